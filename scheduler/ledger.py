@@ -1,0 +1,203 @@
+"""Who holds how many bytes of KV memory, over all engines and precisions.
+
+Formula, per engine, in bytes:
+
+    total = free + reserved + cached + withheld        (+ overcommitted, see below, on the left)
+    available to a new chat = free + cached
+
+`total` is the engine's pool (0 while it sleeps), `reserved` what admitted chats may grow to, `cached`
+prefixes that the engine gives up when room is short, `withheld` what the engine uses beyond what the
+ledger knows of (drift), once that passes a bound. Drift only ever lowers what is available. Fails
+closed: an engine that was not heard of for too long is full.
+
+`overcommitted` is above 0 only after an engine came back with a smaller pool than its chats hold.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from scheduler.types import EngineFacts, EngineReport, EngineState, Reservation
+
+_REPORT_LAG_S = 1.0  # a report may still count chats that were released so long before it
+
+
+def reserve_bytes(facts: EngineFacts, tokens: int, bits: int, page_tokens: int) -> int:
+    """Bytes that `tokens` take at `bits`, in whole pages. Raises KeyError for bits the engine cannot hold."""
+    per_token = facts.kv_bytes_per_token[bits]
+    paged = -(-tokens // page_tokens) * page_tokens * per_token
+    exact = tokens * per_token
+    return paged if paged <= facts.kv_budget_bytes else max(exact, min(paged, facts.kv_budget_bytes))
+
+
+class Account:
+    """One engine's side of the ledger."""
+
+    __slots__ = (
+        "_released",
+        "_withheld",
+        "by_tenant",
+        "drift_bytes",
+        "facts",
+        "heard_s",
+        "report",
+        "reservations",
+        "reserved_bytes",
+        "state",
+    )
+
+    def __init__(self, facts: EngineFacts, now_s: float) -> None:
+        self.facts = facts
+        self.state = EngineState.READY
+        self.heard_s = now_s
+        self.report: EngineReport | None = None
+        self.reservations: dict[str, Reservation] = {}
+        self.reserved_bytes = 0
+        self.by_tenant: dict[str, int] = {}
+        self.drift_bytes = 0
+        self._withheld = 0
+        self._released: deque[tuple[float, int]] = deque()
+
+    @property
+    def total_bytes(self) -> int:
+        return 0 if self.state is EngineState.ASLEEP else self.facts.kv_budget_bytes
+
+    @property
+    def overcommitted_bytes(self) -> int:
+        return max(0, self.reserved_bytes - self.total_bytes)
+
+    @property
+    def withheld_bytes(self) -> int:
+        return min(self._withheld, max(0, self.total_bytes - self.reserved_bytes))
+
+    @property
+    def available_bytes(self) -> int:
+        """What a new chat can have: free, or cached and given up for it."""
+        return max(0, self.total_bytes - self.reserved_bytes - self._withheld)
+
+    @property
+    def cached_bytes(self) -> int:
+        return min(self.report.kv_cached_bytes if self.report else 0, self.available_bytes)
+
+    @property
+    def free_bytes(self) -> int:
+        return self.available_bytes - self.cached_bytes
+
+    @property
+    def chats_free(self) -> int:
+        return self.facts.chats_max - len(self.reservations)
+
+    def by_bits(self) -> dict[int, int]:
+        """Reserved bytes at each precision."""
+        totals: dict[int, int] = {}
+        for held in self.reservations.values():
+            totals[int(held.kv_bits)] = totals.get(int(held.kv_bits), 0) + held.reserved_bytes
+        return totals
+
+    def add(self, held: Reservation) -> None:
+        """Enter a reservation; the chat's earlier one, if any, is replaced."""
+        if held.chat in self.reservations:
+            self.remove(held.chat, held.admitted_s)
+        self.reservations[held.chat] = held
+        self.reserved_bytes += held.reserved_bytes
+        self.by_tenant[held.tenant] = self.by_tenant.get(held.tenant, 0) + held.reserved_bytes
+
+    def remove(self, chat: str, now_s: float) -> Reservation | None:
+        """Take a reservation out. Unknown chats: None."""
+        held = self.reservations.pop(chat, None)
+        if held is None:
+            return None
+        self.reserved_bytes -= held.reserved_bytes
+        left = self.by_tenant[held.tenant] - held.reserved_bytes
+        if left:
+            self.by_tenant[held.tenant] = left
+        else:
+            del self.by_tenant[held.tenant]
+        self._released.append((now_s, held.reserved_bytes))
+        return held
+
+    def reported(self, report: EngineReport, drift_bytes_max: int) -> None:
+        """Check the ledger against the engine. Bytes it uses beyond `drift_bytes_max` more are withheld."""
+        while self._released and self._released[0][0] < report.at_s - _REPORT_LAG_S:
+            self._released.popleft()
+        leaving = sum(size for _, size in self._released)
+        self.report = report
+        self.state = report.state
+        self.heard_s = max(self.heard_s, report.at_s)
+        self.drift_bytes = max(0, report.kv_used_bytes - self.reserved_bytes - leaving)
+        self._withheld = self.drift_bytes if self.drift_bytes > drift_bytes_max else 0
+
+
+class Ledger:
+    """All accounts, and each chat's reservation. One writer, so no locks."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self._model_of: dict[str, str] = {}
+        self._orphans: dict[str, Reservation] = {}  # restored before their engine was heard of
+
+    def started(self, facts: EngineFacts, now_s: float) -> Account:
+        """A new engine, or an engine that came back with other flags. Reservations stay."""
+        account = self.accounts.get(facts.model)
+        if account is None:
+            account = self.accounts[facts.model] = Account(facts, now_s)
+        account.facts, account.state, account.heard_s = facts, EngineState.READY, now_s
+        account.report, account.drift_bytes, account._withheld = None, 0, 0
+        for chat in [c for c, held in self._orphans.items() if held.model == facts.model]:
+            account.add(self._orphans.pop(chat))
+        return account
+
+    def reserve(self, held: Reservation) -> None:
+        account = self.accounts.get(held.model)
+        self._model_of[held.chat] = held.model
+        if account is None:
+            self._orphans[held.chat] = held
+        else:
+            account.add(held)
+
+    def release(self, chat: str, now_s: float) -> Reservation | None:
+        model = self._model_of.pop(chat, None)
+        if model is None:
+            return None
+        account = self.accounts.get(model)
+        return account.remove(chat, now_s) if account else self._orphans.pop(chat, None)
+
+    def get(self, chat: str) -> Reservation | None:
+        model = self._model_of.get(chat)
+        account = self.accounts.get(model) if model is not None else None
+        return account.reservations.get(chat) if account else self._orphans.get(chat)
+
+    def restore(self, reservations: Iterable[Reservation]) -> None:
+        """Forget all reservations and take these."""
+        for account in self.accounts.values():
+            account.reservations.clear()
+            account.by_tenant.clear()
+            account.reserved_bytes = 0
+        self._model_of.clear()
+        self._orphans.clear()
+        for held in reservations:
+            self.reserve(held)
+
+    def __iter__(self) -> Iterator[Reservation]:
+        for account in self.accounts.values():
+            yield from account.reservations.values()
+        yield from self._orphans.values()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where a sum does not add up."""
+        for model, account in self.accounts.items():
+            reserved = sum(held.reserved_bytes for held in account.reservations.values())
+            _equal(f"{model}: reserved", account.reserved_bytes, reserved)
+            _equal(f"{model}: by tenant", sum(account.by_tenant.values()), reserved)
+            parts = account.free_bytes + account.reserved_bytes + account.cached_bytes + account.withheld_bytes
+            _equal(f"{model}: total", parts, account.total_bytes + account.overcommitted_bytes)
+            for name in ("free_bytes", "cached_bytes", "withheld_bytes", "reserved_bytes"):
+                if getattr(account, name) < 0:
+                    raise AssertionError(f"{model}: {name} is {getattr(account, name)}")
+        _equal("chats", len(self._model_of), sum(1 for _ in self))
+
+
+def _equal(what: str, left: int, right: int) -> None:
+    if left != right:
+        raise AssertionError(f"{what}: {left} is not {right}")

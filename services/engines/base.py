@@ -1,0 +1,115 @@
+"""The seam between the host and an engine. Two real sides: `llamacpp` and `sglang`.
+
+A worker owns one engine. The engine's server runs in a process of its own on loopback and dies with
+its worker. One conformance suite (tests/engines) runs over both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler.types import EngineFacts, EngineReport, KvBits
+
+Progress = Callable[[str], None]  # words for the start-up display: "loading weights", "capturing graphs"
+
+
+class EngineError(Exception):
+    """Whatever went wrong in an engine, translated at the seam.
+
+    EngineError
+    +-- EngineStartError     it did not come up; the message ends with its last log lines
+    +-- EngineUnavailable    it is gone or does not answer; the chat may be tried again
+    +-- EngineBusy           it is full right now; the chat may be tried again
+    +-- EngineRejected       it will never take this request; names what is wrong with it
+    +-- KvBitsUnsupported    these KV bits are not to be had; says which are
+    """
+
+
+class EngineStartError(EngineError):
+    """The engine did not come up. The message says what is missing and ends with its last log lines."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine is gone, hangs or answers nonsense. The chat was not finished and may be tried again."""
+
+
+class EngineBusy(EngineError):
+    """The engine has no room right now."""
+
+
+class EngineRejected(EngineError):
+    """The engine refuses this request for good, for example because it is longer than its context."""
+
+
+class KvBitsUnsupported(EngineError):
+    """The engine cannot hold KV at these bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Decoding parameters, already checked by the gateway."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One chat as an engine gets it: tokens in, tokens out; the chat template was applied before.
+
+    `prompt` is token ids where the host has the model's exact tokenizer, else text with the template's
+    special tokens spelled out, to be parsed as such.
+    `salt` parts prefix caches: requests with different salts never share a cached prefix.
+    """
+
+    chat: str
+    prompt: Sequence[int] | str
+    max_tokens: int
+    sampling: Sampling
+    salt: str
+    kv_bits: KvBits
+    priority: int = 0
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer, in order. The last one has `finish` and the counts."""
+
+    text: str = ""
+    tokens: int = 0  # how many tokens this piece adds
+    finish: str | None = None  # "stop" | "length"
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Engine(Protocol):
+    """One model being served. Methods raise EngineError and nothing else."""
+
+    async def start(self, progress: Progress) -> EngineFacts:
+        """Bring the server up and return when it answers. Raises EngineStartError, KvBitsUnsupported."""
+
+    async def report(self) -> EngineReport:
+        """Load now. Raises EngineUnavailable."""
+
+    def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
+        """Run one chat. Closing the iterator early cancels it in the engine and frees its KV."""
+
+    async def cancel(self, chat: str) -> None:
+        """Stop a running chat. Unknown chats are no error."""
+
+    async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
+        """Change the KV bits: live where the engine can, else by a restart. The caller has drained it then."""
+
+    async def alive(self) -> bool:
+        """Whether the server process runs and answers its health check within a second or so."""
+
+    async def stop(self) -> None:
+        """End the server and every process below it. Safe to call twice."""

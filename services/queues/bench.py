@@ -1,0 +1,217 @@
+"""The worker's side of the queues: take, write the reply, settle."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+from redis.exceptions import ResponseError
+
+from scheduler.types import EngineFacts, EngineReport, KvBits, Ticket, Usage
+from services.queues import keys
+from services.queues.connection import Connection, translated
+from services.queues.records import Claim, Finish, Payload, ReplyEnd, decode, encode
+from services.queues.usage import counters, day_of
+
+
+class Settled(StrEnum):
+    """What became of a settlement."""
+
+    OK = "ok"
+    FENCED = "fenced"  # a newer attempt has the chat
+    DONE = "done"  # it was settled before
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One piece of an answer on its way to a reply stream."""
+
+    chat: str
+    attempt: int
+    place: int
+    text: str
+    tokens: int
+
+
+class Bench:
+    """One model's worker works here. Methods raise QueueUnavailable."""
+
+    def __init__(self, connection: Connection, model: str, consumer: str) -> None:
+        self._connection = connection
+        self._model = model
+        self._consumer = consumer
+        self._ready = keys.ready(model)
+
+    async def open(self) -> None:
+        """Make the ready stream's consumer group, if it is not there."""
+        with translated():
+            try:
+                await self._connection.redis.xgroup_create(self._ready, keys.GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def take(self, count: int, block_ms: int) -> list[tuple[str, str]]:
+        """Up to `count` admitted chats as (entry id, chat), new to this group."""
+        with translated():
+            answer = await self._connection.blocking.xreadgroup(
+                keys.GROUP, self._consumer, {self._ready: ">"}, count=count, block=block_ms
+            )
+        return _chats(answer)
+
+    async def mine(self) -> list[tuple[str, str]]:
+        """Chats that this consumer took before it died."""
+        with translated():
+            answer = await self._connection.redis.xreadgroup(keys.GROUP, self._consumer, {self._ready: "0"})
+        return _chats(answer)
+
+    async def abandoned(self, idle_ms_min: int) -> list[tuple[str, str]]:
+        """Chats of workers that have not kept theirs for `idle_ms_min`; they are this consumer's now."""
+        taken: list[tuple[str, str]] = []
+        cursor: Any = "0-0"
+        with translated():
+            while True:
+                cursor, entries, *_ = await self._connection.redis.xautoclaim(
+                    self._ready, keys.GROUP, self._consumer, idle_ms_min, cursor, count=100
+                )
+                taken += [(entry.decode(), values[b"chat"].decode()) for entry, values in entries if values]
+                if cursor in (b"0-0", "0-0"):  # an empty answer with another cursor only means: go on
+                    return taken
+
+    async def keep(self, entries: Sequence[str]) -> None:
+        """Say that this worker is alive and still has these entries."""
+        if entries:
+            with translated():
+                await self._connection.redis.xclaim(
+                    self._ready, keys.GROUP, self._consumer, 0, list(entries), justid=True
+                )
+
+    async def claim(self, entry: str, chat: str) -> Claim | None:
+        """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
+        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [])
+        state = answer[0].decode()
+        if state in ("done", "gone"):
+            with translated():
+                async with self._connection.redis.pipeline(transaction=True) as pipe:
+                    pipe.xack(self._ready, keys.GROUP, entry)
+                    pipe.xdel(self._ready, entry)
+                    pipe.hdel(keys.RESERVATIONS, chat)
+                    pipe.xadd(keys.EVENTS, {"k": "settle", "d": orjson.dumps({"chat": chat, "usage": None})})
+                    await pipe.execute()
+            return None
+        return Claim(
+            attempt=int(answer[1]),
+            ticket=decode(Ticket, answer[2]),
+            payload=decode(Payload, answer[3]),
+            kv_bits=KvBits(int(answer[4])),
+            queue_s=float(answer[5]),
+            cancelled=state == "cancelled",
+        )
+
+    async def written(self, chat: str) -> tuple[str, int]:
+        """Text and number of tokens that earlier attempts wrote."""
+        with translated():
+            entries = await self._connection.redis.xrange(keys.reply(chat))
+        parts = [(values[b"t"].decode(), int(values[b"n"])) for _, values in entries if b"t" in values]
+        return "".join(text for text, _ in parts), sum(tokens for _, tokens in parts)
+
+    async def write(self, lines: Sequence[Line]) -> set[str]:
+        """Append pieces to their replies in one round trip. Returns the chats that a newer attempt has taken over.
+
+        A line that was written before a connection broke is refused by its place and counted as written: whether a
+        refusal means that or fencing, `fenced` tells.
+        """
+        refused: set[str] = set()
+        with translated():
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for line in lines:
+                    place = f"{line.attempt}-{line.place}"
+                    fields: Any = {"t": line.text, "n": line.tokens}
+                    pipe.xadd(keys.reply(line.chat), fields, id=place, nomkstream=True)
+                pipe.publish(keys.REPLY_HINTS, " ".join({line.chat for line in lines}))
+                answers = await pipe.execute(raise_on_error=False)
+        for line, answer in zip(lines, answers, strict=False):
+            if answer is None or (isinstance(answer, ResponseError) and await self._fenced(line)):
+                refused.add(line.chat)
+            elif isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+                with translated():
+                    raise answer
+        return refused
+
+    async def _fenced(self, line: Line) -> bool:
+        with translated():
+            attempt = await self._connection.redis.hget(keys.chat(line.chat), "attempt")
+        return attempt is None or int(attempt) != line.attempt
+
+    async def cancelled(self, chats: Sequence[str]) -> set[str]:
+        """Those of these chats that their client gave up: the durable side of the control channel."""
+        if not chats:
+            return set()
+        with translated():
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for chat in chats:
+                    pipe.hexists(keys.chat(chat), "cancelled")
+                flags = await pipe.execute()
+        return {chat for chat, flag in zip(chats, flags, strict=True) if flag}
+
+    async def settle(
+        self, ticket: Ticket, attempt: int, end: ReplyEnd, *, usage: Usage | None, keep_s: int, now_s: float
+    ) -> Settled:
+        """End a chat: reply, reservation, usage and acknowledgement in one step."""
+        code = end.error.code if end.error else None
+        event = orjson.dumps({"chat": ticket.chat, "usage": usage})
+        answer = await self._connection.script(
+            "settle",
+            [
+                keys.chat(ticket.chat),
+                keys.reply(ticket.chat),
+                keys.RESERVATIONS,
+                self._ready,
+                keys.EVENTS,
+                keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+            ],
+            [
+                ticket.chat,
+                attempt,
+                encode(end),
+                event,
+                keep_s,
+                keys.GROUP,
+                keys.REPLY_HINTS,
+                *counters(usage, end.finish, code),
+            ],
+        )
+        return Settled(answer.decode())
+
+    async def publish_engine(self, facts: EngineFacts, report: EngineReport) -> None:
+        """Describe the engine for the scheduler."""
+        stored = orjson.dumps({"facts": facts, "report": report}, option=orjson.OPT_NON_STR_KEYS)
+        with translated():
+            await self._connection.redis.hset(keys.ENGINES, self._model, stored)
+
+    async def commands(self) -> AsyncIterator[dict[str, Any]]:
+        """Cancellations and commands as they come. Ends with QueueUnavailable when the connection breaks."""
+        pubsub = self._connection.blocking.pubsub()
+        with translated():
+            try:
+                await pubsub.subscribe(keys.control_channel(self._model))
+                async for message in pubsub.listen():
+                    if message["type"] == "message":
+                        yield orjson.loads(message["data"])
+            finally:
+                await pubsub.aclose()
+
+
+def cancelled_end() -> ReplyEnd:
+    """The end of a chat whose client went away."""
+    return ReplyEnd(Finish.CANCELLED)
+
+
+def _chats(answer: Any) -> list[tuple[str, str]]:
+    if not answer:
+        return []
+    entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
+    return [(entry.decode(), values[b"chat"].decode()) for entry, values in entries if values]

@@ -1,0 +1,162 @@
+"""The scheduler's side of the queues: lease, events, the atomic dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from scheduler.types import Decision, EngineFacts, EngineReport, EngineState, Reservation, Ticket
+from services.queues import keys
+from services.queues.connection import Connection, translated
+from services.queues.door import refuse_keys
+from services.queues.records import Event, Finish, ReplyEnd, ReplyError, decode, decode_event, encode
+from services.queues.usage import REFUSED
+
+REPLY_KEEP_S = 600
+ENGINE_KEEP_S = 3600
+
+
+class Dispatched(StrEnum):
+    """What became of a decision."""
+
+    OK = "ok"
+    FENCED = "fenced"  # another scheduler holds the lease
+    GONE = "gone"  # the chat was cancelled meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeen:
+    """One engine as its worker last described it."""
+
+    facts: EngineFacts
+    report: EngineReport
+
+
+class Desk:
+    """The one writer of the ledger works here. Methods raise QueueUnavailable."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def take_lease(self, mine: str, name: str, ttl_ms: int) -> str | None:
+        """Take or keep the lease. Returns the holder name to present, or None while another holds it."""
+        holder = await self._connection.script("lease", [keys.LEASE, keys.FENCE], [mine, name, ttl_ms])
+        return holder.decode() if holder else None
+
+    async def give_lease(self, mine: str) -> None:
+        """Hand the lease back, if it is still ours, so that another need not wait for it to run out."""
+        with translated():
+            if await self._connection.redis.get(keys.LEASE) == mine.encode():
+                await self._connection.redis.delete(keys.LEASE)
+
+    async def last_event(self) -> str:
+        """Place of the newest event: read on from here after reading the stored state."""
+        with translated():
+            newest = await self._connection.redis.xrevrange(keys.EVENTS, count=1)
+        return newest[0][0].decode() if newest else "0-0"
+
+    async def events(self, after: str, block_ms: int) -> tuple[str, list[Event]]:
+        """Events since a place; waits up to `block_ms` for the first."""
+        with translated():
+            answer = await self._connection.blocking.xread({keys.EVENTS: after}, count=1000, block=block_ms)
+        if not answer:
+            return after, []
+        entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
+        return entries[-1][0].decode(), [decode_event(values) for _, values in entries]
+
+    async def waiting(self) -> list[Ticket]:
+        """All tickets in the waiting rooms, each tenant's in order of arrival."""
+        redis = self._connection.redis
+        tickets: list[Ticket] = []
+        with translated():
+            for tenant in await redis.hkeys(keys.WAITING):
+                chats = await redis.zrange(keys.wait(tenant.decode()), 0, -1)
+                async with redis.pipeline(transaction=False) as pipe:
+                    for chat in chats:
+                        pipe.hget(keys.chat(chat.decode()), "ticket")
+                    tickets += [decode(Ticket, data) for data in await pipe.execute() if data]
+        return tickets
+
+    async def reservations(self) -> list[Reservation]:
+        """The ledger as Redis keeps it."""
+        with translated():
+            stored = await self._connection.redis.hvals(keys.RESERVATIONS)
+        return [decode(Reservation, data) for data in stored]
+
+    async def dispatch(self, lease: str, ticket: Ticket, reservation: Reservation) -> Dispatched:
+        """Reserve and move to the ready stream, at once."""
+        answer = await self._connection.script(
+            "dispatch",
+            [
+                keys.LEASE,
+                keys.wait(ticket.tenant),
+                keys.WAITING,
+                keys.chat(ticket.chat),
+                keys.RESERVATIONS,
+                keys.ready(ticket.model),
+            ],
+            [
+                lease,
+                ticket.tenant,
+                ticket.chat,
+                encode(reservation),
+                int(reservation.kv_bits),
+                f"{max(0.0, reservation.admitted_s - ticket.created_s):.6f}",
+            ],
+        )
+        return Dispatched(answer.decode())
+
+    async def refuse(self, lease: str, ticket: Ticket, decision: Decision, message: str, now_s: float) -> Dispatched:
+        """End a waiting chat with an error that its client gets."""
+        error = ReplyError(decision.reason.value, message, decision.retry_after_s)
+        counter = f"{REFUSED}{decision.reason.value}"
+        answer = await self._connection.script(
+            "refuse",
+            refuse_keys(ticket, now_s),
+            [
+                lease,
+                ticket.tenant,
+                ticket.chat,
+                encode(ReplyEnd(Finish.ERROR, error=error)),
+                counter,
+                REPLY_KEEP_S,
+                keys.REPLY_HINTS,
+                "",
+            ],
+        )
+        return Dispatched(answer.decode())
+
+    async def engines(self) -> list[EngineSeen]:
+        """Every engine's facts and last report."""
+        with translated():
+            stored = await self._connection.redis.hvals(keys.ENGINES)
+        return [decode_engine(data) for data in stored]
+
+    async def publish_snapshot(self, snapshot: object, ttl_ms: int) -> None:
+        """Let gateways and the dashboard see what the scheduler sees."""
+        with translated():
+            await self._connection.redis.set(keys.SNAPSHOT, orjson.dumps(snapshot, option=ORJSON), px=ttl_ms)
+
+    async def command(self, model: str, commands: Iterable[dict[str, object]]) -> None:
+        """Tell a model's worker: demote a chat, wake up, go to sleep."""
+        with translated():
+            for command in commands:
+                await self._connection.redis.publish(keys.control_channel(model), orjson.dumps(command))
+
+
+ORJSON = orjson.OPT_NON_STR_KEYS
+
+
+def decode_engine(data: bytes) -> EngineSeen:
+    """One value of `bh:engines`."""
+    stored = orjson.loads(data)
+    facts, report = stored["facts"], stored["report"]
+    per_token = {int(bits): size for bits, size in facts.pop("kv_bytes_per_token").items()}
+    state = EngineState(report.pop("state"))
+    return EngineSeen(
+        facts=decode(EngineFacts, {**facts, "kv_bytes_per_token": per_token}),
+        report=decode(EngineReport, {**report, "state": state}),
+    )

@@ -1,0 +1,174 @@
+"""The gateway's side of the queues: submit, cancel, look up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from scheduler.types import Ticket
+from services.queues import keys
+from services.queues.connection import Connection, translated
+from services.queues.records import Finish, Payload, ReplyEnd, ReplyError, decode, encode
+from services.queues.usage import REFUSED, day_of
+from services.registry import Registry
+
+CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten after it, whatever happened
+
+
+class Submitted(StrEnum):
+    """What became of a submission."""
+
+    OK = "ok"
+    STALE = "stale"  # the registry changed: check the request again
+    FULL = "full"
+    TENANT_FULL = "tenant_full"
+    SAME = "same"  # an Idempotency-Key that stands for an earlier chat
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """`chat` is the earlier chat when `SAME`; `place` counts the tenant's waiting chats."""
+
+    outcome: Submitted
+    chat: str
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInfo:
+    """What the host knows of a chat."""
+
+    ticket: Ticket
+    state: str  # waiting | ready | running | done
+    attempt: int
+    kv_bits: int | None
+    queue_s: float | None
+
+
+class Door:
+    """Chats come in here. Every method raises QueueUnavailable when Redis does not answer in time."""
+
+    def __init__(self, connection: Connection, *, waiting_max: int = 2000, waiting_per_tenant_max: int = 500) -> None:
+        self._connection = connection
+        self._bounds = (waiting_max, waiting_per_tenant_max)
+
+    async def submit(
+        self, ticket: Ticket, payload: Payload, *, registry_version: int, idempotency_key: str | None = None
+    ) -> Submission:
+        """Put a ticket in its tenant's waiting room, or say why not. Atomic."""
+        idempotency = keys.idempotency(ticket.tenant, idempotency_key) if idempotency_key else ""
+        answer = await self._connection.script(
+            "submit",
+            [
+                keys.REGISTRY,
+                keys.WAITING,
+                keys.wait(ticket.tenant),
+                keys.ARRIVALS,
+                keys.chat(ticket.chat),
+                keys.reply(ticket.chat),
+                keys.EVENTS,
+                idempotency,
+            ],
+            [
+                registry_version,
+                ticket.chat,
+                ticket.tenant,
+                encode(ticket),
+                encode(payload),
+                *self._bounds,
+                CHAT_KEEP_S,
+            ],
+        )
+        outcome = Submitted(answer[0].decode())
+        if outcome is Submitted.SAME:
+            return Submission(outcome, answer[1].decode())
+        return Submission(outcome, ticket.chat, int(answer[1]) if len(answer) > 1 else 0)
+
+    async def cancel(self, ticket: Ticket, keep_s: int, now_s: float) -> bool:
+        """Stop a chat wherever it is. False when it had ended."""
+        while True:
+            message = orjson.dumps({"cancel": ticket.chat})
+            channel = keys.control_channel(ticket.model)
+            state = (await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message])).decode()
+            if state != "waiting":
+                return bool(state == "ok")
+            end = ReplyEnd(Finish.CANCELLED, error=ReplyError("cancelled", "The client went away."))
+            if await self._leave(ticket, end, keep_s, now_s):
+                return True
+            # It was dispatched between the two steps: tell its worker instead.
+
+    async def _leave(self, ticket: Ticket, end: ReplyEnd, keep_s: int, now_s: float) -> bool:
+        counter = f"{REFUSED}cancelled"
+        answer = await self._connection.script(
+            "refuse",
+            refuse_keys(ticket, now_s),
+            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, keys.REPLY_HINTS, "cancel"],
+        )
+        return bool(answer == b"ok")
+
+    async def chat(self, chat_id: str) -> ChatInfo | None:
+        """A chat by id, or None when there is none or it was forgotten."""
+        names = ("ticket", "state", "attempt", "kv_bits", "queue_s")
+        with translated():
+            values: list[Any] = await self._connection.redis.hmget(keys.chat(chat_id), list(names))
+        ticket, state, attempt, kv_bits, queue_s = values
+        if ticket is None:
+            return None
+        return ChatInfo(
+            ticket=decode(Ticket, ticket),
+            state=state.decode(),
+            attempt=int(attempt),
+            kv_bits=int(kv_bits) if kv_bits else None,
+            queue_s=float(queue_s) if queue_s else None,
+        )
+
+    async def registry(self) -> Registry:
+        """Tenants, keys and bots as they are now."""
+        return await read_registry(self._connection)
+
+    async def snapshot(self) -> dict[str, Any] | None:
+        """What the scheduler last saw, or None when none runs."""
+        with translated():
+            data = await self._connection.redis.get(keys.SNAPSHOT)
+        return orjson.loads(data) if data else None
+
+    async def engines(self) -> dict[str, dict[str, Any]]:
+        """Facts and last report of each model, as JSON."""
+        with translated():
+            stored = await self._connection.redis.hgetall(keys.ENGINES)
+        return {name.decode(): orjson.loads(data) for name, data in stored.items()}
+
+    async def ping(self) -> None:
+        """Raises QueueUnavailable unless Redis answers."""
+        await self._connection.ping()
+
+
+def refuse_keys(ticket: Ticket, now_s: float) -> list[str]:
+    """KEYS of refuse.lua."""
+    return [
+        keys.LEASE,
+        keys.wait(ticket.tenant),
+        keys.WAITING,
+        keys.chat(ticket.chat),
+        keys.reply(ticket.chat),
+        keys.EVENTS,
+        keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+    ]
+
+
+async def read_registry(connection: Connection) -> Registry:
+    """The stored registry; empty when there is none yet."""
+    with translated():
+        document = await connection.redis.hget(keys.REGISTRY, "document")
+    return Registry.model_validate_json(document) if document else Registry()
+
+
+async def write_registry(connection: Connection, old_version: int, new: Registry) -> bool:
+    """Store a changed registry. False when somebody changed it since `old_version`."""
+    answer = await connection.script(
+        "registry", [keys.REGISTRY], [old_version, new.version, new.model_dump_json(), keys.REGISTRY_HINTS]
+    )
+    return bool(answer == b"ok")

@@ -1,0 +1,15 @@
+-- Ends a chat that was never dispatched: refused by the scheduler, or cancelled while it waited.
+-- KEYS: lease, wait:T, waiting, chat, reply, events, usage
+-- ARGV: lease holder ('' = no lease needed), tenant, chat, end entry, usage counter, keep_s, hint channel, event ('' = none)
+-- Answers 'ok' | 'fenced' | 'gone'
+if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
+if not leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3]) then return 'gone' end
+redis.call('HSET', KEYS[4], 'state', 'done')
+redis.call('HDEL', KEYS[4], 'payload')
+redis.call('EXPIRE', KEYS[4], ARGV[6])
+redis.call('XADD', KEYS[5], 'NOMKSTREAM', '0-2', 'k', 'end', 'd', ARGV[4])
+redis.call('EXPIRE', KEYS[5], ARGV[6])
+redis.call('HINCRBY', KEYS[7], ARGV[5], 1)
+if ARGV[8] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', 20000, '*', 'k', ARGV[8], 'd', ARGV[3]) end
+redis.call('PUBLISH', ARGV[7], ARGV[3])
+return 'ok'

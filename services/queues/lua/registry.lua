@@ -1,0 +1,8 @@
+-- Replaces the registry if it is still the version that the change was made from.
+-- KEYS: registry
+-- ARGV: old version, new version, document, hint channel
+local version = redis.call('HGET', KEYS[1], 'version') or '0'
+if version ~= ARGV[1] then return 'stale' end
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'document', ARGV[3])
+redis.call('PUBLISH', ARGV[4], ARGV[2])
+return 'ok'

@@ -1,0 +1,31 @@
+-- Ends a dispatched chat, exactly once: last entry of the reply, reservation released, usage counted, ticket acknowledged.
+-- KEYS: chat, reply, reservations, ready:M, events, usage
+-- ARGV: chat, attempt, end entry, usage event, keep_s, group, hint channel, then pairs: counter, amount
+-- Answers 'ok' | 'fenced' (a newer attempt has it) | 'done' (settled before)
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state or state == 'done' then
+  redis.call('HDEL', KEYS[3], ARGV[1])
+  return 'done'
+end
+if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[2] then return 'fenced' end
+local entry = redis.call('HGET', KEYS[1], 'entry')
+redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2] .. '-*', 'k', 'end', 'd', ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[5])
+redis.call('HSET', KEYS[1], 'state', 'done')
+redis.call('HDEL', KEYS[1], 'payload')
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+redis.call('HDEL', KEYS[3], ARGV[1])
+if entry then
+  redis.call('XACK', KEYS[4], ARGV[6], entry)
+  redis.call('XDEL', KEYS[4], entry)
+end
+for i = 8, #ARGV, 2 do
+  if string.find(ARGV[i + 1], '.', 1, true) then
+    redis.call('HINCRBYFLOAT', KEYS[6], ARGV[i], ARGV[i + 1])
+  else
+    redis.call('HINCRBY', KEYS[6], ARGV[i], ARGV[i + 1])
+  end
+end
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', 20000, '*', 'k', 'settle', 'd', ARGV[4])
+redis.call('PUBLISH', ARGV[7], ARGV[1])
+return 'ok'

@@ -1,0 +1,132 @@
+"""Reading many reply streams at once.
+
+Workers publish a hint naming the chats that have news; the hub reads those streams from where each reader stands, in
+one round trip. While it is busy more hints gather, so load makes batches larger instead of queues longer. A sweep over
+all readers once a second makes up for lost hints: the streams are the truth, hints only save time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from services.queues import keys
+from services.queues.connection import Connection, QueueUnavailable, translated
+from services.queues.records import ReplyEntry, decode_entry
+
+SWEEP_S = 1.0
+RETRY_S = 0.2
+START = "0-0"
+
+
+class Reader:
+    """One client's place in one reply stream."""
+
+    def __init__(self, chat: str, after: str) -> None:
+        self.chat = chat
+        self.after = after
+        self._news: list[ReplyEntry] = []
+        self._woken = asyncio.Event()
+
+    def give(self, entries: list[ReplyEntry]) -> None:
+        """Hand over what was read."""
+        self.after = entries[-1].id
+        self._news += entries
+        self._woken.set()
+
+    async def read(self, timeout_s: float) -> list[ReplyEntry]:
+        """What came since the last call; waits for the first. Empty after `timeout_s`."""
+        if not self._news:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), timeout_s)
+        news, self._news = self._news, []
+        self._woken.clear()
+        return news
+
+
+class ReplyHub:
+    """All reply streams that this process relays. `run` must be running."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._readers: dict[str, set[Reader]] = defaultdict(set)
+        self._dirty: set[str] = set()
+        self._work = asyncio.Event()
+
+    @contextmanager
+    def follow(self, chat: str, after: str = START) -> Iterator[Reader]:
+        """A reader of one reply, from the entry after `after`."""
+        reader = Reader(chat, after)
+        self._readers[chat].add(reader)
+        self._mark([chat])
+        try:
+            yield reader
+        finally:
+            self._readers[chat].discard(reader)
+            if not self._readers[chat]:
+                del self._readers[chat]
+
+    async def run(self) -> None:
+        """Read for all readers until cancelled. Outlasts a Redis that goes away."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._sweep())
+            tasks.create_task(self._read())
+
+    def _mark(self, chats: list[str]) -> None:
+        self._dirty.update(chat for chat in chats if chat in self._readers)
+        if self._dirty:
+            self._work.set()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for chats in _hints(self._connection):
+                    self._mark(chats)
+            except QueueUnavailable:
+                await asyncio.sleep(RETRY_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._mark(list(self._readers))
+
+    async def _read(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            chats, self._dirty = self._dirty, set()
+            readers = [reader for chat in chats for reader in self._readers.get(chat, ())]
+            try:
+                await self._read_for(readers)
+            except QueueUnavailable:
+                await asyncio.sleep(RETRY_S)
+                self._mark(list(chats))
+
+    async def _read_for(self, readers: list[Reader]) -> None:
+        if not readers:
+            return
+        with translated():
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for reader in readers:
+                    pipe.xrange(keys.reply(reader.chat), min=f"({reader.after}")
+                answers: list[Any] = await pipe.execute()
+        for reader, entries in zip(readers, answers, strict=True):
+            if entries:
+                reader.give([decode_entry(place, values) for place, values in entries])
+
+
+async def _hints(connection: Connection) -> AsyncIterator[list[str]]:
+    pubsub = connection.blocking.pubsub()
+    with translated():
+        try:
+            await pubsub.subscribe(keys.REPLY_HINTS)
+            async for message in pubsub.listen():
+                if message["type"] == "message":
+                    yield message["data"].decode().split(" ")
+        finally:
+            await pubsub.aclose()

@@ -1,0 +1,37 @@
+"""Counters for billing: one hash a day, tenant and bot, written inside the scripts that end a chat."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from scheduler.types import Usage
+from services.queues.records import Finish
+
+REFUSED = "refused:"  # + reason
+
+
+def day_of(now_s: float) -> str:
+    """The UTC day that a moment is billed on."""
+    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
+
+
+def counters(usage: Usage | None, finish: Finish, code: str | None) -> list[str | int]:
+    """Alternating names and amounts that one settled chat adds. Floats carry a point: settle.lua tells by it."""
+    if usage is None:
+        return [f"{REFUSED}{code or finish.value}", 1]
+    return [
+        "chats",
+        1,
+        f"finish:{finish.value}",
+        1,
+        "prompt_tokens",
+        usage.prompt_tokens,
+        "cached_tokens",
+        usage.cached_tokens,
+        "completion_tokens",
+        usage.completion_tokens,
+        "kv_byte_seconds",
+        f"{usage.kv_byte_seconds:.3f}",
+        "queue_seconds",
+        f"{usage.queue_s:.6f}",
+    ]

@@ -1,0 +1,118 @@
+"""Tenants, their keys and bots, as one versioned document in Redis.
+
+Gateways keep it parsed in memory. Each submission names the version it was checked against, and Redis refuses an
+older one, so a revoked key stops working at once at any number of gateway processes, with no extra round trip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+from pydantic import BaseModel, ConfigDict
+
+from services.config import BotConfig, Config, TenantConfig
+
+KEY_PREFIX = "bh-"
+
+
+class KeyRecord(BaseModel):
+    """One API key, as stored: never the key itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str  # public, for lists and revocation
+    digest: str  # HMAC-SHA256 of the key under the host's pepper, hex
+    created_s: float
+    expires_s: float | None = None
+
+
+class TenantRecord(BaseModel):
+    """A tenant as the host runs it now: its configuration, with what the admin API changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: TenantConfig
+    keys: tuple[KeyRecord, ...] = ()
+    seed: str = ""  # digest of the YAML section it came from; a changed section overwrites
+
+
+class Registry(BaseModel):
+    """Everything that a request is checked against."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 0
+    tenants: dict[str, TenantRecord] = {}
+
+    def bot(self, tenant: str, name: str) -> BotConfig | None:
+        """A tenant's own bot, or None: other tenants' bots do not exist for it."""
+        record = self.tenants.get(tenant)
+        owner, _, bot = name.rpartition("/")
+        if record is None or owner not in ("", tenant):
+            return None
+        return record.config.bots.get(bot)
+
+
+class Keyring:
+    """Digests of all keys -> tenant. Built once for each registry version."""
+
+    def __init__(self, registry: Registry, pepper: bytes) -> None:
+        self._pepper = pepper
+        self._by_digest = {key.digest: (name, key) for name, tenant in registry.tenants.items() for key in tenant.keys}
+
+    def tenant_of(self, key: str, now_s: float) -> str | None:
+        """The tenant that a presented key belongs to, or None.
+
+        Looking a keyed digest up tells an attacker nothing about the key; the last comparison is constant-time.
+        """
+        presented = digest(key, self._pepper)
+        tenant, record = self._by_digest.get(presented, (None, None))
+        if record is None or not hmac.compare_digest(record.digest, presented):
+            return None
+        if record.expires_s is not None and record.expires_s <= now_s:
+            return None
+        return tenant
+
+
+def new_key() -> str:
+    """A fresh API key: 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def ready_key(tenant: str, secret: bytes) -> str:
+    """The key that `ready_key: true` gives a tenant: the same at every start of the same host."""
+    mac = hmac.new(secret, b"ready key of " + tenant.encode(), hashlib.sha256)
+    return KEY_PREFIX + mac.hexdigest()
+
+
+def digest(key: str, pepper: bytes) -> str:
+    """What is stored for a key."""
+    return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
+
+
+def salt(tenant: str, secret: bytes) -> str:
+    """A tenant's prefix-cache salt: engines share no cached prefix between different salts."""
+    return hmac.new(secret, b"cache salt of " + tenant.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Registry:
+    """The registry after a start with this configuration.
+
+    A tenant whose YAML section changed since it was last seeded takes the section; else the admin API's changes
+    stay. Keys made through the admin API always stay. Tenants that left the file stay too: deleting is explicit.
+    """
+    tenants = dict(current.tenants)
+    for name, section in config.tenants.items():
+        seed = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:16]
+        old = tenants.get(name)
+        kept = old.keys if old else ()
+        ready_id = f"{name}-ready"
+        kept = tuple(key for key in kept if key.id != ready_id)
+        if section.ready_key:
+            stored = digest(ready_key(name, pepper), pepper)
+            kept = (*kept, KeyRecord(id=ready_id, digest=stored, created_s=now_s))
+        use = section if old is None or old.seed != seed else old.config
+        tenants[name] = TenantRecord(config=use, keys=kept, seed=seed)
+    return Registry(version=current.version + 1, tenants=tenants)
