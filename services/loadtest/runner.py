@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -51,7 +51,8 @@ class Runner:
         self._keys = {t.name: t.api_key() for t in scenario.tenants}
         self._slots = asyncio.Semaphore(scenario.streams_max)
         self._start_s = 0.0
-        self._sessions: set[asyncio.Task[None]] = set()
+        self._sessions: set[asyncio.Task[Any]] = set()
+        self._failure: BaseException | None = None
 
     def now(self) -> float:
         """Seconds since the run's start."""
@@ -60,32 +61,34 @@ class Runner:
     async def run(self) -> None:
         """Run to the end of `duration_s` and at most `drain_s` beyond; every chat sent is recorded."""
         self._start_s = self._clock()
-        users = [
-            self._spawn(self._closed_user(tenant, user, int(tenant.arrivals.users)))
-            for tenant in self._scenario.tenants
-            if isinstance(tenant.arrivals, Closed)
-            for user in range(tenant.arrivals.users)
-        ]
+        for tenant in self._scenario.tenants:
+            if isinstance(tenant.arrivals, Closed):
+                for user in range(tenant.arrivals.users):
+                    self._spawn(self._closed_user(tenant, user, tenant.arrivals.users))
         try:
             for at_s, tenant, number in self._schedule():
                 if (wait := at_s - self.now()) > 0:
                     await asyncio.sleep(wait)
                 self._spawn(self._session(plan_session(self._scenario, tenant, number), at_s))
-            if (left := self._scenario.duration_s - self.now()) > 0 and (users or self._sessions):
-                await asyncio.wait(self._sessions, timeout=left)
-                await asyncio.sleep(max(0.0, self._scenario.duration_s - self.now()) if users else 0)
             if self._sessions:
-                await asyncio.wait(self._sessions, timeout=self._scenario.drain_s)
+                left_s = self._scenario.duration_s + self._scenario.drain_s - self.now()
+                await asyncio.wait(self._sessions, timeout=max(0.0, left_s))
         finally:
             for task in self._sessions:
                 task.cancel()
             await asyncio.gather(*self._sessions, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(coroutine)
+    def _spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(coroutine)
         self._sessions.add(task)
-        task.add_done_callback(self._sessions.discard)
-        return task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._sessions.discard(task)
+        if not task.cancelled() and self._failure is None:
+            self._failure = task.exception()
 
     def _schedule(self) -> Iterator[tuple[float, TenantLoad, int]]:
         """All tenants' open-loop arrivals, merged in time."""
@@ -126,18 +129,14 @@ class Runner:
             record, text = await self._chat(plan, place, turn, messages, intended_s)
             if record.result is not Result.OK:
                 return record.result is Result.ABANDONED
-            messages.append(
-                {"role": "assistant", "content": text if turn.scripted is None else turn.scripted}
-            )
+            messages.append({"role": "assistant", "content": text if turn.scripted is None else turn.scripted})
             ready_s = record.end_s
         return True
 
     async def _chat(
         self, plan: SessionPlan, place: int, turn: TurnPlan, messages: list[dict[str, str]], intended_s: float
     ) -> tuple[ChatRecord, str]:
-        record = ChatRecord(
-            plan.tenant.name, plan.id, place, plan.language, plan.task, intended_s, sent_s=intended_s
-        )
+        record = ChatRecord(plan.tenant.name, plan.id, place, plan.language, plan.task, intended_s, sent_s=intended_s)
         stream = ChatStream(record, self._start_s, plan.tenant.abandon.after_pieces if turn.abandon else None)
         self.tally.began()
         try:

@@ -1,0 +1,68 @@
+"""Live progress of a run: a table in a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from .charts import duration, plain
+from .figures import spread
+from .record import Result
+from .runner import Runner
+
+REFRESH_S = 0.5
+PLAIN_LINE_S = 10.0
+RECENT_S = 10.0
+
+
+async def run_with_progress(runner: Runner, console: Console, duration_s: float) -> None:
+    """Run `runner` to its end, showing how it goes on `console`."""
+    run = asyncio.create_task(runner.run())
+    try:
+        if console.is_terminal:
+            with Live(_table(runner, duration_s), console=console, refresh_per_second=4) as live:
+                while not run.done():
+                    await asyncio.wait({run}, timeout=REFRESH_S)
+                    live.update(_table(runner, duration_s))
+        else:
+            while not run.done():
+                await asyncio.wait({run}, timeout=PLAIN_LINE_S)
+                console.print(_line(runner, duration_s), highlight=False)
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+    run.result()
+
+
+def _line(runner: Runner, duration_s: float) -> str:
+    tally = runner.tally
+    counts = ", ".join(f"{number} {result}" for result, number in sorted(tally.results.items()))
+    return f"{runner.now():.0f}/{duration_s:.0f} s: {tally.active} under way; {counts or 'none ended yet'}"
+
+
+def _table(runner: Runner, duration_s: float) -> Table:
+    tally, now = runner.tally, runner.now()
+    recent = spread(tally.recent_first_tokens(now - RECENT_S))
+    latency = (
+        "no first token yet"
+        if recent.p50 is None or recent.p95 is None
+        else f"first token {duration(recent.p50)} median, {duration(recent.p95)} p95"
+    )
+    table = Table(
+        title=f"{min(now, duration_s):.0f} of {duration_s:.0f} s · {tally.active} under way "
+        f"(most {tally.active_max}) · {plain(tally.tokens / max(now, 0.001))} tokens/s",
+        caption=f"last {RECENT_S:.0f} s: {latency}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("tenant", "ok", "refused", "failed", "gone", "tokens"):
+        table.add_column(column, justify="left" if column == "tenant" else "right")
+    for name, tenant in sorted(tally.tenants.items()):
+        r = tenant.results
+        failed = r[Result.FAILED] + r[Result.BROKEN] + r[Result.UNFINISHED]
+        cells = (r[Result.OK], r[Result.REFUSED], failed, r[Result.ABANDONED], tenant.tokens)
+        table.add_row(name, *(str(c) for c in cells))
+    return table
