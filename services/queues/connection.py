@@ -66,8 +66,9 @@ class Connection:
 
     async def close(self) -> None:
         """Give all connections back."""
-        await self.redis.aclose()
-        await self.blocking.aclose()
+        for client in (self.redis, self.blocking):
+            await client.aclose()
+            await client.connection_pool.disconnect()  # a client that was given its pool leaves it open
 
 
 @cache
