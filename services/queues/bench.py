@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from scheduler.types import EngineFacts, EngineReport, KvBits, Ticket, Usage
 from services.queues import keys
 from services.queues.connection import Connection, translated
-from services.queues.records import Claim, Finish, Payload, ReplyEnd, decode, encode
+from services.queues.records import Claim, Payload, ReplyEnd, decode, encode
 from services.queues.usage import counters, day_of
 
 
@@ -192,6 +192,11 @@ class Bench:
         with translated():
             await self._connection.redis.hset(keys.ENGINES, self._model, stored)
 
+    async def progress(self, words: str) -> None:
+        """Tell the start-up display what the engine is doing."""
+        with translated():
+            await self._connection.redis.hset(keys.PROGRESS, self._model, words)
+
     async def commands(self) -> AsyncIterator[dict[str, Any]]:
         """Cancellations and commands as they come. Ends with QueueUnavailable when the connection breaks."""
         pubsub = self._connection.blocking.pubsub()
@@ -203,11 +208,6 @@ class Bench:
                         yield orjson.loads(message["data"])
             finally:
                 await pubsub.aclose()
-
-
-def cancelled_end() -> ReplyEnd:
-    """The end of a chat whose client went away."""
-    return ReplyEnd(Finish.CANCELLED)
 
 
 def _chats(answer: Any) -> list[tuple[str, str]]:

@@ -1,0 +1,122 @@
+"""`python -m scheduler CONFIG`: schedule until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import structlog
+
+from scheduler.loop import Loop
+from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
+from services.config import Config, ConfigError
+from services.logs import setup
+from services.queues import keys
+from services.queues.connection import Connection, QueueUnavailable, translated
+from services.queues.desk import Desk
+from services.queues.door import read_registry
+from services.registry import Registry
+from services.runtime import Runtime, open_runtime
+from services.secrets import SecretsError
+
+REGISTRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+def settings_of(config: Config, registry: Registry) -> SchedulerSettings:
+    """What the decisions depend on: bounds and targets from the file, shares from the registry."""
+    return SchedulerSettings(
+        targets={
+            name: ModelTargets(model.targets.inter_token_ms_max, model.targets.first_token_s_max)
+            for name, model in config.models.items()
+        },
+        shares={
+            name: TenantShare(
+                weight=record.config.weight,
+                chats_max=record.config.limits.chats_max,
+                tokens_per_minute_max=None,  # the gateway holds it before a ticket is written
+                kv_bytes_max=record.config.limits.kv_bytes_max,
+            )
+            for name, record in registry.tenants.items()
+        },
+        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s,
+        telemetry_age_s_max=config.scheduler.telemetry_age_s_max,
+        session_idle_s=config.scheduler.session_idle_s,
+        waiting_max=config.scheduler.waiting_max,
+        waiting_per_tenant_max=config.scheduler.waiting_per_tenant_max,
+        overflow_after_s=config.scheduler.overflow_after_s,
+    )
+
+
+class LiveSettings:
+    """Settings that follow the registry."""
+
+    def __init__(self, connection: Connection, config: Config) -> None:
+        self._connection = connection
+        self._config = config
+        self._now = settings_of(config, Registry())
+        self._version = b""
+
+    def __call__(self) -> SchedulerSettings:
+        return self._now
+
+    async def refresh(self) -> None:
+        """Read the registry if it changed. Raises QueueUnavailable."""
+        with translated():
+            version = await self._connection.redis.hget(keys.REGISTRY, "version")
+        if version != self._version:
+            self._version = version
+            self._now = settings_of(self._config, await read_registry(self._connection))
+
+    async def follow(self) -> None:
+        """Keep following until cancelled."""
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                await self.refresh()
+            await asyncio.sleep(REGISTRY_S)
+
+
+async def serve(runtime: Runtime) -> None:
+    """Run the loop until SIGTERM. Raises QueueUnavailable when Redis is not there at the start."""
+    async with runtime.connect() as connection:
+        settings = LiveSettings(connection, runtime.config)
+        await settings.refresh()
+        loop = Loop(Desk(connection), settings, name=f"{socket.gethostname()}:{os.getpid()}", clock=time.time)
+        tasks = [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        stopping = asyncio.create_task(stopped.wait())
+        done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for task in [*tasks, stopping]:
+            task.cancel()
+        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        with contextlib.suppress(QueueUnavailable):
+            await loop.resign()
+        for task in done - {stopping}:
+            task.result()
+
+
+def main() -> int:
+    """Exit status 1 when Redis is not there, 2 when the configuration is wrong."""
+    setup("scheduler")
+    try:
+        asyncio.run(serve(open_runtime(Path(sys.argv[1]))))
+    except (ConfigError, SecretsError) as error:
+        log.error("scheduler.cannot_start", why=str(error))
+        return 2
+    except QueueUnavailable as error:
+        log.error("scheduler.ended", why=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What the scheduler does all day: hear, pick, decide, dispatch. I/O is here, decisions are in `core`.
+
+One process schedules at a time: it holds a lease, and every write presents it, so one that lost it without noticing
+changes nothing. Whoever takes over rebuilds everything from Redis: engines, reservations, waiting tickets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from scheduler.core import Scheduler
+from scheduler.settings import SchedulerSettings
+from scheduler.types import Decision, EngineFacts, Outcome, Reservation, Ticket
+from scheduler.words import refusal
+from services.queues.connection import QueueUnavailable
+from services.queues.desk import Desk, Dispatched
+from services.queues.records import Event
+
+LEASE_MS = 3000
+LEASE_KEEP_S = 1.0
+STANDBY_S = 0.5
+RETRY_S = 0.5
+HEAR_BLOCK_MS = 100
+LOOK_S = 1.0
+SNAPSHOT_S = 0.25
+SNAPSHOT_KEEP_MS = 3000
+
+log = structlog.get_logger()
+
+
+class LeaseLost(Exception):
+    """Another scheduler has taken over."""
+
+
+class Loop:
+    """Runs until cancelled. `settings` is called about once a second: shares and targets may change live."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        settings: Callable[[], SchedulerSettings],
+        *,
+        name: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._desk = desk
+        self._settings = settings
+        self._name = name
+        self._clock = clock
+        self._lease = ""
+        self._tickets: dict[str, Ticket] = {}
+        self._facts: dict[str, EngineFacts] = {}
+        self._missing: set[str] = set()
+        self._core = Scheduler(settings())
+
+    async def run(self) -> None:
+        """Schedule whenever the lease is ours."""
+        while True:
+            try:
+                lease = await self._desk.take_lease(self._lease, self._name, LEASE_MS)
+                if lease is None:
+                    await asyncio.sleep(STANDBY_S)
+                    continue
+                self._lease = lease
+                log.info("scheduler.leads", lease=lease)
+                await self._lead()
+            except LeaseLost:
+                log.warning("scheduler.lost_lease", lease=self._lease)
+            except QueueUnavailable as error:
+                log.warning("scheduler.queues_unavailable", why=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def resign(self) -> None:
+        """Hand the lease back at a planned end."""
+        await self._desk.give_lease(self._lease)
+
+    async def _lead(self) -> None:
+        after = await self._take_over()
+        keeper = asyncio.create_task(self._keep_lease())
+        looked = shown = 0.0
+        try:
+            while True:
+                now = self._clock()
+                if now - looked >= LOOK_S:
+                    looked = now
+                    await self._look(now)
+                await self._decide(now)
+                if now - shown >= SNAPSHOT_S:
+                    shown = now
+                    await self._desk.publish_snapshot(self._core.snapshot(now), SNAPSHOT_KEEP_MS)
+                if keeper.done():
+                    keeper.result()
+                after, events = await self._desk.events(after, HEAR_BLOCK_MS)
+                for event in events:
+                    self._hear(event, self._clock())
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _take_over(self) -> str:
+        """Rebuild from Redis. Events from the returned place on may repeat what was read: hearing twice is harmless."""
+        self._core, self._tickets, self._facts = Scheduler(self._settings()), {}, {}
+        after = await self._desk.last_event()
+        now = self._clock()
+        await self._look(now)
+        self._core.restore(await self._desk.reservations(), now)
+        for ticket in await self._desk.waiting():
+            self._hear(Event("arrive", ticket.chat, ticket=ticket), now)
+        log.info("scheduler.took_over", waiting=len(self._tickets))
+        return after
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_KEEP_S)
+            if await self._desk.take_lease(self._lease, self._name, LEASE_MS) != self._lease:
+                raise LeaseLost
+
+    async def _look(self, now: float) -> None:
+        """Once a second: engines, settings, and whether the ledger and Redis agree."""
+        self._core.configure(self._settings())
+        for seen in await self._desk.engines():
+            if self._facts.get(seen.facts.model) != seen.facts:
+                self._facts[seen.facts.model] = seen.facts
+                self._core.engine_started(seen.facts, now)
+            self._core.engine_reported(seen.report)
+        stored = {reservation.chat for reservation in await self._desk.reservations()}
+        gone = {held.chat for held in self._core.reservations()} - stored
+        for chat in gone & self._missing:  # twice in a row: not merely an event on its way
+            log.warning("scheduler.reservation_gone", chat=chat)
+            self._core.settle(chat, None, now)
+        self._missing = gone
+        for demotion in self._core.demotions():
+            await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.kv_bits)}])
+
+    def _hear(self, event: Event, now: float) -> None:
+        if event.kind == "arrive" and event.ticket:
+            self._tickets[event.chat] = event.ticket
+            self._core.arrive(event.ticket, now)
+            return
+        self._tickets.pop(event.chat, None)
+        if event.kind == "cancel":
+            self._core.cancel(event.chat, now)
+        else:
+            self._core.settle(event.chat, event.usage, now)
+
+    async def _decide(self, now: float) -> None:
+        decisions = self._core.step(now)
+        if decisions:
+            await asyncio.gather(*(self._carry_out(decision, now) for decision in decisions))
+
+    async def _carry_out(self, decision: Decision, now: float) -> None:
+        """Make a decision true in Redis, at once with its reservation."""
+        ticket = self._tickets.pop(decision.chat, None)
+        if ticket is None:  # heard again after it had ended
+            self._core.undo(decision, now)
+            return
+        if decision.outcome in (Outcome.ADMIT, Outcome.ADMIT_DEMOTED):
+            answer = await self._desk.dispatch(self._lease, ticket, reservation_of(ticket, decision, now))
+        else:
+            answer = await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
+        if answer is Dispatched.FENCED:
+            raise LeaseLost
+        if answer is Dispatched.GONE:
+            self._core.undo(decision, now)
+        log.info(
+            "chat.decided",
+            request=ticket.request,
+            chat=ticket.chat,
+            tenant=ticket.tenant,
+            bot=ticket.bot,
+            outcome=decision.outcome.value,
+            reason=decision.reason.value,
+            kv_bits=int(decision.kv_bits),
+            waited_ms=round((now - ticket.created_s) * 1000),
+        )
+
+
+def reservation_of(ticket: Ticket, decision: Decision, now_s: float) -> Reservation:
+    """The ledger's line for an admitted ticket."""
+    return Reservation(
+        chat=ticket.chat,
+        tenant=ticket.tenant,
+        session=ticket.session,
+        model=ticket.model,
+        kv_bits=decision.kv_bits,
+        reserved_bytes=decision.reserve_bytes,
+        admitted_s=now_s,
+        tokens_max=ticket.tokens_max,
+        demotable=ticket.demotable,
+        kv_bits_floor=ticket.kv_bits_floor,
+    )

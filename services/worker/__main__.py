@@ -1,0 +1,68 @@
+"""`python -m services.worker CONFIG MODEL`: serve one model until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import structlog
+
+from services.config import ConfigError
+from services.engines.factory import build_engine
+from services.logs import setup
+from services.queues.bench import Bench
+from services.queues.connection import QueueUnavailable
+from services.runtime import Runtime, open_runtime
+from services.secrets import SecretsError
+from services.tokenizer import load_tokenizer
+from services.weights import WeightsError, resolve
+from services.worker.engine import EngineGone
+from services.worker.worker import Worker
+
+log = structlog.get_logger()
+
+
+async def serve(runtime: Runtime, model: str) -> None:
+    """Run the worker. Raises EngineGone, QueueUnavailable, WeightsError."""
+    settings = runtime.config.models[model]
+    weights = resolve(settings.weights)
+    engine = build_engine(model, settings, weights, runtime.config.data_dir)
+    async with runtime.connect() as connection:
+        worker = Worker(
+            model,
+            engine,
+            load_tokenizer(weights),
+            Bench(connection, model, consumer=f"{model}@0"),
+            reply_keep_s=runtime.config.gateway.reply_keep_s,
+            drain_s=runtime.config.gateway.drain_s,
+            clock=time.time,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        await worker.run()
+
+
+def main() -> int:
+    """Exit status 1 when the engine cannot be served, 2 when the configuration is wrong."""
+    config_path, model = Path(sys.argv[1]), sys.argv[2]
+    setup(f"worker:{model}")
+    try:
+        runtime = open_runtime(config_path)
+        if model not in runtime.config.models:
+            raise ConfigError(f"{config_path}: there is no model {model!r}")
+        asyncio.run(serve(runtime, model))
+    except (ConfigError, SecretsError, WeightsError) as error:
+        log.error("worker.cannot_start", model=model, why=str(error))
+        return 2
+    except (EngineGone, QueueUnavailable) as error:
+        log.error("worker.ended", model=model, why=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

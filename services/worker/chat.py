@@ -1,0 +1,246 @@
+"""One chat in a worker's hands, from claim to settlement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from scheduler.types import Usage
+from services.engines.base import (
+    EngineBusy,
+    EngineRejected,
+    EngineRequest,
+    EngineUnavailable,
+    Sampling,
+)
+from services.queues.bench import Bench, Line, Settled
+from services.queues.connection import QueueUnavailable
+from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
+from services.tokenizer import Tokenizer
+from services.worker.engine import EngineLife
+from services.worker.meter import Meter
+from services.worker.writer import ReplyWriter
+
+ATTEMPTS_MAX = 4  # over all workers that had the chat
+BUSY_S = 0.25
+BUSY_TRIES_MAX = 120
+RETRY_S = (0.05, 0.2, 0.5, 1.0)
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass
+class Desk:
+    """What every chat of one worker shares."""
+
+    bench: Bench
+    life: EngineLife
+    writer: ReplyWriter
+    meter: Meter
+    tokenizer: Tokenizer
+    reply_keep_s: int
+    clock: Callable[[], float]
+
+
+@dataclass
+class Running:
+    """A chat under way. `cancel` and `fence` may be called at any time."""
+
+    entry: str
+    chat: str
+    task: asyncio.Task[None] | None = None
+    cancelled: bool = False
+    fenced: bool = False
+    streaming: bool = False  # the engine works on it
+    settling: bool = False
+    claim: Claim | None = None
+    tokens: int = 0  # of the answer, over all attempts
+    cached_tokens: int | None = None
+    queue_s: float = 0.0
+    started_s: float = 0.0
+    first_token_s: float | None = None
+    byte_seconds: float = 0.0
+    last_s: float = field(default=0.0)
+
+    def cancel(self) -> None:
+        """Its client went away."""
+        stop = self.claim is not None and not (self.cancelled or self.settling)
+        self.cancelled = True
+        if stop and self.task:
+            self.task.cancel()
+
+    def fence(self) -> None:
+        """Another worker has it: leave it alone from here on."""
+        self.fenced = True
+        if self.task:
+            self.task.cancel()
+
+
+async def run(running: Running, desk: Desk) -> None:
+    """Claim, stream, settle; again when the engine fails under it. Every way out but being fenced or the worker's
+    own end settles the chat, so its client gets an answer or an error."""
+    while True:
+        claim = await insist(lambda: desk.bench.claim(running.entry, running.chat))
+        if claim is None:
+            return
+        running.claim = claim
+        try:
+            end = await _attempt(running, claim, desk)
+        except EngineUnavailable as error:
+            desk.life.suspect()
+            log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
+            if claim.attempt < ATTEMPTS_MAX:
+                continue
+            end = _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
+        except asyncio.CancelledError:
+            if running.fenced or not running.cancelled:
+                raise
+            end = ReplyEnd(Finish.CANCELLED)
+        running.settling = True
+        await settle(running, claim, end, desk)
+        return
+
+
+async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
+    """One pass through the engine."""
+    if claim.cancelled or running.cancelled:
+        return ReplyEnd(Finish.CANCELLED)
+    text = ""
+    if claim.attempt > 1:
+        await desk.writer.flush()
+        text, running.tokens = await insist(lambda: desk.bench.written(running.chat))
+    left = claim.ticket.max_tokens - running.tokens
+    if left <= 0:
+        return ReplyEnd(Finish.LENGTH)
+    await desk.life.ready.wait()
+    request = _request(claim, text, left, desk.tokenizer)
+    for _ in range(BUSY_TRIES_MAX):
+        try:
+            return ReplyEnd(await _stream(running, claim, request, desk))
+        except EngineBusy:
+            await asyncio.sleep(BUSY_S)
+        except EngineRejected as error:
+            return _failure("engine_rejected", str(error))
+        finally:
+            desk.meter.ended(running.chat)
+    return _failure("engine_busy", "The model had no room for this chat.")
+
+
+async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: Desk) -> Finish:
+    """Relay the engine's pieces to the writer. Raises EngineError."""
+    per_token = desk.life.facts.kv_bytes_per_token.get(int(claim.kv_bits), 0)
+    place, finish = 0, Finish.STOP
+    begin = running.last_s = desk.clock()
+    running.started_s = running.started_s or begin
+    desk.meter.started(running.chat, claim.ticket.prompt_tokens)
+    pieces = desk.life.engine.stream(request)
+    running.streaming = True
+    try:
+        async for piece in pieces:
+            now = desk.clock()
+            held = claim.ticket.prompt_tokens + running.tokens
+            running.byte_seconds += held * per_token * (now - running.last_s)
+            if piece.tokens:
+                if running.first_token_s is None:
+                    running.first_token_s = now - running.started_s
+                    desk.meter.first(running.chat, now, now - begin, claim.ticket.prompt_tokens)
+                elif place:
+                    desk.meter.token(running.chat, now, now - running.last_s, piece.tokens)
+            running.last_s = now
+            running.tokens += piece.tokens
+            if piece.text or piece.tokens:
+                place += 1
+                desk.writer.put(Line(running.chat, claim.attempt, place, piece.text, piece.tokens))
+            if piece.cached_tokens is not None and running.cached_tokens is None:
+                running.cached_tokens = min(piece.cached_tokens, claim.ticket.prompt_tokens)
+            if piece.finish:
+                finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
+    finally:
+        running.streaming = False
+        await pieces.aclose()  # type: ignore[attr-defined]  # an async generator: closing it cancels the engine's work
+    return finish
+
+
+def _request(claim: Claim, text: str, left: int, tokenizer: Tokenizer) -> EngineRequest:
+    """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice."""
+    payload = claim.payload
+    prompt = payload.prompt
+    if text:
+        prompt = prompt + text if isinstance(prompt, str) else [*prompt, *tokenizer.encode(text)]
+    return EngineRequest(
+        chat=claim.ticket.chat,
+        prompt=prompt,
+        max_tokens=left,
+        sampling=Sampling(
+            temperature=payload.temperature,
+            top_p=payload.top_p,
+            seed=payload.seed,
+            stop=tuple(payload.stop),
+            frequency_penalty=payload.frequency_penalty,
+            presence_penalty=payload.presence_penalty,
+        ),
+        salt=payload.salt,
+        kv_bits=claim.kv_bits,
+        priority=claim.ticket.priority,
+        adapter=payload.adapter,
+    )
+
+
+async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> None:
+    """End the chat in Redis, after all its pieces are there."""
+    await desk.writer.flush()
+    usage = None
+    if running.started_s:
+        usage = Usage(
+            prompt_tokens=claim.ticket.prompt_tokens,
+            cached_tokens=running.cached_tokens or 0,
+            completion_tokens=running.tokens,
+            kv_bits=claim.kv_bits,
+            kv_byte_seconds=running.byte_seconds,
+            queue_s=claim.queue_s,
+            first_token_s=running.first_token_s,
+        )
+    done = ReplyEnd(end.finish, usage, end.error, end.served_by)
+    settled = await insist(
+        lambda: desk.bench.settle(
+            claim.ticket, claim.attempt, done, usage=usage, keep_s=desk.reply_keep_s, now_s=desk.clock()
+        )
+    )
+    if settled is not Settled.OK:
+        log.info("chat.settled_elsewhere", chat=running.chat, answer=settled.value)
+        return
+    log.info(
+        "chat.done",
+        request=claim.ticket.request,
+        chat=running.chat,
+        tenant=claim.ticket.tenant,
+        bot=claim.ticket.bot,
+        finish=end.finish.value,
+        attempt=claim.attempt,
+        kv_bits=int(claim.kv_bits),
+        prompt_tokens=claim.ticket.prompt_tokens,
+        completion_tokens=running.tokens,
+        queue_ms=round(claim.queue_s * 1000),
+    )
+
+
+async def insist(step: Callable[[], Awaitable[T]]) -> T:
+    """Do one step on Redis, again until Redis is there: what a worker holds must not be dropped."""
+    tries = 0
+    while True:
+        try:
+            return await step()
+        except QueueUnavailable as error:
+            if tries == 0:
+                log.warning("queues.retry", why=str(error))
+            await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+            tries += 1
+
+
+def _failure(code: str, message: str) -> ReplyEnd:
+    return ReplyEnd(Finish.ERROR, error=ReplyError(code, message))

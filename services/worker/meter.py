@@ -1,0 +1,55 @@
+"""Latencies as chats see them, for the scheduler's bandwidth model."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from statistics import median
+
+from scheduler.types import EngineReport
+
+WINDOW_S = 5.0
+
+
+class Meter:
+    """Keeps the last seconds' inter-token times and prefill speeds of one engine."""
+
+    def __init__(self) -> None:
+        self._gaps: deque[tuple[float, float]] = deque(maxlen=4096)  # (when, seconds a token)
+        self._prefills: deque[tuple[float, float]] = deque(maxlen=256)  # (when, tokens a second)
+        self._tokens: dict[str, int] = {}  # chat -> tokens of KV that it holds now
+
+    def started(self, chat: str, prompt_tokens: int) -> None:
+        """A chat was handed to the engine."""
+        self._tokens[chat] = prompt_tokens
+
+    def first(self, chat: str, now_s: float, waited_s: float, computed_tokens: int) -> None:
+        """Its first token came `waited_s` later; the engine computed `computed_tokens` of the prompt for it."""
+        if waited_s > 0 and computed_tokens > 0:
+            self._prefills.append((now_s, computed_tokens / waited_s))
+        self._tokens[chat] = self._tokens.get(chat, 0) + 1
+
+    def token(self, chat: str, now_s: float, gap_s: float, tokens: int) -> None:
+        """`tokens` more came after `gap_s`."""
+        if tokens > 0:
+            self._gaps.append((now_s, gap_s / tokens))
+            self._tokens[chat] = self._tokens.get(chat, 0) + tokens
+
+    def ended(self, chat: str) -> None:
+        """It holds no KV any more."""
+        self._tokens.pop(chat, None)
+
+    def add_to(self, report: EngineReport, bytes_per_token: int) -> EngineReport:
+        """The engine's report with what was seen here. An engine that reports a figure itself knows better."""
+        since = report.at_s - WINDOW_S
+        gaps = [gap for when, gap in self._gaps if when >= since]
+        prefills = [speed for when, speed in self._prefills if when >= since]
+        held = sum(self._tokens.values()) * bytes_per_token
+        return replace(
+            report,
+            kv_used_bytes=report.kv_used_bytes or held,
+            running=report.running or len(self._tokens),
+            inter_token_s=report.inter_token_s or (median(gaps) if gaps else None),
+            prefill_tokens_per_s=report.prefill_tokens_per_s or (median(prefills) if prefills else None),
+            step_kv_bytes=report.step_kv_bytes or held,
+        )

@@ -1,0 +1,239 @@
+"""What runs in a worker process, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from scheduler.types import KvBits
+from services.engines.base import Engine, EngineError
+from services.queues.bench import Bench
+from services.queues.connection import QueueUnavailable
+from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
+from services.tokenizer import Tokenizer
+from services.worker import chat as chats
+from services.worker.chat import Running, insist
+from services.worker.engine import EngineGone, EngineLife
+from services.worker.meter import Meter
+from services.worker.writer import ReplyWriter
+
+TAKE_BLOCK_MS = 500
+KEEP_S = 2.0
+ABANDONED_MS = 15_000  # well above KEEP_S: a worker that lives keeps its chats
+REPORT_S = 1.0
+DRAINED_S = 0.05
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Serves one model until `stop` is called. `run` raises EngineGone when the engine cannot be brought up."""
+
+    def __init__(
+        self,
+        model: str,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        bench: Bench,
+        *,
+        reply_keep_s: int,
+        drain_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._model = model
+        self._bench = bench
+        self._drain_s = drain_s
+        self._clock = clock
+        self._running: dict[str, Running] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asides: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._life = EngineLife(engine, model, self._say, clock)
+        writer = ReplyWriter(bench, self._fenced)
+        self._desk = chats.Desk(bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock)
+
+    def stop(self) -> None:
+        """Take no more chats, finish those under way within `drain_s`, end."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Start the engine, then serve."""
+        await insist(self._bench.open)
+        try:
+            await self._life.start()
+            for entry, chat in await insist(self._bench.mine):
+                self._begin(entry, chat)
+            await self._serve()
+        except EngineGone as error:
+            await self._give_up(error)
+            raise
+        finally:
+            await self._life.engine.stop()
+
+    async def _serve(self) -> None:
+        background = [
+            asyncio.create_task(step, name=name)
+            for name, step in {
+                "writer": self._desk.writer.run(),
+                "watch": self._life.watch(),
+                "report": self._report(),
+                "keep": self._keep(),
+                "commands": self._commands(),
+                "take": self._take(),
+            }.items()
+        ]
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            done, _ = await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()  # raises what ended it
+            background[-1].cancel()
+            await self._drain()
+        finally:
+            for task in [*background, stopping]:
+                task.cancel()
+            await asyncio.gather(*background, stopping, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        log.info("worker.draining", model=self._model, chats=len(self._tasks))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._drain_s)
+        # What is left stays pending under this consumer's name: the next worker goes on with it.
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take(self) -> None:
+        """Take admitted chats as long as the engine has room."""
+        while True:
+            free = self._life.facts.chats_max - len(self._running)
+            if free <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            await self._life.ready.wait()
+            for entry, chat in await insist(lambda free=free: self._bench.take(free, TAKE_BLOCK_MS)):  # type: ignore[misc]
+                self._begin(entry, chat)
+
+    def _begin(self, entry: str, chat: str) -> None:
+        if chat in self._running:
+            return
+        running = Running(entry, chat)
+        self._running[chat] = running
+        running.task = asyncio.create_task(self._run(running), name=chat)
+        self._tasks.add(running.task)
+        running.task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, running: Running) -> None:
+        try:
+            await chats.run(running, self._desk)
+        finally:
+            del self._running[running.chat]
+            self._room.set()
+
+    async def _keep(self) -> None:
+        """Keep what is ours, hear of lost cancellations, take over what dead workers left."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            try:
+                await self._bench.keep([running.entry for running in self._running.values()])
+                for chat in await self._bench.cancelled(list(self._running)):
+                    self._running[chat].cancel()
+                for entry, chat in await self._bench.abandoned(ABANDONED_MS):
+                    self._begin(entry, chat)
+            except QueueUnavailable as error:
+                log.warning("worker.keep_failed", why=str(error))
+
+    async def _report(self) -> None:
+        while True:
+            report = await self._life.report()
+            per_token = self._life.facts.kv_bytes_per_token.get(int(self._life.facts.kv_bits), 0)
+            try:
+                await self._bench.publish_engine(self._life.facts, self._desk.meter.add_to(report, per_token))
+            except QueueUnavailable as error:
+                log.warning("worker.report_failed", why=str(error))
+            await asyncio.sleep(REPORT_S)
+
+    async def _commands(self) -> None:
+        while True:
+            try:
+                async for command in self._bench.commands():
+                    await self._obey(command)
+            except QueueUnavailable as error:
+                log.warning("worker.commands_lost", why=str(error))
+                await asyncio.sleep(KEEP_S)
+
+    async def _obey(self, command: dict[str, Any]) -> None:
+        if chat := command.get("cancel"):
+            running = self._running.get(chat)
+            if running:
+                running.cancel()
+        if bits := command.get("kv_bits"):
+            self._aside(self._change_bits(KvBits(bits)))
+
+    async def _change_bits(self, bits: KvBits) -> None:
+        """Drain unless the engine changes live. Chats that come meanwhile wait in Redis."""
+        try:
+            if not self._life.facts.live_kv_bits:
+                self._life.ready.clear()
+                while any(running.streaming for running in self._running.values()):  # noqa: ASYNC110  (of many chats)
+                    await asyncio.sleep(DRAINED_S)
+            await self._life.set_kv_bits(bits)
+        except EngineError as error:
+            log.error("engine.kv_bits_failed", model=self._model, bits=int(bits), why=str(error))
+        finally:
+            if await self._life.engine.alive():
+                self._life.ready.set()
+
+    async def _give_up(self, error: EngineGone) -> None:
+        """Answer every chat that was admitted here: without an engine none of them would ever end."""
+        log.error("worker.gives_up", model=self._model, why=str(error))
+        end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", "The model's engine does not start."))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        held = await insist(self._bench.mine)
+        while taken := await insist(lambda: self._bench.take(100, 1)):
+            held += taken
+        for entry, chat in held:
+            claim = await insist(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
+            if claim:
+                await self._settle_unrun(claim, end)
+
+    async def _settle_unrun(self, claim: Claim, end: ReplyEnd) -> None:
+        await insist(
+            lambda: self._bench.settle(
+                claim.ticket,
+                claim.attempt,
+                end,
+                usage=None,
+                keep_s=self._desk.reply_keep_s,
+                now_s=self._clock(),
+            )
+        )
+
+    def _fenced(self, chat: str) -> None:
+        running = self._running.get(chat)
+        if running:
+            log.warning("chat.fenced", chat=chat)
+            running.fence()
+
+    def _say(self, words: str) -> None:
+        log.info("engine.progress", model=self._model, words=words)
+        self._aside(self._tell(words))
+
+    def _aside(self, step: Coroutine[None, None, None]) -> None:
+        """Run something beside the loops."""
+        task = asyncio.create_task(step)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+    async def _tell(self, words: str) -> None:
+        try:
+            await self._bench.progress(words)
+        except QueueUnavailable:
+            return

@@ -1,0 +1,72 @@
+"""Replies of all chats, written in batches: what gathers while one batch is on its way is the next batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from services.queues.bench import Bench, Line
+from services.queues.connection import QueueUnavailable
+
+RETRY_S = (0.05, 0.2, 0.5, 1.0)
+LINES_MAX = 512  # in one batch
+
+log = structlog.get_logger()
+
+
+class ReplyWriter:
+    """Appends pieces in order. `on_fenced(chat)` is called when a newer attempt has taken a chat over.
+
+    Redis may go away: lines wait and are tried again. Their places in the stream make a second try harmless.
+    """
+
+    def __init__(self, bench: Bench, on_fenced: Callable[[str], None]) -> None:
+        self._bench = bench
+        self._on_fenced = on_fenced
+        self._lines: list[Line] = []
+        self._put = 0  # lines ever put
+        self._written = 0  # lines ever written
+        self._news = asyncio.Event()
+        self._progress = asyncio.Condition()
+
+    def put(self, line: Line) -> None:
+        """Queue one piece. Its size is bounded by the chats under way and their `max_tokens`."""
+        self._lines.append(line)
+        self._put += 1
+        self._news.set()
+
+    async def flush(self) -> None:
+        """Return when everything that was put so far is written."""
+        goal = self._put
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._written >= goal)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._lines:
+                batch = self._lines[:LINES_MAX]
+                await self._write(batch)
+                del self._lines[: len(batch)]
+                self._written += len(batch)
+                async with self._progress:
+                    self._progress.notify_all()
+
+    async def _write(self, batch: list[Line]) -> None:
+        tries = 0
+        while True:
+            try:
+                fenced = await self._bench.write(batch)
+            except QueueUnavailable as error:
+                if tries == 0:
+                    log.warning("reply.retry", lines=len(batch), why=str(error))
+                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1
+            else:
+                for chat in fenced:
+                    self._on_fenced(chat)
+                return

@@ -1,0 +1,261 @@
+"""The life of a chat in a real Redis, with all three sides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from scheduler.types import Decision, KvBits, Outcome, Reason, Reservation, Task, Ticket, Usage
+from services.config import TenantConfig
+from services.queues import keys
+from services.queues.bench import Bench, Line, Settled
+from services.queues.connection import Connection, connect
+from services.queues.desk import Desk, Dispatched
+from services.queues.door import Door, Submitted, write_registry
+from services.queues.records import Finish, Payload, ReplyEnd, ReplyEntry
+from services.queues.replies import ReplyHub
+from services.registry import Registry, TenantRecord
+
+NOW_S = 1_800_000_000.0
+PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", stop=["."])
+USAGE = Usage(
+    prompt_tokens=3, cached_tokens=1, completion_tokens=2, kv_bits=KvBits.EIGHT, kv_byte_seconds=1.5, queue_s=0.25
+)
+
+
+def ticket(chat: str = "chat-1", tenant: str = "acme") -> Ticket:
+    return Ticket(
+        chat=chat,
+        request="r",
+        tenant=tenant,
+        bot=f"{tenant}/support",
+        model="m",
+        session="s",
+        prompt_tokens=3,
+        max_tokens=10,
+        kv_bits=KvBits.EIGHT,
+        kv_bits_floor=KvBits.FOUR,
+        task=Task.SUPPORT,
+        created_s=NOW_S,
+        deadline_s=NOW_S + 60,
+    )
+
+
+def reservation(of: Ticket) -> Reservation:
+    return Reservation(of.chat, of.tenant, of.session, of.model, of.kv_bits, 1300, NOW_S + 0.25, of.tokens_max)
+
+
+class Host:
+    """Three sides over one connection, and a lease."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.door = Door(connection, waiting_max=3, waiting_per_tenant_max=2)
+        self.desk = Desk(connection)
+        self.bench = Bench(connection, "m", "m@0")
+        self.hub = ReplyHub(connection)
+        self.lease = ""
+
+    async def submit(self, of: Ticket) -> Submitted:
+        return (await self.door.submit(of, PAYLOAD, registry_version=1)).outcome
+
+    async def dispatch(self, of: Ticket) -> Dispatched:
+        return await self.desk.dispatch(self.lease, of, reservation(of))
+
+
+@pytest.fixture
+async def host(redis_url: str) -> AsyncIterator[Host]:
+    async with connect(redis_url) as connection:
+        host = Host(connection)
+        registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig())})
+        assert await write_registry(connection, 0, registry)
+        host.lease = await host.desk.take_lease("", "me", 5000) or ""
+        await host.bench.open()
+        hub = asyncio.create_task(host.hub.run())
+        yield host
+        hub.cancel()
+        await asyncio.gather(hub, return_exceptions=True)
+
+
+async def test_a_chat_is_answered_and_leaves_nothing_behind(host: Host) -> None:
+    chat = ticket()
+    assert await host.submit(chat) is Submitted.OK
+    assert await host.desk.waiting() == [chat]
+    assert await host.dispatch(chat) is Dispatched.OK
+    assert await host.desk.reservations() == [reservation(chat)]
+    [(entry, taken)] = await host.bench.take(5, 10)
+    claim = await host.bench.claim(entry, taken)
+    assert claim is not None
+    assert (claim.ticket, claim.payload, claim.attempt, claim.queue_s) == (chat, PAYLOAD, 1, 0.25)
+    await host.bench.write([Line(chat.chat, 1, 1, "Hel", 1), Line(chat.chat, 1, 2, "lo", 1)])
+    end = ReplyEnd(Finish.STOP, USAGE)
+    assert await host.bench.settle(chat, 1, end, usage=USAGE, keep_s=60, now_s=NOW_S) is Settled.OK
+
+    with host.hub.follow(chat.chat) as reader:
+        entries = await reader.read(2)
+    assert [entry.text for entry in entries if entry.kind == "text"] == ["Hel", "lo"]
+    assert entries[-1].end == end
+    assert await host.desk.waiting() == []
+    assert await host.desk.reservations() == []
+    assert await host.connection.redis.xlen(keys.ready("m")) == 0
+    stored = await host.connection.redis.hgetall(keys.usage("2027-01-15", "acme", "acme/support"))
+    assert {name: float(value) for name, value in stored.items()} == {
+        b"chats": 1,
+        b"finish:stop": 1,
+        b"prompt_tokens": 3,
+        b"cached_tokens": 1,
+        b"completion_tokens": 2,
+        b"kv_byte_seconds": 1.5,
+        b"queue_seconds": 0.25,
+    }
+
+
+async def test_a_follower_gets_pieces_as_they_are_written_and_may_start_in_the_middle(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    await host.dispatch(chat)
+    [(entry, _)] = await host.bench.take(1, 10)
+    await host.bench.claim(entry, chat.chat)
+    with host.hub.follow(chat.chat) as whole:
+        seen: list[ReplyEntry] = []
+        for number in range(1, 4):
+            await host.bench.write([Line(chat.chat, 1, number, str(number), 1)])
+            while not seen or seen[-1].text != str(number):
+                news = await whole.read(2)
+                assert news, "a piece did not arrive"
+                seen += news
+        with host.hub.follow(chat.chat, after="1-1") as rest:
+            later = await rest.read(2)
+    assert [item.text for item in seen if item.kind == "text"] == ["1", "2", "3"]
+    assert [item.text for item in later] == ["2", "3"]
+
+
+async def test_a_second_worker_fences_the_first(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    await host.dispatch(chat)
+    [(entry, _)] = await host.bench.take(1, 10)
+    await host.bench.claim(entry, chat.chat)
+    await host.bench.write([Line(chat.chat, 1, 1, "one ", 2)])
+    other = Bench(host.connection, "m", "m@1")
+    assert await other.abandoned(0) == [(entry, chat.chat)]
+    claim = await other.claim(entry, chat.chat)
+    assert claim is not None
+    assert claim.attempt == 2
+    assert await other.written(chat.chat) == ("one ", 2)
+    assert await host.bench.write([Line(chat.chat, 1, 2, "DOUBLE", 1)]) == {chat.chat}
+    assert await other.write([Line(chat.chat, 2, 1, "two", 1)]) == set()
+    late = ReplyEnd(Finish.STOP)
+    assert await host.bench.settle(chat, 1, late, usage=None, keep_s=60, now_s=NOW_S) is Settled.FENCED
+    assert await other.settle(chat, 2, late, usage=None, keep_s=60, now_s=NOW_S) is Settled.OK
+    assert (await other.written(chat.chat))[0] == "one two"
+    assert await other.settle(chat, 2, late, usage=None, keep_s=60, now_s=NOW_S) is Settled.DONE
+
+
+async def test_writing_a_line_twice_is_harmless(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    await host.dispatch(chat)
+    [(entry, _)] = await host.bench.take(1, 10)
+    await host.bench.claim(entry, chat.chat)
+    line = Line(chat.chat, 1, 1, "once", 1)
+    assert await host.bench.write([line]) == set()
+    assert await host.bench.write([line]) == set()
+    assert await host.bench.written(chat.chat) == ("once", 1)
+
+
+async def test_queues_are_bounded_for_a_tenant_and_in_all(host: Host) -> None:
+    assert [await host.submit(ticket(f"a{n}")) for n in range(3)] == [Submitted.OK, Submitted.OK, Submitted.TENANT_FULL]
+    assert await host.submit(ticket("b0", "globex")) is Submitted.OK
+    assert await host.submit(ticket("c0", "initech")) is Submitted.FULL
+    assert await host.dispatch(ticket("a0")) is Dispatched.OK
+    assert await host.submit(ticket("c0", "initech")) is Submitted.OK
+
+
+async def test_an_old_registry_version_is_refused(host: Host) -> None:
+    answer = await host.door.submit(ticket(), PAYLOAD, registry_version=0)
+    assert answer.outcome is Submitted.STALE
+    assert await host.desk.waiting() == []
+
+
+async def test_an_idempotency_key_gives_the_same_chat(host: Host) -> None:
+    first = await host.door.submit(ticket("a"), PAYLOAD, registry_version=1, idempotency_key="k")
+    again = await host.door.submit(ticket("b"), PAYLOAD, registry_version=1, idempotency_key="k")
+    assert (first.outcome, again.outcome, again.chat) == (Submitted.OK, Submitted.SAME, "a")
+    assert len(await host.desk.waiting()) == 1
+
+
+async def test_a_waiting_chat_is_cancelled_and_cannot_be_dispatched(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+    assert await host.dispatch(chat) is Dispatched.GONE
+    assert await host.desk.reservations() == []
+    assert not await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+
+
+async def test_cancelling_a_running_chat_reaches_its_worker_both_ways(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    await host.dispatch(chat)
+    heard = asyncio.ensure_future(anext(host.bench.commands()))
+    channel = keys.control_channel("m")
+    while await host.connection.redis.pubsub_numsub(channel) != [(channel.encode(), 1)]:  # noqa: ASYNC110  (Redis knows when the subscription stands)
+        await asyncio.sleep(0.01)
+    assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+    assert await heard == {"cancel": chat.chat}
+    assert await host.bench.cancelled([chat.chat, "other"]) == {chat.chat}
+    [(entry, _)] = await host.bench.take(1, 10)
+    claim = await host.bench.claim(entry, chat.chat)
+    assert claim is not None
+    assert claim.cancelled
+
+
+async def test_only_the_holder_of_the_lease_dispatches(host: Host) -> None:
+    await host.submit(ticket())
+    other = Desk(host.connection)
+    assert await other.take_lease("", "other", 5000) is None
+    await host.desk.give_lease(host.lease)
+    taken = await other.take_lease("", "other", 5000)
+    assert taken is not None
+    assert taken != host.lease
+    assert await host.dispatch(ticket()) is Dispatched.FENCED
+    assert len(await host.desk.waiting()) == 1
+
+
+async def test_a_refusal_ends_the_reply_with_its_reason(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    decision = Decision(chat.chat, Outcome.REJECT, Reason.DEADLINE, KvBits.EIGHT, retry_after_s=3.0)
+    assert await host.desk.refuse(host.lease, chat, decision, "Too late.", NOW_S) is Dispatched.OK
+    info = await host.door.chat(chat.chat)
+    assert info is not None
+    assert info.state == "done"
+    entries = await host.connection.redis.xrange(keys.reply(chat.chat))
+    assert b'"code":"deadline"' in entries[-1][1][b"d"]
+    assert b'"retry_after_s":3.0' in entries[-1][1][b"d"]
+
+
+async def test_the_scheduler_hears_of_everything_in_order(host: Host) -> None:
+    start = await host.desk.last_event()
+    one, two = ticket("one"), ticket("two")
+    await host.submit(one)
+    await host.submit(two)
+    await host.door.cancel(two, keep_s=60, now_s=NOW_S)
+    await host.dispatch(one)
+    [(entry, _)] = await host.bench.take(1, 10)
+    await host.bench.claim(entry, "one")
+    await host.bench.settle(one, 1, ReplyEnd(Finish.STOP, USAGE), usage=USAGE, keep_s=60, now_s=NOW_S)
+    place, events = await host.desk.events(start, 10)
+    assert [(event.kind, event.chat) for event in events] == [
+        ("arrive", "one"),
+        ("arrive", "two"),
+        ("cancel", "two"),
+        ("settle", "one"),
+    ]
+    assert events[0].ticket == one
+    assert events[3].usage == replace(USAGE)
+    assert await host.desk.events(place, 10) == (place, [])
