@@ -133,6 +133,10 @@ class Present:
         self._seen: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._weights = 0.0
 
+    def configure(self, settings: SchedulerSettings) -> None:
+        """Other weights. They count from each tenant's next chat on."""
+        self._settings = settings
+
     def saw(self, tenant: str, now_s: float) -> None:
         weight = self._settings.share(tenant).weight
         _, before = self._seen.pop(tenant, (0.0, 0.0))

@@ -28,7 +28,7 @@ def reserve_bytes(facts: EngineFacts, tokens: int, bits: int, page_tokens: int) 
     per_token = facts.kv_bytes_per_token[bits]
     paged = -(-tokens // page_tokens) * page_tokens * per_token
     exact = tokens * per_token
-    return paged if paged <= facts.kv_budget_bytes else max(exact, min(paged, facts.kv_budget_bytes))
+    return min(paged, max(exact, facts.kv_budget_bytes))
 
 
 class Account:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.ledger import Ledger
 from scheduler.settings import TenantShare
+from scheduler.types import Ticket
+
+_SMOOTHING = 0.1
 
 
 @dataclass(slots=True)
@@ -59,7 +63,7 @@ class Limits:
         most = share.tokens_per_minute_max
         if most is not None:
             over = self.minute_tokens(tenant, share, now_s) + min(tokens, most) - most
-            if over > 0:
+            if over > 1e-6:
                 return "tokens_per_minute_max", over * 60.0 / max(most, 1e-9)
         return None
 
@@ -75,3 +79,28 @@ class Limits:
         use.chats = max(0, use.chats - 1)
         use.kv_bytes = max(0, use.kv_bytes - kv_bytes)
         use.minute_tokens = max(0.0, use.minute_tokens - tokens)
+
+    def completed(self, tenant: str, tokens: int) -> None:
+        """Learn how long the tenant's answers are."""
+        use = self.of(tenant)
+        before = use.completion_tokens
+        use.completion_tokens = float(tokens) if before is None else before + _SMOOTHING * (tokens - before)
+
+    def completion_estimate(self, ticket: Ticket) -> float:
+        """Tokens that the answer is expected to have: the tenant's mean, at first half of what is allowed."""
+        mean = self.of(ticket.tenant).completion_tokens
+        return min(float(ticket.max_tokens), ticket.max_tokens / 2 if mean is None else mean)
+
+    def check_integrity(self, ledger: Ledger) -> None:
+        """Raise AssertionError where chats or bytes held differ from the ledger's."""
+        chats: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        for held in ledger:
+            chats[held.tenant] = chats.get(held.tenant, 0) + 1
+            sizes[held.tenant] = sizes.get(held.tenant, 0) + held.reserved_bytes
+        for tenant, use in self.use.items():
+            if (use.chats, use.kv_bytes) != (chats.get(tenant, 0), sizes.get(tenant, 0)):
+                raise AssertionError(
+                    f"{tenant}: limits count {use.chats} chats with {use.kv_bytes} bytes, "
+                    f"the ledger {chats.get(tenant, 0)} with {sizes.get(tenant, 0)}"
+                )

@@ -49,8 +49,7 @@ class Sessions:
         lease = self._leases.get(key)
         if lease is not None:
             lease.running -= 1
-            if lease.running <= 0 and not lease.until_s:
-                del self._leases[key]
+            heappush(self._ends, (lease.until_s, key))
 
     def held(self, tenant: str, session: str, now_s: float) -> Lease | None:
         """The session's lease, if it has one now."""

@@ -27,6 +27,11 @@ class TenantShare:
         if not self.weight > 0:
             raise ValueError(f"weight must be above 0, not {self.weight}")
 
+    @property
+    def limited(self) -> bool:
+        """Whether the tenant has a limit of its own."""
+        return not (self.chats_max is None and self.tokens_per_minute_max is None and self.kv_bytes_max is None)
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:

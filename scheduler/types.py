@@ -54,6 +54,7 @@ class Reason(StrEnum):
     MODEL_DOWN = "model_down"
     MODEL_ASLEEP = "model_asleep"
     NEVER_FITS = "never_fits"  # larger than the whole budget
+    KV_BITS = "kv_bits"  # the engine cannot hold KV at the ticket's floor
     DEADLINE = "deadline"
     QUEUE_FULL = "queue_full"
 

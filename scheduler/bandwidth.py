@@ -1,0 +1,222 @@
+"""What decoding will cost: predicted latencies of all engines that share the device.
+
+    round_s        = sum over engines with chats (weight bytes + KV bytes of their chats) / bandwidth
+    inter_token_s  = correction(model) x round_s / (1 - prefill duty)
+    first_token_s  = prefill backlog + prompt tokens / prefill rate + inter_token_s
+
+Decoding is bound by memory: each step reads all weights once and each chat's KV once, and engines that
+share the device take turns, so their bytes add up. KV counts as large as a chat may grow, so that a
+prediction stays good for as long as the chat runs. Prefill is bound by compute: its duty is the part of
+the last `DUTY_S` seconds that admitted prompts take, and it slows every step by that part.
+
+The correction is observed over predicted inter-token time, from the engine's reports and the KV bytes
+that those steps really read; it moves by a fifth at each report and stays within 1/4..4. Bandwidth is
+bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or no
+target, nothing is refused here. A target that the model could not meet alone on an idle device is not
+weighed, since waiting would not help (`unattainable` in the snapshot).
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+from scheduler.ledger import Ledger
+from scheduler.settings import SchedulerSettings
+from scheduler.types import EngineFacts, EngineReport, Reason
+
+DUTY_S = 5.0
+DUTY_MAX = 0.8
+_SMOOTHING = 0.2
+_CORRECTION_MAX = 4.0
+
+
+class Load:
+    """One engine's part of the device."""
+
+    __slots__ = (
+        "chats",
+        "correction",
+        "first_token_s_max",
+        "inter_token_s_max",
+        "kv_bytes",
+        "observed_s",
+        "prefill_tokens_per_s",
+        "step_kv_bytes",
+        "unattainable",
+        "weight_bytes",
+    )
+
+    def __init__(self) -> None:
+        self.chats = 0
+        self.kv_bytes = 0
+        self.weight_bytes = 0
+        self.correction = 1.0
+        self.prefill_tokens_per_s: float | None = None
+        self.observed_s: float | None = None
+        self.step_kv_bytes = 0
+        self.inter_token_s_max: float | None = None
+        self.first_token_s_max: float | None = None
+        self.unattainable = False
+
+
+class Device:
+    """The memory bandwidth and prefill compute that all engines share."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.loads: dict[str, Load] = {}
+        self._round_bytes = 0  # of engines with chats
+        self._duty = 0.0
+        self._duty_at_s = 0.0
+        self._prefill_until_s = 0.0
+        self.configure(settings)
+
+    def configure(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        self._bandwidth = settings.bandwidth_bytes_per_s
+        for model in self.loads:
+            self._set_targets(model)
+
+    def started(self, facts: EngineFacts) -> None:
+        load = self.loads.setdefault(facts.model, Load())
+        if load.chats:
+            self._round_bytes += facts.weight_bytes - load.weight_bytes
+        load.weight_bytes = facts.weight_bytes
+        load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
+        self._set_targets(facts.model)
+
+    def _set_targets(self, model: str) -> None:
+        load, targets = self.loads[model], self.settings.target(model)
+        most = targets.inter_token_ms_max
+        load.inter_token_s_max = None if most is None else most / 1000.0
+        load.first_token_s_max = targets.first_token_s_max
+        alone = load.weight_bytes / self._bandwidth if self._bandwidth else 0.0
+        load.unattainable = load.inter_token_s_max is not None and alone > load.inter_token_s_max
+
+    def add(self, model: str, kv_bytes: int) -> None:
+        """A chat that may grow to `kv_bytes` runs now."""
+        load = self.loads.setdefault(model, Load())
+        if not load.chats:
+            self._round_bytes += load.weight_bytes
+        load.chats += 1
+        load.kv_bytes += kv_bytes
+        self._round_bytes += kv_bytes
+
+    def remove(self, model: str, kv_bytes: int) -> None:
+        load = self.loads[model]
+        load.chats -= 1
+        load.kv_bytes -= kv_bytes
+        self._round_bytes -= kv_bytes
+        if not load.chats:
+            self._round_bytes -= load.weight_bytes
+
+    def grow(self, model: str, more_bytes: int) -> None:
+        """A running chat may now grow to `more_bytes` more, or less."""
+        self.loads[model].kv_bytes += more_bytes
+        self._round_bytes += more_bytes
+
+    def clear(self) -> None:
+        """Forget all chats, keep what was learned."""
+        for load in self.loads.values():
+            load.chats = load.kv_bytes = 0
+        self._round_bytes = 0
+
+    def prefill_s(self, model: str, tokens: int) -> float:
+        """Seconds that `tokens` of prompt take the device alone; 0 while no rate was measured."""
+        load = self.loads.get(model)
+        rate = load.prefill_tokens_per_s if load else None
+        return tokens / rate if rate else 0.0
+
+    def prefill_backlog_s(self, now_s: float) -> float:
+        """Prompt work that was admitted and is not done yet."""
+        return max(0.0, self._prefill_until_s - now_s)
+
+    def prefill(self, seconds: float, now_s: float) -> None:
+        """So much prompt work was admitted."""
+        self._prefill_until_s = max(now_s, self._prefill_until_s) + seconds
+        self._duty = self._duty_now(now_s) + seconds / DUTY_S
+        self._duty_at_s = now_s
+
+    def prefill_undone(self, seconds: float) -> None:
+        """Prompt work that was admitted will not come."""
+        self._prefill_until_s -= seconds
+        self._duty = max(0.0, self._duty - seconds / DUTY_S)
+
+    def _duty_now(self, now_s: float) -> float:
+        return self._duty * exp(-max(0.0, now_s - self._duty_at_s) / DUTY_S) if self._duty else 0.0
+
+    def step_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> float:
+        """A step's time before correction, with `more_bytes` read and `prefill_s` of prompt work added."""
+        if not self._bandwidth:
+            return 0.0
+        duty = min(DUTY_MAX, self._duty_now(now_s) + prefill_s / DUTY_S)
+        return (self._round_bytes + more_bytes) / self._bandwidth / (1.0 - duty)
+
+    def breaks(
+        self, model: str, kv_bytes: int, prefill_s: float, now_s: float, margin: float = 0.0
+    ) -> tuple[Reason, str, float, float] | None:
+        """Which target the admission of a chat would break: (reason, model, predicted s, most s), or None.
+
+        `margin` is the part of each target that is kept free.
+        """
+        if not self._bandwidth:
+            return None
+        mine = self.loads[model]
+        step_s = self.step_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
+        keep = 1.0 - margin
+        for name, load in self.loads.items():
+            most = load.inter_token_s_max
+            if most is None or load.unattainable or not (load.chats or load is mine):
+                continue
+            if step_s * load.correction > most * keep:
+                return Reason.BANDWIDTH, name, step_s * load.correction, most * keep
+        most = mine.first_token_s_max
+        if most is not None:
+            backlog_s = self.prefill_backlog_s(now_s)
+            first_s = backlog_s + prefill_s + step_s * mine.correction
+            if backlog_s > 0 and first_s > most * keep:
+                return Reason.FIRST_TOKEN, model, first_s, most * keep
+        return None
+
+    def predicted_s(self, model: str, now_s: float) -> float | None:
+        """Inter-token time as predicted for now; None with no bandwidth measured or no chat."""
+        load = self.loads.get(model)
+        if load is None or not load.chats or not self._bandwidth:
+            return None
+        return self.step_s(now_s) * load.correction
+
+    def check_integrity(self, ledger: Ledger) -> None:
+        """Raise AssertionError where the bytes read differ from the ledger's."""
+        chats = dict.fromkeys(self.loads, 0)
+        sizes = dict.fromkeys(self.loads, 0)
+        for held in ledger:
+            chats[held.model] = chats.get(held.model, 0) + 1
+            sizes[held.model] = sizes.get(held.model, 0) + held.reserved_bytes
+        round_bytes = sum(sizes.values())
+        for model, load in self.loads.items():
+            round_bytes += load.weight_bytes if load.chats else 0
+            if (load.chats, load.kv_bytes) != (chats[model], sizes[model]):
+                raise AssertionError(f"{model}: bandwidth counts {load.chats} chats, {load.kv_bytes} bytes")
+        if round_bytes != self._round_bytes:
+            raise AssertionError(f"bytes a round: {self._round_bytes} is not {round_bytes}")
+
+    def reported(self, report: EngineReport) -> None:
+        """Learn from an engine's observed latencies."""
+        load = self.loads.get(report.model)
+        if load is None:
+            return
+        rate = report.prefill_tokens_per_s
+        if rate:
+            before = load.prefill_tokens_per_s
+            load.prefill_tokens_per_s = rate if before is None else before + _SMOOTHING * (rate - before)
+        load.observed_s, load.step_kv_bytes = report.inter_token_s, report.step_kv_bytes
+        if not self._bandwidth or not report.inter_token_s:
+            return
+        read = sum(
+            other.weight_bytes + other.step_kv_bytes for other in self.loads.values() if other.observed_s is not None
+        )
+        if not read:
+            return
+        duty = min(DUTY_MAX, self._duty_now(report.at_s))
+        seen = report.inter_token_s * self._bandwidth * (1.0 - duty) / read
+        seen = min(_CORRECTION_MAX, max(1.0 / _CORRECTION_MAX, seen))
+        load.correction += _SMOOTHING * (seen - load.correction)

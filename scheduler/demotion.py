@@ -1,0 +1,53 @@
+"""Which running sessions to lower, so that a ticket that finds no room gets in.
+
+Only engines with live KV bits, and only sessions whose policy allows it. Largest saving first, and no
+more than the ticket needs at its own floor; nothing at all where even that would not be enough. Fails
+closed: what was not confirmed with `demoted` still counts at its higher precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.admission import precisions
+from scheduler.ledger import Account, reserve_bytes
+from scheduler.settings import SchedulerSettings
+from scheduler.types import KvBits, Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Demotion:
+    """One running chat to lower to `kv_bits`, which frees `freed_bytes` of its reservation."""
+
+    chat: str
+    tenant: str
+    session: str
+    model: str
+    kv_bits: KvBits
+    freed_bytes: int
+
+
+def plan(ticket: Ticket, account: Account, settings: SchedulerSettings) -> list[Demotion]:
+    """Demotions that make room for `ticket`, or none. O(chats of the engine)."""
+    facts = account.facts
+    bits = precisions(ticket, facts)
+    if not facts.live_kv_bits or not bits:
+        return []
+    missing = reserve_bytes(facts, ticket.tokens_max, bits[-1], settings.page_tokens) - account.available_bytes
+    if missing <= 0:
+        return []
+    found: list[Demotion] = []
+    for held in account.reservations.values():
+        lower = [b for b in facts.kv_bytes_per_token if held.kv_bits_floor <= b < held.kv_bits]
+        if held.demotable and lower:
+            to = KvBits(min(lower))
+            freed = held.reserved_bytes - reserve_bytes(facts, held.tokens_max, to, settings.page_tokens)
+            found.append(Demotion(held.chat, held.tenant, held.session, held.model, to, freed))
+    found.sort(key=lambda d: d.freed_bytes, reverse=True)
+    chosen: list[Demotion] = []
+    for demotion in found:
+        if missing <= 0:
+            break
+        chosen.append(demotion)
+        missing -= demotion.freed_bytes
+    return chosen if missing <= 0 else []

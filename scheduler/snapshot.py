@@ -1,0 +1,106 @@
+"""The scheduler's state in one value, for the dashboard and the metrics. Bytes, seconds, chats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from scheduler.ledger import Account
+
+if TYPE_CHECKING:
+    from scheduler.core import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """One engine: its memory, its latencies, what waits for it."""
+
+    model: str
+    state: str
+    stale: bool
+    budget_bytes: int
+    reserved_bytes: int
+    reserved_by_bits: Mapping[str, int]  # "4", "8", "16"
+    used_bytes: int
+    cached_bytes: int
+    free_bytes: int
+    withheld_bytes: int
+    drift_bytes: int
+    running: int
+    chats_max: int
+    predicted_inter_token_s: float | None
+    observed_inter_token_s: float | None
+    correction: float
+    prefill_tokens_per_s: float | None
+    target_unattainable: bool
+    waiting: Mapping[str, int]  # by tenant
+    blocked: Mapping[str, str]  # tenant -> why its first ticket waits
+    drain_per_s: float | None
+    expected_wait_s: float | None  # of a new session of a tenant with nothing waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All engines and tenants at one time."""
+
+    at_s: float
+    models: Mapping[str, ModelSnapshot]
+    waiting: int
+    waiting_per_tenant: Mapping[str, int]
+    counters: Mapping[str, float]
+    chats_per_tenant: Mapping[str, int]
+    kv_bytes_per_tenant: Mapping[str, int]
+    sessions: int
+    wanted_models: list[str]
+    prefill_backlog_s: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain dicts, lists and numbers."""
+        return asdict(self)
+
+
+def take(scheduler: Scheduler, now_s: float) -> Snapshot:
+    """Read everything; changes nothing."""
+    uses = scheduler.limits.use.items()
+    return Snapshot(
+        at_s=now_s,
+        models={m: _model(scheduler, m, account, now_s) for m, account in scheduler.ledger.accounts.items()},
+        waiting=len(scheduler.queues),
+        waiting_per_tenant=dict(scheduler.queues.per_tenant),
+        counters=dict(scheduler.counters.values),
+        chats_per_tenant={tenant: use.chats for tenant, use in uses if use.chats},
+        kv_bytes_per_tenant={tenant: use.kv_bytes for tenant, use in uses if use.kv_bytes},
+        sessions=len(scheduler.sessions),
+        wanted_models=scheduler.wanted_models(),
+        prefill_backlog_s=scheduler.device.prefill_backlog_s(now_s),
+    )
+
+
+def _model(scheduler: Scheduler, model: str, account: Account, now_s: float) -> ModelSnapshot:
+    load, lanes = scheduler.device.loads[model], scheduler.queues.per_model.get(model, {})
+    running = len(account.reservations)
+    return ModelSnapshot(
+        model=model,
+        state=account.state.value,
+        stale=now_s - account.heard_s > scheduler.settings.telemetry_age_s_max,
+        budget_bytes=account.total_bytes,
+        reserved_bytes=account.reserved_bytes,
+        reserved_by_bits={str(bits): size for bits, size in sorted(account.by_bits().items())},
+        used_bytes=account.report.kv_used_bytes if account.report else 0,
+        cached_bytes=account.cached_bytes,
+        free_bytes=account.free_bytes,
+        withheld_bytes=account.withheld_bytes,
+        drift_bytes=account.drift_bytes,
+        running=running,
+        chats_max=account.facts.chats_max,
+        predicted_inter_token_s=scheduler.device.predicted_s(model, now_s),
+        observed_inter_token_s=load.observed_s,
+        correction=load.correction,
+        prefill_tokens_per_s=load.prefill_tokens_per_s,
+        target_unattainable=load.unattainable,
+        waiting={tenant: len(lane.waiting) for tenant, lane in lanes.items()},
+        blocked={tenant: lane.blocked.reason.value for tenant, lane in lanes.items() if lane.blocked},
+        drain_per_s=scheduler.drain.per_s(model, running),
+        expected_wait_s=scheduler.drain.wait_s(model, running, 0, 1.0 / (len(lanes) + 1)) if lanes else 0.0,
+    )
