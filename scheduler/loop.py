@@ -127,13 +127,13 @@ class Loop:
                 self._core.engine_started(seen.facts, now)
             self._core.engine_reported(seen.report)
         stored = {reservation.chat for reservation in await self._desk.reservations()}
-        gone = {held.chat for held in self._core.reservations()} - stored
+        gone = {held.chat for held in self._core.ledger} - stored
         for chat in gone & self._missing:  # twice in a row: not merely an event on its way
             log.warning("scheduler.reservation_gone", chat=chat)
             self._core.settle(chat, None, now)
         self._missing = gone
         for demotion in self._core.demotions():
-            await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.kv_bits)}])
+            await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.to)}])
 
     def _hear(self, event: Event, now: float) -> None:
         if event.kind == "arrive" and event.ticket:
