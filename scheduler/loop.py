@@ -133,7 +133,7 @@ class Loop:
             self._core.settle(chat, None, now)
         self._missing = gone
         for demotion in self._core.demotions():
-            await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.to)}])
+            await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.kv_bits)}])
 
     def _hear(self, event: Event, now: float) -> None:
         if event.kind == "arrive" and event.ticket:
