@@ -1,6 +1,6 @@
 """Logs: one line an event, JSON where no terminal reads them, secrets masked wherever they stand.
 
-Structlog's own loggers and the standard library's (uvicorn, redis, celery) go through the same steps to stderr.
+Structlog's own loggers and the standard library's (uvicorn, redis, celery) go through the same steps.
 A request's id and the like are bound with `structlog.contextvars.bind_contextvars`.
 """
 
@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -24,9 +24,12 @@ _SECRET_TEXT = re.compile(r"\bbh-[A-Za-z0-9_-]{8,}|(?<=://)[^/@\s]*:[^/@\s]+(?=@
 _QUIET = ("httpx", "httpcore", "asyncio", "urllib3")
 
 
-def setup(process: str, json: bool | None = None, level: str = "INFO") -> None:
-    """Make this process log as `process`. `json`: None decides by whether stderr is a terminal."""
-    as_json = not sys.stderr.isatty() if json is None else json
+def setup(process: str, json: bool | None = None, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Make this process log as `process`, to `stream` (None: stderr). `json`: None decides by whether that is a
+    terminal. Servers that bring a logging configuration of their own must be told not to (uvicorn: log_config=None).
+    """
+    out = sys.stderr if stream is None else stream
+    as_json = not out.isatty() if json is None else json
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -43,10 +46,10 @@ def setup(process: str, json: bool | None = None, level: str = "INFO") -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *shared],

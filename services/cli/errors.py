@@ -1,0 +1,45 @@
+"""Errors as a person reads them, and exit codes.
+
+0  it worked (a host that was told to stop, too)
+1  it failed: the message says what and why
+2  the command line or the configuration is wrong
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from services.config import ConfigError
+from services.queues.connection import QueueUnavailable
+from services.secrets import SecretsError
+from services.supervisor.claims import Taken
+from services.supervisor.host import HostFailed
+from services.weights import WeightsError
+
+FAILED = 1
+WRONG_INPUT = 2
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Known errors leave this block as a message on stderr and an exit code; unknown ones keep their traceback."""
+    try:
+        yield
+    except (ConfigError, SecretsError, WeightsError) as error:
+        fail(str(error), WRONG_INPUT)
+    except (Taken, HostFailed, QueueUnavailable) as error:
+        fail(str(error), FAILED)
+
+
+def fail(message: str, code: int = FAILED) -> None:
+    """Say it and end the command. Raises typer.Exit."""
+    err.print(Text("error: ", "bold red") + Text(message), soft_wrap=True)
+    raise typer.Exit(code)

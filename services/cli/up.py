@@ -1,0 +1,24 @@
+"""`bunkhouse up CONFIG`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from services import logs
+from services.cli.errors import out, told
+from services.runtime import open_runtime
+from services.supervisor.display import Display, JsonDisplay, TerminalDisplay
+from services.supervisor.host import LOGS, Host
+
+
+def run(config_path: Path, as_json: bool) -> None:
+    """Run a host in the foreground. The supervisor's own log goes to a file, beside those of its children."""
+    with told():
+        runtime = open_runtime(config_path)
+        display: Display = JsonDisplay() if as_json else TerminalDisplay(out)
+        folder = runtime.config.data_dir / LOGS
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "supervisor.log").open("a") as stream:
+            logs.setup("supervisor", json=True, stream=stream)
+            asyncio.run(Host(runtime, display).run())
