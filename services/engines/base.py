@@ -84,7 +84,7 @@ class Piece:
 
     text: str = ""
     tokens: int = 0  # how many tokens this piece adds
-    finish: str | None = None  # "stop" | "length"
+    finish: str | None = None  # "stop" | "length" | "cancelled" (by `cancel`)
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
@@ -92,6 +92,10 @@ class Piece:
 
 class Engine(Protocol):
     """One model being served. Methods raise EngineError and nothing else."""
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether `sleep` gives the weights' and the KV pool's memory back."""
 
     async def start(self, progress: Progress) -> EngineFacts:
         """Bring the server up and return when it answers. Raises EngineStartError, KvBitsUnsupported."""
@@ -107,6 +111,12 @@ class Engine(Protocol):
 
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
         """Change the KV bits: live where the engine can, else by a restart. The caller has drained it then."""
+
+    async def sleep(self) -> None:
+        """Give the model's memory back. The caller has drained it. Raises EngineUnavailable, EngineRejected."""
+
+    async def wake(self, progress: Progress) -> EngineFacts:
+        """Undo `sleep`. Raises EngineStartError, EngineUnavailable."""
 
     async def alive(self) -> bool:
         """Whether the server process runs and answers its health check within a second or so."""

@@ -1,0 +1,43 @@
+"""From a model's configuration to its engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scheduler.types import KvBits
+from services.config import ConfigError, ModelConfig
+from services.engines.base import Engine
+from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
+
+
+def build_engine(model: str, settings: ModelConfig, weights: Path, data_dir: Path) -> Engine:
+    """The engine of one model, not started. Raises ConfigError for what that engine cannot do."""
+    log_path = data_dir / "logs" / f"engine-{model}.log"
+    return _llamacpp(model, settings, weights, log_path)
+
+
+def _llamacpp(model: str, settings: ModelConfig, weights: Path, log_path: Path) -> LlamaCppEngine:
+    if settings.kv_bits == "mixed":
+        raise ConfigError(f"models.{model}: llama.cpp has one KV precision an engine; set kv_bits to 4, 8 or 16")
+    cells = settings.context_tokens * settings.chats_max
+    if settings.kv_tokens is not None and settings.kv_tokens != cells:
+        raise ConfigError(
+            f"models.{model}: llama.cpp gives every chat its own {settings.context_tokens} tokens, {cells} in all "
+            f"for {settings.chats_max} chats; leave kv_tokens out, or change context_tokens or chats_max"
+        )
+    for name, given in {"quantization": settings.quantization, "adapters": settings.adapters}.items():
+        if given:
+            raise ConfigError(f"models.{model}: {name} is for SGLang; the llama.cpp engine has no such thing")
+    if settings.flags:
+        raise ConfigError(f"models.{model}: the llama.cpp engine takes no flags")
+    return LlamaCppEngine(
+        model,
+        LlamaCppOptions(
+            weights=weights,
+            log_path=log_path,
+            kv_bits=KvBits(settings.kv_bits),
+            context_tokens=settings.context_tokens,
+            chats_max=settings.chats_max,
+            threads=settings.threads,
+        ),
+    )

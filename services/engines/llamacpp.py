@@ -1,0 +1,323 @@
+"""The llama.cpp side of the engine seam: real q8_0 and q4_0 KV caches on a machine with no GPU.
+
+The server runs as `services.engines.llamacpp_server`. Its KV memory is `chats_max` slots of
+`context_tokens` cells each; a chat has one slot to itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from services.engines import shape
+from services.engines.base import (
+    EngineBusy,
+    EngineError,
+    EngineRejected,
+    EngineRequest,
+    EngineStartError,
+    EngineUnavailable,
+    KvBitsUnsupported,
+    Piece,
+    Progress,
+    Sampling,
+)
+from services.engines.gguf import GgufError, read_gguf
+from services.engines.http import EngineHttp, EventStream, HttpStatusError
+from services.engines.llamacpp_server import LISTENING, ServerParameters
+from services.engines.llamacpp_slots import Slots
+from services.engines.server import ServerProcess
+
+_KV_TYPES: dict[KvBits, tuple[str, Fraction]] = {
+    KvBits.SIXTEEN: ("F16", shape.F16),
+    KvBits.EIGHT: ("Q8_0", shape.Q8_0),
+    KvBits.FOUR: ("Q4_0", shape.Q4_0),
+}
+_CELLS_STEP = 256  # llama.cpp rounds a slot's context up to this
+_WORDS = {"loading model": "loading weights", "initializing, n_slots": "allocating the KV cache"}
+# ggml's threads spin at every barrier by default; two engines on the same cores then stand still for minutes.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+_HEALTH_S = 1.0
+_REPORT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppOptions:
+    """How one model is served. `context_tokens` is of one chat, prompt and answer."""
+
+    weights: Path
+    log_path: Path
+    kv_bits: KvBits = KvBits.EIGHT
+    context_tokens: int = 4096
+    chats_max: int = 8
+    port: int = 0  # 0: any free one
+    threads: int | None = None
+    start_s_max: float = 120.0
+    first_token_s_max: float = 300.0  # a prefill on a slow machine
+    token_s_max: float = 30.0
+    stop_grace_s: float = 2.0
+
+
+class LlamaCppEngine:
+    """One llama.cpp server. See `services.engines.base.Engine`."""
+
+    def __init__(self, model: str, options: LlamaCppOptions) -> None:
+        self.model, self.options = model, options
+        self._bits = options.kv_bits
+        self._server = ServerProcess(f"llama.cpp ({model})", options.log_path, _WORDS, options.stop_grace_s)
+        self._http: EngineHttp | None = None
+        self._slots = Slots(options.chats_max)
+        self._streams: dict[str, EventStream] = {}
+        self._facts: EngineFacts | None = None
+        self._asleep = False
+        self._prefill = (0.0, 0.0)  # tokens, seconds: the server's counters at the last report
+
+    @property
+    def can_sleep(self) -> bool:
+        """By ending the server; waking it takes a start, about a second for a small model."""
+        return True
+
+    async def start(self, progress: Progress) -> EngineFacts:
+        """Bring the server up. Raises EngineStartError."""
+        options = self.options
+        try:
+            model = read_gguf(options.weights).shape()
+        except GgufError as error:
+            raise EngineStartError(f"llama.cpp ({self.model}): {error}") from error
+        context = -(-options.context_tokens // _CELLS_STEP) * _CELLS_STEP
+        kv_type, value_bytes = _KV_TYPES[self._bits]
+        parameters = ServerParameters(
+            path=str(options.weights),
+            context_tokens=context,
+            slots=options.chats_max,
+            kv_type=kv_type,
+            port=options.port,
+            threads=options.threads or 0,
+        )
+        progress("starting llama.cpp")
+        argv = [sys.executable, "-m", "services.engines.llamacpp_server", orjson.dumps(asdict(parameters)).decode()]
+        port = await self._server.start(argv, _ENVIRONMENT, _listening, progress, options.start_s_max)
+        self._http = EngineHttp("127.0.0.1", port)
+        self._slots = Slots(options.chats_max)
+        self._prefill = (0.0, 0.0)
+        self._asleep = False
+        per_token = model.kv_bytes_per_token(value_bytes)
+        budget = per_token * context * options.chats_max
+        self._facts = EngineFacts(
+            model=self.model,
+            engine="llamacpp",
+            weight_bytes=model.weight_bytes,
+            overhead_bytes=max(0, self._resident_bytes() - model.weight_bytes - budget),
+            kv_budget_bytes=budget,
+            kv_bytes_per_token={int(self._bits): per_token},
+            context_tokens=min(options.context_tokens, model.context_tokens),
+            chats_max=options.chats_max,
+            kv_bits=self._bits,
+        )
+        return self._facts
+
+    async def report(self) -> EngineReport:
+        """From /slots and /metrics. Raises EngineUnavailable."""
+        if self._asleep:
+            return EngineReport(self.model, time.time(), EngineState.ASLEEP)
+        http, facts = self._up()
+        try:
+            slots = await http.get_json("/slots", _REPORT_S)
+            metrics = _gauges(await http.get("/metrics", _REPORT_S))
+        except HttpStatusError as error:
+            raise EngineUnavailable(f"llama.cpp ({self.model}): {error}") from error
+        busy = [slot for slot in slots if slot["is_processing"]]
+        per_token = facts.kv_bytes_per_token[int(self._bits)]
+        return EngineReport(
+            model=self.model,
+            at_s=time.time(),
+            state=EngineState.READY,
+            kv_used_bytes=sum(slot.get("n_prompt_tokens", 0) for slot in busy) * per_token,
+            kv_cached_bytes=self._slots.cached_tokens * per_token,
+            running=len(busy),
+            queued=int(metrics.get("llamacpp:requests_deferred", 0)),
+            prefill_tokens_per_s=self._prefill_speed(metrics),
+        )
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
+        """Run one chat in a slot of its own. Raises EngineBusy when all are taken."""
+        http, facts = self._up()
+        self._check(request, facts)
+        taken = self._slots.take(request.chat, request.salt, request.prompt)
+        if taken is None:
+            raise EngineBusy(f"llama.cpp ({self.model}): all {facts.chats_max} slots are taken")
+        slot, reuse = taken
+        body = {
+            **_sampling(request.sampling, facts.context_tokens),
+            "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
+            "n_predict": request.max_tokens,
+            "id_slot": slot.number,
+            "cache_prompt": reuse,
+            "stream": True,
+        }
+        tokens, finished = 0, False
+        events: EventStream | None = None
+        try:
+            events = await http.open_events(
+                "/completion", body, self.options.first_token_s_max, self.options.token_s_max
+            )
+            self._streams[request.chat] = events
+            async for event in events:
+                piece = self._piece(event, tokens)
+                tokens += piece.tokens
+                finished = piece.finish is not None
+                if finished:
+                    self._slots.release(slot, (piece.prompt_tokens or 0) + tokens)
+                yield piece
+            if events.closed:
+                yield Piece(finish="cancelled")
+            elif not finished:
+                raise EngineUnavailable(f"llama.cpp ({self.model}): the stream ended without a finish")
+        except HttpStatusError as error:
+            raise self._translate(error.status, error.message) from error
+        finally:
+            if events is not None:
+                events.close()
+            self._streams.pop(request.chat, None)
+            if not finished:
+                self._slots.forget(slot)
+                self._slots.release(slot, 0)
+
+    async def cancel(self, chat: str) -> None:
+        """Closes the chat's connection; the server frees the slot at its next token."""
+        events = self._streams.get(chat)
+        if events is not None:
+            events.close()
+
+    async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
+        """By a restart."""
+        if bits not in _KV_TYPES:
+            raise KvBitsUnsupported(f"llama.cpp holds KV at 4, 8 and 16 bits, not {bits}")
+        if bits == self._bits and self._facts is not None and self._server.running:
+            return self._facts
+        self._bits = KvBits(bits)
+        await self.stop()
+        return await self.start(progress)
+
+    async def sleep(self) -> None:
+        """Ends the server."""
+        await self.stop()
+        self._asleep = True
+
+    async def wake(self, progress: Progress) -> EngineFacts:
+        """Starts the server again, at the KV bits it had."""
+        return await self.start(progress)
+
+    async def alive(self) -> bool:
+        """Whether the server process runs and answers /health within a second."""
+        if self._http is None or not self._server.running:
+            return False
+        try:
+            await self._http.get("/health", _HEALTH_S)
+        except (EngineUnavailable, HttpStatusError):
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End the server; running streams end with EngineUnavailable."""
+        self._http = None
+        await self._server.stop()
+
+    def _up(self) -> tuple[EngineHttp, EngineFacts]:
+        if self._http is None or self._facts is None or not self._server.running:
+            raise EngineUnavailable(f"llama.cpp ({self.model}): the server does not run")
+        return self._http, self._facts
+
+    def _check(self, request: EngineRequest, facts: EngineFacts) -> None:
+        if request.kv_bits != self._bits:
+            raise EngineRejected(f"{self.model} holds KV at {self._bits} bits, not {request.kv_bits}")
+        if request.adapter is not None:
+            raise EngineRejected(f"{self.model}: the llama.cpp engine serves no LoRA adapters")
+        if not isinstance(request.prompt, str) and len(request.prompt) >= facts.context_tokens:
+            raise EngineRejected(
+                f"the prompt has {len(request.prompt)} tokens; {self.model} takes at most "
+                f"{facts.context_tokens} for prompt and answer"
+            )
+
+    def _piece(self, event: dict[str, Any], tokens_before: int) -> Piece:
+        if "error" in event:
+            error = event["error"] if isinstance(event["error"], dict) else {}
+            raise self._translate(error.get("code", 500), str(error.get("message", event["error"])))
+        try:
+            tokens = event["tokens_predicted"] - tokens_before
+            if not event["stop"]:
+                return Piece(text=event["content"], tokens=tokens)
+            return Piece(
+                text=event["content"],
+                tokens=tokens,
+                finish="length" if event["stop_type"] == "limit" else "stop",
+                prompt_tokens=event["tokens_evaluated"],
+                cached_tokens=event["timings"]["cache_n"],
+                completion_tokens=event["tokens_predicted"],
+            )
+        except (KeyError, TypeError) as error:
+            raise EngineUnavailable(f"llama.cpp ({self.model}): an event without {error}: {event}") from error
+
+    def _translate(self, status: int, message: str) -> EngineError:
+        words = f"llama.cpp ({self.model}): {message}"
+        if status == 503:
+            return EngineBusy(words)
+        return EngineRejected(words) if 400 <= status < 500 else EngineUnavailable(words)
+
+    def _prefill_speed(self, metrics: dict[str, float]) -> float | None:
+        """Prompt tokens a second since the last report; cached ones do not count. None when there were none."""
+        now = (
+            metrics.get("llamacpp:prompt_tokens_total", 0.0),
+            metrics.get("llamacpp:prompt_seconds_total", 0.0),
+        )
+        tokens, seconds = now[0] - self._prefill[0], now[1] - self._prefill[1]
+        self._prefill = now
+        return tokens / seconds if tokens > 0 and seconds > 0 else None
+
+    def _resident_bytes(self) -> int:
+        if self._server.pid is None:
+            return 0
+        try:
+            return int(psutil.Process(self._server.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
+
+async def _listening(lines: list[str]) -> int | None:
+    for line in lines:
+        if line.startswith(LISTENING):
+            return int(line.rpartition(":")[2])
+    return None
+
+
+def _sampling(sampling: Sampling, context_tokens: int) -> dict[str, Any]:
+    """OpenAI's parameters with OpenAI's meaning: only these samplers, temperature before top_p.
+
+    llama.cpp's penalties count the prompt's tokens too; the window is the whole context, as in OpenAI's.
+    """
+    return {
+        "samplers": ["penalties", "temperature", "top_p"],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "repeat_penalty": 1.0,
+        "repeat_last_n": context_tokens,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "seed": -1 if sampling.seed is None else sampling.seed % 0xFFFF_FFFF,
+        "stop": list(sampling.stop),
+    }
+
+
+def _gauges(text: bytes) -> dict[str, float]:
+    """Prometheus lines without labels, by name."""
+    pairs = (line.split() for line in text.decode().splitlines() if line and not line.startswith("#"))
+    return {pair[0]: float(pair[1]) for pair in pairs if len(pair) == 2}

@@ -1,0 +1,33 @@
+"""What a model's own description says about its memory: weights, and KV values a token.
+
+`bytes a token = sum over layers of KV heads x (head dim K + head dim V), x bytes a value`. A model with
+sliding-window layers needs less than that; the formula is an upper bound for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+# Bytes that one cached value takes, scales included.
+F16 = Fraction(2)
+FP8 = Fraction(1)
+Q8_0 = Fraction(34, 32)  # ggml: 32 values of 8 bits and one fp16 scale
+Q4_0 = Fraction(18, 32)  # ggml: 32 values of 4 bits and one fp16 scale
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes read from a GGUF header or a config.json; nothing is loaded for it."""
+
+    architecture: str
+    layers: int
+    kv_values_per_token: int  # keys and values, over all layers
+    context_tokens: int  # what the model was trained for
+    weight_bytes: int
+    vocabulary: int
+    quantization: str | None = None  # "q4_1", "awq", ...; None: 16-bit weights
+
+    def kv_bytes_per_token(self, bytes_per_value: Fraction) -> int:
+        """KV bytes of one token, rounded up."""
+        return -(-self.kv_values_per_token * bytes_per_value.numerator // bytes_per_value.denominator)

@@ -1,0 +1,83 @@
+"""Child processes that never outlive their parent.
+
+Every long-running child of the host (engines, Redis, gateway, workers) is started here: in a process
+group of its own, with its output in a log file, and with the kernel asked to kill it when the parent dies.
+The kernel's promise covers the child itself; what the child starts must watch its own parent (SGLang's
+processes do), or be started through here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_SHIM = Path(__file__).with_name("die_with_parent.py")
+_GROUP_GONE_S_MAX = 2.0
+_POLL_S = 0.02
+
+
+async def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    log_path: Path,
+    death_signal: signal.Signals = signal.SIGKILL,
+) -> asyncio.subprocess.Process:
+    """Start `argv` in a new session, its stdout and stderr appended to `log_path`.
+
+    `env` is the whole environment (None: this process's). The child gets `death_signal` when the thread
+    that called this ends, so call it from the thread that lives as long as the process: the event loop's.
+    A program that cannot be run exits at once with a line in the log; a log that cannot be opened is an
+    OSError here.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(death_signal))]
+    with log_path.open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *shim,
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(os.environ if env is None else env),
+            start_new_session=True,
+        )
+
+
+def tail(log_path: Path, lines: int = 20, bytes_max: int = 16_384) -> str:
+    """The last `lines` lines of a log, for an error message. Empty when there is no log."""
+    try:
+        with log_path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - bytes_max))
+            text = log.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+async def stop(process: asyncio.subprocess.Process, grace_s: float) -> None:
+    """SIGTERM the whole group, SIGKILL what is left after `grace_s`, and reap. Safe to call twice."""
+    if process.returncode is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), grace_s)
+    _signal_group(process.pid, signal.SIGKILL)
+    await process.wait()
+    loop = asyncio.get_running_loop()
+    gone_by = loop.time() + _GROUP_GONE_S_MAX
+    while _signal_group(process.pid, 0) and loop.time() < gone_by:  # noqa: ASYNC110  (no event for it)
+        await asyncio.sleep(_POLL_S)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; whether anyone was there."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""Chat templates: Jinja in a sandbox, set up as transformers sets it up (`utils/chat_template_utils.py`).
+
+The template comes with the model, so it is foreign code: no attribute of an object is reachable that the
+sandbox does not allow, and nothing that it is given can be changed by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class TemplateRejected(ValueError):
+    """The model's template refuses these messages. The message is the template's own where it has one."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what an assistant wrote, for training; here it is its content."""
+
+    tags = {"generation"}  # noqa: RUF012  (the base class's own declaration)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """One compiled template. Raises TemplateRejected at once for a template that is no Jinja."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise TemplateRejected(f"the model's chat template is not valid: {error}") from error
+        self._special_tokens = dict(special_tokens)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        variables: Mapping[str, object],
+    ) -> str:
+        """`messages` have `role` and `content`; `variables` are further names a template may look at."""
+        try:
+            return self._template.render(
+                {
+                    **self._special_tokens,
+                    **variables,
+                    "messages": messages,
+                    "add_generation_prompt": add_generation_prompt,
+                }
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateRejected(str(error)) from error
+        except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
+            raise TemplateRejected(f"the model's chat template cannot take these messages: {error}") from error
+
+
+def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **_: object) -> str:
+    """Jinja's own escapes for HTML, which a model has never seen."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
