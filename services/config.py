@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -117,6 +119,57 @@ class KvPolicyConfig(Section):
     demotable: bool | None = None  # None: as the policy says
 
 
+def _check_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    bare = origin == f"{parts.scheme}://{parts.netloc}" and parts.username is None
+    if not bare or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+        raise ValueError(f"{origin!r} is no origin: write https://shop.example, without a path or a slash at the end")
+    return origin.lower()
+
+
+def _check_webhook(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not (parts.scheme == "https" and host) and not (parts.scheme == "http" and is_loopback(host)):
+        raise ValueError(f"{url!r} is no webhook: it must be https://, or http:// to this machine")
+    if parts.username is not None or parts.fragment:
+        raise ValueError(f"{url!r} is no webhook: leave out user names, passwords and fragments")
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host names this machine and cannot name another."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+Webhook = Annotated[str, AfterValidator(_check_webhook)]
+Line = Annotated[str, Field(min_length=1, max_length=120)]
+
+
+class WidgetConfig(Section):
+    """The chat bubble that a bot's customer puts on its own pages (gateway/widget).
+
+    Its public token is derived from the host's secret and `token_number`; a higher number ends the old token.
+    """
+
+    allowed_origins: tuple[Origin, ...] = ()  # pages that may use it
+    demo: bool = False  # this host's own /widget/demo may use it too
+    title: Line = "Support"
+    greeting: str = Field(default="Hello! How can I help?", max_length=500)
+    suggestions: tuple[Line, ...] = Field(default=(), max_length=4)
+    accent: str = Field(default="#2f5d50", pattern=r"^#[0-9a-fA-F]{6}$")
+    token_number: int = Field(default=1, ge=1)
+    messages_per_minute: int = Field(default=10, ge=1)  # of one visitor
+    messages_per_minute_all: int = Field(default=300, ge=1)  # of all visitors
+    keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
+    handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
+
+
 class BotConfig(Section):
     """What a tenant calls as `model`."""
 
@@ -130,6 +183,7 @@ class BotConfig(Section):
     queue_wait_s_max: float = Field(default=60.0, gt=0)
     overflow: str | None = None  # a name under `overflow`
     priority: int = Field(default=0, ge=-10, le=10)
+    widget: WidgetConfig | None = None
 
 
 class LimitsConfig(Section):
