@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 CONNECTIONS_MAX = 64
+SCRIPTS = ("submit", "dispatch", "refuse", "claim", "settle", "cancel", "follow", "lease", "limit", "registry")
 SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")
 
 
@@ -49,10 +50,7 @@ class Connection:
             health_check_interval=15,
         )
         self.blocking: Any = redis.asyncio.Redis(connection_pool=blocking)
-        self._scripts = {
-            name: self.redis.register_script(_script(name))
-            for name in ("submit", "dispatch", "refuse", "claim", "settle", "cancel", "lease", "registry")
-        }
+        self._scripts = {name: self.redis.register_script(_script(name)) for name in SCRIPTS}
 
     async def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
         """Run one of the atomic steps. Raises QueueUnavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -46,6 +47,8 @@ class ChatInfo:
     attempt: int
     kv_bits: int | None
     queue_s: float | None
+    finish: Finish | None = None  # once done
+    readers: int = 0  # times that a client took the reply up after the first
 
 
 class Door:
@@ -87,12 +90,15 @@ class Door:
             return Submission(outcome, answer[1].decode())
         return Submission(outcome, ticket.chat, int(answer[1]) if len(answer) > 1 else 0)
 
-    async def cancel(self, ticket: Ticket, keep_s: int, now_s: float) -> bool:
-        """Stop a chat wherever it is. False when it had ended."""
+    async def cancel(self, ticket: Ticket, keep_s: int, now_s: float, *, readers: int | None = None) -> bool:
+        """Stop a chat wherever it is. False when it had ended, or when its readers are no longer `readers`:
+        another client has taken it up."""
+        expected = "" if readers is None else readers
         while True:
             message = orjson.dumps({"cancel": ticket.chat})
             channel = keys.control_channel(ticket.model)
-            state = (await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message])).decode()
+            answer = await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message, expected])
+            state = answer.decode()
             if state != "waiting":
                 return bool(state == "ok")
             end = ReplyEnd(Finish.CANCELLED, error=ReplyError("cancelled", "The client went away."))
@@ -111,23 +117,32 @@ class Door:
 
     async def chat(self, chat_id: str) -> ChatInfo | None:
         """A chat by id, or None when there is none or it was forgotten."""
-        names = ("ticket", "state", "attempt", "kv_bits", "queue_s")
+        names = ("ticket", "state", "attempt", "kv_bits", "queue_s", "finish", "readers")
         with translated():
             values: list[Any] = await self._connection.redis.hmget(keys.chat(chat_id), list(names))
-        ticket, state, attempt, kv_bits, queue_s = values
-        if ticket is None:
-            return None
-        return ChatInfo(
-            ticket=decode(Ticket, ticket),
-            state=state.decode(),
-            attempt=int(attempt),
-            kv_bits=int(kv_bits) if kv_bits else None,
-            queue_s=float(queue_s) if queue_s else None,
-        )
+        return None if values[0] is None else _chat_info(values)
+
+    async def follow(self, chat_id: str, tenant: str, *, take: bool) -> ChatInfo | None:
+        """A tenant's own chat, or None: another tenant's does not exist for it. `take` counts a new reader, so that
+        the gateway whose client went away leaves the chat alone."""
+        values = await self._connection.script("follow", [keys.chat(chat_id)], [tenant, int(take)])
+        return None if values is None else _chat_info(values)
 
     async def registry(self) -> Registry:
         """Tenants, keys and bots as they are now."""
         return await read_registry(self._connection)
+
+    async def registry_changes(self) -> AsyncIterator[None]:
+        """Once when it listens, then at each change. Ends with QueueUnavailable when the connection breaks."""
+        pubsub = self._connection.blocking.pubsub()
+        with translated():
+            try:
+                await pubsub.subscribe(keys.REGISTRY_HINTS)
+                async for message in pubsub.listen():
+                    if message["type"] in ("subscribe", "message"):
+                        yield None
+            finally:
+                await pubsub.aclose()
 
     async def snapshot(self) -> dict[str, Any] | None:
         """What the scheduler last saw, or None when none runs."""
@@ -144,6 +159,19 @@ class Door:
     async def ping(self) -> None:
         """Raises QueueUnavailable unless Redis answers."""
         await self._connection.ping()
+
+
+def _chat_info(values: list[Any]) -> ChatInfo:
+    ticket, state, attempt, kv_bits, queue_s, finish, readers = values
+    return ChatInfo(
+        ticket=decode(Ticket, ticket),
+        state=state.decode(),
+        attempt=int(attempt),
+        kv_bits=int(kv_bits) if kv_bits else None,
+        queue_s=float(queue_s) if queue_s else None,
+        finish=Finish(finish.decode()) if finish else None,
+        readers=int(readers) if readers else 0,
+    )
 
 
 def refuse_keys(ticket: Ticket, now_s: float) -> list[str]:

@@ -62,13 +62,15 @@ class ReplyEnd:
 
 @dataclass(frozen=True, slots=True)
 class ReplyEntry:
-    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing."""
+    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. `kv_bits` and `queue_s` with start."""
 
     id: str
     kind: Literal["queued", "start", "text", "end"]
     text: str = ""
     tokens: int = 0
     end: ReplyEnd | None = None
+    kv_bits: int | None = None
+    queue_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,9 @@ def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     kind = values[b"k"].decode()
     if kind == "end":
         return ReplyEntry(place, "end", end=decode_end(values[b"d"]))
-    return ReplyEntry(place, "start" if kind == "start" else "queued")
+    if kind == "start":
+        return ReplyEntry(place, "start", kv_bits=int(values[b"b"]), queue_s=float(values[b"q"]))
+    return ReplyEntry(place, "queued")
 
 
 def decode_event(values: Mapping[bytes, bytes]) -> Event:

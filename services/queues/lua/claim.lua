@@ -7,6 +7,6 @@ if not state then return {'gone'} end
 if state == 'done' then return {'done'} end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running')
-redis.call('XADD', KEYS[2], 'NOMKSTREAM', attempt .. '-0', 'k', 'start')
 local f = redis.call('HMGET', KEYS[1], 'ticket', 'payload', 'kv_bits', 'queue_s', 'cancelled')
+redis.call('XADD', KEYS[2], 'NOMKSTREAM', attempt .. '-0', 'k', 'start', 'b', f[3], 'q', f[4])
 return {f[5] and 'cancelled' or 'ok', attempt, f[1], f[2], f[3], f[4]}

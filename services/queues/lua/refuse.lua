@@ -4,7 +4,7 @@
 -- Answers 'ok' | 'fenced' | 'gone'
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
 if not leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3]) then return 'gone' end
-redis.call('HSET', KEYS[4], 'state', 'done')
+redis.call('HSET', KEYS[4], 'state', 'done', 'finish', cjson.decode(ARGV[4]).finish)
 redis.call('HDEL', KEYS[4], 'payload')
 redis.call('EXPIRE', KEYS[4], ARGV[6])
 redis.call('XADD', KEYS[5], 'NOMKSTREAM', '0-2', 'k', 'end', 'd', ARGV[4])

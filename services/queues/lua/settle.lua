@@ -11,7 +11,7 @@ if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[2] then return 'fenced' end
 local entry = redis.call('HGET', KEYS[1], 'entry')
 redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2] .. '-*', 'k', 'end', 'd', ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
-redis.call('HSET', KEYS[1], 'state', 'done')
+redis.call('HSET', KEYS[1], 'state', 'done', 'finish', cjson.decode(ARGV[3]).finish)
 redis.call('HDEL', KEYS[1], 'payload')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('HDEL', KEYS[3], ARGV[1])

@@ -3,11 +3,17 @@
 -- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s
 -- Answers {'ok', place} | {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat}
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return {'stale'} end
+local mine = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0')
+if redis.call('EXISTS', KEYS[5]) == 1 then return {'ok', mine} end -- sent again because a connection broke
 if KEYS[8] ~= '' then
   local earlier = redis.call('GET', KEYS[8])
-  if earlier then return {'same', earlier} end
+  if earlier then
+    -- A key whose chat failed or was cancelled is free again: a retry wants an answer, not the same failure.
+    local earlier_chat = string.sub(KEYS[5], 1, -#ARGV[2] - 1) .. earlier
+    local f = redis.call('HMGET', earlier_chat, 'cancelled', 'finish')
+    if not (f[1] or f[2] == 'error' or f[2] == 'cancelled') then return {'same', earlier} end
+  end
 end
-local mine = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0')
 if mine >= tonumber(ARGV[7]) then return {'tenant_full', mine} end
 local total = 0
 for _, n in ipairs(redis.call('HVALS', KEYS[2])) do total = total + tonumber(n) end

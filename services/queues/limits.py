@@ -1,0 +1,91 @@
+"""A tenant's windows of requests and tokens, charged in one atomic step at any number of gateways.
+
+Windows are fixed: minute and month of UTC. A chat is charged its prompt and the longest answer it may get, and given
+back what it did not take, in the windows it was charged in: right to the token. Fails closed: where Redis does not
+answer nothing is charged and nothing is let in; what a killed gateway could not give back is gone for that window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from services.config import LimitsConfig
+from services.queues import keys
+from services.queues.connection import Connection
+
+MINUTE_S = 60
+MONTH_KEEP_S = 40 * 86400
+NO_LIMIT = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One counter: how much of `what` goes into it, and when it begins anew (Unix time)."""
+
+    what: str  # "requests" | "tokens" | "month"
+    key: str
+    most: int
+    amount: int
+    resets_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one chat was charged. `refused`: the window that had no room; nothing was charged then."""
+
+    windows: Sequence[Window]
+    used: Sequence[int]
+    refused: Window | None = None
+
+
+class Limits:
+    """All tenants' windows. Methods raise QueueUnavailable."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def charge(self, tenant: str, limits: LimitsConfig, tokens: int, now_s: float) -> Charge | None:
+        """Charge one chat of at most `tokens`. None for a tenant without limits: that costs no round trip."""
+        windows = windows_of(tenant, limits, tokens, now_s)
+        if not windows:
+            return None
+        args: list[int] = []
+        for window in windows:
+            args += (window.amount, window.most, _keep_s(window))
+        answer = await self._connection.script("limit", [window.key for window in windows], args)
+        return Charge(windows, answer[1:], windows[answer[0] - 1] if answer[0] else None)
+
+    async def give_back(self, charge: Charge, *, tokens: int, requests: int = 0) -> None:
+        """Return what a charge took too much, in its own windows: one that is over is nobody's any more."""
+        args: list[int] = []
+        for window in charge.windows:
+            args += (-requests if window.what == "requests" else -tokens, NO_LIMIT, _keep_s(window))
+        if charge.refused is None:
+            await self._connection.script("limit", [window.key for window in charge.windows], args)
+
+
+def _keep_s(window: Window) -> int:
+    return MONTH_KEEP_S if window.what == "month" else 2 * MINUTE_S
+
+
+def windows_of(tenant: str, limits: LimitsConfig, tokens: int, now_s: float) -> list[Window]:
+    """The windows that a chat of `tokens` is charged in now."""
+    minute = int(now_s // MINUTE_S)
+    minute_end_s = float((minute + 1) * MINUTE_S)
+    windows: list[Window] = []
+    if limits.requests_per_minute is not None:
+        key = keys.limit(tenant, "requests", minute)
+        windows.append(Window("requests", key, limits.requests_per_minute, 1, minute_end_s))
+    if limits.tokens_per_minute is not None:
+        key = keys.limit(tenant, "tokens", minute)
+        windows.append(Window("tokens", key, limits.tokens_per_minute, tokens, minute_end_s))
+    if limits.tokens_per_month is not None:
+        today = datetime.fromtimestamp(now_s, UTC)
+        year, month = today.year + today.month // 12, today.month % 12 + 1
+        key = keys.limit(tenant, "month", today.year * 100 + today.month)
+        windows.append(
+            Window("month", key, limits.tokens_per_month, tokens, datetime(year, month, 1, tzinfo=UTC).timestamp())
+        )
+    return windows
