@@ -123,7 +123,7 @@ def _check_origin(origin: str) -> str:
     parts = urlsplit(origin)
     host = parts.hostname or ""
     bare = origin == f"{parts.scheme}://{parts.netloc}" and parts.username is None
-    if not bare or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+    if not bare or not ((parts.scheme == "https" and host) or (parts.scheme == "http" and is_loopback(host))):
         raise ValueError(f"{origin!r} is no origin: write https://shop.example, without a path or a slash at the end")
     return origin.lower()
 
