@@ -102,6 +102,7 @@ class Gguf:
             weight_bytes=self.weight_bytes,
             vocabulary=self.number("vocab_size") or 0,
             quantization=max(set(types), key=types.count) if types else None,
+            head_dim=key,
         )
 
     def _need(self, key: str) -> int:

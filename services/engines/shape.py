@@ -27,6 +27,7 @@ class ModelShape:
     weight_bytes: int
     vocabulary: int
     quantization: str | None = None  # "q4_1", "awq", ...; None: 16-bit weights
+    head_dim: int | None = None  # of a key; KV planes hold scales for each head
 
     def kv_bytes_per_token(self, bytes_per_value: Fraction) -> int:
         """KV bytes of one token, rounded up."""
