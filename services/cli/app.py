@@ -29,6 +29,14 @@ def up(config: ConfigPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def plan(config: ConfigPath, as_json: AsJson = False) -> None:
+    """Say what each model takes, what fits, and what would fit at other KV bits."""
+    from services.cli.plan import run  # noqa: PLC0415
+
+    run(config, as_json)
+
+
+@app.command()
 def version(as_json: AsJson = False) -> None:
     """Say which version this is, of what it runs on, too."""
     from services.cli.version import run  # noqa: PLC0415

@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 
 from services import logs
-from services.cli.errors import out, told
+from services.cli.errors import fail, out, told
+from services.planner.plan import plan
+from services.planner.words import refusal
 from services.runtime import open_runtime
 from services.supervisor.display import Display, JsonDisplay, TerminalDisplay
 from services.supervisor.host import LOGS, Host
@@ -16,6 +18,9 @@ def run(config_path: Path, as_json: bool) -> None:
     """Run a host in the foreground. The supervisor's own log goes to a file, beside those of its children."""
     with told():
         runtime = open_runtime(config_path)
+        planned = plan(runtime.config)
+        if not planned.fits:
+            fail(refusal(planned))
         display: Display = JsonDisplay() if as_json else TerminalDisplay(out)
         folder = runtime.config.data_dir / LOGS
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class TerminalDisplay:
         self._console = console
         self._begin_s = time.monotonic()
         self._live: Live | None = None
-        self._shown: dict[str, Step] = {}
+        self._shown: dict[str, str] = {}
         self._spinner = Spinner("dots", style="cyan")
 
     def steps(self, steps: Sequence[Step]) -> None:
@@ -50,8 +50,8 @@ class TerminalDisplay:
             self._live.update(self._rows(steps))
             return
         for step in steps:
-            if self._shown.get(step.name) != step:
-                self._shown[step.name] = step
+            if self._shown.get(step.name) != step.words:
+                self._shown[step.name] = step.words
                 self._console.print(
                     f"{self._elapsed():6.1f} s  {step.name}: {step.words}", highlight=False, markup=False
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Protocol
 from services import process
 from services.config import Config
 
-HOPELESS_CODE = os.EX_CONFIG  # 78: a process that ends with it is not started again
+HOPELESS_CODE = 2  # a process of ours ends with it when its configuration is wrong
 SCHEDULER_STOP_S_MAX = 5.0
-WORKER_STOP_S_MAX = 20.0
+ENGINE_STOP_S_MAX = 10.0
 JOBS_STOP_S_MAX = 10.0
 DRAIN_MARGIN_S = 2.0
 
@@ -70,7 +69,9 @@ def programs(config: Config, config_path: Path, logs_dir: Path, env: Mapping[str
         program("gateway" if count == 1 else f"gateway {number}", "gateway", drain_s) for number in range(1, count + 1)
     ]
     scheduler = program("scheduler", "scheduler", SCHEDULER_STOP_S_MAX)
-    workers = [program(f"worker {model}", "services.worker", WORKER_STOP_S_MAX, model) for model in config.models]
+    workers = [
+        program(f"worker {model}", "services.worker", drain_s + ENGINE_STOP_S_MAX, model) for model in config.models
+    ]
     if importlib.util.find_spec("services.jobs") is not None:
         workers.append(program("jobs", "services.jobs", JOBS_STOP_S_MAX))
     return [gateways, [scheduler], workers]

@@ -1,0 +1,25 @@
+"""`bunkhouse plan CONFIG`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from services.cli.errors import FAILED, out, told
+from services.config import load
+from services.planner.plan import plan
+from services.planner.table import show
+from services.planner.words import as_json
+
+
+def run(config_path: Path, json: bool) -> None:
+    """Print the plan. Exit code 1 when it does not fit."""
+    with told():
+        planned = plan(load(config_path))
+    if json:
+        out.print_json(data=as_json(planned))
+    else:
+        show(planned, out)
+    if not planned.fits:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,91 @@
+"""What one model takes on a card.
+
+total = weights + overhead + pool tokens x KV bytes a token (bits)
+KV bytes a token = layers x KV heads x (head dim K + head dim V) x bytes a value, scales included
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from services.config import ModelConfig
+from services.engines import shape as widths
+from services.engines.shape import ModelShape
+from services.kvplanes.layout import Shape
+from services.planner.overheads import overhead_bytes
+
+BITS = (16, 8, 4)
+LLAMACPP_CELLS = 256  # llama.cpp rounds a chat's context up to whole cells of so many tokens
+HEAD_DIM_USUAL = 128
+_LLAMACPP = {16: widths.F16, 8: widths.Q8_0, 4: widths.Q4_0}
+_SGLANG = {16: widths.F16, 8: widths.FP8}
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One model's memory in bytes. `pool_tokens` is None where the engine takes what is left of the card."""
+
+    model: str
+    engine: str
+    weights: str
+    weight_bytes: int
+    overhead_bytes: int
+    per_token: Mapping[int, int]  # KV bits -> bytes
+    kv_bits: int  # what sessions start with
+    context_tokens: int  # of one chat
+    chats_max: int
+    pool_tokens: int | None
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is taken before the first token."""
+        return self.weight_bytes + self.overhead_bytes
+
+    @property
+    def tokens_min(self) -> int:
+        """A pool below it is of no use: it could not hold one chat."""
+        return self.pool_tokens if self.pool_tokens is not None else self.context_tokens
+
+    def bytes_min(self, bits: int) -> int:
+        """The least that the model can run with at these KV bits."""
+        return self.fixed_bytes + self.tokens_min * self.per_token[bits]
+
+
+def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
+    """What a model of this shape takes as configured."""
+    context = min(model.context_tokens, shape.context_tokens)
+    per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
+    bits = 8 if model.kv_bits == "mixed" else model.kv_bits
+    pool = model.kv_tokens
+    if pool is None and model.engine == "llamacpp":
+        pool = -(-model.context_tokens // LLAMACPP_CELLS) * LLAMACPP_CELLS * model.chats_max
+    return Need(
+        model=name,
+        engine=model.engine,
+        weights=model.weights,
+        weight_bytes=shape.weight_bytes,
+        overhead_bytes=overhead_bytes(model, shape),
+        per_token=per_token,
+        kv_bits=bits,
+        context_tokens=context,
+        chats_max=model.chats_max,
+        pool_tokens=pool,
+    )
+
+
+def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
+    """Bytes of one cached value at each precision that this engine can be started with."""
+    if model.engine == "llamacpp":
+        return _LLAMACPP
+    if model.kv_bits != "mixed":
+        return {**_SGLANG, 4: plane_bytes(shape)}
+    plane = plane_bytes(shape)
+    return {16: widths.F16, 8: 2 * plane, 4: plane}
+
+
+def plane_bytes(shape: ModelShape) -> Fraction:
+    """One plane of a KV value: a nibble, and the scales of its token and head (services/kvplanes/layout.py)."""
+    head_dim = shape.head_dim or HEAD_DIM_USUAL
+    return Fraction(Shape(1, 1, head_dim).slot_bytes, 2 * head_dim)

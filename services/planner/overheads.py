@@ -1,0 +1,26 @@
+"""What an engine takes beside weights and KV memory: runtime, activations, graphs.
+
+Estimates for before the first start; a running engine reports what it measured (EngineFacts.overhead_bytes).
+
+    llama.cpp: 64 MiB + one batch's logits (512 tokens x vocabulary x 4 B)
+    SGLang on CUDA: 1.9 GiB (context, workspaces, graphs, a prefill chunk's activations)
+    SGLang on a CPU: 2.5 GiB (three processes that each import torch)
+"""
+
+from __future__ import annotations
+
+from services.config import ModelConfig
+from services.engines.shape import ModelShape
+
+MIB = 2**20
+LLAMACPP_BYTES = 64 * MIB
+LLAMACPP_BATCH_TOKENS = 512
+SGLANG_CUDA_BYTES = 1946 * MIB
+SGLANG_CPU_BYTES = 2560 * MIB
+
+
+def overhead_bytes(model: ModelConfig, shape: ModelShape) -> int:
+    """Estimated bytes beside weights and KV memory."""
+    if model.engine == "llamacpp":
+        return LLAMACPP_BYTES + LLAMACPP_BATCH_TOKENS * shape.vocabulary * 4
+    return SGLANG_CPU_BYTES if model.device == "cpu" else SGLANG_CUDA_BYTES

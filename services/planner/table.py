@@ -1,0 +1,55 @@
+"""A plan on a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from services.planner.plan import CardPlan, Plan
+from services.planner.words import alternatives, size
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print each card: its models, then the card at 16, 8 and 4 KV bits, then the verdict."""
+    for card in plan.cards:
+        console.print(Group(_models(card), _bits(card), _verdict(card)))
+
+
+def _models(card: CardPlan) -> Table:
+    title = f"{card.card.name}: {size(card.card.total_bytes)}, {size(card.reserve_bytes)} in reserve"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for name in ("weights", "overhead", "KV a token\nat 16/8/4 bits", "KV\nbits", "tokens", "KV\nmemory", "total"):
+        table.add_column(name, justify="right")
+    for model in card.models:
+        need = model.need
+        table.add_row(
+            need.model,
+            size(need.weight_bytes),
+            size(need.overhead_bytes),
+            "/".join(f"{need.per_token[bits] / 1000:.1f}" for bits in (16, 8, 4)) + " kB",
+            str(model.kv_bits),
+            f"{model.pool_tokens:,}",
+            size(model.kv_bytes),
+            size(model.total_bytes),
+        )
+    return table
+
+
+def _bits(card: CardPlan) -> Table:
+    table = Table(title="With all models at", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("KV bits", "needed", "", "tokens of KV"):
+        table.add_column(name, justify="right")
+    for at in card.at_bits:
+        verdict = "fits" if at.missing_bytes == 0 else f"{size(at.missing_bytes)} missing"
+        tokens = f"{sum(at.pool_tokens.values()):,}" if at.missing_bytes == 0 else "-"
+        table.add_row(str(at.bits), size(at.needed_bytes), verdict, tokens)
+    return table
+
+
+def _verdict(card: CardPlan) -> Text:
+    if card.fits:
+        return Text(f"It fits; {size(card.free_bytes)} stay free beside the reserve.", "green")
+    return Text(f"{size(card.missing_bytes)} are missing. What would fit: {'; '.join(alternatives(card))}.", "red")
