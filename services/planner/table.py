@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -14,15 +13,15 @@ from services.planner.words import alternatives, size
 def show(plan: Plan, console: Console) -> None:
     """Print each card: its models, then the card at 16, 8 and 4 KV bits, then the verdict."""
     for card in plan.cards:
-        console.print(Group(_models(card), _bits(card), _verdict(card)))
+        console.print(Group(_models(card), "", _bits(card), "", _verdict(card)))
 
 
 def _models(card: CardPlan) -> Table:
     title = f"{card.card.name}: {size(card.card.total_bytes)}, {size(card.reserve_bytes)} in reserve"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    for name in ("weights", "overhead", "KV a token\nat 16/8/4 bits", "KV\nbits", "tokens", "KV\nmemory", "total"):
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("model", no_wrap=True)
+    for name in ("weights", "overhead", "KV/token 16/8/4", "bits", "tokens", "KV", "total"):
+        table.add_column(name, justify="right", no_wrap=True)
     for model in card.models:
         need = model.need
         table.add_row(
@@ -39,7 +38,7 @@ def _models(card: CardPlan) -> Table:
 
 
 def _bits(card: CardPlan) -> Table:
-    table = Table(title="With all models at", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="With all models at", title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("KV bits", "needed", "", "tokens of KV"):
         table.add_column(name, justify="right")
     for at in card.at_bits:
