@@ -37,8 +37,59 @@ def plan(config: ConfigPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def chat(
+    bot: Annotated[str, typer.Argument(metavar="TENANT/BOT", help="For example acme/support.")],
+    *,
+    config: Annotated[
+        str | None, typer.Option(help="The host's YAML file. Default: of the host that runs here.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Another host's address.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="BUNKHOUSE_API_KEY", help="An API key.", show_envvar=True)] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", help="Say only this.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Talk to a bot in the terminal."""
+    from services.cli.chat import run  # noqa: PLC0415
+
+    run(bot, config=config, url=url, key=key, message=message, as_json=as_json)
+
+
+@app.command()
+def ps(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="Default: of the host that runs here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show processes, models and their KV memory."""
+    from services.cli.ps import run  # noqa: PLC0415
+
+    run(config, as_json)
+
+
+@app.command()
 def version(as_json: AsJson = False) -> None:
     """Say which version this is, of what it runs on, too."""
     from services.cli.version import run  # noqa: PLC0415
 
     run(as_json)
+
+
+def _passed_on(name: str, words: str) -> None:
+    """A command of the load tester: it reads its own options, and is imported only when it is called."""
+
+    @app.command(
+        name,
+        help=words,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def command(context: typer.Context) -> None:
+        from services.loadtest.cli import app as load_tester  # noqa: PLC0415
+
+        load_tester([name, *context.args], prog_name="bunkhouse")
+
+
+_passed_on("loadtest", "Run a load test against any OpenAI-compatible server.")
+_passed_on("report", "Show a load test's figures.")
+_passed_on("compare", "Compare two load tests.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -39,7 +40,7 @@ def told() -> Iterator[None]:
         fail(str(error), FAILED)
 
 
-def fail(message: str, code: int = FAILED) -> None:
+def fail(message: str, code: int = FAILED) -> NoReturn:
     """Say it and end the command. Raises typer.Exit."""
     err.print(Text("error: ", "bold red") + Text(message), soft_wrap=True)
     raise typer.Exit(code)

@@ -107,7 +107,13 @@ class Host:
         if child.status.state is ChildState.WAITING:
             self._display.event(f"{child.name} died: {child.last_words}. It is started again.")
         children = [asdict(each.status) for each in self._children]
-        state = {"pid": os.getpid(), "url": self._url, "started_s": self._begin_s, "children": children}
+        state = {
+            "pid": os.getpid(),
+            "url": self._url,
+            "config": str(self._runtime.config_path.absolute()),
+            "started_s": self._begin_s,
+            "children": children,
+        }
         path = self._config.data_dir / STATE_FILE
         fresh = path.with_suffix(".new")
         fresh.write_bytes(orjson.dumps(state))

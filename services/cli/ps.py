@@ -1,0 +1,117 @@
+"""`bunkhouse ps`: processes and models of the host that runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.table import Table
+
+from scheduler.types import Reservation
+from services.cli.errors import WRONG_INPUT, fail, out, told
+from services.cli.running import DEFAULT_DATA_DIR, state
+from services.planner.words import size
+from services.queues.desk import Desk, EngineSeen
+from services.runtime import Runtime, open_runtime
+
+
+def run(config_path: Path | None, as_json: bool) -> None:
+    """Print what runs. Exit code 1 when Redis does not answer."""
+    with told():
+        if config_path is None:
+            running = state(DEFAULT_DATA_DIR)
+            if running is None:
+                fail("no host runs here (no `bunkhouse up` on .bunkhouse); name its CONFIG", WRONG_INPUT)
+            config_path = Path(running["config"])
+        _show(open_runtime(config_path), as_json)
+
+
+def _show(runtime: Runtime, as_json: bool) -> None:
+    now_s = time.time()
+    running = state(runtime.config.data_dir)
+    engines, held = asyncio.run(_look(runtime))
+    processes = [_process(child, now_s) for child in running["children"]] if running else []
+    models = [_model(seen, held, now_s) for seen in sorted(engines, key=lambda seen: seen.facts.model)]
+    if as_json:
+        out.print_json(data={"url": running["url"] if running else None, "processes": processes, "models": models})
+        return
+    if running:
+        out.print(f"{running['url']}, up for {_ago(now_s - running['started_s'])}", highlight=False)
+        out.print(_process_table(processes))
+    out.print(_model_table(models))
+
+
+async def _look(runtime: Runtime) -> tuple[list[EngineSeen], list[Reservation]]:
+    async with runtime.connect() as connection:
+        desk = Desk(connection)
+        return await desk.engines(), await desk.reservations()
+
+
+def _process(child: dict[str, Any], now_s: float) -> dict[str, Any]:
+    memory = None
+    if child["pid"] is not None:
+        try:
+            process = psutil.Process(child["pid"])
+            family = [process, *process.children(recursive=True)]
+            memory = sum(each.memory_info().rss for each in family)
+        except psutil.NoSuchProcess:
+            pass
+    return {**child, "memory_bytes": memory, "for_s": round(now_s - child.pop("since_s"), 1)}
+
+
+def _model(seen: EngineSeen, held: list[Reservation], now_s: float) -> dict[str, Any]:
+    facts, report = seen.facts, seen.report
+    mine = [each for each in held if each.model == facts.model]
+    return {
+        "model": facts.model,
+        "engine": facts.engine,
+        "state": report.state.value,
+        "heard_s_ago": round(now_s - report.at_s, 1),
+        "kv_bits": int(facts.kv_bits),
+        "kv_budget_bytes": facts.kv_budget_bytes,
+        "kv_used_bytes": report.kv_used_bytes,
+        "kv_cached_bytes": report.kv_cached_bytes,
+        "kv_reserved_bytes": sum(each.reserved_bytes for each in mine),
+        "running": report.running,
+        "admitted": len(mine),
+        "chats_max": facts.chats_max,
+    }
+
+
+def _process_table(processes: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("process", "pid", "state", "for", "restarts", "memory"):
+        table.add_column(name, justify="left" if name in ("process", "state") else "right")
+    for each in processes:
+        memory = size(each["memory_bytes"]) if each["memory_bytes"] is not None else "-"
+        pid = str(each["pid"] or "-")
+        table.add_row(each["name"], pid, each["state"], _ago(each["for_s"]), str(each["restarts"]), memory)
+    return table
+
+
+def _model_table(models: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("model", "state", "heard", "KV bits", "chats", "KV used", "reserved", "of"):
+        table.add_column(name, justify="left" if name in ("model", "state") else "right")
+    for each in models:
+        table.add_row(
+            each["model"],
+            each["state"],
+            f"{_ago(each['heard_s_ago'])} ago",
+            str(each["kv_bits"]),
+            f"{each['running']}/{each['chats_max']}",
+            size(each["kv_used_bytes"]),
+            size(each["kv_reserved_bytes"]),
+            size(each["kv_budget_bytes"]),
+        )
+    return table
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
