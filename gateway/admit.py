@@ -1,0 +1,122 @@
+"""From a checked request to a place in the waiting room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from gateway import limits
+from gateway.call import Call
+from gateway.outcomes import Code, Refused
+from gateway.request import ChatRequest, session_of
+from gateway.state import Gateway
+from gateway.tickets import new_chat_id, payload_for, ticket_for
+from scheduler.types import Ticket
+from services.queues.connection import QueueUnavailable
+from services.queues.door import Submission, Submitted
+from services.queues.limits import Charge
+from services.queues.replies import START
+from services.registry import salt
+
+STALE_TRIES_MAX = 5
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+ABANDON_AFTER_S = (0.5, 1.0, 2.0, 4.0)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A chat that waits or runs, and this client's share in it."""
+
+    ticket: Ticket
+    after: str = START  # the client has read up to here
+    readers: int = 0  # clients that took the reply up so far: if more do, this one no longer cancels it
+    waits: bool = True  # it was not dispatched yet when we last looked
+    charge: Charge | None = None
+    keyed: bool = False  # the client can ask for it again with its Idempotency-Key
+
+
+async def admit(gateway: Gateway, call: Call, request: ChatRequest) -> Admitted:
+    """Check a request against the registry and submit it, again if the registry changed meanwhile.
+
+    Raises Refused, QueueUnavailable.
+    """
+    session = session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id")))
+    key = _idempotency_key(call)
+    chat = new_chat_id()
+    for _ in range(STALE_TRIES_MAX):
+        tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+        bot, version = gateway.directory.bot(tenant, request.model), gateway.directory.version
+        prompt = await gateway.prompts.prepare(bot, request)
+        now_s = gateway.clock()
+        model = gateway.config.models[bot.config.model]
+        ticket = ticket_for(
+            chat, bot, model, request, prompt, session=session or chat, call=call.request_id, now_s=now_s
+        )
+        payload = payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt))
+        with gateway.breaker:
+            charge = await limits.charge(gateway, ticket, now_s)
+            try:
+                submission = await gateway.door.submit(ticket, payload, registry_version=version, idempotency_key=key)
+            except QueueUnavailable:
+                _in_background(gateway, _abandon(gateway, ticket, charge))
+                raise
+            if submission.outcome is Submitted.OK:
+                return Admitted(ticket, charge=charge, keyed=key is not None)
+            await limits.give_back_all(gateway, charge, ticket)
+            if submission.outcome is Submitted.SAME:
+                return await _join(gateway, submission, ticket)
+            if submission.outcome is not Submitted.STALE:
+                raise _full(submission)
+            await gateway.directory.reload()
+    raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")
+
+
+async def _join(gateway: Gateway, submission: Submission, asked: Ticket) -> Admitted:
+    """The chat that an Idempotency-Key stands for."""
+    info = await gateway.door.follow(submission.chat, asked.tenant, take=True)
+    if info is None:
+        raise Refused(
+            Code.IDEMPOTENCY_KEY,
+            "This Idempotency-Key was used before and its answer is no longer kept. Use a new one.",
+        )
+    earlier = info.ticket
+    if (earlier.bot, earlier.prompt_tokens, earlier.max_tokens) != (asked.bot, asked.prompt_tokens, asked.max_tokens):
+        raise Refused(Code.IDEMPOTENCY_KEY, "This Idempotency-Key was used before for another request. Use a new one.")
+    return Admitted(earlier, readers=info.readers, waits=info.state == "waiting", keyed=True)
+
+
+async def _abandon(gateway: Gateway, ticket: Ticket, charge: Charge | None) -> None:
+    """Redis fell silent during a submission: the chat may be waiting all the same, and nobody would read it."""
+    for pause_s in ABANDON_AFTER_S:
+        await asyncio.sleep(pause_s)
+        try:
+            if await gateway.door.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock(), readers=0):
+                await limits.settle(gateway, charge, ticket, None)
+                return
+        except QueueUnavailable:
+            continue
+
+
+def _in_background(gateway: Gateway, work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+    gateway.lingering.add(task)
+    task.add_done_callback(gateway.lingering.discard)
+
+
+def _idempotency_key(call: Call) -> str | None:
+    key = call.header(b"idempotency-key")
+    if key is not None and (len(key) > IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable()):
+        raise Refused(Code.INVALID_VALUE, f"Idempotency-Key: at most {IDEMPOTENCY_KEY_CHARS_MAX} printable characters.")
+    return key
+
+
+def _full(submission: Submission) -> Refused:
+    if submission.outcome is Submitted.TENANT_FULL:
+        return Refused(Code.TENANT_QUEUE_FULL, f"{submission.place} of your chats are waiting already. Try again soon.")
+    return Refused(Code.QUEUE_FULL, f"{submission.place} chats are waiting on this host. Try again soon.")

@@ -1,0 +1,130 @@
+"""The ASGI application: routes, the outermost error handler, one log line a request, start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from gateway import chats, models, probes
+from gateway.call import Call, ClientGone, Receive, Scope, Send
+from gateway.outcomes import Code, Refused
+from gateway.state import Gateway
+from services.queues.connection import QueueUnavailable
+
+Handler = Callable[[Gateway, Call], Awaitable[None]]
+Routed = tuple[str, Callable[[], Awaitable[None]]]
+
+ROUTES: dict[str, tuple[str, Handler]] = {
+    "/v1/chat/completions": ("POST", chats.create),
+    "/v1/models": ("GET", models.index),
+    "/health": ("GET", probes.health),
+    "/ready": ("GET", probes.ready),
+    "/metrics": ("GET", probes.metrics),
+}
+MODEL_PREFIX = "/v1/models/"
+CHAT_PREFIX = "/v1/chats/"
+QUIET = frozenset({"/health", "/ready", "/metrics"})
+
+log = structlog.get_logger()
+
+
+class App:
+    """One gateway process. `state` is made at start-up by `opened`, a context manager in gateway.main."""
+
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        self._opened = opened
+        self.state: Gateway | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http" and self.state is not None:
+            await self._http(self.state, Call(scope, receive, send))
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _http(self, gateway: Gateway, call: Call) -> None:
+        gateway.open_requests += 1
+        try:
+            await self._answered(gateway, call)
+        except ClientGone:
+            call.label = "client_gone"
+        finally:
+            gateway.open_requests -= 1
+            gateway.metrics.requests.labels(call.route, str(call.status), call.label).inc()
+            if call.route not in QUIET:
+                log.info(
+                    "request",
+                    request=call.request_id,
+                    method=call.method,
+                    route=call.route,
+                    status=call.status,
+                    outcome=call.label,
+                    ms=round(call.elapsed_s * 1000, 1),
+                    tenant=call.tenant,
+                    chat=call.chat,
+                )
+
+    async def _answered(self, gateway: Gateway, call: Call) -> None:
+        try:
+            await _routed(gateway, call)
+        except Refused as refused:
+            await call.refuse(refused)
+        except QueueUnavailable as error:
+            log.warning("queues.unavailable", request=call.request_id, why=str(error))
+            await call.refuse(Refused(Code.QUEUE_UNAVAILABLE, "The host's queue does not answer. Try again soon."))
+        except Exception:  # the process's outermost handler: one request's bug must not take others down
+            log.exception("request.failed", request=call.request_id, route=call.route)
+            call.label = Code.INTERNAL.value
+            if call.status:
+                raise
+            await call.refuse(Refused(Code.INTERNAL, "Something went wrong on this host. It was logged."))
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self._opened() as state:
+                self.state = state
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as error:
+            log.exception("gateway.failed")
+            step = "startup" if self.state is None else "shutdown"
+            await send({"type": f"lifespan.{step}.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _routed(gateway: Gateway, call: Call) -> Awaitable[None]:
+    """The handler's work for this method and path. Raises Refused."""
+    path = call.path
+    found = ROUTES.get(path)
+    if found is not None:
+        call.route = path
+        method, handler = found
+        _allow(call, method)
+        return handler(gateway, call)
+    if path.startswith(MODEL_PREFIX):
+        call.route = MODEL_PREFIX + "{id}"
+        _allow(call, "GET")
+        return models.show(gateway, call, path.removeprefix(MODEL_PREFIX))
+    if path.startswith(CHAT_PREFIX):
+        chat_id, slash, rest = path.removeprefix(CHAT_PREFIX).partition("/")
+        if not slash:
+            call.route = CHAT_PREFIX + "{id}"
+            _allow(call, "GET")
+            return chats.show(gateway, call, chat_id)
+        if rest == "stream":
+            call.route = CHAT_PREFIX + "{id}/stream"
+            _allow(call, "GET")
+            return chats.resume(gateway, call, chat_id)
+    raise Refused(Code.NOT_FOUND, f"There is nothing at {call.method} {path}.")
+
+
+def _allow(call: Call, method: str) -> None:
+    if call.method != method:
+        raise Refused(
+            Code.METHOD, f"{call.route} takes {method}, not {call.method}.", headers=((b"allow", method.encode()),)
+        )

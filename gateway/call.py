@@ -1,0 +1,144 @@
+"""One HTTP exchange, as handlers see it: pure ASGI with just enough comfort."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from time import perf_counter
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import orjson
+
+from gateway.outcomes import Code, Refused
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+Body = TypeVar("Body", bytes, bytearray)
+
+SEND_S_MAX = 60.0  # a client that takes nothing that long is gone
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+JSON = (b"content-type", b"application/json")
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or takes nothing any more."""
+
+
+class Call:
+    """A request and its answer. `status` is 0 until the answer starts."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.began = perf_counter()
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+        given = self.header(b"x-request-id")
+        self.request_id = given if given and _SANE_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        self.status = 0
+        self.overhead_s = 0.0  # until the chat waited
+        self.limit_headers: list[Header] = []
+        self.label = "ok"  # the outcome's name in metrics and logs
+        self.route = "other"
+        self.tenant: str | None = None
+        self.chat: str | None = None
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value; None when absent or empty."""
+        value = self.headers.get(name)
+        return value.decode("latin-1") if value else None
+
+    def query(self, name: str) -> str | None:
+        """The last value of one query parameter."""
+        pairs = parse_qsl(self.scope["query_string"].decode("latin-1"))
+        return next((value for key, value in reversed(pairs) if key == name), None)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the request's head was read."""
+        return perf_counter() - self.began
+
+    async def body(self, bytes_max: int, read_s_max: float) -> bytes:
+        """The whole body. Raises Refused when it is too large or too slow, ClientGone."""
+        declared = self.headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > bytes_max:
+            raise _too_large(bytes_max)
+        first = await self._receive_within(read_s_max)
+        if not first.get("more_body", False):
+            body: bytes = first["body"]
+            return self._checked(body, bytes_max)
+        parts = bytearray(first["body"])
+        while True:
+            message = await self._receive_within(read_s_max - self.elapsed_s)
+            parts += message["body"]
+            self._checked(parts, bytes_max)
+            if not message.get("more_body", False):
+                return bytes(parts)
+
+    async def _receive_within(self, limit_s: float) -> Message:
+        try:
+            async with asyncio.timeout(max(0.0, limit_s)):
+                message = await self._receive()
+        except TimeoutError:
+            raise Refused(
+                Code.READ_TIMEOUT, "The request's body did not come in time.", headers=((b"connection", b"close"),)
+            ) from None
+        if message["type"] != "http.request":
+            raise ClientGone
+        return message
+
+    @staticmethod
+    def _checked(body: Body, bytes_max: int) -> Body:
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
+
+    async def gone(self) -> None:
+        """Returns when the client has closed the connection. The body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Iterable[Header]) -> None:
+        """Send status and headers."""
+        self.status = status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"x-request-id", self.request_id.encode()), *headers],
+            }
+        )
+
+    async def send(self, body: bytes, *, more: bool = True) -> None:
+        """Send a piece of the body. Raises ClientGone when the client has taken nothing for SEND_S_MAX."""
+        try:
+            async with asyncio.timeout(SEND_S_MAX):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def respond(self, status: int, body: bytes, headers: Iterable[Header] = (JSON,)) -> None:
+        """A whole answer."""
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.send(body, more=False)
+
+    async def respond_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
+        await self.respond(status, orjson.dumps(value), [JSON, *headers])
+
+    async def refuse(self, refused: Refused) -> None:
+        """The error as a whole answer."""
+        self.label = refused.code.value
+        chat = [(b"x-bunkhouse-chat", self.chat.encode())] if self.chat else []
+        await self.respond(refused.row.status, refused.body(), [JSON, *chat, *refused.headers()])
+
+
+def _too_large(bytes_max: int) -> Refused:
+    return Refused(Code.BODY_TOO_LARGE, f"The request's body is larger than {bytes_max} bytes.")

@@ -1,0 +1,104 @@
+"""The chat routes: ask, resume, look up."""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+from gateway import limits
+from gateway.admit import Admitted, admit
+from gateway.call import Call
+from gateway.chunks import completion
+from gateway.outcomes import Code, Refused
+from gateway.relay import relay_stream, relay_whole
+from gateway.request import parse_chat
+from gateway.state import Gateway
+from services.queues.door import ChatInfo
+from services.queues.records import ReplyEnd
+from services.queues.replies import START
+
+LOOK_UP_S_MAX = 2.0
+_ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
+_CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+async def create(gateway: Gateway, call: Call) -> None:
+    """POST /v1/chat/completions: authenticate, parse, admit, relay. Raises Refused, QueueUnavailable, ClientGone."""
+    refuse_while_draining(gateway)
+    call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    bounds = gateway.config.gateway
+    body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
+    request = parse_chat(body, call.header(b"content-type"))
+    chat = await admit(gateway, call, request)
+    call.chat = chat.ticket.chat
+    call.limit_headers = limits.headers(chat.charge, gateway.clock())
+    call.overhead_s = call.elapsed_s
+    gateway.metrics.overhead.observe(call.overhead_s)
+    if request.stream:
+        await relay_stream(gateway, call, chat, include_usage=request.include_usage)
+    else:
+        await relay_whole(gateway, call, chat)
+
+
+async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
+    """GET /v1/chats/{id}/stream: the reply from Last-Event-ID on, also one that another gateway began."""
+    refuse_while_draining(gateway)
+    after = call.header(b"last-event-id") or call.query("last_event_id") or START
+    if not _ENTRY_ID.fullmatch(after):
+        raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
+    info = await _own_chat(gateway, call, chat_id, take=True)
+    call.overhead_s = call.elapsed_s
+    chat = Admitted(info.ticket, after, info.readers, waits=info.state == "waiting")
+    include_usage = (call.query("include_usage") or "").lower() in ("1", "true")
+    await relay_stream(gateway, call, chat, include_usage=include_usage)
+
+
+async def show(gateway: Gateway, call: Call, chat_id: str) -> None:
+    """GET /v1/chats/{id}: where a chat is, with its completion once it is done."""
+    info = await _own_chat(gateway, call, chat_id, take=False)
+    shown: dict[str, object] = {
+        "id": info.ticket.chat,
+        "object": "chat",
+        "created": int(info.ticket.created_s),
+        "model": info.ticket.bot,
+        "session": info.ticket.session,
+        "state": info.state,
+        "attempt": info.attempt,
+        "kv_bits": info.kv_bits,
+        "queue_ms": None if info.queue_s is None else round(info.queue_s * 1000, 1),
+        "finish": info.finish,
+        "completion": None,
+    }
+    if info.state == "done":
+        text, end = await _whole_reply(gateway, info)
+        if end is not None and end.error is None:
+            shown["completion"] = orjson.Fragment(completion(info.ticket, text, end))
+        elif end is not None and end.error is not None:
+            shown["error"] = {"code": end.error.code, "message": end.error.message}
+    await call.respond_json(shown)
+
+
+async def _own_chat(gateway: Gateway, call: Call, chat_id: str, *, take: bool) -> ChatInfo:
+    call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    info = None
+    if _CHAT_ID.fullmatch(chat_id):
+        with gateway.breaker:
+            info = await gateway.door.follow(chat_id, call.tenant, take=take)
+    if info is None:
+        raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its reply is no longer kept.", param="id")
+    call.chat = chat_id
+    return info
+
+
+async def _whole_reply(gateway: Gateway, info: ChatInfo) -> tuple[str, ReplyEnd | None]:
+    with gateway.hub.follow(info.ticket.chat) as reader:
+        entries = await reader.read(LOOK_UP_S_MAX)
+    return "".join(entry.text for entry in entries), entries[-1].end if entries else None
+
+
+def refuse_while_draining(gateway: Gateway) -> None:
+    if gateway.draining:
+        raise Refused(
+            Code.DRAINING, "This gateway is going down. Another one takes over.", headers=((b"connection", b"close"),)
+        )

@@ -1,0 +1,111 @@
+"""The bytes of a streamed answer. What does not change between tokens is built once a chat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from scheduler.types import Ticket, Usage
+from services.queues.records import Finish, ReplyEnd
+
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+HANDED_OVER = b": this gateway is going down; resume with Last-Event-ID\nretry: 500\n\n"
+FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length"}
+
+
+class Chunks:
+    """Server-sent events of one chat.
+
+    Text and the role carry their entry's id, so `Last-Event-ID` names what a client has read. The tail (finish, usage,
+    [DONE]) carries none: a client that loses it asks from its last text on and gets the whole tail again.
+    """
+
+    def __init__(self, ticket: Ticket, include_usage: bool) -> None:
+        self._base: dict[str, Any] = {
+            "id": ticket.chat,
+            "object": "chat.completion.chunk",
+            "created": int(ticket.created_s),
+            "model": ticket.bot,
+        }
+        self._include_usage = include_usage
+        self._head = b"\ndata: " + orjson.dumps(self._base)[:-1] + b',"choices":[{"index":0,"delta":{"content":'
+        self._foot = b'},"logprobs":null,"finish_reason":null}]' + (b',"usage":null}' if include_usage else b"}")
+        self._foot += b"\n\n"
+
+    def role(self, entry_id: str) -> bytes:
+        """The first event of an answer."""
+        body = self._event([_choice({"role": "assistant", "content": "", "refusal": None})])
+        return b"id: " + entry_id.encode() + b"\n" + body
+
+    def text(self, entry_id: str, text: str) -> bytes:
+        """A piece of the answer."""
+        return b"id: " + entry_id.encode() + self._head + orjson.dumps(text) + self._foot
+
+    def tail(self, end: ReplyEnd) -> bytes:
+        """Finish, usage if asked for, [DONE]."""
+        events = self._event([_choice({}, FINISH_REASONS.get(end.finish, "stop"))], bunkhouse=facts(end))
+        if self._include_usage and end.usage is not None:
+            body = orjson.dumps({**self._base, "choices": [], "usage": usage(end.usage)})
+            events += b"data: " + body + b"\n\n"
+        return events + DONE
+
+    def _event(self, choices: list[dict[str, Any]], **more: object) -> bytes:
+        body = {**self._base, "choices": choices, **more}
+        if self._include_usage:
+            body["usage"] = None
+        return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+def error_event(body: bytes) -> bytes:
+    """An error in the middle of a stream, and the stream's end."""
+    return b"data: " + body + b"\n\n" + DONE
+
+
+def completion(ticket: Ticket, text: str, end: ReplyEnd) -> bytes:
+    """The whole answer to a request that does not stream."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return orjson.dumps(
+        {
+            "id": ticket.chat,
+            "object": "chat.completion",
+            "created": int(ticket.created_s),
+            "model": ticket.bot,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": None,
+                    "finish_reason": FINISH_REASONS.get(end.finish, "stop"),
+                }
+            ],
+            "usage": usage(end.usage) if end.usage else None,
+            "bunkhouse": facts(end),
+        }
+    )
+
+
+def usage(used: Usage) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }
+
+
+def facts(end: ReplyEnd) -> dict[str, Any]:
+    """What this host adds to an answer: how it was served."""
+    used = end.usage
+    return {
+        "served_by": end.served_by,
+        "kv_bits": int(used.kv_bits) if used else None,
+        "queue_ms": round(used.queue_s * 1000, 1) if used else None,
+        "first_token_ms": round(used.first_token_s * 1000, 1) if used and used.first_token_s is not None else None,
+    }
+
+
+def _choice(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -1,0 +1,140 @@
+"""Start-up and the process: `python -m gateway CONFIG`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from gateway.app import App
+from gateway.prompt import Prompts
+from gateway.protocol import BoundedProtocol
+from gateway.state import Gateway
+from services import logs
+from services.runtime import Runtime, open_runtime
+
+CONFIG_ENV = "BUNKHOUSE_CONFIG"
+KEEP_ALIVE_S = 30
+BACKLOG = 4096
+DRAIN_POLL_S = 0.05
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def opened(runtime: Runtime) -> AsyncIterator[Gateway]:
+    """A gateway with everything that runs beside its requests."""
+    prompts = await asyncio.to_thread(Prompts.load, runtime.config)
+    async with runtime.connect() as connection:
+        gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
+        await gateway.directory.reload()
+        beside = [asyncio.create_task(gateway.hub.run()), asyncio.create_task(gateway.directory.watch())]
+        for task in beside:
+            task.add_done_callback(_must_not_end)
+        try:
+            yield gateway
+        finally:
+            ending = [*beside, *gateway.lingering]  # lingering chats go on: a shutdown cancels nobody's chat
+            for task in ending:
+                task.remove_done_callback(_must_not_end)
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _must_not_end(task: asyncio.Task[None]) -> None:
+    """A gateway whose relay is dead looks alive and answers nobody: better to end and be restarted."""
+    if not task.cancelled():
+        log.error("gateway.task_ended", error=repr(task.exception()))
+        signal.raise_signal(signal.SIGTERM)
+
+
+def create_app(runtime: Runtime) -> App:
+    """The ASGI application of one host."""
+    return App(lambda: opened(runtime))
+
+
+def create() -> App:
+    """For `uvicorn --factory gateway.main:create`, with the configuration's path in BUNKHOUSE_CONFIG."""
+    return create_app(open_runtime(Path(os.environ[CONFIG_ENV])))
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a signal first drains: /ready says no and new chats are refused while others finish."""
+
+    def __init__(self, app: App, config: uvicorn.Config, drain_s: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_s = drain_s
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's signature)
+        """First signal: drain. Second: now."""
+        gateway = self._app.state
+        if gateway is None or gateway.draining:
+            self.should_exit = True
+            self.force_exit = gateway is not None
+            return
+        gateway.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        gateway = self._app.state
+        if gateway is not None and gateway.draining and self._draining is None:
+            self._draining = asyncio.create_task(self._drain(gateway))
+        return await super().on_tick(counter)
+
+    async def _drain(self, gateway: Gateway) -> None:
+        """Chats finish within drain_s; streams still open then end, and their clients resume elsewhere."""
+        log.info("gateway.drains", requests=gateway.open_requests, drain_s=self._drain_s)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._drain_s
+        while gateway.open_requests and loop.time() < until_s:  # noqa: ASYNC110  (seldom, short, and simple)
+            await asyncio.sleep(DRAIN_POLL_S)
+        gateway.hand_over = True
+        for reader in list(gateway.readers):
+            reader.wake()
+        log.info("gateway.drained", handed_over=gateway.open_requests)
+        self.should_exit = True
+
+
+def serve(config_path: Path) -> None:
+    """Serve until a signal. Raises ConfigError, SecretsError; exits with 3 when start-up fails."""
+    logs.setup("gateway")
+    runtime = open_runtime(config_path)
+    bounds = runtime.config.gateway
+    app = create_app(runtime)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=BoundedProtocol.bounded(bounds.request_read_s_max),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,
+        backlog=BACKLOG,
+    )
+    with listening(bounds.host, bounds.port) as listener:
+        host, port = listener.getsockname()[:2]
+        log.info("gateway.listens", host=host, port=port)
+        Server(app, config, bounds.drain_s).run(sockets=[listener])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A listening socket that several gateway processes of one host may share."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    return listener

@@ -1,0 +1,62 @@
+"""Prometheus metrics, with OpenTelemetry's GenAI names where those fit. No ids and no text as labels."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One process's counters, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "bunkhouse_gateway_requests",
+            "Requests by route, status and outcome.",
+            ("route", "status", "outcome"),
+            registry=self.registry,
+        )
+        self.chats = Gauge("bunkhouse_gateway_open_chats", "Chats being answered now.", registry=self.registry)
+        self.overhead = Histogram(
+            "bunkhouse_gateway_overhead_seconds",
+            "From a chat's request to its place in the waiting room.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From a chat's request to its end.",
+            ("gen_ai_request_model", "error_type"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From a chat's request to the first piece of its answer.",
+            ("gen_ai_request_model",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time of a chat's tokens after the first.",
+            ("gen_ai_request_model",),
+            buckets=_TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self.tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of a chat.",
+            ("gen_ai_request_model", "gen_ai_token_type"),
+            buckets=_TOKENS,
+            registry=self.registry,
+        )
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,43 @@
+"""/health: this process runs. /ready: a chat sent here now has a chance. /metrics: Prometheus."""
+
+from __future__ import annotations
+
+from gateway.call import Call
+from gateway.metrics import CONTENT_TYPE
+from gateway.state import Gateway
+from services.queues.connection import QueueUnavailable
+
+SERVING = ("ready", "asleep")
+
+
+async def health(_: Gateway, call: Call) -> None:
+    """200 as long as the event loop turns."""
+    await call.respond_json({"status": "ok"})
+
+
+async def ready(gateway: Gateway, call: Call) -> None:
+    """200 when Redis answers, a scheduler leads and at least one model serves; 503 with what is missing."""
+    missing: list[str] = []
+    models: dict[str, str] = {}
+    if gateway.draining:
+        missing.append("draining")
+    else:
+        try:
+            with gateway.breaker:
+                if gateway.directory.version == 0:
+                    missing.append("registry")
+                if await gateway.door.snapshot() is None:
+                    missing.append("scheduler")
+                models = {name: told["report"]["state"] for name, told in (await gateway.door.engines()).items()}
+            if not any(state in SERVING for state in models.values()):
+                missing.append("models")
+        except QueueUnavailable:
+            missing.append("redis")
+    body = {"ready": not missing, "missing": missing, "models": models}
+    await call.respond_json(body, 503 if missing else 200)
+
+
+async def metrics(gateway: Gateway, call: Call) -> None:
+    """This process's counters."""
+    gateway.metrics.chats.set(len(gateway.readers))
+    await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])

@@ -1,0 +1,102 @@
+"""From a bot's messages to what its engine reads: system prompt, chat template, token ids.
+
+A prompt that cannot fit is refused before it is tokenized, and a long one is tokenized in a thread: no client can keep
+the event loop busy for longer than a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.directory import Bot
+from gateway.outcomes import Code, Refused
+from gateway.request import ChatRequest
+from services.config import Config, ModelConfig
+from services.tokenizer import Tokenizer, load_tokenizer
+from services.tokenizer_template import TemplateRejected
+from services.weights import resolve
+
+INLINE_CHARS_MAX = 8_192  # about 3 ms of tokenizing
+THREADS_MAX = 2
+CHARS_PER_TOKEN_MAX = 64  # no text that means anything has longer tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation, counted. `room` is what the bot's context leaves for the answer."""
+
+    tokens: int
+    content: Sequence[int] | str
+    context_tokens: int
+
+    @property
+    def room(self) -> int:
+        return self.context_tokens - self.tokens
+
+
+class Prompts:
+    """Tokenizers of all models, loaded at the start."""
+
+    def __init__(self, models: Mapping[str, ModelConfig], tokenizers: Mapping[str, Tokenizer]) -> None:
+        self._models = models
+        self._tokenizers = tokenizers
+        self._threads = asyncio.Semaphore(THREADS_MAX)
+
+    @classmethod
+    def load(cls, config: Config) -> Prompts:
+        """Takes about 0.2 s a model; models with the same weights share one. Raises WeightsError, TokenizerError."""
+        all_weights = {model.weights for model in config.models.values()}
+        by_weights = {weights: load_tokenizer(resolve(weights)) for weights in all_weights}
+        return cls(config.models, {name: by_weights[model.weights] for name, model in config.models.items()})
+
+    async def prepare(self, bot: Bot, request: ChatRequest) -> Prompt:
+        """Render and count. Raises Refused when it does not fit or the template does not take it."""
+        model = self._models.get(bot.config.model)
+        if model is None:
+            raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
+        context = min(model.context_tokens, bot.config.context_tokens or model.context_tokens)
+        messages = conversation(bot.config.system, request)
+        chars = sum(len(message["content"]) for message in messages)
+        if chars > context * CHARS_PER_TOKEN_MAX:
+            raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
+        tokenizer = self._tokenizers[bot.config.model]
+        if chars <= INLINE_CHARS_MAX:
+            tokens, content = _tokenized(tokenizer, messages)
+        else:
+            async with self._threads:
+                tokens, content = await asyncio.to_thread(_tokenized, tokenizer, messages)
+        if tokens >= context:
+            raise _too_long(f"{tokens}", context)
+        return Prompt(tokens, content, context)
+
+
+def conversation(system: str, request: ChatRequest) -> list[dict[str, str]]:
+    """The messages with the bot's own system prompt before whatever the client calls system or developer."""
+    messages = [
+        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        for message in request.messages
+    ]
+    if not system:
+        return messages
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *messages]
+    return [{"role": "system", "content": f"{system}\n\n{messages[0]['content']}"}, *messages[1:]]
+
+
+def _tokenized(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[int, Sequence[int] | str]:
+    try:
+        text = tokenizer.render(messages)
+    except TemplateRejected as error:
+        raise Refused(Code.INVALID_VALUE, f"The model's chat template: {error}", param="messages") from None
+    content = tokenizer.prompt(text)
+    return (tokenizer.count(text) if isinstance(content, str) else len(content)), content
+
+
+def _too_long(tokens: str, context: int, about: str = "") -> Refused:
+    return Refused(
+        Code.CONTEXT_LENGTH,
+        f"This bot's context is {context} tokens, but the messages take {about}{tokens} tokens. Shorten them.",
+        param="messages",
+    )

@@ -1,0 +1,223 @@
+"""A chat's reply, from its Redis stream to its client: as server-sent events, or whole."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import structlog
+
+from gateway import limits
+from gateway.admit import Admitted
+from gateway.call import JSON, Call, ClientGone, Header
+from gateway.chunks import HANDED_OVER, PING, Chunks, completion, error_event
+from gateway.feed import Feed, HandedOver, feed
+from gateway.outcomes import Code, Refused, from_reply
+from gateway.state import Gateway
+from gateway.tally import Tally
+from services.queues.connection import QueueUnavailable
+from services.queues.records import Finish, ReplyEnd, ReplyEntry
+from services.queues.replies import START
+
+CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+END_S_MAX = 30.0  # a cancelled chat has ended by then
+
+log = structlog.get_logger()
+
+
+async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_usage: bool) -> None:
+    """Answer with server-sent events.
+
+    An early refusal still gets a status of its own: the answer starts at the first word of the worker, or after ping_s.
+    Raises Refused before the start; after it errors are events.
+    """
+    stream = _Stream(gateway, call, chat, Chunks(chat.ticket, include_usage))
+    tally = Tally(gateway.metrics, call, chat.ticket)
+    try:
+        async with feed(gateway, call, chat) as entries:
+            await stream.run(entries, tally)
+    except ClientGone:
+        call.label = "client_gone"
+        linger(gateway, chat, gateway.config.gateway.resume_grace_s)
+    except HandedOver:
+        call.label = Code.HANDED_OVER.value
+        if not call.status:
+            raise _handed_over() from None
+        await call.send(HANDED_OVER, more=False)
+    except Refused as refused:
+        if refused.code in (Code.DEADLINE, Code.NO_NEWS) and stream.end is None:
+            linger(gateway, chat, 0.0)
+        if not call.status:
+            raise
+        call.label = refused.code.value
+        await call.send(error_event(refused.body()), more=False)
+    finally:
+        tally.close(stream.end)
+        if stream.end is not None:
+            await _settle(gateway, chat, stream.end)
+
+
+async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
+    """Answer with one JSON object. Raises Refused."""
+    tally = Tally(gateway.metrics, call, chat.ticket)
+    parts: list[str] = []
+    end: ReplyEnd | None = None
+    try:
+        async with feed(gateway, call, chat) as entries:
+            while end is None:
+                for entry in await entries.read(gateway.config.gateway.ping_s):
+                    tally.see(entry)
+                    parts.append(entry.text)
+                    end = entry.end
+        body = completion(chat.ticket, "".join(parts), _good(end))
+        await call.respond(200, body, [JSON, *answer_headers(call, chat, tally)])
+    except ClientGone:
+        call.label = "client_gone"
+        if end is None:
+            linger(gateway, chat, gateway.config.gateway.resume_grace_s if chat.keyed else 0.0)
+    except HandedOver:
+        raise _handed_over() from None
+    except Refused as refused:
+        if end is None:
+            linger(gateway, chat, 0.0)
+        call.label = refused.code.value
+        raise
+    finally:
+        tally.close(end)
+        if end is not None:
+            await _settle(gateway, chat, end)
+
+
+class _Stream:
+    """The events of one answer. `end` is set once the reply's end was sent."""
+
+    def __init__(self, gateway: Gateway, call: Call, chat: Admitted, chunks: Chunks) -> None:
+        self._gateway = gateway
+        self._call = call
+        self._chat = chat
+        self._chunks = chunks
+        self._role_sent = chat.after not in (START, "0-1")
+        self.end: ReplyEnd | None = None
+
+    async def run(self, entries: Feed, tally: Tally) -> None:
+        """Until the end of the reply. Raises what Feed.read raises."""
+        ping_s = self._gateway.config.gateway.ping_s
+        call = self._call
+        first = await self._first(entries, ping_s)
+        if first and first[0].end is not None:
+            self.end = first[0].end
+            _good(self.end)
+        for entry in first:
+            tally.see(entry)
+        await call.start(200, [*_STREAM_HEADERS, *answer_headers(call, self._chat, tally)])
+        news = first
+        while True:
+            await call.send(self._events(news) if news else PING, more=self.end is None)
+            if self.end is not None:
+                return
+            news = await entries.read(ping_s)
+            for entry in news:
+                tally.see(entry)
+
+    @staticmethod
+    async def _first(entries: Feed, ping_s: float) -> list[ReplyEntry]:
+        until_s = monotonic() + ping_s
+        while (left_s := until_s - monotonic()) > 0:
+            news = await entries.read(left_s)
+            if news:
+                return news
+        return []
+
+    def _events(self, news: list[ReplyEntry]) -> bytes:
+        out: list[bytes] = []
+        for entry in news:
+            if entry.end is not None:
+                self.end = entry.end
+                try:
+                    _good(entry.end)
+                except Refused as refused:
+                    self._call.label = refused.code.value
+                    out.append(error_event(refused.body()))
+                    break
+            if not self._role_sent:
+                self._role_sent = True
+                out.append(self._chunks.role(entry.id))
+            if entry.text:
+                out.append(self._chunks.text(entry.id, entry.text))
+            elif entry.end is not None:
+                out.append(self._chunks.tail(entry.end))
+        return b"".join(out)
+
+
+_STREAM_HEADERS: list[Header] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+def answer_headers(call: Call, chat: Admitted, tally: Tally) -> list[Header]:
+    """What is known of a chat when its answer starts."""
+    found: list[Header] = [
+        (b"x-bunkhouse-chat", chat.ticket.chat.encode()),
+        (b"x-bunkhouse-overhead-ms", b"%.2f" % (call.overhead_s * 1000)),
+    ]
+    if tally.kv_bits is not None:
+        found.append((b"x-bunkhouse-kv-bits", b"%d" % tally.kv_bits))
+    if tally.queue_s is not None:
+        found.append((b"x-bunkhouse-queue-ms", b"%.1f" % (tally.queue_s * 1000)))
+    if tally.served_by is not None:
+        found.append((b"x-bunkhouse-served-by", tally.served_by.encode("latin-1", "replace")))
+    return found + call.limit_headers
+
+
+def linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
+    """Cancel a chat whose client went away, unless another client takes it up within `grace_s`."""
+    task = asyncio.create_task(_linger(gateway, chat, grace_s))
+    gateway.lingering.add(task)
+    task.add_done_callback(gateway.lingering.discard)
+
+
+async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
+    await asyncio.sleep(grace_s)
+    ticket = chat.ticket
+    keep_s = gateway.config.gateway.reply_keep_s
+    with gateway.hub.follow(ticket.chat, chat.after) as reader:
+        for pause_s in CANCEL_TRIES_S:
+            try:
+                await gateway.door.cancel(ticket, keep_s, gateway.clock(), readers=chat.readers)
+                break
+            except QueueUnavailable:
+                await asyncio.sleep(pause_s)
+        until_s = monotonic() + END_S_MAX
+        while chat.charge is not None and (left_s := until_s - monotonic()) > 0:
+            for entry in await reader.read(left_s):
+                if entry.end is not None:
+                    await _settle(gateway, chat, entry.end)
+                    return
+
+
+async def _settle(gateway: Gateway, chat: Admitted, end: ReplyEnd) -> None:
+    try:
+        await limits.settle(gateway, chat.charge, chat.ticket, end.usage)
+    except QueueUnavailable as error:
+        log.warning("limits.not_given_back", chat=chat.ticket.chat, tenant=chat.ticket.tenant, why=str(error))
+
+
+def _good(end: ReplyEnd) -> ReplyEnd:
+    """The end, if it is a good one. Raises Refused."""
+    if end.error is not None:
+        raise from_reply(end.error)
+    if end.finish is Finish.CANCELLED:
+        raise Refused(Code.CANCELLED, "This chat was cancelled.")
+    if end.finish is Finish.ERROR:
+        raise Refused(Code.ENGINE_FAILED, "The model failed on this chat.")
+    return end
+
+
+def _handed_over() -> Refused:
+    return Refused(
+        Code.HANDED_OVER,
+        "This gateway is going down. The chat goes on: GET /v1/chats/{x-bunkhouse-chat}, or ask again with the same "
+        "Idempotency-Key.",
+    )

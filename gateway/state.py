@@ -1,0 +1,48 @@
+"""What a gateway process holds while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.breaker import Breaker
+from gateway.directory import Directory
+from gateway.metrics import Metrics
+from gateway.prompt import Prompts
+from services.config import Config
+from services.queues.connection import Connection
+from services.queues.door import Door
+from services.queues.limits import Limits
+from services.queues.replies import Reader, ReplyHub
+from services.secrets import Secrets
+
+
+@dataclass
+class Gateway:
+    """One process's connections, caches and counters. `clock` is Unix time."""
+
+    config: Config
+    secrets: Secrets
+    connection: Connection
+    prompts: Prompts
+    clock: Callable[[], float] = time.time
+    draining: bool = False
+    hand_over: bool = False  # drain_s is up: streams still open end now
+    open_requests: int = 0
+    readers: set[Reader] = field(default_factory=set)  # of the chats whose client is being answered here
+    lingering: set[asyncio.Task[None]] = field(default_factory=set)  # chats whose client went away
+
+    def __post_init__(self) -> None:
+        scheduler = self.config.scheduler
+        self.door = Door(
+            self.connection,
+            waiting_max=scheduler.waiting_max,
+            waiting_per_tenant_max=scheduler.waiting_per_tenant_max,
+        )
+        self.hub = ReplyHub(self.connection)
+        self.limits = Limits(self.connection)
+        self.breaker = Breaker()
+        self.directory = Directory(self.door, self.secrets.pepper, self.clock)
+        self.metrics = Metrics()

@@ -1,0 +1,96 @@
+"""A checked request becomes a ticket for the scheduler and a payload for the worker."""
+
+from __future__ import annotations
+
+import secrets
+
+from gateway.directory import Bot
+from gateway.outcomes import Code, Refused
+from gateway.prompt import Prompt
+from gateway.request import ChatRequest
+from scheduler.types import KvBits, Task, Ticket
+from services.config import ModelConfig
+from services.queues.records import Payload
+
+CHAT_PREFIX = "chatcmpl-"
+MIXED_BITS = KvBits.EIGHT  # the middle, where neither bot nor engine says
+
+
+def new_chat_id() -> str:
+    """192 random bits: knowing some ids does not help to guess another."""
+    return CHAT_PREFIX + secrets.token_urlsafe(24)
+
+
+def answer_tokens(bot: Bot, request: ChatRequest, prompt: Prompt) -> int:
+    """What the answer may grow to. Raises Refused when the client wants more than the context leaves."""
+    wanted = request.wanted_tokens
+    if wanted is None:
+        return min(bot.config.max_tokens_default, prompt.room)
+    if wanted > prompt.room:
+        name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+        raise Refused(
+            Code.CONTEXT_LENGTH,
+            f"This bot's context is {prompt.context_tokens} tokens, but {prompt.tokens + wanted} were asked for "
+            f"({prompt.tokens} in the messages, {wanted} in {name}). {name} may be {prompt.room} at most here.",
+            param=name,
+        )
+    return wanted
+
+
+def kv_bits(bot: Bot, model: ModelConfig) -> tuple[KvBits, KvBits, bool]:
+    """KV bits wanted, the floor, and whether the session may be demoted to it."""
+    if model.kv_bits != "mixed":
+        return KvBits(model.kv_bits), KvBits(model.kv_bits), False
+    policy = bot.config.kv
+    floor = KvBits(policy.floor)
+    wanted = KvBits(policy.bits) if policy.bits else MIXED_BITS
+    return max(floor, min(wanted, KvBits(policy.ceiling))), floor, bool(policy.demotable)
+
+
+def ticket_for(
+    chat: str,
+    bot: Bot,
+    model: ModelConfig,
+    request: ChatRequest,
+    prompt: Prompt,
+    *,
+    session: str,
+    call: str,
+    now_s: float,
+) -> Ticket:
+    """The ticket. Raises Refused when the answer would not fit."""
+    task = request.task or Task(bot.config.task or Task.SUPPORT)
+    wanted, floor, demotable = kv_bits(bot, model)
+    return Ticket(
+        chat=chat,
+        request=call,
+        tenant=bot.tenant,
+        bot=bot.id,
+        model=bot.config.model,
+        session=session,
+        prompt_tokens=prompt.tokens,
+        max_tokens=answer_tokens(bot, request, prompt),
+        kv_bits=wanted,
+        kv_bits_floor=floor,
+        task=task,
+        created_s=now_s,
+        deadline_s=now_s + bot.config.queue_wait_s_max,
+        priority=bot.config.priority,
+        demotable=demotable,
+        overflow=bot.config.overflow is not None,
+    )
+
+
+def payload_for(bot: Bot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
+    """What the worker reads. Engines take 31 bits of seed."""
+    return Payload(
+        prompt=prompt.content,
+        salt=salt,
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=None if request.seed is None else request.seed & 0x7FFFFFFF,
+        stop=request.stops,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        adapter=bot.config.adapter,
+    )
