@@ -28,6 +28,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.types import Decision, EngineFacts, EngineState, KvBits, Outcome, Reason, Ticket
 
 Numbers = dict[str, float | int | str]
+Options = tuple[tuple[KvBits, int], ...]
 
 _STATE_REASONS = {
     EngineState.STARTING: Reason.MODEL_DOWN,
@@ -38,52 +39,48 @@ _STATE_REASONS = {
 
 
 @dataclass(slots=True)
-class TenantView:
-    """What a decision sees of the tenant."""
+class Ask:
+    """What a decision sees beside ticket, engine, device and clock."""
 
-    over_share: bool = False  # holds more of this engine than its fair part
-    limit: str | None = None  # the limit that it is at
+    options: Options
+    prompt_tokens_new: int  # without what the engine's cache is expected to hold
+    over_share: bool = False  # the tenant holds more of this engine than its fair part
+    limit: str | None = None  # the limit that the tenant is at
     limit_wait_s: float = 0.0
-    prompt_tokens_new: int = 0  # without what the engine's cache is expected to hold
 
 
-def precisions(ticket: Ticket, facts: EngineFacts) -> list[KvBits]:
-    """Bits to try, best first: as wanted, or the next higher that the engine holds, then down to the floor.
-
-    Empty where the engine holds nothing at or above the floor.
+def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> Options:
+    """(bits, bytes to reserve) to try, best first: as wanted, or the next higher that the engine holds, then,
+    if the ticket is demotable, down to its floor. Empty where the engine holds nothing at or above the floor.
     """
-    held = sorted(facts.kv_bytes_per_token)
-    if not facts.live_kv_bits and facts.kv_bits in facts.kv_bytes_per_token:
-        held = [int(facts.kv_bits)]
+    held = [int(facts.kv_bits)]
+    if facts.live_kv_bits or facts.kv_bits not in facts.kv_bytes_per_token:
+        held = sorted(facts.kv_bytes_per_token)
     enough = [bits for bits in held if bits >= ticket.kv_bits_floor]
     if not enough:
-        return []
+        return ()
     first = next((bits for bits in enough if bits >= ticket.kv_bits), enough[-1])
     lower = [bits for bits in reversed(enough) if bits < first] if ticket.demotable else []
-    return [KvBits(bits) for bits in (first, *lower)]
+    return tuple(
+        (KvBits(bits), reserve_bytes(facts, ticket.tokens_max, bits, settings.page_tokens)) for bits in (first, *lower)
+    )
 
 
 def decide(
-    ticket: Ticket,
-    account: Account | None,
-    device: Device,
-    tenant: TenantView,
-    *,
-    settings: SchedulerSettings,
-    now_s: float,
+    ticket: Ticket, account: Account | None, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
 ) -> Decision:
     """Decide for one ticket. Changes nothing."""
     if now_s >= ticket.deadline_s:
         return _no(ticket, Outcome.REJECT, Reason.DEADLINE, waited_s=now_s - ticket.created_s)
     if account is None:
         return _no(ticket, Outcome.WAIT, Reason.MODEL_DOWN, state="unknown")
-    refused = never(ticket, account.facts, settings)
+    refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
-    closed = closed_to_all(account, device, settings, now_s) or _closed_to_tenant(account, tenant, settings)
+    closed = closed_to_all(account, device, settings, now_s) or _closed_to_tenant(account, ask, settings)
     if closed is not None:
         return Decision(ticket.chat, Outcome.WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
-    return _fit(ticket, account, device, tenant, settings=settings, now_s=now_s)
+    return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
 
 
 def closed_to_all(
@@ -103,63 +100,58 @@ def closed_to_all(
     return None
 
 
-def _closed_to_tenant(
-    account: Account, tenant: TenantView, settings: SchedulerSettings
-) -> tuple[Reason, Numbers] | None:
-    if tenant.limit is not None:
-        return Reason.TENANT_LIMIT, {"limit": tenant.limit, "limit_wait_s": tenant.limit_wait_s}
-    slots_kept = int(settings.headroom * account.facts.chats_max) if tenant.over_share else 0
+def _closed_to_tenant(account: Account, ask: Ask, settings: SchedulerSettings) -> tuple[Reason, Numbers] | None:
+    if ask.limit is not None:
+        return Reason.TENANT_LIMIT, {"limit": ask.limit, "limit_wait_s": ask.limit_wait_s}
+    slots_kept = int(settings.headroom * account.facts.chats_max) if ask.over_share else 0
     if account.chats_free <= slots_kept:
         return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": slots_kept}
     return None
 
 
-def never(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> Decision | None:
+def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:
     """The refusals that no waiting can change."""
     outcome = Outcome.OVERFLOW if ticket.overflow else Outcome.REJECT
     tokens = ticket.tokens_max
     if tokens > facts.context_tokens:
         return _no(ticket, outcome, Reason.NEVER_FITS, tokens=tokens, context_tokens=facts.context_tokens)
-    bits = precisions(ticket, facts)
-    if not bits:
+    if not choices:
         best = max(facts.kv_bytes_per_token) if facts.live_kv_bits else int(facts.kv_bits)
         return _no(ticket, outcome, Reason.KV_BITS, floor=int(ticket.kv_bits_floor), engine_bits=best)
-    least = reserve_bytes(facts, tokens, bits[-1], settings.page_tokens)
+    least = choices[-1][1]
     if least > facts.kv_budget_bytes:
         return _no(ticket, outcome, Reason.NEVER_FITS, need_bytes=least, budget_bytes=facts.kv_budget_bytes)
     return None
 
 
+def kept_bytes(account: Account, ask: Ask, need: int, settings: SchedulerSettings) -> int:
+    """Bytes that a tenant above its share must leave to the others."""
+    kept = int(settings.headroom * account.facts.kv_budget_bytes) if ask.over_share else 0
+    return kept if kept >= need else 0
+
+
 def _fit(
-    ticket: Ticket, account: Account, device: Device, tenant: TenantView, *, settings: SchedulerSettings, now_s: float
+    ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
 ) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
-    facts, tokens = account.facts, ticket.tokens_max
-    prefill_s = device.prefill_s(ticket.model, tenant.prompt_tokens_new)
+    prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
+    margin = settings.headroom if ask.over_share else 0.0
     available = account.available_bytes
-    short: Decision | None = None
-    for bits in precisions(ticket, facts):
-        need = reserve_bytes(facts, tokens, bits, settings.page_tokens)
-        kept = int(settings.headroom * facts.kv_budget_bytes) if tenant.over_share else 0
-        kept = kept if kept >= need else 0
+    reason, numbers = Reason.KV_MEMORY, Numbers()
+    for bits, need in ask.options:
+        kept = kept_bytes(account, ask, need, settings)
         if need > available - kept:
-            short = _no(
-                ticket, Outcome.WAIT, Reason.KV_MEMORY, need_bytes=need, available_bytes=available, kept_bytes=kept
-            )
+            reason = Reason.KV_MEMORY
+            numbers = {"need_bytes": need, "available_bytes": available, "kept_bytes": kept}
             continue
-        margin = settings.headroom if tenant.over_share else 0.0
         broken = device.breaks(ticket.model, need, prefill_s, now_s, margin)
-        if broken is not None:
-            reason, model, predicted_s, most_s = broken
-            short = _no(
-                ticket, Outcome.WAIT, reason, breaks=model, predicted_ms=predicted_s * 1e3, most_ms=most_s * 1e3
-            )
-            continue
-        outcome = Outcome.ADMIT_DEMOTED if bits < ticket.kv_bits else Outcome.ADMIT
-        numbers = {"need_bytes": need, "available_bytes": available, "prefill_s": prefill_s}
-        return Decision(ticket.chat, outcome, Reason.ROOM, bits, reserve_bytes=need, numbers=numbers)
-    assert short is not None  # noqa: S101  (never() saw at least one precision)
-    return short
+        if broken is None:
+            outcome = Outcome.ADMIT_DEMOTED if bits < ticket.kv_bits else Outcome.ADMIT
+            numbers = {"need_bytes": need, "available_bytes": available, "prefill_s": prefill_s}
+            return Decision(ticket.chat, outcome, Reason.ROOM, bits, reserve_bytes=need, numbers=numbers)
+        reason, model, predicted_s, most_s = broken
+        numbers = {"breaks": model, "predicted_ms": predicted_s * 1e3, "most_ms": most_s * 1e3}
+    return Decision(ticket.chat, Outcome.WAIT, reason, ticket.kv_bits, numbers=numbers)
 
 
 def _no(ticket: Ticket, outcome: Outcome, reason: Reason, **numbers: float | int | str) -> Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.admission import precisions
+from scheduler.admission import options
 from scheduler.ledger import Account, reserve_bytes
 from scheduler.settings import SchedulerSettings
 from scheduler.types import KvBits, Ticket
@@ -30,10 +30,10 @@ class Demotion:
 def plan(ticket: Ticket, account: Account, settings: SchedulerSettings) -> list[Demotion]:
     """Demotions that make room for `ticket`, or none. O(chats of the engine)."""
     facts = account.facts
-    bits = precisions(ticket, facts)
-    if not facts.live_kv_bits or not bits:
+    choices = options(ticket, facts, settings)
+    if not facts.live_kv_bits or not choices:
         return []
-    missing = reserve_bytes(facts, ticket.tokens_max, bits[-1], settings.page_tokens) - account.available_bytes
+    missing = choices[-1][1] - account.available_bytes
     if missing <= 0:
         return []
     found: list[Demotion] = []

@@ -12,72 +12,9 @@ it never refuses. Units: prompt tokens. Defaults: weight 1, output_weight 2, cac
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from heapq import heappop, heappush
 
+from scheduler.order import Key, LeastFirst
 from scheduler.settings import SchedulerSettings
-
-Key = tuple[float, float, str]
-
-
-class LeastFirst:
-    """Names by ascending key, where keys live elsewhere and change. Each operation is O(log n), amortised.
-
-    A key that grew is noticed when its name comes up; one that shrank must be told with `touch`.
-    """
-
-    __slots__ = ("_heap", "_key", "_live")
-
-    def __init__(self, key: Callable[[str], Key]) -> None:
-        self._key = key
-        self._heap: list[Key] = []
-        self._live: dict[str, Key] = {}
-
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._live
-
-    def add(self, name: str) -> None:
-        if name not in self._live:
-            key = self._live[name] = self._key(name)
-            heappush(self._heap, key)
-
-    def discard(self, name: str) -> None:
-        self._live.pop(name, None)
-
-    def touch(self, name: str) -> None:
-        """The name's key may have shrunk."""
-        if name in self._live:
-            key = self._key(name)
-            if key < self._live[name]:
-                self._live[name] = key
-                heappush(self._heap, key)
-
-    def peek(self) -> str | None:
-        """The name with the least key, or None."""
-        while self._heap:
-            key = self._heap[0]
-            name = key[2]
-            if self._live.get(name) != key:
-                heappop(self._heap)
-                continue
-            now = self._key(name)
-            if now <= key:
-                return name
-            heappop(self._heap)
-            self._live[name] = now
-            heappush(self._heap, now)
-        return None
-
-    def pop(self) -> str | None:
-        """Take the name with the least key out, or None."""
-        name = self.peek()
-        if name is not None:
-            heappop(self._heap)
-            del self._live[name]
-        return name
 
 
 class Counters:

@@ -37,6 +37,7 @@ class Account:
     __slots__ = (
         "_released",
         "_withheld",
+        "available_bytes",
         "by_tenant",
         "drift_bytes",
         "facts",
@@ -58,6 +59,8 @@ class Account:
         self.drift_bytes = 0
         self._withheld = 0
         self._released: deque[tuple[float, int]] = deque()
+        self.available_bytes = 0  # what a new chat can have: free, or cached and given up for it
+        self._add_up()
 
     @property
     def total_bytes(self) -> int:
@@ -72,11 +75,6 @@ class Account:
         return min(self._withheld, max(0, self.total_bytes - self.reserved_bytes))
 
     @property
-    def available_bytes(self) -> int:
-        """What a new chat can have: free, or cached and given up for it."""
-        return max(0, self.total_bytes - self.reserved_bytes - self._withheld)
-
-    @property
     def cached_bytes(self) -> int:
         return min(self.report.kv_cached_bytes if self.report else 0, self.available_bytes)
 
@@ -87,6 +85,9 @@ class Account:
     @property
     def chats_free(self) -> int:
         return self.facts.chats_max - len(self.reservations)
+
+    def _add_up(self) -> None:
+        self.available_bytes = max(0, self.total_bytes - self.reserved_bytes - self._withheld)
 
     def by_bits(self) -> dict[int, int]:
         """Reserved bytes at each precision."""
@@ -102,6 +103,7 @@ class Account:
         self.reservations[held.chat] = held
         self.reserved_bytes += held.reserved_bytes
         self.by_tenant[held.tenant] = self.by_tenant.get(held.tenant, 0) + held.reserved_bytes
+        self._add_up()
 
     def remove(self, chat: str, now_s: float) -> Reservation | None:
         """Take a reservation out. Unknown chats: None."""
@@ -115,6 +117,7 @@ class Account:
         else:
             del self.by_tenant[held.tenant]
         self._released.append((now_s, held.reserved_bytes))
+        self._add_up()
         return held
 
     def reported(self, report: EngineReport, drift_bytes_max: int) -> None:
@@ -127,6 +130,20 @@ class Account:
         self.heard_s = max(self.heard_s, report.at_s)
         self.drift_bytes = max(0, report.kv_used_bytes - self.reserved_bytes - leaving)
         self._withheld = self.drift_bytes if self.drift_bytes > drift_bytes_max else 0
+        self._add_up()
+
+    def restarted(self, facts: EngineFacts, now_s: float) -> None:
+        """The engine came back with these flags. Reservations stay."""
+        self.facts, self.state, self.heard_s = facts, EngineState.READY, now_s
+        self.report, self.drift_bytes, self._withheld = None, 0, 0
+        self._add_up()
+
+    def clear(self) -> None:
+        """Forget all reservations."""
+        self.reservations.clear()
+        self.by_tenant.clear()
+        self.reserved_bytes = 0
+        self._add_up()
 
 
 class Ledger:
@@ -142,8 +159,7 @@ class Ledger:
         account = self.accounts.get(facts.model)
         if account is None:
             account = self.accounts[facts.model] = Account(facts, now_s)
-        account.facts, account.state, account.heard_s = facts, EngineState.READY, now_s
-        account.report, account.drift_bytes, account._withheld = None, 0, 0
+        account.restarted(facts, now_s)
         for chat in [c for c, held in self._orphans.items() if held.model == facts.model]:
             account.add(self._orphans.pop(chat))
         return account
@@ -171,9 +187,7 @@ class Ledger:
     def restore(self, reservations: Iterable[Reservation]) -> None:
         """Forget all reservations and take these."""
         for account in self.accounts.values():
-            account.reservations.clear()
-            account.by_tenant.clear()
-            account.reserved_bytes = 0
+            account.clear()
         self._model_of.clear()
         self._orphans.clear()
         for held in reservations:

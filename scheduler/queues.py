@@ -8,12 +8,12 @@ pointers behind it costs less than keeping a heap that can drop its worst entry.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from operator import attrgetter
 
-from scheduler.types import Decision, Ticket
+from scheduler.admission import Options
+from scheduler.types import Decision, EngineFacts, Ticket
 
 Place = tuple[bool, int, float, int]  # new session, minus priority, created_s, arrival number
 _place = attrgetter("place")
@@ -26,6 +26,10 @@ class Waiting:
     ticket: Ticket
     place: Place
     overtaken: int = 0  # chats that went before it although it was first
+    options: Options = ()  # what admission may try for it, by `facts`
+    facts: EngineFacts | None = None
+    short_bytes: int = 0  # it was seen to find no room while less than this is to be had
+    seen: int = 0  # in which review that was
 
     @property
     def turn(self) -> bool:
@@ -69,7 +73,7 @@ class Queues:
     def __contains__(self, chat: str) -> bool:
         return chat in self.entries
 
-    def add(self, ticket: Ticket, turn: bool) -> Lane:
+    def add(self, ticket: Ticket, turn: bool) -> Waiting:
         """Enter a ticket; `turn`: its session holds a lease."""
         self._arrivals += 1
         entry = Waiting(ticket, (not turn, -ticket.priority, ticket.created_s, self._arrivals))
@@ -81,7 +85,7 @@ class Queues:
         self.entries[ticket.chat] = entry
         self.per_tenant[ticket.tenant] = self.per_tenant.get(ticket.tenant, 0) + 1
         self.per_model.setdefault(ticket.model, {})[ticket.tenant] = lane
-        return lane
+        return entry
 
     def remove(self, chat: str) -> Waiting | None:
         """Take a ticket out. Unknown chats: None."""
@@ -136,28 +140,3 @@ class Queues:
             seen.update((entry.ticket.chat, entry) for entry in lane.waiting)
         if seen != self.entries or sum(self.per_tenant.values()) != len(seen):
             raise AssertionError(f"{len(self.entries)} tickets wait, {len(seen)} are in lanes")
-
-
-class Timers:
-    """What is to be done when. A timer cannot be taken back: whoever set it checks whether it still counts."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, str, str]] = []
-
-    def at(self, when_s: float, what: str, name: str) -> None:
-        heappush(self._heap, (when_s, what, name))
-
-    def due(self, now_s: float) -> Iterator[tuple[str, str]]:
-        """(what, name) of all that are due, earliest first. Timers set meanwhile for now count too."""
-        while self._heap and self._heap[0][0] <= now_s:
-            _, what, name = heappop(self._heap)
-            yield what, name
-
-    def prune(self, counts: Callable[[str], bool], live: int) -> None:
-        """Drop timers whose name no longer counts, once they are most of what is here."""
-        if len(self._heap) > 4 * live + 4096:
-            self._heap = [timer for timer in self._heap if counts(timer[2])]
-            heapify(self._heap)
-
-    def next_s(self) -> float | None:
-        return self._heap[0][0] if self._heap else None

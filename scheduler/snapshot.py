@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
+from scheduler.books import Books
 from scheduler.ledger import Account
-
-if TYPE_CHECKING:
-    from scheduler.core import Scheduler
+from scheduler.queues import Queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +58,31 @@ class Snapshot:
         return asdict(self)
 
 
-def take(scheduler: Scheduler, now_s: float) -> Snapshot:
+def take(books: Books, queues: Queues, wanted_models: list[str], now_s: float) -> Snapshot:
     """Read everything; changes nothing."""
-    uses = scheduler.limits.use.items()
+    uses = books.limits.use.items()
     return Snapshot(
         at_s=now_s,
-        models={m: _model(scheduler, m, account, now_s) for m, account in scheduler.ledger.accounts.items()},
-        waiting=len(scheduler.queues),
-        waiting_per_tenant=dict(scheduler.queues.per_tenant),
-        counters=dict(scheduler.counters.values),
+        models={m: _model(books, queues, account, now_s) for m, account in books.ledger.accounts.items()},
+        waiting=len(queues),
+        waiting_per_tenant=dict(queues.per_tenant),
+        counters=dict(books.counters.values),
         chats_per_tenant={tenant: use.chats for tenant, use in uses if use.chats},
         kv_bytes_per_tenant={tenant: use.kv_bytes for tenant, use in uses if use.kv_bytes},
-        sessions=len(scheduler.sessions),
-        wanted_models=scheduler.wanted_models(),
-        prefill_backlog_s=scheduler.device.prefill_backlog_s(now_s),
+        sessions=len(books.sessions),
+        wanted_models=wanted_models,
+        prefill_backlog_s=books.device.prefill_backlog_s(now_s),
     )
 
 
-def _model(scheduler: Scheduler, model: str, account: Account, now_s: float) -> ModelSnapshot:
-    load, lanes = scheduler.device.loads[model], scheduler.queues.per_model.get(model, {})
+def _model(books: Books, queues: Queues, account: Account, now_s: float) -> ModelSnapshot:
+    model = account.facts.model
+    load, lanes = books.device.loads[model], queues.per_model.get(model, {})
     running = len(account.reservations)
     return ModelSnapshot(
         model=model,
         state=account.state.value,
-        stale=now_s - account.heard_s > scheduler.settings.telemetry_age_s_max,
+        stale=now_s - account.heard_s > books.settings.telemetry_age_s_max,
         budget_bytes=account.total_bytes,
         reserved_bytes=account.reserved_bytes,
         reserved_by_bits={str(bits): size for bits, size in sorted(account.by_bits().items())},
@@ -94,13 +93,13 @@ def _model(scheduler: Scheduler, model: str, account: Account, now_s: float) -> 
         drift_bytes=account.drift_bytes,
         running=running,
         chats_max=account.facts.chats_max,
-        predicted_inter_token_s=scheduler.device.predicted_s(model, now_s),
+        predicted_inter_token_s=books.device.predicted_s(model, now_s),
         observed_inter_token_s=load.observed_s,
         correction=load.correction,
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         target_unattainable=load.unattainable,
         waiting={tenant: len(lane.waiting) for tenant, lane in lanes.items()},
         blocked={tenant: lane.blocked.reason.value for tenant, lane in lanes.items() if lane.blocked},
-        drain_per_s=scheduler.drain.per_s(model, running),
-        expected_wait_s=scheduler.drain.wait_s(model, running, 0, 1.0 / (len(lanes) + 1)) if lanes else 0.0,
+        drain_per_s=books.drain.per_s(model, running),
+        expected_wait_s=books.drain.wait_s(model, running, 0, 1.0 / (len(lanes) + 1)) if lanes else 0.0,
     )

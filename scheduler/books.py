@@ -1,0 +1,180 @@
+"""The books: everything that an admitted chat is entered in, kept in step.
+
+    ledger     KV bytes          device    bandwidth and prefill       sessions   leases
+    counters   fair shares       limits    the tenant's own bounds     drain      how long chats take
+
+One admission or settlement touches all of them, so nobody else writes to any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from scheduler.admission import Ask, decide, options
+from scheduler.bandwidth import Device
+from scheduler.drain import Drain
+from scheduler.fairness import Counters, Present
+from scheduler.ledger import Ledger, reserve_bytes
+from scheduler.limits import Limits
+from scheduler.queues import Waiting
+from scheduler.sessions import Sessions
+from scheduler.settings import SchedulerSettings
+from scheduler.types import Decision, KvBits, Reservation, Usage
+
+
+@dataclass(slots=True)
+class Charge:
+    """What a chat was charged when it was let in: an estimate, corrected when it settles."""
+
+    cost: float  # for the tenant's counter
+    tokens: float  # for its tokens a minute
+    prefill_s: float
+
+
+class Books:
+    """All books of one device. O(log n) or better per entry."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        self.ledger = Ledger()
+        self.device = Device(settings)
+        self.counters = Counters(settings)
+        self.sessions = Sessions()
+        self.limits = Limits()
+        self.drain = Drain()
+        self._present: dict[str, Present] = {}
+        self._charges: dict[str, Charge] = {}
+
+    def configure(self, settings: SchedulerSettings) -> None:
+        """Other shares, targets and bounds."""
+        self.settings = self.counters.settings = settings
+        self.device.configure(settings)
+        for present in self._present.values():
+            present.configure(settings)
+
+    def saw(self, tenant: str, model: str, now_s: float) -> None:
+        """The tenant asks for the model."""
+        present = self._present.get(model)
+        if present is None:
+            present = self._present[model] = Present(self.settings)
+        present.saw(tenant, now_s)
+
+    def ask(self, entry: Waiting, now_s: float) -> Ask:
+        """What a decision needs to know of the ticket and its tenant."""
+        ticket = entry.ticket
+        account = self.ledger.accounts.get(ticket.model)
+        if account is None:
+            return Ask((), ticket.prompt_tokens)
+        if entry.facts is not account.facts:
+            entry.facts = account.facts
+            entry.options = options(ticket, account.facts, self.settings)
+        ask = Ask(entry.options, ticket.prompt_tokens)
+        tenant = ticket.tenant
+        part = self._present[ticket.model].share(tenant, now_s)
+        ask.over_share = part < 1.0 and account.by_tenant.get(tenant, 0) > part * account.total_bytes
+        if entry.turn and account.cached_bytes > 0:
+            lease = self.sessions.held(tenant, ticket.session, now_s)
+            ask.prompt_tokens_new = max(1, ticket.prompt_tokens - (lease.tokens if lease else 0))
+        share = self.settings.share(tenant)
+        if share.limited and ask.options:
+            tokens = ticket.prompt_tokens + self.limits.completion_estimate(ticket)
+            at = self.limits.blocked_s(tenant, share, ask.options[-1][1], tokens, now_s)
+            if at is not None:
+                ask.limit, ask.limit_wait_s = at
+        return ask
+
+    def decide(self, entry: Waiting, ask: Ask, now_s: float) -> Decision:
+        """The decision for one ticket, from the books as they are. Changes nothing."""
+        account = self.ledger.accounts.get(entry.ticket.model)
+        return decide(entry.ticket, account, self.device, ask, settings=self.settings, now_s=now_s)
+
+    def admit(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float) -> None:
+        """Enter an admitted chat, with an estimate of what it will take."""
+        ticket, size = entry.ticket, decision.reserve_bytes
+        self.ledger.reserve(
+            Reservation(
+                ticket.chat,
+                ticket.tenant,
+                ticket.session,
+                ticket.model,
+                decision.kv_bits,
+                size,
+                now_s,
+                ticket.tokens_max,
+                ticket.demotable,
+                ticket.kv_bits_floor,
+            )
+        )
+        completion = self.limits.completion_estimate(ticket)
+        cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
+        prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
+        charge = self._charges[ticket.chat] = Charge(cost, ticket.prompt_tokens + completion, prefill_s)
+        self.device.add(ticket.model, size)
+        self.device.prefill(prefill_s, now_s)
+        self.counters.charge(ticket.tenant, cost, now_s)
+        self.limits.take(ticket.tenant, size, charge.tokens)
+        self.sessions.begin(ticket.tenant, ticket.session)
+
+    def withdraw(self, chat: str, now_s: float) -> Reservation | None:
+        """An admitted chat never ran: all of its charge is given back."""
+        charge = self._charges.pop(chat, None)
+        held = self._release(chat, charge.tokens if charge else 0.0, now_s)
+        if held is not None:
+            self.sessions.drop(held.tenant, held.session)
+            if charge is not None:
+                self.counters.charge(held.tenant, -charge.cost)
+                self.device.prefill_undone(charge.prefill_s)
+        return held
+
+    def settle(self, chat: str, usage: Usage | None, now_s: float) -> Reservation | None:
+        """A chat that ran is over. `usage` None: it died before that was known, and the estimate stands."""
+        charge = self._charges.pop(chat, None) or Charge(0.0, 0.0, 0.0)
+        tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
+        held = self._release(chat, charge.tokens - tokens if usage else 0.0, now_s)
+        if held is None:
+            return None
+        self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
+        if usage is not None:
+            self.drain.settled(held.model, max(0.0, now_s - held.admitted_s))
+            self.limits.completed(held.tenant, usage.completion_tokens)
+            cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            self.counters.charge(held.tenant, cost - charge.cost)
+        return held
+
+    def _release(self, chat: str, tokens_over: float, now_s: float) -> Reservation | None:
+        held = self.ledger.release(chat, now_s)
+        if held is not None:
+            self.device.remove(held.model, held.reserved_bytes)
+            self.limits.give(held.tenant, held.reserved_bytes, tokens_over)
+        return held
+
+    def demoted(self, chat: str, bits: KvBits, now_s: float) -> Reservation | None:
+        """A running chat's KV was lowered to `bits`: its reservation shrinks. None where nothing changes."""
+        held = self.ledger.get(chat)
+        account = self.ledger.accounts.get(held.model) if held else None
+        if held is None or account is None or bits >= held.kv_bits:
+            return None
+        size = reserve_bytes(account.facts, held.tokens_max, bits, self.settings.page_tokens)
+        account.remove(chat, now_s)
+        account.add(replace(held, kv_bits=bits, reserved_bytes=size))
+        self.device.grow(held.model, size - held.reserved_bytes)
+        self.limits.of(held.tenant).kv_bytes += size - held.reserved_bytes
+        return held
+
+    def restore(self, reservations: Iterable[Reservation]) -> None:
+        """Only these chats run. They are charged in full when they settle."""
+        self.ledger.restore(reservations)
+        self.device.clear()
+        self._charges.clear()
+        self.limits, self.sessions = Limits(), Sessions()
+        for held in self.ledger:
+            self.device.add(held.model, held.reserved_bytes)
+            self.limits.take(held.tenant, held.reserved_bytes, 0.0)
+            self.sessions.begin(held.tenant, held.session)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where two books disagree."""
+        self.ledger.check_integrity()
+        self.device.check_integrity(self.ledger)
+        self.limits.check_integrity(self.ledger)

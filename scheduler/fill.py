@@ -1,0 +1,181 @@
+"""Filling the engines: who is next, and who may go past a ticket that finds no room.
+
+Tenants go in order of least service. A first ticket that finds no room is looked past (`lookahead_max` per
+model), so that it holds up neither other tenants nor its own tenant's other models. It is remembered as the
+model's *stuck* ticket, and every chat that goes before it is counted. Once it was overtaken `overtakes_max`
+times the model is kept free for it (every model, where it waits for bandwidth) until it goes in, gives up,
+or turns out to wait for something else. A tenant above its share is never stuck: it gets service already.
+
+Only models with news are looked at. A release is no news while it leaves less room than any of the tickets
+that were looked at needs, so a full engine with a long queue costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from scheduler.admission import Ask, closed_to_all, kept_bytes
+from scheduler.books import Books
+from scheduler.explain import Explain
+from scheduler.ledger import Account
+from scheduler.queues import Waiting
+from scheduler.room import Room
+from scheduler.types import Decision, Outcome, Reason, Reservation
+
+_BANDWIDTH_REASONS = (Reason.BANDWIDTH, Reason.FIRST_TOKEN)
+_ADMITTED = (Outcome.ADMIT, Outcome.ADMIT_DEMOTED)
+_STUCK_REASONS = (Reason.KV_MEMORY, Reason.CHATS_MAX, *_BANDWIDTH_REASONS)
+_ENDLESS = 2**63
+
+
+class Fill:
+    """Lets tickets in until nothing more moves."""
+
+    def __init__(self, books: Books, room: Room, explained: Explain) -> None:
+        self.news: set[str] = set()  # models to look at
+        self.stuck: dict[str, Waiting] = {}  # by model
+        self._books = books
+        self._room = room
+        self._explained = explained
+        self._reviews = 0
+        self._short: dict[str, int] = {}  # by model: a release that leaves less room than this is no news
+        self._for_bandwidth: set[str] = set()  # models where something waits for bandwidth
+        self._paced: set[str] = set()  # models with a timer for the end of the prefill backlog
+
+    def arrived(self, entry: Waiting) -> None:
+        """A ticket came. News only if it is its lane's first."""
+        if self._room.queues.lane_of(entry.ticket).waiting[0] is entry:
+            self.news.add(entry.ticket.model)
+
+    def leave(self, entry: Waiting) -> None:
+        """A ticket leaves the room, for whatever reason."""
+        model = entry.ticket.model
+        self._room.leave(entry)
+        self.news.add(model)
+        if self.stuck.get(model) is entry:
+            del self.stuck[model]
+            if entry.overtaken >= self._books.settings.overtakes_max:
+                self.review()
+
+    def released(self, held: Reservation | None) -> None:
+        """A chat ended, or shrank."""
+        if held is None:
+            return
+        model = held.model
+        self.news |= self._room.unpark(held.tenant)
+        self._room.cheaper(held.tenant)
+        account = self._books.ledger.accounts.get(model)
+        lane = self._room.queues.lane(held.tenant, model)
+        if lane is not None:
+            lane.waiting[0].short_bytes = 0  # the tenant may be within its share again
+        if lane is not None or account is None or account.available_bytes >= self._short.get(model, 0):
+            self.news.add(model)
+        self.news |= self._for_bandwidth
+
+    def paced(self, model: str) -> None:
+        """The prefill backlog is short enough again."""
+        self._paced.discard(model)
+        self.news.add(model)
+
+    def review(self) -> None:
+        """Look at everything that waits, closely."""
+        self._reviews += 1
+        for model in self._room.queues.models():
+            self._room.order(model).refresh()
+            self.news.add(model)
+
+    def run(self, now_s: float, out: list[Decision]) -> None:
+        """Until there is no news."""
+        while self.news:
+            model = self.news.pop()
+            holder = self.holder(model)
+            if holder is None:
+                self._fill(model, now_s, out)
+            elif holder.ticket.model == model:
+                self._serve_holder(holder, now_s, out)
+
+    def holder(self, model: str) -> Waiting | None:
+        """The stuck ticket that the model is kept free for, or None."""
+        most = self._books.settings.overtakes_max
+        for other, entry in self.stuck.items():
+            if entry.overtaken >= most and (other == model or other in self._for_bandwidth):
+                return entry
+        return None
+
+    def _fill(self, model: str, now_s: float, out: list[Decision]) -> None:
+        """One pass over the tenants in front, least service first."""
+        self._for_bandwidth.discard(model)
+        self._short[model] = 0
+        account = self._books.ledger.accounts.get(model)
+        if account is None or self._closed(account, now_s):
+            return
+        front, lanes = self._room.order(model).front, self._room.queues.per_model.get(model, {})
+        passed, short = 0, _ENDLESS
+        while passed < len(front):
+            lane = lanes[front[passed][2]]
+            entry = lane.waiting[0]
+            if entry.short_bytes <= account.available_bytes or entry.seen != self._reviews:
+                ask = self._books.ask(entry, now_s)
+                decision = self._books.decide(entry, ask, now_s)
+                if decision.outcome is not Outcome.WAIT:
+                    self._take(entry, decision, ask, now_s, out)
+                    if self._closed(account, now_s) or self.holder(model) is not None:
+                        return
+                    continue
+                lane.blocked = decision
+                if decision.reason is Reason.TENANT_LIMIT:
+                    self._room.park(lane, now_s + ask.limit_wait_s)
+                    continue
+                self._look_past(entry, decision, ask, account)
+            short = min(short, entry.short_bytes)
+            passed += 1
+        self._short[model] = short
+
+    def _look_past(self, entry: Waiting, decision: Decision, ask: Ask, account: Account) -> None:
+        """Note why a lane's first ticket waits."""
+        model = entry.ticket.model
+        if not ask.over_share:
+            self.stuck.setdefault(model, entry)
+        if decision.reason in _BANDWIDTH_REASONS:
+            self._for_bandwidth.add(model)
+        entry.seen, entry.short_bytes = self._reviews, 0
+        if decision.reason is Reason.KV_MEMORY:
+            least = entry.options[-1][1]
+            entry.short_bytes = least + kept_bytes(account, ask, least, self._books.settings)
+
+    def _closed(self, account: Account, now_s: float) -> bool:
+        """Whether the engine takes nobody now."""
+        settings, model = self._books.settings, account.facts.model
+        closed = closed_to_all(account, self._books.device, settings, now_s)
+        if closed is not None and closed[0] is Reason.FIRST_TOKEN and model not in self._paced:
+            self._paced.add(model)
+            backlog_s = self._books.device.prefill_backlog_s(now_s)
+            self._room.timers.at(now_s + backlog_s - settings.prefill_ahead_s_max, "pace", model)
+        return closed is not None
+
+    def _serve_holder(self, entry: Waiting, now_s: float, out: list[Decision]) -> None:
+        """Everyone else waits until the holder has room, or turns out to wait for something else."""
+        model = entry.ticket.model
+        ask = self._books.ask(entry, now_s)
+        decision = self._books.decide(entry, ask, now_s)
+        if decision.outcome is not Outcome.WAIT:
+            self._take(entry, decision, ask, now_s, out)
+            self.review()
+        elif ask.over_share or decision.reason not in _STUCK_REASONS:
+            entry.overtaken = 0
+            del self.stuck[model]
+            self.review()
+        elif decision.reason in _BANDWIDTH_REASONS:
+            self._for_bandwidth.add(model)
+
+    def _take(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float, out: list[Decision]) -> None:
+        """Carry a final decision out: the ticket leaves the room, an admitted one enters the books."""
+        model = entry.ticket.model
+        self.leave(entry)
+        self.news.discard(model)
+        out.append(self._explained.decided(entry.ticket, decision, now_s))
+        if decision.outcome not in _ADMITTED:
+            return
+        for other, stuck in self.stuck.items():
+            if other == model or other in self._for_bandwidth:
+                stuck.overtaken += 1
+        self._books.admit(entry, decision, ask, now_s)
+        self._room.order(model).served(entry.ticket.tenant)

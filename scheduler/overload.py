@@ -1,0 +1,77 @@
+"""What is said to a ticket that cannot be served in time.
+
+Overflow where the bot allows another provider, else reject. `retry_after_s` is the time in which the
+tenant's queue is expected to drain (see drain.py), within 1..120 s, since openai-python gives up on longer
+ones; 1 s where nothing is known. New sessions whose expected wait passes their deadline are refused as they
+come; turns of admitted sessions never are, and wait until the deadline itself.
+"""
+
+from __future__ import annotations
+
+from scheduler.books import Books
+from scheduler.explain import Explain
+from scheduler.queues import Waiting
+from scheduler.room import Room
+from scheduler.types import Decision, Outcome, Reason, Ticket
+
+RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1.0, 120.0
+_ASK_AGAIN_S = 1.0
+
+
+class Overload:
+    """Expected waits and refusals."""
+
+    def __init__(self, books: Books, room: Room, explained: Explain) -> None:
+        self._books = books
+        self._room = room
+        self._explained = explained
+
+    def expected_wait_s(self, entry: Waiting) -> float | None:
+        """Seconds until a waiting ticket is served, as far as that can be told."""
+        lane = self._room.queues.lane_of(entry.ticket)
+        return self._wait_s(entry.ticket, lane.ahead(entry))
+
+    def hopeless(self, entry: Waiting, now_s: float) -> bool:
+        """Whether a ticket that just came is better refused now than at its deadline."""
+        if entry.turn or entry.ticket.overflow:
+            return False
+        wait_s = self.expected_wait_s(entry)
+        return wait_s is not None and now_s + wait_s > entry.ticket.deadline_s
+
+    def overflows(self, entry: Waiting, now_s: float) -> Reason | None:
+        """Why a ticket that waited `overflow_after_s` goes to another provider, or None.
+
+        A tenant at a limit of its own is not helped out; its ticket is looked at again a second later.
+        """
+        decision = self._books.decide(entry, self._books.ask(entry, now_s), now_s)
+        if decision.reason is Reason.TENANT_LIMIT:
+            self._room.timers.at(now_s + _ASK_AGAIN_S, "overflow", entry.ticket.chat)
+            return None
+        return Reason.KV_MEMORY if decision.reason is Reason.ROOM else decision.reason
+
+    def refuse(self, ticket: Ticket, reason: Reason, now_s: float) -> Decision:
+        """The answer to a ticket that is out of the queues already."""
+        outcome = Outcome.OVERFLOW if ticket.overflow and reason is not Reason.DEADLINE else Outcome.REJECT
+        queues = self._room.queues
+        lane = queues.lane(ticket.tenant, ticket.model)
+        wait_s = self._wait_s(ticket, len(lane.waiting) if lane else 0)
+        decision = Decision(
+            ticket.chat,
+            outcome,
+            reason,
+            ticket.kv_bits,
+            retry_after_s=min(RETRY_AFTER_S_MAX, max(RETRY_AFTER_S_MIN, wait_s or 0.0)),
+            expected_wait_s=wait_s,
+            numbers={"waiting": len(queues), "waiting_tenant": queues.per_tenant.get(ticket.tenant, 0)},
+        )
+        return self._explained.decided(ticket, decision, now_s)
+
+    def _wait_s(self, ticket: Ticket, ahead: int) -> float | None:
+        settings, account = self._books.settings, self._books.ledger.accounts.get(ticket.model)
+        running = len(account.reservations) if account else 0
+        if self._books.drain.per_s(ticket.model, running) is None:
+            return None
+        mine = settings.share(ticket.tenant).weight
+        lanes = self._room.queues.per_model.get(ticket.model, {})
+        others = sum(settings.share(tenant).weight for tenant in lanes if tenant != ticket.tenant)
+        return self._books.drain.wait_s(ticket.model, running, ahead, mine / (mine + others))

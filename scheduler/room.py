@@ -1,0 +1,104 @@
+"""The waiting room: queues, the order in which tenants are served, and tenants that are parked.
+
+Bounds: `waiting_per_tenant_max` and `waiting_max`. Where one is reached, a turn of an admitted session, or
+a ticket of a tenant with a shorter queue, displaces the youngest new session of the crowded tenant; any
+other ticket is turned away. A tenant at a limit of its own is parked: out of the order, so that it costs
+nobody time, until a chat of its own ends or its minute goes on.
+"""
+
+from __future__ import annotations
+
+from scheduler.fairness import Counters
+from scheduler.order import Order
+from scheduler.queues import Lane, Queues, Waiting
+from scheduler.settings import SchedulerSettings
+from scheduler.timers import Timers
+from scheduler.types import Ticket
+
+
+class Room:
+    """Everything about tickets that wait."""
+
+    def __init__(self, counters: Counters, settings: SchedulerSettings) -> None:
+        self._settings = settings
+        self.queues = Queues()
+        self.timers = Timers()
+        self._counters = counters
+        self._orders: dict[str, Order] = {}
+        self._parked: dict[str, set[str]] = {}  # tenant -> models
+
+    def configure(self, settings: SchedulerSettings) -> None:
+        """Other bounds."""
+        self._settings = settings
+        self._orders.clear()
+        self._parked.clear()
+        for tenant, model in self.queues.lanes:
+            self.order(model).add(tenant)
+
+    def order(self, model: str) -> Order:
+        """Tenants with something waiting for the model, least service first."""
+        order = self._orders.get(model)
+        if order is None:
+            order = self._orders[model] = Order(self._counters.key, self._settings.lookahead_max)
+        return order
+
+    def crowded_out(self, ticket: Ticket, turn: bool) -> Ticket | None:
+        """Which ticket must go so that this one can wait: None, another, or this one itself."""
+        queues, tenant, settings = self.queues, ticket.tenant, self._settings
+        mine = queues.per_tenant.get(tenant, 0)
+        if mine >= settings.waiting_per_tenant_max:
+            crowded: str | None = tenant
+        elif len(queues) >= settings.waiting_max:
+            crowded = queues.longest()
+        else:
+            return None
+        if crowded is None:
+            return ticket
+        longer = crowded != tenant and queues.per_tenant[crowded] > mine + 1
+        displaced = queues.youngest_new(crowded) if turn or longer else None
+        return displaced.ticket if displaced is not None else ticket
+
+    def enter(self, ticket: Ticket, turn: bool) -> Waiting:
+        """The ticket waits from now on."""
+        entry = self.queues.add(ticket, turn)
+        self._counters.enter(ticket.tenant)
+        if ticket.model not in self._parked.get(ticket.tenant, ()):
+            self.order(ticket.model).add(ticket.tenant)
+        self.timers.at(ticket.deadline_s, "deadline", ticket.chat)
+        if ticket.overflow:
+            self.timers.at(ticket.created_s + self._settings.overflow_after_s, "overflow", ticket.chat)
+        return entry
+
+    def leave(self, entry: Waiting) -> None:
+        """The ticket waits no more."""
+        ticket = entry.ticket
+        self.queues.remove(ticket.chat)
+        if self.queues.lane(ticket.tenant, ticket.model) is None:
+            self.order(ticket.model).discard(ticket.tenant)
+            if ticket.tenant in self._parked:
+                self._parked[ticket.tenant].discard(ticket.model)
+        if ticket.tenant not in self.queues.per_tenant:
+            self._counters.leave(ticket.tenant)
+
+    def cheaper(self, tenant: str) -> None:
+        """The tenant's counter may have gone down."""
+        for order in self._orders.values():
+            order.touch(tenant)
+
+    def park(self, lane: Lane, until_s: float) -> None:
+        """Take the tenant out of the model's order until `unpark`, which a timer does at `until_s` at the latest."""
+        self._parked.setdefault(lane.tenant, set()).add(lane.model)
+        self.order(lane.model).discard(lane.tenant)
+        if until_s != float("inf"):
+            self.timers.at(until_s, "unpark", lane.tenant)
+
+    def unpark(self, tenant: str) -> set[str]:
+        """Back into the order. Returns the models where the tenant has something waiting."""
+        models = {model for model in self._parked.pop(tenant, ()) if self.queues.lane(tenant, model) is not None}
+        for model in models:
+            self.order(model).add(tenant)
+        return models
+
+    def prune(self) -> None:
+        """Keep the timers of withdrawn tickets from piling up."""
+        self.timers.prune(lambda name: name in self.queues or name in self._parked, len(self.queues))
