@@ -92,7 +92,7 @@ async def run(running: Running, desk: Desk) -> None:
         try:
             end = await _attempt(running, claim, desk)
         except EngineUnavailable as error:
-            desk.life.suspect()
+            await desk.life.suspect()
             log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
             if claim.attempt < ATTEMPTS_MAX:
                 continue
@@ -160,6 +160,7 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
                 running.cached_tokens = min(piece.cached_tokens, claim.ticket.prompt_tokens)
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
+        desk.life.proved()
     finally:
         running.streaming = False
         await pieces.aclose()  # type: ignore[attr-defined]  # an async generator: closing it cancels the engine's work

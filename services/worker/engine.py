@@ -14,8 +14,8 @@ from services.engines.base import Engine, EngineError, EngineStartError, Progres
 
 WATCH_S = 1.0
 MISSES_MAX = 3  # health checks in a row
+STRIKES_MAX = 3  # chats in a row that failed on an engine that calls itself healthy
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)  # before each try to start; then the worker gives up
-STEADY_S = 60.0  # an engine that ran that long starts with a clean slate
 
 log = structlog.get_logger()
 
@@ -35,7 +35,8 @@ class EngineLife:
         self._clock = clock
         self._state = EngineState.STARTING
         self._facts: EngineFacts | None = None
-        self._suspect = asyncio.Event()
+        self._strikes = 0
+        self._dead = asyncio.Event()
         self._changing = asyncio.Lock()
 
     @property
@@ -45,9 +46,16 @@ class EngineLife:
             raise RuntimeError("the engine has not started yet")
         return self._facts
 
-    def suspect(self) -> None:
-        """A chat saw the engine fail: look at once."""
-        self._suspect.set()
+    async def suspect(self) -> None:
+        """A chat saw the engine fail. Chats that come after this returns wait until it was looked after."""
+        self._strikes += 1
+        if self._strikes >= STRIKES_MAX or not await self.engine.alive():
+            self.ready.clear()
+            self._dead.set()
+
+    def proved(self) -> None:
+        """A chat came through."""
+        self._strikes = 0
 
     async def start(self) -> None:
         """Bring it up, with back-off. Raises EngineGone."""
@@ -71,14 +79,13 @@ class EngineLife:
         misses = 0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._suspect.wait(), WATCH_S)
-            self._suspect.clear()
+                await asyncio.wait_for(self._dead.wait(), WATCH_S)
             if self._changing.locked():
                 continue
-            alive = await self.engine.alive()
-            misses = 0 if alive else misses + 1
-            if misses >= MISSES_MAX:
-                misses = 0
+            misses = 0 if await self.engine.alive() else misses + 1
+            if self._dead.is_set() or misses >= MISSES_MAX:
+                misses = self._strikes = 0
+                self._dead.clear()
                 log.error("engine.died", model=self._model)
                 await self._restart()
 

@@ -1,0 +1,77 @@
+"""Chats through scheduler, Redis, worker and a real engine, also when parts die under them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.queues import keys
+from services.queues.records import Finish
+from tests.worker.conftest import Bunk
+
+
+async def _ledger(bunk: Bunk) -> int:
+    return len(await bunk.desk.reservations()) + int(await bunk.connection.redis.xlen(keys.ready("m")))
+
+
+async def test_a_chat_is_answered_with_true_counts(served: Bunk) -> None:
+    chat = await served.submit("Say hello to a customer.", max_tokens=200)
+    text, end = await served.answer(chat.chat)
+    assert "hello" in text.lower()
+    assert end.usage is not None
+    assert (end.finish, end.usage.prompt_tokens) == (Finish.STOP, chat.prompt_tokens)
+    # The end-of-turn token is counted, but has no text.
+    assert end.usage.completion_tokens - len(served.tokenizer.encode(text)) in (0, 1)
+    assert end.usage.kv_byte_seconds > 0
+    assert await _ledger(served) == 0
+
+
+async def test_more_chats_than_slots_are_all_answered(served: Bunk) -> None:
+    chats = [await served.submit(f"Say {n}.", max_tokens=6, tenant=("acme", "glob")[n % 2]) for n in range(9)]
+    answers = await asyncio.gather(*(served.answer(chat.chat) for chat in chats))
+    assert all(end.finish in (Finish.STOP, Finish.LENGTH) and text for text, end in answers)
+    assert await _ledger(served) == 0
+
+
+async def test_an_engine_killed_in_mid_answer_costs_no_token(served: Bunk) -> None:
+    whole, _ = await served.answer((await served.submit("Count from 1 to 40.", max_tokens=48)).chat)
+    chat = await served.submit("Count from 1 to 40.", max_tokens=48)
+    await served.entries(chat.chat, until_text=8)
+    served.engine_process().kill()
+    entries = await served.entries(chat.chat)
+    assert "".join(entry.text for entry in entries) == whole
+    assert {entry.id.split("-")[0] for entry in entries if entry.kind == "text"} == {"1", "2"}
+    end = entries[-1].end
+    assert end is not None
+    assert end.usage is not None
+    assert end.usage.completion_tokens == sum(entry.tokens for entry in entries)
+    assert await _ledger(served) == 0
+
+
+async def test_a_cancelled_chat_frees_its_slot_and_is_billed_for_what_it_got(served: Bunk) -> None:
+    chat = await served.submit("Tell me a long story.", max_tokens=400)
+    await served.entries(chat.chat, until_text=3)
+    assert await served.door.cancel(chat, keep_s=60, now_s=chat.created_s)
+    _, end = await served.answer(chat.chat)
+    assert end.finish is Finish.CANCELLED
+    assert end.usage is not None
+    assert 3 <= end.usage.completion_tokens < 400
+    assert await _ledger(served) == 0
+
+
+async def test_a_worker_that_stops_leaves_its_chats_to_the_next(bunk: Bunk) -> None:
+    first = bunk.worker()
+    running = asyncio.create_task(first.run())
+    chat = await bunk.submit("Count from 1 to 90.", max_tokens=120)
+    await bunk.entries(chat.chat, until_text=5)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    second = bunk.worker()
+    running = asyncio.create_task(second.run())
+    entries = await bunk.entries(chat.chat)
+    second.stop()
+    await running
+    assert entries[-1].end is not None
+    assert entries[-1].end.finish in (Finish.STOP, Finish.LENGTH)
+    text = "".join(entry.text for entry in entries)
+    assert text.count(" 7,") <= 1, f"a part was said twice: {text}"
+    assert await _ledger(bunk) == 0
