@@ -30,11 +30,11 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def opened(runtime: Runtime) -> AsyncIterator[Gateway]:
-    """A gateway with everything that runs beside its requests."""
-    prompts = await asyncio.to_thread(Prompts.load, runtime.config)
+async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncIterator[Gateway]:
+    """A gateway with everything that runs beside its requests. Loads tokenizers unless it is given them."""
+    loaded = prompts or await asyncio.to_thread(Prompts.load, runtime.config)
     async with runtime.connect() as connection:
-        gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
+        gateway = Gateway(runtime.config, runtime.secrets, connection, loaded)
         await gateway.directory.reload()
         beside = [asyncio.create_task(gateway.hub.run()), asyncio.create_task(gateway.directory.watch())]
         for task in beside:

@@ -1,0 +1,143 @@
+"""Scheduler and worker in one, over the real queues: lets every chat in at once and answers it from a script."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from scheduler.types import (
+    Decision,
+    EngineFacts,
+    EngineReport,
+    EngineState,
+    KvBits,
+    Outcome,
+    Reason,
+    Reservation,
+    Ticket,
+    Usage,
+)
+from services.queues.bench import Bench, Line
+from services.queues.connection import Connection
+from services.queues.desk import Desk
+from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
+
+KEEP_S = 60
+
+
+@dataclass
+class Script:
+    """What happens to one chat."""
+
+    pieces: Sequence[str] = ("Hel", "lo", ", wörld", "!")
+    pause_s: float = 0.0  # before each piece
+    finish: Finish = Finish.STOP
+    error: ReplyError | None = None
+    refuse: tuple[Reason, str, float | None] | None = None  # the scheduler's word: reason, message, retry after
+    hold_s: float = 0.0  # in the waiting room
+    ignore: bool = False  # nobody ever takes it
+
+
+@dataclass
+class Driver:
+    """`script_for` may be replaced by a test. `tickets` and `claims` are what came, `cancelled` what was stopped."""
+
+    connection: Connection
+    model: str = "small"
+    script_for: Callable[[Ticket], Script] = field(default=lambda _: Script())
+    tickets: list[Ticket] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    cancelled: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self.desk, self.bench = Desk(self.connection), Bench(self.connection, self.model, f"{self.model}@test")
+        await self.bench.open()
+        self.lease = await self.desk.take_lease("", "test", 600_000) or ""
+        await self.ready()
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._schedule())
+            tasks.create_task(self._work())
+            tasks.create_task(self._hear())
+
+    async def ready(self) -> None:
+        """Say what a scheduler and a worker say of themselves."""
+        facts = EngineFacts(
+            self.model, "llamacpp", 1, 1, 1, {8: 100}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT
+        )
+        await self.bench.publish_engine(facts, EngineReport(self.model, time.time(), EngineState.READY))
+        await self.desk.publish_snapshot({"at_s": time.time()}, 60_000)
+
+    async def _schedule(self) -> None:
+        after = "0-0"
+        while True:
+            after, events = await self.desk.events(after, 100)
+            for event in events:
+                if event.ticket is not None:
+                    self.tickets.append(event.ticket)
+                    self._tasks.create_task(self._admit(event.ticket))
+
+    async def _admit(self, ticket: Ticket) -> None:
+        script = self.script_for(ticket)
+        if script.ignore:
+            return
+        await asyncio.sleep(script.hold_s)
+        if script.refuse is not None:
+            reason, message, retry_s = script.refuse
+            decision = Decision(ticket.chat, Outcome.REJECT, reason, ticket.kv_bits, retry_after_s=retry_s)
+            await self.desk.refuse(self.lease, ticket, decision, message, time.time())
+            return
+        held = Reservation(
+            ticket.chat, ticket.tenant, ticket.session, ticket.model, ticket.kv_bits, 1, time.time(), ticket.tokens_max
+        )
+        await self.desk.dispatch(self.lease, ticket, held)
+
+    async def _work(self) -> None:
+        while True:
+            for entry, chat in await self.bench.take(64, 100):
+                claim = await self.bench.claim(entry, chat)
+                if claim is not None:
+                    self.claims.append(claim)
+                    self._tasks.create_task(self.answer(claim))
+
+    async def answer(self, claim: Claim) -> None:
+        script = self.script_for(claim.ticket)
+        place = 0
+        for piece in script.pieces:
+            await asyncio.sleep(script.pause_s)
+            if claim.ticket.chat in self.cancelled:
+                break
+            place += 1
+            await self.bench.write([Line(claim.ticket.chat, claim.attempt, place, piece, 1)])
+        await self.settle(claim, script, place)
+
+    async def settle(self, claim: Claim, script: Script, tokens: int) -> None:
+        gone = claim.ticket.chat in self.cancelled
+        finish = Finish.CANCELLED if gone else Finish.ERROR if script.error else script.finish
+        usage = Usage(claim.ticket.prompt_tokens, 2, tokens, claim.kv_bits, queue_s=claim.queue_s, first_token_s=0.01)
+        end = ReplyEnd(finish, usage, script.error)
+        await self.bench.settle(claim.ticket, claim.attempt, end, usage=usage, keep_s=KEEP_S, now_s=time.time())
+        self.settled.add(claim.ticket.chat)
+
+    async def _hear(self) -> None:
+        async for command in self.bench.commands():
+            self.cancelled.add(command["cancel"])
+
+
+async def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
+    """Wait for something that happens elsewhere."""
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110  (what is waited for happens in another process, or in Redis)
+            await asyncio.sleep(0.01)
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancel and await."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
