@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 __version__ = "0.4.5"
 
 
-def assign_req_to_token_pool_cpu(
+def assign_req_to_token_pool_cpu(  # noqa: PLR0917 - SGLang calls it by position
     req_pool_indices: Any, req_to_token: Any, start_offset: Any, end_offset: Any, out_cache_loc: Any, width: int
 ) -> None:
     """Write freshly allocated slots into the request table, as SGLang's C++ kernel does.

@@ -1,0 +1,1 @@
+"""Triton kernels of the planes. Each stands beside the maths in ``services.kvplanes.reference`` that it must give."""

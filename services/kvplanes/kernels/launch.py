@@ -1,0 +1,178 @@
+"""Launch the kernels on tensors. Same names, arguments and results as ``services.kvplanes.reference``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+
+from services.kvplanes.kernels.common import INTERPRETED
+from services.kvplanes.kernels.decode import LOG2E, combine_kernel, decode_kernel, plan_kernel
+from services.kvplanes.kernels.store import store_kernel
+
+if TYPE_CHECKING:
+    from services.kvplanes.planes import LayerPlanes
+
+
+class Tuning(NamedTuple):
+    """How the decode kernel is cut: tokens a tile, warps, pipeline stages, chunks a multiprocessor."""
+
+    block: int = 128
+    warps: int = 4
+    stages: int = 5
+    waves: int = 8
+    low_block: int = 64
+    low_stages: int = 2
+    asm: bool = not INTERPRETED
+    maxnreg: int | None = None
+
+
+MIN_CHUNK = 128  # tokens; shorter chunks cost more in merging than they win
+
+
+@dataclass(slots=True)
+class DecodePlan:
+    """Buffers of one decode step, sized for `batch_max` requests and reused; CUDA graphs hold their addresses."""
+
+    items: torch.Tensor
+    indptr: torch.Tensor
+    part: torch.Tensor
+    part_lse: torch.Tensor
+    target: int
+    batch: int = 0
+
+    @classmethod
+    def allocate(cls, batch_max: int, query_heads: int, kv_heads: int, dim: int, device: str, tuning: Tuning) -> DecodePlan:
+        """Room for `batch_max` requests of `query_heads` heads of `dim` channels."""
+        processors = 4
+        if torch.device(device).type == "cuda":
+            processors = torch.cuda.get_device_properties(device).multi_processor_count
+        target = max(1, processors * tuning.waves // kv_heads)
+        items_max = batch_max + target
+        return cls(
+            items=torch.full((items_max,), -1, dtype=torch.int32, device=device),
+            indptr=torch.zeros(batch_max + 2, dtype=torch.int32, device=device),
+            part=torch.empty(items_max, query_heads, dim, dtype=torch.float32, device=device),
+            part_lse=torch.empty(items_max, query_heads, dtype=torch.float32, device=device),
+            target=target,
+        )
+
+    def fill(self, seq_lens: torch.Tensor, tuning: Tuning) -> None:
+        """Cut the requests of `seq_lens` (batch) int64 into chunks."""
+        self.batch = seq_lens.shape[0]
+        plan_kernel[(1,)](
+            seq_lens,
+            self.items,
+            self.indptr,
+            self.batch,
+            self.target,
+            self.batch + self.target,
+            BATCH=max(16, triton.next_power_of_2(self.batch)),
+            BLOCK=tuning.block,
+            MIN_CHUNK=max(MIN_CHUNK, tuning.block),
+        )
+
+
+def store(
+    layer: LayerPlanes,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    loc: torch.Tensor,
+    *,
+    keep: bool = False,
+    save: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``reference.store``; rotated keys and values come back only with `keep`. Results in fp16."""
+    tokens, query_heads, dim = query.shape
+    heads = key.shape[1]
+    query_out = torch.empty(query.shape, dtype=torch.float16, device=query.device)
+    key_out = torch.empty(key.shape if keep else (0,), dtype=torch.float16, device=query.device)
+    value_out = torch.empty_like(key_out)
+    block = 16 if tokens <= 64 else 64
+    store_kernel[(triton.cdiv(tokens, block), query_heads + 2 * heads)](
+        query,
+        key,
+        value,
+        query_out,
+        key_out,
+        value_out,
+        layer.centres,
+        loc,
+        layer.low_of,
+        layer.codes,
+        layer.scales,
+        tokens,
+        query.stride(0),
+        key.stride(0),
+        value.stride(0),
+        layer.codes.stride(0),
+        layer.scales.stride(0),
+        QUERY_HEADS=query_heads,
+        HEADS=heads,
+        HALF=dim // 2,
+        BLOCK=block,
+        KEEP=keep,
+        SAVE=save,
+        num_warps=4,
+    )
+    return query_out, key_out, value_out
+
+
+def decode(
+    layer: LayerPlanes,
+    query: torch.Tensor,
+    req_to_token: torch.Tensor,
+    req_rows: torch.Tensor,
+    seq_lens: torch.Tensor,
+    scale: float,
+    *,
+    plan: DecodePlan,
+    req_bits: torch.Tensor,
+    sinks: int,
+    recent: int,
+    out: torch.Tensor,
+    tuning: Tuning,
+) -> torch.Tensor:
+    """``reference.decode`` into `out` (B, Hq * D), reading low planes only where `req_bits`, sinks and recents say so."""
+    batch, query_heads, dim = query.shape
+    heads = layer.codes.shape[0]
+    group = query_heads // heads
+    rows = max(16, triton.next_power_of_2(group))
+    shape = {"HEADS": heads, "GROUP": group, "ROWS": rows, "HALF": dim // 2}
+    decode_kernel[(heads, batch + plan.target)](
+        query,
+        layer.codes,
+        layer.scales.view(torch.int32),
+        layer.low_of,
+        req_to_token,
+        req_rows,
+        seq_lens,
+        req_bits,
+        plan.items,
+        plan.indptr,
+        plan.part,
+        plan.part_lse,
+        batch,
+        query.stride(0),
+        req_to_token.stride(0),
+        layer.codes.stride(0),
+        layer.scales.stride(0) // 2,
+        scale * LOG2E.value,
+        sinks,
+        recent,
+        **shape,
+        BLOCK=tuning.block,
+        ASM=tuning.asm,
+        LOW_BLOCK=tuning.low_block,
+        STAGES=tuning.stages,
+        LOW_STAGES=tuning.low_stages,
+        num_warps=tuning.warps,
+        maxnreg=tuning.maxnreg,
+    )
+    combine_kernel[(batch, heads)](
+        plan.part, plan.part_lse, plan.indptr, layer.centres[1], out, out.stride(0), **shape, num_warps=4
+    )
+    return out
