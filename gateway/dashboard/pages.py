@@ -1,0 +1,47 @@
+"""Dashboard and widget as one ASGI application beside the chat API, and what runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from gateway.call import Receive, Scope, Send
+from gateway.state import Gateway
+from gateway.widget.router import Widgets
+from gateway.widget.router import router as widget_router
+
+PREFIXES = ("/dashboard", "/widget")
+
+
+def takes(path: str) -> bool:
+    """Whether a path is a page's."""
+    return path == "/" or path.startswith(PREFIXES)
+
+
+class Pages:
+    """All pages of one gateway process: an ASGI application."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.widgets = Widgets(gateway)
+        self._app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self._app.include_router(widget_router(self.widgets))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
+    """The pages, with everything that runs beside their requests."""
+    pages = Pages(gateway)
+    beside = [asyncio.create_task(pages.widgets.outbox.run())]
+    try:
+        yield pages
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await pages.widgets.answers.close()

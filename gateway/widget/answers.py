@@ -1,0 +1,176 @@
+"""One visitor's message becomes a chat of the bot; its answer is kept in the conversation and told to the page.
+
+The page may reload, move on or lose its network: the answer goes on. Only one that no page has read for READ_S is
+cancelled, so that nobody's tokens are made for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import orjson
+import structlog
+
+from gateway import limits
+from gateway.outcomes import Code, Refused
+from gateway.request import ChatRequest
+from gateway.state import Gateway
+from gateway.tickets import new_chat_id
+from gateway.widget.store import BUSY_S_MAX, READ_S, Store, Talk, Turn
+from gateway.widget.submit import submit
+from gateway.widget.tokens import Place
+from scheduler.types import Ticket
+from services.queues.connection import QueueUnavailable
+from services.queues.limits import Charge
+from services.queues.records import Finish, ReplyEnd, ReplyEntry
+from services.queues.replies import START, Reader
+
+PING = b": ping\n\n"
+LOOK_S = 10.0  # how often the keeper of an answer looks whether it is still read
+LATE_S = 0.5  # reading a reply that has ended takes one round trip
+WORDS = {
+    Finish.ERROR: "Sorry, this could not be answered right now. Please try again in a moment.",
+    Finish.CANCELLED: "The answer was stopped.",
+}
+
+log = structlog.get_logger()
+
+
+class Answers:
+    """All widgets' chats that this gateway process takes in or relays."""
+
+    def __init__(self, gateway: Gateway, store: Store) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._keepers: set[asyncio.Task[None]] = set()
+
+    async def ask(self, place: Place, talk: Talk, text: str, call: str) -> Talk:
+        """Submit one message. Returns the conversation with its pending turn. Raises Refused, QueueUnavailable."""
+        chat = new_chat_id()
+        if not await self._store.hold(talk.session, chat):
+            raise Refused(Code.RATE_LIMIT, "Please wait for the answer before writing on.", retry_after_s=2.0)
+        try:
+            ticket, charge = await self._submit(place, talk, text, chat, call)
+        except BaseException:
+            with contextlib.suppress(QueueUnavailable):
+                await self._store.let_go(talk.session)
+            raise
+        now_s = self._gateway.clock()
+        said = (Turn(who="visitor", text=text, at_s=now_s), Turn(who="bot", text="", at_s=now_s, chat=chat))
+        asked = talk.model_copy(update={"turns": (*talk.turns, *said)})
+        await self._store.save(place, asked)
+        await self._store.reading(chat)
+        keeper = asyncio.create_task(self._keep(place, talk.session, ticket, charge))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+        return asked
+
+    async def _submit(self, place: Place, talk: Talk, text: str, chat: str, call: str) -> tuple[Ticket, Charge | None]:
+        """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
+        messages = [
+            {"role": "user" if turn.who == "visitor" else "assistant", "content": turn.text}
+            for turn in talk.turns
+            if turn.text
+        ]
+        while True:
+            request = ChatRequest.model_validate(
+                {"model": place.bot, "messages": [*messages, {"role": "user", "content": text}], "stream": True}
+            )
+            try:
+                return await submit(
+                    self._gateway, place.tenant, request, chat=chat, session=f"widget-{talk.session}", call=call
+                )
+            except Refused as refused:
+                if refused.code is not Code.CONTEXT_LENGTH or not messages:
+                    raise
+                messages = messages[2:]
+
+    async def settled(self, place: Place, talk: Talk) -> Talk:
+        """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
+        if talk.pending is None:
+            return talk
+        with self._gateway.hub.follow(talk.pending, START) as reader:
+            entries = await reader.read(LATE_S)
+        end = next((entry.end for entry in entries if entry.end), None)
+        if end is None and (entries or await self._gateway.door.chat(talk.pending) is not None):
+            return talk
+        return await self._finish(place, talk.session, "".join(entry.text for entry in entries), end) or talk
+
+    async def close(self) -> None:
+        """Leave all answers to themselves: another gateway finds them ended."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    async def _keep(self, place: Place, session: str, ticket: Ticket, charge: Charge | None) -> None:
+        """Follow one answer to its end and write it down."""
+        parts: list[str] = []
+        end: ReplyEnd | None = None
+        until_s = monotonic() + BUSY_S_MAX
+        with self._gateway.hub.follow(ticket.chat, START) as reader:
+            while end is None and monotonic() < until_s:
+                entries = await reader.read(LOOK_S)
+                parts += [entry.text for entry in entries]
+                end = next((entry.end for entry in entries if entry.end), None)
+                if not entries:
+                    await self._cancel_unread(ticket)
+        try:
+            await self._finish(place, session, "".join(parts), end)
+            await limits.settle(self._gateway, charge, ticket, end.usage if end else None)
+        except (QueueUnavailable, Refused) as error:
+            log.warning("widget.answer_not_kept", bot=place.bot, chat=ticket.chat, why=str(error))
+
+    async def _cancel_unread(self, ticket: Ticket) -> None:
+        with contextlib.suppress(QueueUnavailable):
+            if self._gateway.clock() - ticket.created_s > READ_S and not await self._store.is_read(ticket.chat):
+                keep_s = self._gateway.config.gateway.reply_keep_s
+                await self._gateway.door.cancel(ticket, keep_s, self._gateway.clock())
+
+    async def _finish(self, place: Place, session: str, text: str, end: ReplyEnd | None) -> Talk | None:
+        talk = await self._store.talk(place, session)
+        if talk.pending is None:
+            return None
+        finish = end.finish.value if end else Finish.ERROR.value
+        last = talk.turns[-1].model_copy(update={"text": text, "finish": finish})
+        done = talk.model_copy(update={"turns": (*talk.turns[:-1], last)})
+        await self._store.save(place, done)
+        await self._store.let_go(session)
+        return done
+
+    async def relay(self, chat: str, after: str) -> AsyncIterator[bytes]:
+        """Server-sent events of one answer from `after` on: text with ids, then one `end`. Pings when idle."""
+        readers = self._gateway.readers
+        with self._gateway.hub.follow(chat, after) as reader:
+            readers.add(reader)  # woken at a shutdown
+            try:
+                async for entries in self._entries(chat, reader):
+                    yield b"".join(event(entry) for entry in entries) or PING
+            finally:
+                readers.discard(reader)
+
+    async def _entries(self, chat: str, reader: Reader) -> AsyncIterator[list[ReplyEntry]]:
+        told_s = float("-inf")
+        while not self._gateway.hand_over:
+            if monotonic() - told_s > READ_S / 3:
+                with contextlib.suppress(QueueUnavailable):
+                    await self._store.reading(chat)
+                told_s = monotonic()
+            entries = await reader.read(self._gateway.config.gateway.ping_s)
+            yield entries
+            if any(entry.end for entry in entries):
+                return
+
+
+def event(entry: ReplyEntry) -> bytes:
+    """One entry as the widget reads it."""
+    if entry.text:
+        return b"id: " + entry.id.encode() + b"\ndata: " + orjson.dumps({"text": entry.text}) + b"\n\n"
+    if entry.end is None:
+        return b""
+    told = {"finish": entry.end.finish.value}
+    if entry.end.finish in WORDS:
+        told["message"] = WORDS[entry.end.finish]
+    return b"event: end\ndata: " + orjson.dumps(told) + b"\n\n"

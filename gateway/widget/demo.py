@@ -1,0 +1,75 @@
+"""A small shop that a widget can be tried in, and the files it needs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from gateway.outcomes import Code, Refused
+from gateway.widget.tokens import Place
+
+SCRIPT_KEEP_S = 300
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+KINDS = {"css": "text/css", "svg": "image/svg+xml"}
+FILES = frozenset({"demo.css", "bowl.svg", "board.svg", "spoons.svg", "mill.svg"})
+
+
+@cache
+def script() -> tuple[bytes, str]:
+    """widget.js with its style sheet inside, and its ETag."""
+    code, style = _read("widget.js"), _read("widget.css")
+    if "`" in style or "\\" in style or "${" in style:
+        raise ValueError("widget.css must not hold what ends or changes a JavaScript template string")
+    body = code.replace("STYLE_SHEET", style).encode()
+    return body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+
+
+def add(routes: APIRouter, demo: Callable[[], Place | None]) -> None:
+    """Add /widget.js, /widget/demo and what the page loads."""
+
+    @routes.get("/widget.js", include_in_schema=False)
+    async def widget_js(request: Request) -> Response:
+        body, tag = script()
+        headers = {
+            "etag": tag,
+            "cache-control": f"public, max-age={SCRIPT_KEEP_S}",
+            "cross-origin-resource-policy": "cross-origin",
+            "x-content-type-options": "nosniff",
+        }
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="text/javascript", headers=headers)
+
+    @routes.get("/widget/demo", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        place = demo()
+        body = _read("demo.html") if place else _read("demo_off.html")
+        body = body.replace("{{token}}", escape(place.token if place else ""))
+        headers = {
+            "content-security-policy": CSP,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "same-origin",
+        }
+        return HTMLResponse(body, 200 if place else 404, headers)
+
+    @routes.get("/widget/demo/{name}", include_in_schema=False)
+    async def file(name: str) -> Response:
+        if name not in FILES:
+            raise Refused(Code.NOT_FOUND, "There is no such file.")
+        return Response(
+            _read(name), media_type=KINDS[name.rpartition(".")[2]], headers={"cache-control": "max-age=300"}
+        )
+
+
+@cache
+def _read(name: str) -> str:
+    return files("gateway.widget").joinpath("static", name).read_text()

@@ -1,0 +1,169 @@
+"""A visitor asks for a person: the tenant's webhook is told, at once or as soon as it answers.
+
+Letters wait in Redis, so that none is lost with a gateway; whichever gateway is free takes the next due one by moving
+its time forward, and a gateway that dies with a letter in hand leaves it due again. At least once: receivers tell
+repeats by `id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from gateway.widget.store import Talk
+from gateway.widget.tokens import Place, webhook_secret
+from gateway.widget.webhook import WebhookFailed, post, signature
+from services.queues.connection import Connection, QueueUnavailable, translated
+
+TRY_AFTER_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)  # then it is given up
+IN_HAND_S = 30.0  # a letter taken by a gateway is due again after it
+LOOK_S = 1.0
+_OUTBOX = "bh:widget:outbox"
+_KEEP_S = 2 * 86_400
+
+# Takes the next due letter: KEYS outbox; ARGV now, due again. Returns its id or nil.
+_TAKE = """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 1)
+if #due == 0 then return false end
+redis.call('ZADD', KEYS[1], ARGV[2], due[1])
+return due[1]
+"""
+
+log = structlog.get_logger()
+
+
+class Letter(BaseModel):
+    """One webhook on its way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    bot: str
+    url: str
+    body: str
+    tries: int = 0
+
+
+class Message(BaseModel):
+    """What a webhook receives as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str  # the same at each try
+    event: str = "handover.requested"
+    at_s: float
+    bot: str
+    session: str
+    contact: str
+    note: str
+    page: str
+    turns: list[dict[str, Any]]  # who: visitor | bot, text, at_s
+
+
+class Outbox:
+    """Takes letters in and delivers them. `send` is the seam to the network."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pepper: bytes,
+        clock: Callable[[], float],
+        send: Callable[[str, bytes, dict[str, str]], Awaitable[None]] = post,
+    ) -> None:
+        self._redis: Any = connection.redis
+        self._take = connection.redis.register_script(_TAKE)
+        self._pepper = pepper
+        self._clock = clock
+        self._send = send
+        self._woken = asyncio.Event()
+
+    async def put(self, place: Place, talk: Talk, *, contact: str, note: str, page: str) -> str:
+        """Write the letter. Returns its id. Raises QueueUnavailable."""
+        now_s = self._clock()
+        message = Message(
+            id=f"ho-{secrets.token_hex(12)}",
+            at_s=now_s,
+            bot=place.bot,
+            session=talk.session,
+            contact=contact,
+            note=note,
+            page=page,
+            turns=[turn.model_dump(include={"who", "text", "at_s"}) for turn in talk.turns],
+        )
+        url = place.widget.handover_webhook or ""
+        letter = Letter(id=message.id, bot=place.bot, url=url, body=message.model_dump_json())
+        await self._keep(letter, now_s)
+        self._woken.set()
+        return letter.id
+
+    async def run(self) -> None:
+        """Deliver until cancelled. Outlasts a Redis that goes away."""
+        while True:
+            try:
+                while await self.deliver_next():
+                    pass
+            except QueueUnavailable as error:
+                log.warning("widget.outbox_unavailable", why=str(error))
+            try:
+                await asyncio.wait_for(self._woken.wait(), LOOK_S)
+            except TimeoutError:
+                continue
+            self._woken.clear()
+
+    async def deliver_next(self) -> bool:
+        """Try the next due letter. False when none is due."""
+        now_s = self._clock()
+        with translated():
+            name = await self._take(keys=[_OUTBOX], args=[now_s, now_s + IN_HAND_S])
+            stored = await self._redis.get(_letter(name.decode())) if name else None
+        if not name:
+            return False
+        if not stored:
+            await self._drop(name.decode())
+            return True
+        letter = Letter.model_validate_json(stored)
+        try:
+            await self._deliver(letter)
+        except WebhookFailed as error:
+            await self._failed(letter, error)
+        else:
+            log.info("widget.handover_delivered", bot=letter.bot, letter=letter.id, tries=letter.tries + 1)
+            await self._drop(letter.id)
+        return True
+
+    async def _deliver(self, letter: Letter) -> None:
+        body = letter.body.encode()
+        signed = signature(webhook_secret(letter.bot, self._pepper), int(self._clock()), body)
+        await self._send(letter.url, body, {"x-bunkhouse-signature": signed, "x-bunkhouse-delivery": letter.id})
+
+    async def _failed(self, letter: Letter, error: WebhookFailed) -> None:
+        if error.final or letter.tries >= len(TRY_AFTER_S):
+            log.error("widget.handover_given_up", bot=letter.bot, letter=letter.id, why=str(error))
+            await self._drop(letter.id)
+            return
+        wait_s = TRY_AFTER_S[letter.tries]
+        log.warning("widget.handover_failed", bot=letter.bot, letter=letter.id, why=str(error), again_in_s=wait_s)
+        await self._keep(letter.model_copy(update={"tries": letter.tries + 1}), self._clock() + wait_s)
+
+    async def _keep(self, letter: Letter, due_s: float) -> None:
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(_letter(letter.id), letter.model_dump_json(), ex=_KEEP_S)
+                pipe.zadd(_OUTBOX, {letter.id: due_s})
+                await pipe.execute()
+
+    async def _drop(self, letter_id: str) -> None:
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zrem(_OUTBOX, letter_id)
+                pipe.delete(_letter(letter_id))
+                await pipe.execute()
+
+
+def _letter(letter_id: str) -> str:
+    return f"bh:widget:letter:{letter_id}"

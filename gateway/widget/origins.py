@@ -1,0 +1,56 @@
+"""Which pages may use a widget.
+
+Browsers name the page's origin on every request across origins, and a page cannot forge it. Programs can: rates and
+the bot's own limits bound them. Fails closed: an origin that is not listed gets no CORS header and no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.outcomes import Code, Refused
+from gateway.widget.tokens import Place
+
+METHODS = "GET, POST, OPTIONS"
+HEADERS = "content-type, last-event-id"
+PREFLIGHT_KEEP_S = 600
+
+
+def check(place: Place, headers: Mapping[str, str], *, writes: bool) -> str | None:
+    """The origin to allow in the answer; None where the browser asks from the host's own page without naming it.
+
+    Raises Refused for a page that is not allowed.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        if writes or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            raise _not_allowed("A page that names no origin")
+        return None
+    if origin.lower() in place.widget.allowed_origins or (place.widget.demo and _is_own(origin, headers)):
+        return origin
+    raise _not_allowed(origin)
+
+
+def allow(origin: str | None) -> dict[str, str]:
+    """CORS headers of an answer to an allowed origin."""
+    shared = {"vary": "origin"}
+    if origin is not None:
+        shared |= {"access-control-allow-origin": origin, "access-control-expose-headers": "retry-after"}
+    return shared
+
+
+def allow_preflight(origin: str | None) -> dict[str, str]:
+    """CORS headers of the answer to a browser that asks first."""
+    return allow(origin) | {
+        "access-control-allow-methods": METHODS,
+        "access-control-allow-headers": HEADERS,
+        "access-control-max-age": str(PREFLIGHT_KEEP_S),
+    }
+
+
+def _is_own(origin: str, headers: Mapping[str, str]) -> bool:
+    return origin.partition("://")[2] == headers.get("host")
+
+
+def _not_allowed(origin: str) -> Refused:
+    return Refused(Code.NOT_FOUND, f"{origin[:120]} may not use this widget. Its bot's allowed_origins do not list it.")

@@ -1,0 +1,286 @@
+"""The widget's HTTP face: what a visitor's browser asks, from pages of other origins.
+
+    GET  /widget.js                                       the script
+    GET  /widget/demo                                     a shop to try it in (bots with `widget.demo`)
+    GET  /widget/v1/{token}/config                        title, greeting, colour
+    POST /widget/v1/{token}/messages                      {session?, text} -> 202 {session, chat}
+    GET  /widget/v1/{token}/sessions/{session}            what was said, and the chat under way
+    GET  /widget/v1/{token}/chats/{chat}/stream           SSE from Last-Event-ID on
+    POST /widget/v1/{token}/handover                      {session?, contact, note, page} -> 202
+
+Errors are the gateway's: `{"error": {message, type, param, code}}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.outcomes import Code, Refused
+from gateway.state import Gateway
+from gateway.widget import demo, origins
+from gateway.widget.answers import Answers
+from gateway.widget.handover import Outbox
+from gateway.widget.store import Store
+from gateway.widget.tokens import Place, Tokens
+from services.queues.connection import QueueUnavailable
+from services.queues.replies import START
+
+TEXT_CHARS_MAX = 2000
+BODY_BYTES_MAX = 16_384
+HANDOVERS_PER_MINUTE = 3
+_ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
+
+Token = Annotated[str, Path(pattern=r"^bhw-[0-9a-f]{32}$")]
+SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{32}$")]
+ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARS_MAX)]
+Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Said(BaseModel):
+    """A visitor's message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: SessionId | None = None
+    text: Text
+
+
+class Handover(BaseModel):
+    """A visitor asks for a person."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: SessionId | None = None
+    contact: Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=200)]
+    note: Short = ""
+    page: Annotated[str, StringConstraints(max_length=2000)] = ""
+
+
+class Shown(BaseModel):
+    """What the widget looks like."""
+
+    title: str
+    greeting: str
+    suggestions: tuple[str, ...]
+    accent: str
+    handover: bool
+    text_chars_max: int = TEXT_CHARS_MAX
+
+
+class Asked(BaseModel):
+    """A message on its way: read the answer from the chat's stream."""
+
+    session: str
+    chat: str
+
+
+class TurnShown(BaseModel):
+    """One thing said."""
+
+    who: str
+    text: str
+    chat: str | None
+    finish: str | None
+
+
+class TalkShown(BaseModel):
+    """A conversation as its visitor sees it. `pending`: the chat being answered."""
+
+    session: str
+    turns: list[TurnShown]
+    pending: Annotated[str | None, Field(description="The chat that is being answered.")]
+    handed_over: bool
+
+
+class Told(BaseModel):
+    """The handover was taken in."""
+
+    session: str
+    id: str
+
+
+class WidgetRoute(APIRoute):
+    """Errors in the gateway's form, with the CORS headers that let the page read them."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                answer = await handle(request)
+            except RequestValidationError as error:
+                first = error.errors()[0]
+                refused = Refused(
+                    Code.INVALID_VALUE, str(first["msg"]), param=".".join(str(part) for part in first["loc"][1:])
+                )
+                answer = _refusal(refused)
+            except Refused as refused:
+                answer = _refusal(refused)
+            except QueueUnavailable:
+                answer = _refusal(Refused(Code.QUEUE_UNAVAILABLE, "This chat is not available right now."))
+            answer.headers.update(origins.allow(getattr(request.state, "origin", None)))
+            answer.headers.setdefault("cache-control", "no-store")
+            return answer
+
+        return handled
+
+
+class Widgets:
+    """All widgets of one gateway process. `run` must be running for handovers to be delivered."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.store = Store(gateway.connection)
+        self.answers = Answers(gateway, self.store)
+        self.outbox = Outbox(gateway.connection, gateway.secrets.pepper, gateway.clock)
+        self._tokens: Tokens | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of the registry as it is now."""
+        registry = self.gateway.directory.registry
+        if self._tokens is None or self._tokens.version != registry.version:
+            self._tokens = Tokens(registry, self.gateway.secrets.pepper)
+        return self._tokens
+
+    def demo(self) -> Place | None:
+        """The bot of the demo page, if there is one now."""
+        return self.tokens.demo()
+
+    def place(self, request: Request, token: str) -> Place:
+        """The bot of a request from an allowed page. Raises Refused."""
+        place = self.tokens.place(token)
+        if place is None:
+            raise Refused(Code.NOT_FOUND, "There is no such widget.")
+        request.state.origin = origins.check(place, request.headers, writes=request.method == "POST")
+        return place
+
+    async def count(self, place: Place, request: Request) -> None:
+        """Count a message against visitor and bot. Raises Refused, QueueUnavailable."""
+        visitor = self._visitor(place, request)
+        widget = place.widget
+        await self.store.count(
+            {visitor: widget.messages_per_minute, place.token: widget.messages_per_minute_all}, self.gateway.clock()
+        )
+
+    async def count_handover(self, place: Place, request: Request) -> None:
+        """Count a handover. Raises Refused, QueueUnavailable."""
+        await self.store.count({f"ho:{self._visitor(place, request)}": HANDOVERS_PER_MINUTE}, self.gateway.clock())
+
+    def _visitor(self, place: Place, request: Request) -> str:
+        """Stands for a visitor's address in Redis without telling it."""
+        address = request.client.host if request.client else ""
+        mac = hmac.new(self.gateway.secrets.pepper, f"{place.token} {address}".encode(), hashlib.sha256)
+        return mac.hexdigest()[:24]
+
+
+def router(widgets: Widgets) -> APIRouter:
+    """All routes of the widget."""
+    routes = APIRouter(route_class=WidgetRoute, tags=["widget"])
+    _talking(routes, widgets)
+    _reading(routes, widgets)
+    demo.add(routes, widgets.demo)
+    return routes
+
+
+def _talking(routes: APIRouter, widgets: Widgets) -> None:
+    @routes.post("/widget/v1/{token}/messages", status_code=202)
+    async def message(request: Request, token: Token, said: Said) -> Asked:
+        """A visitor says something."""
+        place = widgets.place(request, token)
+        await widgets.count(place, request)
+        if said.session is None:
+            talk = await widgets.store.begin(place, widgets.gateway.clock())
+        else:
+            talk = await widgets.answers.settled(place, await widgets.store.talk(place, said.session))
+        call = request.headers.get("x-request-id", "widget")
+        asked = await widgets.answers.ask(place, talk, said.text, call)
+        return Asked(session=asked.session, chat=asked.pending or "")
+
+    @routes.post("/widget/v1/{token}/handover", status_code=202)
+    async def handover(request: Request, token: Token, asked: Handover) -> Told:
+        """A visitor asks for a person. Answers at once; the webhook is called in the background."""
+        place = widgets.place(request, token)
+        if place.widget.handover_webhook is None:
+            raise Refused(Code.NOT_FOUND, "This bot hands nobody over.")
+        await widgets.count_handover(place, request)
+        now_s = widgets.gateway.clock()
+        if asked.session is None:
+            talk = await widgets.store.begin(place, now_s)
+        else:
+            talk = await widgets.store.talk(place, asked.session)
+        talk = talk.model_copy(update={"handed_over_s": now_s})
+        await widgets.store.save(place, talk)
+        letter = await widgets.outbox.put(place, talk, contact=asked.contact, note=asked.note, page=asked.page)
+        return Told(session=talk.session, id=letter)
+
+
+def _reading(routes: APIRouter, widgets: Widgets) -> None:
+    @routes.options("/widget/v1/{token}/{rest:path}", include_in_schema=False)
+    async def preflight(request: Request, token: Token, rest: str) -> Response:  # noqa: ARG001  (part of the path)
+        place = widgets.place(request, token)
+        origin = origins.check(place, request.headers, writes=True)
+        return Response(status_code=204, headers=origins.allow_preflight(origin))
+
+    @routes.get("/widget/v1/{token}/config")
+    async def config(request: Request, token: Token) -> Shown:
+        """What the widget looks like."""
+        widget = widgets.place(request, token).widget
+        return Shown(
+            title=widget.title,
+            greeting=widget.greeting,
+            suggestions=widget.suggestions,
+            accent=widget.accent,
+            handover=widget.handover_webhook is not None,
+        )
+
+    @routes.get("/widget/v1/{token}/sessions/{session}")
+    async def session(request: Request, token: Token, session: SessionId) -> TalkShown:
+        """What was said so far."""
+        place = widgets.place(request, token)
+        talk = await widgets.answers.settled(place, await widgets.store.talk(place, session))
+        return TalkShown(
+            session=talk.session,
+            turns=[TurnShown(who=t.who, text=t.text, chat=t.chat, finish=t.finish) for t in talk.turns],
+            pending=talk.pending,
+            handed_over=talk.handed_over_s is not None,
+        )
+
+    @routes.get("/widget/v1/{token}/chats/{chat}/stream", response_class=StreamingResponse)
+    async def stream(request: Request, token: Token, chat: ChatId) -> StreamingResponse:
+        """One answer as server-sent events, from Last-Event-ID on."""
+        place = widgets.place(request, token)
+        after = request.headers.get("last-event-id") or START
+        if not _ENTRY_ID.fullmatch(after):
+            raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
+        info = await widgets.gateway.door.chat(chat)
+        if info is None or info.ticket.bot != place.bot:
+            raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
+        return StreamingResponse(
+            widgets.answers.relay(chat, after),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+
+def _refusal(refused: Refused) -> JSONResponse:
+    headers = {name.decode(): value.decode() for name, value in refused.headers()}
+    error = {
+        "message": refused.message,
+        "type": refused.row.type,
+        "param": refused.param,
+        "code": refused.code.value,
+    }
+    return JSONResponse({"error": error}, refused.row.status, headers)
