@@ -9,6 +9,7 @@ import structlog
 
 from gateway import chats, models, probes
 from gateway.call import Call, ClientGone, Receive, Scope, Send
+from gateway.dashboard import pages
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
 from services.queues.connection import QueueUnavailable
@@ -36,6 +37,7 @@ class App:
     def __init__(self, opened: Callable[[], Any]) -> None:
         self._opened = opened
         self.state: Gateway | None = None
+        self._pages: pages.Pages | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,7 +71,10 @@ class App:
 
     async def _answered(self, gateway: Gateway, call: Call) -> None:
         try:
-            await _routed(gateway, call)
+            if self._pages is not None and pages.takes(call.path):
+                await call.forward(self._pages, "pages")
+            else:
+                await _routed(gateway, call)
         except Refused as refused:
             await call.refuse(refused)
         except QueueUnavailable as error:
@@ -85,7 +90,7 @@ class App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with self._opened() as state:
+            async with self._opened() as state, pages.opened(state) as self._pages:
                 self.state = state
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

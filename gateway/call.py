@@ -133,6 +133,18 @@ class Call:
     async def respond_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
         await self.respond(status, orjson.dumps(value), [JSON, *headers])
 
+    async def forward(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], route: str) -> None:
+        """Let another ASGI application answer. `route` is its name in metrics and logs."""
+        self.route = route
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                message["headers"] = [(b"x-request-id", self.request_id.encode()), *message["headers"]]
+            await self._send(message)
+
+        await app(self.scope, self._receive, send)
+
     async def refuse(self, refused: Refused) -> None:
         """The error as a whole answer."""
         self.label = refused.code.value
