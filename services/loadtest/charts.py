@@ -81,7 +81,7 @@ def line_chart(
     ys = [y for s in series for _, y in s.points if y is not None]
     if not ys:
         return _frame(title, '<text class="note" x="200" y="115" text-anchor="middle">no data</text>', "")
-    x_low = min(xs)
+    x_low = min(0.0, *xs)
     x_ticks = [x_low + t for t in ticks(max(xs) - x_low)]
     y_ticks = ticks(max(ys))
     across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -154,8 +154,9 @@ def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, x_fo
         )
     for x in x_ticks:
         at = LEFT + across * (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        anchor = "end" if x == x_ticks[-1] else "middle"
         parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">'
+            f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{anchor}">'
             f"{escape(x_format(x))}</text>"
         )
     parts.append(
