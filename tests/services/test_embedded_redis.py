@@ -1,0 +1,70 @@
+"""The embedded server is a real one: it keeps what it was told, and lets nobody in without its password."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from services.queues.connection import QueueUnavailable, connect
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bh-") as name:  # short: a socket's path has about 100 bytes
+        yield Path(name)
+
+
+def server(folder: Path) -> EmbeddedRedis:
+    return EmbeddedRedis(folder / "redis", folder / "redis" / "s", "hunter2", folder / "redis.log")
+
+
+async def test_what_was_written_survives_a_stop_and_a_kill(folder: Path) -> None:
+    redis = server(folder)
+    for number in range(3):
+        await redis.start()
+        async with connect(redis.url, password="hunter2") as connection:
+            assert await connection.redis.incr("starts") == number + 1
+        if number == 0:
+            await redis.stop()
+        else:
+            assert redis.process is not None
+            redis.process.kill()
+            await redis.process.wait()
+
+
+async def test_it_asks_for_its_password(folder: Path) -> None:
+    redis = server(folder)
+    await redis.start()
+    try:
+        for password in (None, "wrong"):
+            with pytest.raises(QueueUnavailable):
+                async with connect(redis.url, password=password):
+                    pass
+        assert (redis.folder / "redis.conf").stat().st_mode & 0o077 == 0
+        assert redis.socket.stat().st_mode & 0o077 == 0
+    finally:
+        await redis.stop()
+
+
+async def test_a_second_server_on_the_same_folder_is_refused(folder: Path) -> None:
+    redis = server(folder)
+    await redis.start()
+    try:
+        with pytest.raises(EmbeddedRedisError, match="another server listens"):
+            await server(folder).start()
+    finally:
+        await redis.stop()
+        await redis.stop()
+
+
+async def test_a_server_that_cannot_start_says_why(folder: Path) -> None:
+    redis = server(folder)
+    data = redis.folder / "appendonlydir"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof.manifest").write_text("nonsense\n")
+    with pytest.raises(EmbeddedRedisError, match=r"(?s)did not come up.*manifest"):
+        await redis.start()
