@@ -1,0 +1,98 @@
+"""Memory and fairness on the real host: the ledger's bounds hold, and one tenant's flood does not drown another."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+
+import httpx
+import yaml
+
+from tests.host import streams
+from tests.host.conftest import LAPTOP, HostProcess, run_host
+from tests.host.streams import Heard
+
+TIMEOUT = httpx.Timeout(120)
+
+
+def _config(folder: Path, **model: object) -> Path:
+    """The laptop example with both tenants on one model."""
+    config = yaml.safe_load(LAPTOP.read_text())
+    config["models"] = {"one": config["models"]["smollm2-kv8"] | model}
+    for tenant in config["tenants"].values():
+        for bot in tenant["bots"].values():
+            bot["model"] = "one"
+    path = folder / "host.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+async def _snapshot(host: HostProcess) -> dict[str, object]:
+    """The model's part of `bunkhouse ps --json`."""
+    process = await asyncio.create_subprocess_exec(
+        "python", "-c", "from services.cli import main; main()", "ps", str(host.data_dir.parent / "host.yaml"), "--json",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return dict(yaml.safe_load(out))
+
+
+async def test_ten_chats_in_memory_for_three(tmp_path: Path) -> None:
+    """Three run, seven wait, all are answered, and the ledger ends at zero."""
+    config = _config(tmp_path, chats_max=3, context_tokens=512)
+    with run_host(tmp_path / "data", config) as host:
+        async with httpx.AsyncClient(timeout=TIMEOUT) as client:
+            metrics: list[str] = []
+
+            async def watch() -> None:
+                while True:
+                    metrics.append((await client.get(f"{host.url}/metrics")).text)
+                    await asyncio.sleep(0.25)
+
+            watching = asyncio.create_task(watch())
+            chats = [streams.chat(client, host, "acme", f"Count to {n}.", max_tokens=60) for n in range(10)]
+            heard = await asyncio.gather(*chats)
+            watching.cancel()
+            assert all(item.done and not item.error for item in heard)
+            for item in heard:
+                item.check()
+            await asyncio.sleep(1.5)
+            last = (await client.get(f"{host.url}/metrics")).text
+    running = [_gauge(text, "bunkhouse_chats_running") for text in metrics]
+    waiting = [_gauge(text, "bunkhouse_chats_waiting") for text in metrics]
+    assert max(running) == 3
+    assert max(waiting) == 7
+    assert _gauge(last, "bunkhouse_kv_reserved_bytes") == 0
+
+
+async def test_a_flood_of_one_tenant_leaves_another_its_speed(tmp_path: Path) -> None:
+    """The quiet tenant's whole chats take at most twice the time that they take alone."""
+    config = _config(tmp_path, chats_max=4, context_tokens=512)
+    with run_host(tmp_path / "data", config) as host:
+        async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=100)) as client:
+            alone = [await _timed(client, host, "globex") for _ in range(4)]
+            flood = [
+                asyncio.create_task(streams.chat(client, host, "acme", f"Count to {n}.", max_tokens=40)) for n in range(32)
+            ]
+            await asyncio.sleep(1.0)
+            beside = [await _timed(client, host, "globex") for _ in range(4)]
+            heard: list[Heard] = await asyncio.gather(*flood)
+    assert all(item.done for item in heard)
+    assert statistics.median(beside) > 0
+    assert statistics.median(beside) <= 2.0 * statistics.median(alone), (alone, beside)
+
+
+async def _timed(client: httpx.AsyncClient, host: HostProcess, tenant: str) -> float:
+    begin = time.monotonic()
+    heard = await streams.chat(client, host, tenant, "Hello there.", max_tokens=16)
+    assert heard.done
+    return time.monotonic() - begin
+
+
+def _gauge(text: str, name: str) -> float:
+    """Sum of a gauge over its labels."""
+    return sum(
+        float(line.split()[-1]) for line in text.splitlines() if line.startswith(name) and line[len(name)] in "{ "
+    )
