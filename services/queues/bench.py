@@ -172,6 +172,7 @@ class Bench:
                 self._ready,
                 keys.EVENTS,
                 keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+                keys.USAGES,
             ],
             [
                 ticket.chat,

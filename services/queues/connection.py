@@ -15,7 +15,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 CONNECTIONS_MAX = 64
-SCRIPTS = ("submit", "dispatch", "refuse", "claim", "settle", "cancel", "follow", "lease", "limit", "registry")
+SCRIPTS = (
+    *("submit", "cancel", "follow", "limit", "registry"),  # gateways
+    *("lease", "dispatch", "refuse"),  # the scheduler
+    *("claim", "settle"),  # workers
+    *("command", "job_create", "job_write"),  # the admin API and jobs
+)
 SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")
 
 

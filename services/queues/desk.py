@@ -97,6 +97,7 @@ class Desk:
                 keys.chat(ticket.chat),
                 keys.RESERVATIONS,
                 keys.ready(ticket.model),
+                keys.session(ticket.tenant, ticket.session),
             ],
             [
                 lease,

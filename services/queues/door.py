@@ -16,6 +16,8 @@ from services.queues.records import Finish, Payload, ReplyEnd, ReplyError, decod
 from services.queues.usage import REFUSED, day_of
 from services.registry import Registry
 
+AUDIT_ENTRIES_MAX = 100_000  # about: the stream is trimmed in whole blocks
+SESSION_KEEP_S = 24 * 3600  # after its last chat
 CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten after it, whatever happened
 
 
@@ -74,6 +76,8 @@ class Door:
                 keys.reply(ticket.chat),
                 keys.EVENTS,
                 idempotency,
+                keys.session(ticket.tenant, ticket.session),
+                keys.SESSIONS,
             ],
             [
                 registry_version,
@@ -83,6 +87,11 @@ class Door:
                 encode(payload),
                 *self._bounds,
                 CHAT_KEEP_S,
+                ticket.session,
+                ticket.bot,
+                ticket.model,
+                ticket.created_s,
+                SESSION_KEEP_S,
             ],
         )
         outcome = Submitted(answer[0].decode())
@@ -184,6 +193,7 @@ def refuse_keys(ticket: Ticket, now_s: float) -> list[str]:
         keys.reply(ticket.chat),
         keys.EVENTS,
         keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+        keys.USAGES,
     ]
 
 
@@ -194,9 +204,14 @@ async def read_registry(connection: Connection) -> Registry:
     return Registry.model_validate_json(document) if document else Registry()
 
 
-async def write_registry(connection: Connection, old_version: int, new: Registry) -> bool:
-    """Store a changed registry. False when somebody changed it since `old_version`."""
+async def write_registry(connection: Connection, old_version: int, new: Registry, audit: bytes = b"") -> bool:
+    """Store a changed registry, and an entry of the audit log with it (services.audit), or neither.
+
+    False when somebody changed it since `old_version`.
+    """
     answer = await connection.script(
-        "registry", [keys.REGISTRY], [old_version, new.version, new.model_dump_json(), keys.REGISTRY_HINTS]
+        "registry",
+        [keys.REGISTRY, keys.AUDIT],
+        [old_version, new.version, new.model_dump_json(), keys.REGISTRY_HINTS, audit, AUDIT_ENTRIES_MAX],
     )
     return bool(answer == b"ok")

@@ -15,8 +15,20 @@ bh:snapshot             string  what the scheduler last saw, for gateways and th
 bh:registry             hash    version, and the document of tenants, keys and bots
 bh:idempotency:T:KEY    string  chat that an Idempotency-Key stands for
 bh:usage:DAY:T:BOT      hash    counters for billing
+bh:usages               set     names of all the hashes above
+bh:rollup               hash    day -> rows, for days whose counters are given up
 bh:limit:T:...          string  windows of the rate limits
-bh:session:T:S          hash    a session's KV bits and last use
+bh:session:T:S          hash    bot, model, last use, KV bits of the last chat, `wanted` by an operator
+bh:sessions             zset    "T S" by last use
+bh:command:MODEL        hash    the last command to a model's worker, its progress and result
+bh:desired              hash    model -> KV bits that were verified, and whether it is to be up
+bh:explain:ASK          list    the scheduler's answer to one question, for seconds
+bh:audit                stream  every change made through the admin API
+bh:admins               hash    id -> an admin key's name, role and digest
+bh:job:ID               hash    one job; bh:jobs is a zset of them by creation
+bh:job-lock:NAME        string  the job that has a model, or another thing, to itself
+bh:quality              hash    model -> measured cost of its KV bits
+bh:celery:...                   Celery's own
 """
 
 from __future__ import annotations
@@ -31,6 +43,15 @@ LEASE = "bh:lease"
 FENCE = "bh:fence"
 SNAPSHOT = "bh:snapshot"
 REGISTRY = "bh:registry"
+USAGES = "bh:usages"
+ROLLUP = "bh:rollup"
+SESSIONS = "bh:sessions"
+DESIRED = "bh:desired"
+AUDIT = "bh:audit"
+ADMINS = "bh:admins"
+JOBS = "bh:jobs"
+QUALITY = "bh:quality"
+CELERY_PREFIX = "bh:celery:"
 
 GROUP = "workers"
 
@@ -82,3 +103,23 @@ def limit(tenant: str, what: str, window: int) -> str:
 def session(tenant: str, session_id: str) -> str:
     """A session's KV bits and last use."""
     return f"bh:session:{tenant}:{session_id}"
+
+
+def command(model: str) -> str:
+    """The last command to a model's worker."""
+    return f"bh:command:{model}"
+
+
+def explain(ask: str) -> str:
+    """Where the scheduler puts the answer to one question."""
+    return f"bh:explain:{ask}"
+
+
+def job(job_id: str) -> str:
+    """One job."""
+    return f"bh:job:{job_id}"
+
+
+def job_lock(name: str) -> str:
+    """The job that has `name` to itself."""
+    return f"bh:job-lock:{name}"

@@ -1,5 +1,5 @@
 -- Ends a chat that was never dispatched: refused by the scheduler, or cancelled while it waited.
--- KEYS: lease, wait:T, waiting, chat, reply, events, usage
+-- KEYS: lease, wait:T, waiting, chat, reply, events, usage, usages
 -- ARGV: lease holder ('' = no lease needed), tenant, chat, end entry, usage counter, keep_s, hint channel, event ('' = none)
 -- Answers 'ok' | 'fenced' | 'gone'
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
@@ -10,6 +10,7 @@ redis.call('EXPIRE', KEYS[4], ARGV[6])
 redis.call('XADD', KEYS[5], 'NOMKSTREAM', '0-2', 'k', 'end', 'd', ARGV[4])
 redis.call('EXPIRE', KEYS[5], ARGV[6])
 redis.call('HINCRBY', KEYS[7], ARGV[5], 1)
+redis.call('SADD', KEYS[8], KEYS[7])
 if ARGV[8] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', 20000, '*', 'k', ARGV[8], 'd', ARGV[3]) end
 redis.call('PUBLISH', ARGV[7], ARGV[3])
 return 'ok'

@@ -1,5 +1,5 @@
 -- Ends a dispatched chat, exactly once: last entry of the reply, reservation released, usage counted, ticket acknowledged.
--- KEYS: chat, reply, reservations, ready:M, events, usage
+-- KEYS: chat, reply, reservations, ready:M, events, usage, usages
 -- ARGV: chat, attempt, end entry, usage event, keep_s, group, hint channel, then pairs: counter, amount
 -- Answers 'ok' | 'fenced' (a newer attempt has it) | 'done' (settled before)
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -19,6 +19,7 @@ if entry then
   redis.call('XACK', KEYS[4], ARGV[6], entry)
   redis.call('XDEL', KEYS[4], entry)
 end
+redis.call('SADD', KEYS[7], KEYS[6])
 for i = 8, #ARGV, 2 do
   if string.find(ARGV[i + 1], '.', 1, true) then
     redis.call('HINCRBYFLOAT', KEYS[6], ARGV[i], ARGV[i + 1])

@@ -1,6 +1,7 @@
 -- A ticket enters its tenant's waiting room: all of it or nothing.
--- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none)
--- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s
+-- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions
+-- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s, session, bot, model, now_s,
+--       session_keep_s
 -- Answers {'ok', place} | {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat}
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return {'stale'} end
 local mine = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0')
@@ -18,12 +19,23 @@ if mine >= tonumber(ARGV[7]) then return {'tenant_full', mine} end
 local total = 0
 for _, n in ipairs(redis.call('HVALS', KEYS[2])) do total = total + tonumber(n) end
 if total >= tonumber(ARGV[6]) then return {'full', total} end
-redis.call('HSET', KEYS[5], 'ticket', ARGV[4], 'payload', ARGV[5], 'tenant', ARGV[3], 'state', 'waiting', 'attempt', 0)
+local ticket = ARGV[4]
+local wanted = tonumber(redis.call('HGET', KEYS[9], 'wanted') or '')
+if wanted then -- an operator set this session's KV bits
+  local changed = cjson.decode(ticket)
+  changed.kv_bits = wanted
+  changed.kv_bits_floor = math.min(changed.kv_bits_floor, wanted)
+  ticket = cjson.encode(changed)
+end
+redis.call('HSET', KEYS[9], 'bot', ARGV[10], 'model', ARGV[11], 'last_s', ARGV[12])
+redis.call('EXPIRE', KEYS[9], ARGV[13])
+redis.call('ZADD', KEYS[10], ARGV[12], ARGV[3] .. ' ' .. ARGV[9])
+redis.call('HSET', KEYS[5], 'ticket', ticket, 'payload', ARGV[5], 'tenant', ARGV[3], 'state', 'waiting', 'attempt', 0)
 redis.call('EXPIRE', KEYS[5], ARGV[8])
 redis.call('XADD', KEYS[6], '0-1', 'k', 'queued')
 redis.call('EXPIRE', KEYS[6], ARGV[8])
 redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
-redis.call('XADD', KEYS[7], 'MAXLEN', '~', 20000, '*', 'k', 'arrive', 'd', ARGV[4])
+redis.call('XADD', KEYS[7], 'MAXLEN', '~', 20000, '*', 'k', 'arrive', 'd', ticket)
 if KEYS[8] ~= '' then redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8]) end
 return {'ok', mine + 1}
