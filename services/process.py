@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 _SHIM = Path(__file__).with_name("die_with_parent.py")
 _GROUP_GONE_S_MAX = 2.0
 _POLL_S = 0.02
@@ -70,14 +72,22 @@ async def stop(process: asyncio.subprocess.Process, grace_s: float) -> None:
     await process.wait()
     loop = asyncio.get_running_loop()
     gone_by = loop.time() + _GROUP_GONE_S_MAX
-    while _signal_group(process.pid, 0) and loop.time() < gone_by:  # noqa: ASYNC110  (no event for it)
+    while _group_lives(process.pid) and loop.time() < gone_by:  # noqa: ASYNC110  (no event for it)
         await asyncio.sleep(_POLL_S)
 
 
-def _signal_group(group: int, number: int) -> bool:
-    """Send a signal to a process group; whether anyone was there."""
-    try:
+def _signal_group(group: int, number: int) -> None:
+    """Send a signal to a process group, if anyone is there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group still holds memory and ports. Zombies hold nothing."""
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+        except ProcessLookupError:
+            continue
+    return False

@@ -163,8 +163,12 @@ class EventStream:
 class EngineHttp:
     """The HTTP side of one engine server. Raises EngineUnavailable and HttpStatusError."""
 
-    def __init__(self, host: str, port: int, connect_s: float = 2.0) -> None:
+    def __init__(self, host: str, port: int, key: str, connect_s: float = 2.0) -> None:
         self.host, self.port, self.connect_s = host, port, connect_s
+        self._headers = (
+            f"Host: {host}:{port}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n"
+            "Content-Type: application/json\r\n"
+        )
 
     async def get(self, path: str, timeout_s: float) -> bytes:
         """Body of a GET that answered 200."""
@@ -202,10 +206,7 @@ class EngineHttp:
 
     async def _request(self, method: str, path: str, body: object) -> _Response:
         payload = b"" if body is None else orjson.dumps(body)
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-        )
+        head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(payload)}\r\n\r\n"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.connect_s):

