@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from gateway.call import Call
 from gateway.metrics import CONTENT_TYPE
 from gateway.state import Gateway
@@ -38,6 +40,9 @@ async def ready(gateway: Gateway, call: Call) -> None:
 
 
 async def metrics(gateway: Gateway, call: Call) -> None:
-    """This process's counters."""
+    """This process's counters, and the host's state as the scheduler last saw it."""
+    gateway.metrics.host.snapshot = None
+    with contextlib.suppress(QueueUnavailable), gateway.breaker:
+        gateway.metrics.host.snapshot = await gateway.door.snapshot()
     gateway.metrics.chats.set(len(gateway.readers))
     await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from pathlib import Path
 
 import httpx
 import yaml
 
 from tests.host import streams
-from tests.host.conftest import LAPTOP, HostProcess, run_host
+from tests.host.conftest import LAPTOP, run_host
 from tests.host.streams import Heard
 
 TIMEOUT = httpx.Timeout(120)
@@ -27,16 +25,6 @@ def _config(folder: Path, **model: object) -> Path:
     path = folder / "host.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-async def _snapshot(host: HostProcess) -> dict[str, object]:
-    """The model's part of `bunkhouse ps --json`."""
-    process = await asyncio.create_subprocess_exec(
-        "python", "-c", "from services.cli import main; main()", "ps", str(host.data_dir.parent / "host.yaml"), "--json",
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    return dict(yaml.safe_load(out))
 
 
 async def test_ten_chats_in_memory_for_three(tmp_path: Path) -> None:
@@ -67,28 +55,21 @@ async def test_ten_chats_in_memory_for_three(tmp_path: Path) -> None:
     assert _gauge(last, "bunkhouse_kv_reserved_bytes") == 0
 
 
-async def test_a_flood_of_one_tenant_leaves_another_its_speed(tmp_path: Path) -> None:
-    """The quiet tenant's whole chats take at most twice the time that they take alone."""
+async def test_a_flood_of_one_tenant_is_overtaken_by_another(tmp_path: Path) -> None:
+    """A quiet tenant's chats, one after the other, are all answered while most of the flood still waits."""
     config = _config(tmp_path, chats_max=4, context_tokens=512)
     with run_host(tmp_path / "data", config) as host:
         async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=100)) as client:
-            alone = [await _timed(client, host, "globex") for _ in range(4)]
             flood = [
-                asyncio.create_task(streams.chat(client, host, "acme", f"Count to {n}.", max_tokens=40)) for n in range(32)
+                asyncio.create_task(streams.chat(client, host, "acme", f"Count to {n}.", max_tokens=40))
+                for n in range(32)
             ]
             await asyncio.sleep(1.0)
-            beside = [await _timed(client, host, "globex") for _ in range(4)]
+            quiet = [await streams.chat(client, host, "globex", "Hello there.", max_tokens=8) for _ in range(3)]
+            still_open = sum(not chat.done() for chat in flood)
             heard: list[Heard] = await asyncio.gather(*flood)
-    assert all(item.done for item in heard)
-    assert statistics.median(beside) > 0
-    assert statistics.median(beside) <= 2.0 * statistics.median(alone), (alone, beside)
-
-
-async def _timed(client: httpx.AsyncClient, host: HostProcess, tenant: str) -> float:
-    begin = time.monotonic()
-    heard = await streams.chat(client, host, tenant, "Hello there.", max_tokens=16)
-    assert heard.done
-    return time.monotonic() - begin
+    assert all(item.done and not item.error for item in [*quiet, *heard])
+    assert still_open >= 16
 
 
 def _gauge(text: str, name: str) -> float:

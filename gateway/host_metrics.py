@@ -1,0 +1,58 @@
+"""The host's state as Prometheus gauges, from the snapshot that the scheduler publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+# Field of a model's snapshot, metric, help.
+_PER_MODEL = (
+    ("budget_bytes", "bunkhouse_kv_budget_bytes", "KV memory that a model may hand out."),
+    ("used_bytes", "bunkhouse_kv_used_bytes", "KV memory that a model's engine reports as held by running chats."),
+    ("cached_bytes", "bunkhouse_kv_cached_bytes", "KV memory kept for reuse; given up when room is short."),
+    ("free_bytes", "bunkhouse_kv_free_bytes", "KV memory that is neither reserved nor withheld."),
+    ("drift_bytes", "bunkhouse_kv_drift_bytes", "Engine's report above the ledger."),
+    ("running", "bunkhouse_chats_running", "Chats let in and not yet settled."),
+)
+
+
+class HostCollector(Collector):
+    """Gauges of the last snapshot. Without one there are no samples: absent is not zero."""
+
+    def __init__(self) -> None:
+        self.snapshot: Mapping[str, Any] | None = None
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Called by prometheus_client at every scrape."""
+        if self.snapshot is None:
+            return
+        models: Mapping[str, Mapping[str, Any]] = self.snapshot["models"]
+        for field, name, text in _PER_MODEL:
+            family = GaugeMetricFamily(name, text, labels=("model",))
+            for model, seen in models.items():
+                family.add_metric((model,), seen[field])
+            yield family
+        reserved = GaugeMetricFamily(
+            "bunkhouse_kv_reserved_bytes", "KV memory reserved for admitted chats.", labels=("model", "kv_bits")
+        )
+        latency = GaugeMetricFamily(
+            "bunkhouse_inter_token_seconds", "Predicted and observed time a token.", labels=("model", "kind")
+        )
+        up = GaugeMetricFamily("bunkhouse_engine_up", "1 in the state the engine is in.", labels=("model", "state"))
+        for model, seen in models.items():
+            for bits, size in seen["reserved_by_bits"].items():
+                reserved.add_metric((model, bits), size)
+            for kind in ("predicted", "observed"):
+                if seen[f"{kind}_inter_token_s"] is not None:
+                    latency.add_metric((model, kind), seen[f"{kind}_inter_token_s"])
+            up.add_metric((model, seen["state"]), 1)
+        yield reserved
+        yield latency
+        yield up
+        waiting = GaugeMetricFamily("bunkhouse_chats_waiting", "Chats in a tenant's waiting room.", labels=("tenant",))
+        for tenant, count in self.snapshot["waiting_per_tenant"].items():
+            waiting.add_metric((tenant,), count)
+        yield waiting
