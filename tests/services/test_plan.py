@@ -145,7 +145,7 @@ class TestPools:
 
 
 def test_a_gpu_and_the_machine_are_planned_apart() -> None:
-    models = {"gpu": {"engine": "sglang", "weights": "x"}, "cpu": qwq()}
+    models: dict[str, dict[str, object]] = {"gpu": {"engine": "sglang", "weights": "x"}, "cpu": qwq()}
     found = planned(models, card="80GB")
     assert [card.card.place for card in found.cards] == [Place.GPU, Place.HOST]
     assert [[model.need.model for model in card.models] for card in found.cards] == [["gpu"], ["cpu"]]
