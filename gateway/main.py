@@ -32,9 +32,10 @@ log = structlog.get_logger()
 @asynccontextmanager
 async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncIterator[Gateway]:
     """A gateway with everything that runs beside its requests. Loads tokenizers unless it is given them."""
-    loaded = prompts or await asyncio.to_thread(Prompts.load, runtime.config)
+    if prompts is None:
+        prompts = await asyncio.to_thread(Prompts.load, runtime.config)
     async with runtime.connect() as connection:
-        gateway = Gateway(runtime.config, runtime.secrets, connection, loaded)
+        gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
         beside = [asyncio.create_task(gateway.hub.run()), asyncio.create_task(gateway.directory.watch())]
         for task in beside:

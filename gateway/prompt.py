@@ -7,6 +7,7 @@ the event loop busy for longer than a few milliseconds.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,12 @@ from services.weights import resolve
 
 INLINE_CHARS_MAX = 8_192  # about 3 ms of tokenizing
 THREADS_MAX = 2
-CHARS_PER_TOKEN_MAX = 64  # no text that means anything has longer tokens
+CHARS_PER_TOKEN_MAX = 64  # the longest tokens of today's vocabularies: runs of spaces
+# What chat templates of the common families spell turns with. In a message it is text and nothing more.
+_CONTROL = re.compile(
+    r"<(?=\|[^|<>\s]{1,48}\|>|/?s>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>|<SYS>>|</SYS>>)|\[(?=/?INST\])"
+)
+_BREAK = "\u200b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class Prompts:
 def conversation(system: str, request: ChatRequest) -> list[dict[str, str]]:
     """The messages with the bot's own system prompt before whatever the client calls system or developer."""
     messages = [
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        {"role": "system" if message.role == "developer" else message.role, "content": harmless(message.text)}
         for message in request.messages
     ]
     if not system:
@@ -83,6 +89,12 @@ def conversation(system: str, request: ChatRequest) -> list[dict[str, str]]:
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages]
     return [{"role": "system", "content": f"{system}\n\n{messages[0]['content']}"}, *messages[1:]]
+
+
+def harmless(text: str) -> str:
+    """The text with its control tokens broken by an invisible space: nobody ends a turn from within and goes on as
+    somebody else."""
+    return _CONTROL.sub(lambda found: found[0] + _BREAK, text)
 
 
 def _tokenized(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[int, Sequence[int] | str]:
