@@ -41,7 +41,7 @@ class Feed:
         """
         if self._gateway.hand_over:  # whatever is unread, the next gateway sends
             raise HandedOver
-        entries = await self._reader.read(timeout_s)
+        entries = await self._reader.read(min(timeout_s, max(0.0, self._until_s - monotonic())))
         if self.client_gone:
             raise ClientGone
         if entries:

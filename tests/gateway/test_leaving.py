@@ -1,0 +1,202 @@
+"""Clients that go away, come back, or ask twice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import orjson
+
+from services.loadtest.sse import SseParser
+from services.queues.records import ReplyError
+
+from .conftest import ACME, GLOBEX, Host, HostFactory, gateway_on
+from .driver import Script, until
+from .test_bad_input import GOOD, error_of
+
+SLOW = Script(pieces=[f"{number} " for number in range(30)], pause_s=0.03)
+SLOW_TEXT = "".join(SLOW.pieces)
+BEARER = {"authorization": f"Bearer {ACME}"}
+
+
+class Heard:
+    """What one client has of a stream."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.last_id = ""
+        self.done = False
+        self.chat = ""
+        self.roles = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    async def listen(self, answer: httpx.Response, pieces_max: int = 10_000) -> None:
+        self.chat = answer.headers["x-bunkhouse-chat"]
+        parser = SseParser()
+        async for data in answer.aiter_bytes():
+            for event in parser.feed(data):
+                self.last_id = event.id or self.last_id
+                if event.data == b"[DONE]":
+                    self.done = True
+                    continue
+                delta = orjson.loads(event.data)["choices"][0]["delta"]
+                self.roles += "role" in delta
+                if delta.get("content"):
+                    self.texts.append(delta["content"])
+                    if len(self.texts) >= pieces_max:
+                        return
+
+
+async def begin(host: Host, heard: Heard, pieces: int) -> None:
+    """Ask, hear some pieces, go away."""
+    body = {**GOOD, "stream": True}
+    async with host.http.stream("POST", f"{host.url}/v1/chat/completions", json=body, headers=BEARER) as answer:
+        assert answer.status_code == 200
+        await heard.listen(answer, pieces)
+
+
+async def go_on(http: httpx.AsyncClient, url: str, heard: Heard, pieces: int = 10_000) -> None:
+    """Take a stream up where it was left."""
+    headers = {**BEARER, "last-event-id": heard.last_id}
+    async with http.stream("GET", f"{url}/v1/chats/{heard.chat}/stream", headers=headers) as answer:
+        assert answer.status_code == 200
+        await heard.listen(answer, pieces)
+
+
+async def test_a_client_that_leaves_a_whole_answer_cancels_at_once(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 100, pause_s=0.05)
+    asking = asyncio.create_task(host.ask(GOOD))
+    await until(lambda: host.driver.claims)
+    asking.cancel()
+    await until(lambda: host.driver.cancelled, 0.25)
+    await until(lambda: host.driver.settled)
+    assert not host.state.readers
+
+
+async def test_a_client_that_leaves_while_waiting(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(ignore=True)
+    asking = asyncio.create_task(host.ask(GOOD))
+    await until(lambda: host.driver.tickets)
+    asking.cancel()
+    await until(lambda: not host.state.readers and not host.state.lingering)
+    assert await host.connection.redis.hlen("bh:waiting") == 0
+
+
+async def test_a_client_that_leaves_a_stream_cancels_after_the_grace(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 100, pause_s=0.05)
+    await begin(host, Heard(), 2)
+    await asyncio.sleep(0.15)
+    assert not host.driver.cancelled
+    await until(lambda: host.driver.cancelled)
+
+
+async def test_a_stream_is_resumed_with_nothing_lost_or_doubled(host: Host) -> None:
+    host.driver.script_for = lambda _: SLOW
+    heard = Heard()
+    await begin(host, heard, 5)
+    await asyncio.sleep(0.1)
+    await go_on(host.http, host.url, heard, 6)
+    await go_on(host.http, host.url, heard)
+    assert heard.text == SLOW_TEXT
+    assert (heard.done, heard.roles) == (True, 1)
+    await asyncio.sleep(0.4)  # past the grace of the first two readers
+    assert not host.driver.cancelled
+    assert len(host.driver.claims) == 1
+
+
+async def test_a_finished_stream_can_be_read_again(host: Host) -> None:
+    heard, again = Heard(), Heard()
+    await begin(host, heard, 10_000)
+    again.chat = heard.chat
+    again.last_id = "0-0"
+    await go_on(host.http, host.url, again)
+    assert again.text == heard.text
+    tail = Heard()
+    tail.chat, tail.last_id = heard.chat, heard.last_id
+    await go_on(host.http, host.url, tail)
+    assert (tail.text, tail.done) == ("", True)
+
+
+async def test_a_stream_goes_on_at_another_gateway(host: Host, redis_url: str, tokenizer: Any) -> None:
+    host.driver.script_for = lambda _: SLOW
+    heard = Heard()
+    await begin(host, heard, 5)
+    async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
+        await go_on(host.http, url, heard)
+    assert heard.text == SLOW_TEXT
+    assert not host.driver.cancelled
+
+
+async def test_only_its_tenant_can_resume(host: Host) -> None:
+    heard = Heard()
+    await begin(host, heard, 10_000)
+    theirs = {"authorization": f"Bearer {GLOBEX}"}
+    for path in ("/v1/chats/{}", "/v1/chats/{}/stream"):
+        url = host.url + path
+        stranger = error_of(await host.http.get(url.format(heard.chat), headers=theirs), 404, "chat_not_found", "id")
+        nobody = error_of(await host.http.get(url.format("chatcmpl-x"), headers=theirs), 404, "chat_not_found", "id")
+        assert stranger == nobody
+        error_of(await host.http.get(url.format(heard.chat)), 401, "invalid_api_key")
+
+
+async def test_a_nonsense_event_id(host: Host) -> None:
+    for nonsense in ("x", "1", "-1-1", "1-1; DROP", "9" * 40 + "-1"):
+        url = f"{host.url}/v1/chats/chatcmpl-x/stream"
+        answer = await host.http.get(url, headers={**BEARER, "last-event-id": nonsense})
+        error_of(answer, 400, "invalid_value", "last_event_id")
+
+
+async def test_a_chat_can_be_looked_up(host: Host) -> None:
+    host.driver.script_for = lambda _: SLOW
+    asking = asyncio.create_task(host.ask(GOOD))
+    await until(lambda: host.driver.claims)
+    url = f"{host.url}/v1/chats/{host.driver.tickets[0].chat}"
+    shown = (await host.http.get(url, headers=BEARER)).json()
+    assert (shown["state"], shown["kv_bits"], shown["completion"]) == ("running", 8, None)
+    whole = (await asking).json()
+    shown = (await host.http.get(url, headers=BEARER)).json()
+    assert (shown["state"], shown["finish"]) == ("done", "stop")
+    assert shown["completion"] == whole
+
+
+async def test_an_idempotency_key_stands_for_one_chat(host: Host) -> None:
+    host.driver.script_for = lambda _: SLOW
+    first, second = await asyncio.gather(
+        *(host.ask(GOOD, **{"idempotency-key": "k1"}) for _ in range(2)),
+    )
+    third = await host.ask(GOOD, **{"idempotency-key": "k1"})
+    assert first.json() == second.json() == third.json()
+    assert len(host.driver.tickets) == 1
+    other = {**GOOD, "max_tokens": 7}
+    error_of(await host.ask(other, **{"idempotency-key": "k1"}), 422, "idempotency_key_reused")
+    error_of(await host.ask(GOOD, **{"idempotency-key": "k" * 300}), 400, "invalid_value")
+    theirs = await host.ask({**GOOD, "model": "returns"}, GLOBEX, **{"idempotency-key": "k1"})
+    assert theirs.json()["id"] != first.json()["id"]
+
+
+async def test_a_keyed_client_that_asks_again_gets_the_same_chat(host: Host) -> None:
+    host.driver.script_for = lambda _: SLOW
+    asking = asyncio.create_task(host.ask(GOOD, **{"idempotency-key": "k2"}))
+    await until(lambda: host.driver.claims)
+    asking.cancel()
+    again = await host.ask(GOOD, **{"idempotency-key": "k2"})
+    assert again.json()["choices"][0]["message"]["content"] == SLOW_TEXT
+    assert len(host.driver.claims) == 1
+
+
+async def test_a_key_whose_chat_failed_is_free_again(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(error=ReplyError("engine_failed", "It broke."))
+    error_of(await host.ask(GOOD, **{"idempotency-key": "k3"}), 502, "engine_failed")
+    host.driver.script_for = lambda _: Script()
+    assert (await host.ask(GOOD, **{"idempotency-key": "k3"})).status_code == 200
+
+
+async def test_no_grace_at_all(hosts: HostFactory) -> None:
+    async with hosts(resume_grace_s=0) as host:
+        host.driver.script_for = lambda _: Script(pieces=["x"] * 100, pause_s=0.05)
+        await begin(host, Heard(), 2)
+        await until(lambda: host.driver.cancelled, 0.5)
