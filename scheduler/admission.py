@@ -111,17 +111,20 @@ def _closed_to_tenant(account: Account, ask: Ask, settings: SchedulerSettings) -
 
 def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:
     """The refusals that no waiting can change."""
-    outcome = Outcome.OVERFLOW if ticket.overflow else Outcome.REJECT
-    tokens = ticket.tokens_max
-    if tokens > facts.context_tokens:
-        return _no(ticket, outcome, Reason.NEVER_FITS, tokens=tokens, context_tokens=facts.context_tokens)
-    if not choices:
+    reason, numbers = Reason.NEVER_FITS, Numbers()
+    least = choices[-1][1] if choices else 0
+    if ticket.tokens_max > facts.context_tokens:
+        numbers = {"tokens": ticket.tokens_max, "context_tokens": facts.context_tokens}
+    elif not choices:
+        reason = Reason.KV_BITS
         best = max(facts.kv_bytes_per_token) if facts.live_kv_bits else int(facts.kv_bits)
-        return _no(ticket, outcome, Reason.KV_BITS, floor=int(ticket.kv_bits_floor), engine_bits=best)
-    least = choices[-1][1]
-    if least > facts.kv_budget_bytes:
-        return _no(ticket, outcome, Reason.NEVER_FITS, need_bytes=least, budget_bytes=facts.kv_budget_bytes)
-    return None
+        numbers = {"floor": int(ticket.kv_bits_floor), "engine_bits": best}
+    elif least > facts.kv_budget_bytes:
+        numbers = {"need_bytes": least, "budget_bytes": facts.kv_budget_bytes}
+    else:
+        return None
+    outcome = Outcome.OVERFLOW if ticket.overflow else Outcome.REJECT
+    return Decision(ticket.chat, outcome, reason, ticket.kv_bits, reserve_bytes=least, numbers=numbers)
 
 
 def kept_bytes(account: Account, ask: Ask, need: int, settings: SchedulerSettings) -> int:

@@ -1,0 +1,110 @@
+"""What a chat asks for, from its words: rules and keyword weights in English, Japanese, Spanish and German.
+
+    score(task) = sum of the weights of its keywords in the text, each once, + marks in the writing
+                  (sums, code, shouting)
+    confidence  = (best - second) / (best + 1), in 0..1
+
+Below `SCORE_MIN` the task is SUPPORT, with confidence 0: most messages to a support bot are, and its
+precision can still be lowered. Only the first and the last `EDGE_CHARS` characters are read, so that the time
+has a bound. `classify_weights.json` holds the keywords: task -> language -> keyword -> weight. A keyword
+matches at a word's start and may go on (`refund` finds "refunds"); one that ends in `$` is a whole word; in
+Japanese it matches anywhere. All languages are matched at once, so nothing has to guess the language.
+
+Accuracy: docs/scheduling.md, on messages that the weights were not tuned on (tests/scheduler/test_classify.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from scheduler.types import Task
+
+SCORE_MIN = 2
+EDGE_CHARS = 250
+_WHY_MAX = 5
+
+Classified = tuple[Task, float, tuple[str, ...]]
+Classifier = Callable[[str], Classified]  # the seam: anything of this shape can take its place
+
+_FACT_QUESTION = (
+    r"^\W*(?:what|when|where|which|who|how (?:many|much|long|big|far|old)|is|are|does|until|"
+    r"qué|cuál|cuándo|cuánt|dónde|hasta|a qué|was|wann|wo|welche|wer|wie (?:viel|lange|hoch|groß)|bis wann|ist|gibt)\b"
+)
+_CONDITION = (
+    r"\b(?:if|si|wenn|falls|unless|except|excepto|salvo|außer)\b.{5,200}\?"
+    r"|(?:なければ|ならば|だけ|すべて|全員).{3,200}[?？か]"
+)
+_MARKS: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
+    ("a sum", Task.MATHS, 3, re.compile(r"\d\s*[-+*/×÷=^]\s*\d|\d\s?[x×]\s?\d|\d[x]\s*[-+=]|=\s*\d")),
+    ("a percentage", Task.MATHS, 1, re.compile(r"\d\s?[%％]")),
+    ("three numbers", Task.MATHS, 2, re.compile(r"(?:\d[\d.,]*\D+){2}\d")),
+    (
+        "code",
+        Task.CODE,
+        4,
+        re.compile(r"`|\w\(\)|Error\b|\.(?:js|py|ts|java|go|sh|json|ya?ml)\b|[{};]\n|::|->|\w\[\w+\]"),
+    ),
+    ("a status code", Task.CODE, 2, re.compile(r"(?<![\d.,])(?:4\d\d|50\d)(?![\d.,%€$円])")),
+    (
+        "letters for names",
+        Task.LOGIC,
+        3,
+        re.compile(r"\b[A-D]\b.{1,80}\b[A-D]\b.{1,80}\b[A-D]\b|[A-D]さん.{1,80}[A-D]さん"),
+    ),
+    ("shouting", Task.COMPLAINT, 2, re.compile(r"[!！]{2}|[?？][!！]|\b[A-ZÄÖÜÁÉÍÓÚÑ]{5,}\b")),
+    ("an exclamation", Task.COMPLAINT, 1, re.compile(r"[!！]")),
+    ("a question of fact", Task.FACTS, 1, re.compile(_FACT_QUESTION, re.IGNORECASE)),
+    ("a condition and a question", Task.LOGIC, 2, re.compile(_CONDITION, re.IGNORECASE)),
+)
+
+
+def _load() -> tuple[dict[str, dict[Task, float]], re.Pattern[str], re.Pattern[str]]:
+    """Keywords with their weights, and the patterns that find those that begin a word, and those anywhere."""
+    raw = json.loads(Path(__file__).with_name("classify_weights.json").read_text(encoding="utf-8"))
+    weights: dict[str, dict[Task, float]] = {}
+    words: list[str] = []
+    signs: list[str] = []
+    for task, languages in raw.items():
+        for language, keywords in languages.items():
+            for keyword, weight in keywords.items():
+                weights.setdefault(keyword.rstrip("$"), {})[Task(task)] = float(weight)
+            (signs if language == "ja" else words).extend(keywords)
+    return weights, re.compile(rf"(?<!\w){_any_of(words)}"), re.compile(_any_of(signs))
+
+
+def _any_of(keywords: list[str]) -> str:
+    """Longest first, grouped by first letter: a position costs one look at a letter, not one at each keyword."""
+    groups: dict[str, list[str]] = {}
+    for keyword in sorted(set(keywords), key=len, reverse=True):
+        rest = re.escape(keyword[1:].rstrip("$")) + (r"(?!\w)" if keyword.endswith("$") else "")
+        groups.setdefault(keyword[0], []).append(rest)
+    return "(?:" + "|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in groups.items()) + ")"
+
+
+_WEIGHTS, _WORDS, _SIGNS = _load()
+
+
+def classify(text: str) -> Classified:
+    """The task, a confidence in 0..1, and what spoke for it ("refund +1"). Never fails; empty text is SUPPORT."""
+    if len(text) > 2 * EDGE_CHARS:
+        text = f"{text[:EDGE_CHARS]}\n{text[-EDGE_CHARS:]}"
+    scores: dict[Task, float] = dict.fromkeys(Task, 0.0)
+    found: list[tuple[float, Task, str]] = []
+    lower = text.lower()
+    for keyword in dict.fromkeys(_WORDS.findall(lower) + _SIGNS.findall(lower)):
+        for task, weight in _WEIGHTS[keyword].items():
+            scores[task] += weight
+            found.append((weight, task, keyword))
+    for name, task, weight, pattern in _MARKS:
+        if pattern.search(text):
+            scores[task] += weight
+            found.append((weight, task, name))
+    best = max(scores, key=scores.__getitem__)
+    top = scores.pop(best)
+    if top < SCORE_MIN:
+        return Task.SUPPORT, 0.0, ()
+    why = sorted((weight, word) for weight, task, word in found if task is best)[::-1][:_WHY_MAX]
+    return best, (top - max(scores.values())) / (top + 1.0), tuple(f"{word} {weight:+g}" for weight, word in why)
