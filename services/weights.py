@@ -14,12 +14,12 @@ class WeightsError(Exception):
     """Weights that are not to be had. The message names them and what was tried."""
 
 
-def resolve(weights: str) -> Path:
+def resolve(weights: str, *, description_only: bool = False) -> Path:
     """The file or folder that `weights` of a model names. Raises WeightsError.
 
     `package:NAME` is the one GGUF file inside an installed package, `package:NAME/FILE` a certain one. `OWNER/NAME` is
     a folder of a model hub, `OWNER/NAME/FILE.gguf` one file of it; they are downloaded once, if the hub's client is
-    installed.
+    installed. `description_only`: of a folder on a hub, config.json is enough, for planning.
     """
     if weights.startswith(PACKAGE_PREFIX):
         return _in_package(weights)
@@ -28,7 +28,7 @@ def resolve(weights: str) -> Path:
         return path
     if not _HUB_NAME.fullmatch(weights):
         raise WeightsError(f"weights {weights!r}: no such file or folder ({path.absolute()})")
-    return _from_hub(weights, path)
+    return _from_hub(weights, path, description_only)
 
 
 def _in_package(weights: str) -> Path:
@@ -47,7 +47,7 @@ def _in_package(weights: str) -> Path:
     return found[0]
 
 
-def _from_hub(weights: str, path: Path) -> Path:
+def _from_hub(weights: str, path: Path, description_only: bool) -> Path:
     tried = f"weights {weights!r}: no file or folder {path.absolute()}, and as a name on a hub"
     if importlib.util.find_spec("huggingface_hub") is None:
         raise WeightsError(f"{tried} it needs `pip install huggingface_hub`")
@@ -57,7 +57,8 @@ def _from_hub(weights: str, path: Path) -> Path:
     try:
         if file:
             return Path(hf_hub_download(f"{owner}/{name}", file[0]))
-        return Path(snapshot_download(f"{owner}/{name}"))
+        only = ["config.json"] if description_only else None
+        return Path(snapshot_download(f"{owner}/{name}", allow_patterns=only))
     except (OSError, ValueError) as error:  # the hub's errors are either
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{tried}: {first}") from error

@@ -67,6 +67,25 @@ def ps(
     run(config, as_json)
 
 
+@app.command(hidden=True)
+def seed(config: ConfigPath) -> None:
+    """Write the configuration's tenants and keys into Redis (`up` does it by itself)."""
+    from services.cli.seed import run  # noqa: PLC0415
+
+    run(config)
+
+
+@app.command(hidden=True)
+def health(
+    config: ConfigPath,
+    part: Annotated[str, typer.Argument(metavar="PART", help="gateway, scheduler, or 'model NAME'.")],
+) -> None:
+    """Say whether one part is well, for health checks."""
+    from services.cli.health import run  # noqa: PLC0415
+
+    run(config, part)
+
+
 @app.command()
 def version(as_json: AsJson = False) -> None:
     """Say which version this is, of what it runs on, too."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.config import Config, ConfigError
+from services.config import Config, ConfigError, ModelConfig
 from services.engines.gguf import GgufError, read_gguf
+from services.engines.modelconfig import ModelConfigError, read_model_config
 from services.engines.shape import ModelShape
 from services.planner.card import Card, cards, place_of
 from services.planner.need import BITS, Need, need_of
@@ -110,6 +111,17 @@ def plan(config: Config, shape_of: Callable[[str], ModelShape] | None = None) ->
     return Plan(tuple(planned))
 
 
+def settled(config: Config, model: str) -> ModelConfig:
+    """A model's settings with its pool as planned, where the file leaves the size to the host.
+
+    Raises ConfigError, WeightsError.
+    """
+    settings = config.models[model]
+    if settings.kv_tokens is not None or settings.engine == "llamacpp":
+        return settings
+    return settings.model_copy(update={"kv_tokens": plan(config).model(model).pool_tokens})
+
+
 def plan_card(card: Card, reserve: float, needs: Sequence[Need]) -> CardPlan:
     """Lay models out on one card. `reserve` is the part of it that stays free."""
     reserve_bytes = int(card.total_bytes * reserve)
@@ -128,14 +140,14 @@ def plan_card(card: Card, reserve: float, needs: Sequence[Need]) -> CardPlan:
 
 def read_shape(weights: str) -> ModelShape:
     """A model's shape from its own files. Raises ConfigError, WeightsError."""
-    return shape_in(resolve(weights))
+    return shape_in(resolve(weights, description_only=True))
 
 
 def shape_in(path: Path) -> ModelShape:
     """The shape that a GGUF file or a model folder describes. Raises ConfigError."""
     try:
-        return read_gguf(path).shape()
-    except GgufError as error:
+        return read_model_config(path) if path.is_dir() else read_gguf(path).shape()
+    except (GgufError, ModelConfigError) as error:
         raise ConfigError(str(error)) from error
 
 

@@ -1,0 +1,56 @@
+"""`bunkhouse health CONFIG PART`: one part's health, for a container's health check."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import httpx
+
+from services.cli.errors import fail, out, told
+from services.queues.door import Door
+from services.runtime import Runtime, open_runtime
+
+REPORT_AGE_S_MAX = 15.0  # a worker reports about once a second
+HTTP_S_MAX = 5.0
+MODEL = "model "
+
+
+def run(config_path: Path, part: str) -> None:
+    """`part`: gateway, scheduler, or `model NAME`. Exit code 1, with the reason, when it is not well."""
+    with told():
+        runtime = open_runtime(config_path)
+        trouble = asyncio.run(_trouble(runtime, part))
+    if trouble:
+        fail(f"{part}: {trouble}")
+    out.print(f"{part}: well", highlight=False)
+
+
+async def _trouble(runtime: Runtime, part: str) -> str | None:
+    if part == "gateway":
+        return await _gateway(runtime.config.gateway.port)
+    async with runtime.connect() as connection:
+        door = Door(connection)
+        if part == "scheduler":
+            return None if await door.snapshot() is not None else "no scheduler holds the lease"
+        name = part.removeprefix(MODEL)
+        if name not in runtime.config.models:
+            models = ", ".join(MODEL + each for each in runtime.config.models)
+            return f"no such part; there are gateway, scheduler, {models}"
+        stored = (await door.engines()).get(name)
+    if stored is None:
+        return "its worker has not reported yet"
+    report = stored["report"]
+    if time.time() - report["at_s"] > REPORT_AGE_S_MAX:
+        return f"its worker was silent for {time.time() - report['at_s']:.0f} s"
+    return "its engine is down" if report["state"] == "down" else None
+
+
+async def _gateway(port: int) -> str | None:
+    try:
+        async with httpx.AsyncClient(timeout=HTTP_S_MAX, trust_env=False) as http:
+            answer = await http.get(f"http://127.0.0.1:{port}/health")
+    except httpx.TransportError as error:
+        return f"{error or type(error).__name__}"
+    return None if answer.status_code == httpx.codes.OK else f"HTTP {answer.status_code}"

@@ -1,0 +1,26 @@
+"""`bunkhouse seed CONFIG`: what `bunkhouse up` does to the registry, for hosts that are started otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from services.cli.errors import out, told
+from services.registry import ready_key
+from services.runtime import Runtime, open_runtime
+from services.supervisor.host import seed
+
+
+def run(config_path: Path) -> None:
+    """Write tenants and keys into Redis, and print the ready keys."""
+    with told():
+        runtime = open_runtime(config_path)
+        asyncio.run(_seed(runtime))
+    for name, tenant in runtime.config.tenants.items():
+        if tenant.ready_key:
+            out.print(f"key of {name}: {ready_key(name, runtime.secrets.pepper)}", highlight=False, soft_wrap=True)
+
+
+async def _seed(runtime: Runtime) -> None:
+    async with runtime.connect() as connection:
+        await seed(connection, runtime)
