@@ -65,6 +65,7 @@ def setup(process: str, json: bool | None = None, level: str = "INFO", stream: T
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """A structlog processor: hides API keys, bearer tokens, URL passwords and fields named for a secret."""
+    event.pop("color_message", None)  # uvicorn's twin of its message, for terminals
     return {name: MASK if secret_name(name) and value else _masked(value) for name, value in event.items()}
 
 

