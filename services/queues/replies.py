@@ -38,11 +38,16 @@ class Reader:
         self._news += entries
         self._woken.set()
 
+    def wake(self) -> None:
+        """Make `read` return at once, though there is nothing."""
+        self._woken.set()
+
     async def read(self, timeout_s: float) -> list[ReplyEntry]:
-        """What came since the last call; waits for the first. Empty after `timeout_s`."""
+        """What came since the last call; waits for the first. Empty after `timeout_s` or when woken."""
         if not self._news:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._woken.wait()
         news, self._news = self._news, []
         self._woken.clear()
         return news
