@@ -12,7 +12,10 @@ from typing import Any
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+
+from services.queues.sockets import KINDS
 
 CONNECTIONS_MAX = 64
 SCRIPTS = (
@@ -43,8 +46,9 @@ class Connection:
             timeout=timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),  # a broken one, never a slow one
         )
+        pool.connection_class = KINDS.get(pool.connection_class, pool.connection_class)
         # Any: redis-py types each answer as a union over both decodings and both protocols.
         self.redis: Any = redis.asyncio.Redis(connection_pool=pool)
         blocking = redis.asyncio.ConnectionPool.from_url(
@@ -54,6 +58,7 @@ class Connection:
             socket_connect_timeout=timeout_s,
             health_check_interval=15,
         )
+        blocking.connection_class = KINDS.get(blocking.connection_class, blocking.connection_class)
         self.blocking: Any = redis.asyncio.Redis(connection_pool=blocking)
         self._scripts = {name: self.redis.register_script(_script(name)) for name in SCRIPTS}
 
