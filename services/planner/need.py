@@ -33,7 +33,8 @@ class Need:
     weight_bytes: int
     overhead_bytes: int
     per_token: Mapping[int, int]  # KV bits -> bytes
-    kv_bits: int  # what sessions start with
+    kv_bits: int  # of the pool's tokens; 4 with KV planes
+    planes: bool  # KV planes: sessions at 4 and at 8 bits in one pool
     context_tokens: int  # of one chat
     chats_max: int
     pool_tokens: int | None
@@ -44,20 +45,27 @@ class Need:
         return self.weight_bytes + self.overhead_bytes
 
     @property
-    def tokens_min(self) -> int:
+    def chat_tokens(self) -> int:
+        """The pool's tokens that one chat of full context takes, at 8 bits where there are planes."""
+        return 2 * self.context_tokens if self.planes else self.context_tokens
+
+    def tokens_min(self, bits: int) -> int:
         """A pool below it is of no use: it could not hold one chat."""
-        return self.pool_tokens if self.pool_tokens is not None else self.context_tokens
+        if self.pool_tokens is not None:
+            return self.pool_tokens
+        return self.chat_tokens if bits == self.kv_bits else self.context_tokens
 
     def bytes_min(self, bits: int) -> int:
         """The least that the model can run with at these KV bits."""
-        return self.fixed_bytes + self.tokens_min * self.per_token[bits]
+        return self.fixed_bytes + self.tokens_min(bits) * self.per_token[bits]
 
 
 def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
     """What a model of this shape takes as configured."""
     context = min(model.context_tokens, shape.context_tokens)
     per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
-    bits = 8 if model.kv_bits == "mixed" else model.kv_bits
+    planes = model.kv_bits == "mixed"
+    bits = 4 if model.kv_bits == "mixed" else model.kv_bits
     pool = model.kv_tokens
     if pool is None and model.engine == "llamacpp":
         pool = -(-model.context_tokens // LLAMACPP_CELLS) * LLAMACPP_CELLS * model.chats_max
@@ -69,6 +77,7 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
         overhead_bytes=overhead_bytes(model, shape),
         per_token=per_token,
         kv_bits=bits,
+        planes=planes,
         context_tokens=context,
         chats_max=model.chats_max,
         pool_tokens=pool,

@@ -42,7 +42,7 @@ class Placed:
     @property
     def chats(self) -> int:
         """Chats of full context that the pool holds, at most as many as the engine takes."""
-        return min(self.need.chats_max, self.pool_tokens // self.need.context_tokens)
+        return min(self.need.chats_max, self.pool_tokens // self.need.chat_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +157,26 @@ def _missing(budget: int, needs: Sequence[Need], bits: Mapping[str, int]) -> int
 
 def _pools(budget: int, needs: Sequence[Need], bits: Mapping[str, int]) -> dict[str, int]:
     """Tokens of each model's pool; the smallest useful one where the card is too small anyway."""
-    pools = {need.model: need.tokens_min for need in needs}
+    pools = {need.model: need.tokens_min(bits[need.model]) for need in needs}
     left = budget - sum(need.bytes_min(bits[need.model]) for need in needs)
     greedy = [need for need in needs if need.pool_tokens is None]
     if left > 0 and greedy:
         # One chat's tokens are in already; so models of different context still end with equal shares.
-        left += sum(need.context_tokens * need.per_token[bits[need.model]] for need in greedy)
+        left += sum(_floor(need, bits) for need in greedy)
         for need, share in zip(greedy, _equal_shares(left, greedy, bits), strict=True):
             pools[need.model] = share // need.per_token[bits[need.model]]
     return pools
 
 
+def _floor(need: Need, bits: Mapping[str, int]) -> int:
+    """Bytes of the smallest useful pool."""
+    number = bits[need.model]
+    return need.tokens_min(number) * need.per_token[number]
+
+
 def _equal_shares(left: int, greedy: Sequence[Need], bits: Mapping[str, int]) -> list[int]:
     """Equal bytes for each, but for those that need more for one chat: they get that."""
-    floors = [need.context_tokens * need.per_token[bits[need.model]] for need in greedy]
+    floors = [_floor(need, bits) for need in greedy]
     shares = list(floors)
     open_ = sorted(range(len(greedy)), key=lambda place: floors[place], reverse=True)
     while open_:

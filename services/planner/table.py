@@ -29,7 +29,7 @@ def _models(card: CardPlan) -> Table:
             size(need.weight_bytes),
             size(need.overhead_bytes),
             "/".join(f"{need.per_token[bits] / 1000:.1f}" for bits in (16, 8, 4)) + " kB",
-            str(model.kv_bits),
+            "4+8" if need.planes else str(model.kv_bits),
             f"{model.pool_tokens:,}",
             size(model.kv_bytes),
             size(model.total_bytes),

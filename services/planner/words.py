@@ -33,7 +33,7 @@ def alternatives(card: CardPlan) -> list[str]:
         found += _fewer(card)
     elif not found:
         left = card.budget_bytes - fixed
-        asked = sum(model.need.tokens_min * model.need.per_token[4] for model in card.models)
+        asked = sum(model.need.tokens_min(4) * model.need.per_token[4] for model in card.models)
         found.append(f"at 4 KV bits, {left / asked:.0%} of the tokens asked for: lower context_tokens or chats_max")
     return found
 
@@ -53,7 +53,7 @@ def _refusal(card: CardPlan) -> str:
     needed = card.budget_bytes + card.missing_bytes
     models = "; ".join(
         f"{model.need.model}: weights {size(model.need.weight_bytes)}, overhead {size(model.need.overhead_bytes)}, "
-        f"KV {size(model.need.tokens_min * model.need.per_token[model.kv_bits])} at {model.kv_bits} bits"
+        f"KV {size(model.need.tokens_min(model.kv_bits) * model.need.per_token[model.kv_bits])} at {model.kv_bits} bits"
         for model in card.models
     )
     would = "; ".join(alternatives(card))
@@ -100,7 +100,7 @@ def _model(model: Placed) -> dict[str, Any]:
         "weights": need.weights,
         "weight_bytes": need.weight_bytes,
         "overhead_bytes": need.overhead_bytes,
-        "kv_bits": model.kv_bits,
+        "kv_bits": "mixed" if need.planes else model.kv_bits,
         "kv_bytes_per_token": {str(bits): count for bits, count in need.per_token.items()},
         "pool_tokens": model.pool_tokens,
         "kv_bytes": model.kv_bytes,

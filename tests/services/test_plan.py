@@ -114,7 +114,7 @@ class TestPools:
         card = found.cards[0]
         one, two = card.models
         assert one.pool_tokens == two.pool_tokens
-        assert card.free_bytes < 2 * one.need.per_token[8]
+        assert card.free_bytes < 2 * one.need.per_token[4]
         assert card.reserve_bytes == 4 * 10**9
 
     def test_planes_count_their_scales(self) -> None:
@@ -132,8 +132,9 @@ class TestPools:
         models = {"long": {**self.SGLANG, "context_tokens": 100_000}, "short": self.SGLANG}
         found = planned(models, card="60GB")
         assert found.fits
-        assert found.model("long").pool_tokens >= 100_000
-        assert 4096 <= found.model("short").pool_tokens < 100_000
+        assert found.model("long").pool_tokens == 2 * 100_000  # a chat at 8 bits takes both planes
+        assert 2 * 4096 <= found.model("short").pool_tokens < 100_000
+        assert found.model("long").chats == 1
 
     @pytest.mark.parametrize("card", ["44GB", "45GB", "50GB", "70GB", "140GB"])
     @pytest.mark.parametrize("context", [512, 4096, 60_000])
