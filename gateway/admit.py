@@ -24,7 +24,7 @@ from services.registry import salt
 
 STALE_TRIES_MAX = 5
 IDEMPOTENCY_KEY_CHARS_MAX = 255
-ABANDON_AFTER_S = (0.5, 1.0, 2.0, 4.0)
+ABANDON_AFTER_S = (0.5, 1.0, 2.0)
 
 log = structlog.get_logger()
 

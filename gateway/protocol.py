@@ -35,6 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._deaf = False  # answered and half closed: what still comes is thrown away
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,10 +46,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not (self._deaf or self.transport.is_closing()):
             self._cut(_TOO_LARGE, b"The request's head is too large.", b"headers_too_large")
 
     def on_message_begin(self) -> None:
@@ -87,4 +90,8 @@ class BoundedProtocol(HttpToolsProtocol):
         body = _BODY % (message, code)
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(status + head + body)
-        self.transport.close()
+        # Closed at once, with bytes unread, the kernel resets the connection and the client never sees the answer.
+        self._deaf = True
+        self.transport.write_eof()
+        self._disarm()
+        self._timer = self.loop.call_later(SLACK_S, self.transport.close)

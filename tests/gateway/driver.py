@@ -71,7 +71,7 @@ class Driver:
             self.model, "llamacpp", 1, 1, 1, {8: 100}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT
         )
         await self.bench.publish_engine(facts, EngineReport(self.model, time.time(), EngineState.READY))
-        await self.desk.publish_snapshot({"at_s": time.time()}, 60_000)
+        await self.desk.publish_snapshot({"at_s": time.time(), "models": {}, "waiting_per_tenant": {}}, 60_000)
 
     async def _schedule(self) -> None:
         after = "0-0"

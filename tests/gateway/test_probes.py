@@ -1,0 +1,51 @@
+"""/health, /ready, /metrics."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.queues import keys
+
+from .conftest import ACME, Host
+from .driver import until
+from .test_bad_input import GOOD
+
+
+async def test_ready_says_what_is_missing(host: Host) -> None:
+    url = f"{host.url}/ready"
+    await until(lambda: hasattr(host.driver, "lease"))
+    assert (await host.http.get(f"{host.url}/health")).json() == {"status": "ok"}
+    answer = await host.http.get(url)
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": [], "models": {"small": "ready"}})
+    await host.connection.redis.delete(keys.SNAPSHOT)
+    assert (await host.http.get(url)).json()["missing"] == ["scheduler"]
+    await host.connection.redis.delete(keys.ENGINES)
+    answer = await host.http.get(url)
+    assert (answer.status_code, answer.json()["missing"]) == (503, ["scheduler", "models"])
+    host.state.draining = True
+    assert (await host.http.get(url)).json()["missing"] == ["draining"]
+
+
+async def test_metrics(host: Host) -> None:
+    await host.ask(GOOD)
+    await host.ask({**GOOD, "stream": True})
+    await host.ask({**GOOD, "n": 2})
+    await host.http.get(f"{host.url}/nothing?key={ACME}")
+    answer = await host.http.get(f"{host.url}/metrics")
+    found = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    route = ("route", "/v1/chat/completions")
+    asked = "bunkhouse_gateway_requests_total"
+    assert found[asked, (("outcome", "ok"), route, ("status", "200"))] == 2
+    assert found[asked, (("outcome", "unsupported_parameter"), route, ("status", "400"))] == 1
+    assert found[asked, (("outcome", "not_found"), ("route", "other"), ("status", "404"))] == 1
+    bot = ("gen_ai_request_model", "acme/support")
+    assert found["gen_ai_server_request_duration_seconds_count", (("error_type", ""), bot)] == 2
+    assert found["gen_ai_server_time_to_first_token_seconds_count", (bot,)] == 2
+    assert found["gen_ai_server_time_per_output_token_seconds_count", (bot,)] == 2
+    assert found["gen_ai_client_token_usage_sum", (bot, ("gen_ai_token_type", "output"))] == 8
+    assert ACME not in answer.text
+    assert "chatcmpl" not in answer.text
