@@ -54,6 +54,8 @@ class Loop:
         self._tickets: dict[str, Ticket] = {}
         self._facts: dict[str, EngineFacts] = {}
         self._missing: set[str] = set()
+        self._asked: list[tuple[str, str]] = []  # where the answer goes, the chat that it is about
+        self._lowered: list[str] = []
         self._core = Scheduler(settings())
 
     async def run(self) -> None:
@@ -96,6 +98,7 @@ class Loop:
                 after, events = await self._desk.events(after, HEAR_BLOCK_MS)
                 for event in events:
                     self._hear(event, self._clock())
+                await self._answer()
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
@@ -132,6 +135,8 @@ class Loop:
             log.warning("scheduler.reservation_gone", chat=chat)
             self._core.settle(chat, None, now)
         self._missing = gone
+        for model in self._core.wanted_models():
+            await self._desk.command(model, [{"wake": True}])
         for demotion in self._core.demotions():
             await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.kv_bits)}])
 
@@ -140,11 +145,29 @@ class Loop:
             self._tickets[event.chat] = event.ticket
             self._core.arrive(event.ticket, now)
             return
+        if event.kind == "explain":
+            self._asked.append((event.ask, event.chat))
+            return
+        if event.kind == "demoted" and event.kv_bits:
+            self._core.demoted(event.chat, event.kv_bits, now)
+            self._lowered.append(event.chat)
+            return
         self._tickets.pop(event.chat, None)
         if event.kind == "cancel":
             self._core.cancel(event.chat, now)
         else:
             self._core.settle(event.chat, event.usage, now)
+
+    async def _answer(self) -> None:
+        """Carry out what was heard and needs Redis: questions, and reservations that shrank."""
+        lowered, self._lowered = self._lowered, []
+        for chat in lowered:
+            held = self._core.ledger.get(chat)
+            if held is not None and await self._desk.lower(self._lease, held) is Dispatched.FENCED:
+                raise LeaseLost
+        asked, self._asked = self._asked, []
+        for ask, chat in asked:
+            await self._desk.explained(ask, self._core.explain(chat, self._clock()))
 
     async def _decide(self, now: float) -> None:
         decisions = self._core.step(now)

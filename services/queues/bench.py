@@ -12,7 +12,9 @@ from redis.exceptions import ResponseError
 
 from scheduler.types import EngineFacts, EngineReport, KvBits, Ticket, Usage
 from services.queues import keys
+from services.queues.commands import Commands
 from services.queues.connection import Connection, translated
+from services.queues.desk import decode_engine
 from services.queues.records import Claim, Payload, ReplyEnd, decode, encode
 from services.queues.usage import counters, day_of
 
@@ -192,6 +194,32 @@ class Bench:
         stored = orjson.dumps({"facts": facts, "report": report}, option=orjson.OPT_NON_STR_KEYS)
         with translated():
             await self._connection.redis.hset(keys.ENGINES, self._model, stored)
+
+    async def last_seen(self) -> tuple[EngineFacts, float] | None:
+        """The engine as it was last described, and when."""
+        with translated():
+            stored = await self._connection.redis.hget(keys.ENGINES, self._model)
+        if not stored:
+            return None
+        seen = decode_engine(stored)
+        return seen.facts, seen.report.at_s
+
+    async def backlog(self) -> int:
+        """Chats that were dispatched to this model and have not ended."""
+        with translated():
+            return int(await self._connection.redis.xlen(self._ready))
+
+    async def demoted(self, chat: str, bits: KvBits) -> None:
+        """Tell the scheduler that a chat's KV was lowered, and write it down with its reservation's bits."""
+        with translated():
+            async with self._connection.redis.pipeline(transaction=True) as pipe:
+                pipe.hset(keys.chat(chat), "kv_bits", int(bits))
+                pipe.xadd(keys.EVENTS, {"k": "demoted", "d": orjson.dumps({"chat": chat, "kv_bits": int(bits)})})
+                await pipe.execute()
+
+    def order_book(self) -> Commands:
+        """Commands to this host's workers."""
+        return Commands(self._connection)
 
     async def progress(self, words: str) -> None:
         """Tell the start-up display what the engine is doing."""

@@ -20,8 +20,8 @@ from services.queues.sockets import KINDS
 CONNECTIONS_MAX = 64
 SCRIPTS = (
     *("submit", "cancel", "follow", "limit", "registry"),  # gateways
-    *("lease", "dispatch", "refuse"),  # the scheduler
     *("claim", "settle"),  # workers
+    *("lease", "dispatch", "refuse", "lower"),  # the scheduler
     *("command", "job_create", "job_write"),  # the admin API and jobs
 )
 SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")

@@ -16,7 +16,7 @@ from services.queues.records import Event, Finish, ReplyEnd, ReplyError, decode,
 from services.queues.usage import REFUSED
 
 REPLY_KEEP_S = 600
-ENGINE_KEEP_S = 3600
+EXPLAIN_KEEP_MS = 10_000
 
 
 class Dispatched(StrEnum):
@@ -140,6 +140,21 @@ class Desk:
         """Let gateways and the dashboard see what the scheduler sees."""
         with translated():
             await self._connection.redis.set(keys.SNAPSHOT, orjson.dumps(snapshot, option=ORJSON), px=ttl_ms)
+
+    async def explained(self, ask: str, explanation: dict[str, object]) -> None:
+        """Answer a question, for whoever still waits for it."""
+        with translated():
+            async with self._connection.redis.pipeline(transaction=True) as pipe:
+                pipe.lpush(keys.explain(ask), orjson.dumps(explanation, option=ORJSON, default=str))
+                pipe.pexpire(keys.explain(ask), EXPLAIN_KEEP_MS)
+                await pipe.execute()
+
+    async def lower(self, lease: str, reservation: Reservation) -> Dispatched:
+        """Write down that a running chat holds less."""
+        answer = await self._connection.script(
+            "lower", [keys.LEASE, keys.RESERVATIONS], [lease, reservation.chat, encode(reservation)]
+        )
+        return Dispatched(answer.decode())
 
     async def command(self, model: str, commands: Iterable[dict[str, object]]) -> None:
         """Tell a model's worker: demote a chat, wake up, go to sleep."""

@@ -75,12 +75,15 @@ class ReplyEntry:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the scheduler hears. `ticket` with arrive, `usage` with settle (None: it took nothing)."""
+    """What the scheduler hears. `ticket` with arrive, `usage` with settle (None: it took nothing), `kv_bits` with
+    demoted, `ask` with explain: where the answer is to go."""
 
-    kind: Literal["arrive", "cancel", "settle"]
+    kind: Literal["arrive", "cancel", "settle", "demoted", "explain"]
     chat: str
     ticket: Ticket | None = None
     usage: Usage | None = None
+    kv_bits: KvBits | None = None
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,4 +151,10 @@ def decode_event(values: Mapping[bytes, bytes]) -> Event:
         settled = orjson.loads(data)
         usage = settled.get("usage")
         return Event("settle", settled["chat"], usage=decode(Usage, usage) if usage else None)
+    if kind == "demoted":
+        lowered = orjson.loads(data)
+        return Event("demoted", lowered["chat"], kv_bits=KvBits(lowered["kv_bits"]))
+    if kind == "explain":
+        asked = orjson.loads(data)
+        return Event("explain", asked["chat"], ask=asked["ask"])
     return Event("cancel", data.decode())

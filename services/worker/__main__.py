@@ -9,18 +9,23 @@ import time
 from pathlib import Path
 
 import structlog
+import uvloop
 
+from scheduler.types import KvBits
 from services.config import ConfigError
+from services.engines.base import Engine
 from services.engines.factory import build_engine
 from services.logs import setup
 from services.queues.bench import Bench
+from services.queues.commands import Commands
 from services.queues.connection import QueueUnavailable
 from services.runtime import Runtime, open_runtime
 from services.secrets import SecretsError
 from services.tokenizer import load_tokenizer
 from services.weights import WeightsError, resolve
 from services.worker.engine import EngineGone
-from services.worker.worker import Worker
+from services.worker.orders import Means, bits_to_start
+from services.worker.worker import Worker, probe_prompt
 
 log = structlog.get_logger()
 
@@ -29,16 +34,31 @@ async def serve(runtime: Runtime, model: str) -> None:
     """Run the worker. Raises EngineGone, QueueUnavailable, WeightsError."""
     settings = runtime.config.models[model]
     weights = resolve(settings.weights)
-    engine = build_engine(model, settings, weights, runtime.config.data_dir)
+    tokenizer = load_tokenizer(weights)
+
+    def build(bits: KvBits | None) -> Engine:
+        changed = settings if bits is None else settings.model_copy(update={"kv_bits": int(bits)})
+        return build_engine(model, changed, weights, runtime.config.data_dir)
+
     async with runtime.connect() as connection:
+        commands = Commands(connection)
+        configured = settings.kv_bits
+        verified = bits_to_start(await commands.desired(model), configured)
         worker = Worker(
             model,
-            engine,
-            load_tokenizer(weights),
+            build(None if configured == "mixed" else verified),
+            tokenizer,
             Bench(connection, model, consumer=f"{model}@0"),
             reply_keep_s=runtime.config.gateway.reply_keep_s,
             drain_s=runtime.config.gateway.drain_s,
             clock=time.time,
+            means=Means(
+                commands,
+                probe_prompt(tokenizer),
+                configured=configured,
+                build=build,
+                idle_after_s=settings.idle_after_s,
+            ),
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,7 +74,7 @@ def main() -> int:
         runtime = open_runtime(config_path)
         if model not in runtime.config.models:
             raise ConfigError(f"{config_path}: there is no model {model!r}")
-        asyncio.run(serve(runtime, model))
+        uvloop.run(serve(runtime, model))
     except (ConfigError, SecretsError, WeightsError) as error:
         log.error("worker.cannot_start", model=model, why=str(error))
         return 2

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import structlog
 
-from scheduler.types import Usage
+from scheduler.types import KvBits, Usage
 from services.engines.base import (
+    Engine,
     EngineBusy,
     EngineRejected,
     EngineRequest,
@@ -56,7 +57,7 @@ class Running:
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
     fenced: bool = False
-    streaming: bool = False  # the engine works on it
+    engine: Engine | None = None  # that works on it now
     settling: bool = False
     claim: Claim | None = None
     tokens: int = 0  # of the answer, over all attempts
@@ -65,6 +66,7 @@ class Running:
     started_s: float = 0.0
     first_token_s: float | None = None
     byte_seconds: float = 0.0
+    kv_bits: KvBits | None = None  # that it ran with last
     last_s: float = field(default=0.0)
 
     def cancel(self) -> None:
@@ -117,9 +119,9 @@ async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
-    await desk.life.ready.wait()
-    request = _request(claim, text, left, desk.tokenizer)
     for _ in range(BUSY_TRIES_MAX):
+        await desk.life.usable()
+        request = _request(claim, text, left, desk)
         try:
             return ReplyEnd(await _stream(running, claim, request, desk))
         except EngineBusy:
@@ -133,13 +135,13 @@ async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
 
 async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: Desk) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
-    per_token = desk.life.facts.kv_bytes_per_token.get(int(claim.kv_bits), 0)
+    per_token = desk.life.facts.kv_bytes_per_token[int(request.kv_bits)]
     place, finish = 0, Finish.STOP
     begin = running.last_s = desk.clock()
     running.started_s = running.started_s or begin
     desk.meter.started(running.chat, claim.ticket.prompt_tokens)
-    pieces = desk.life.engine.stream(request)
-    running.streaming = True
+    running.engine, running.kv_bits = desk.life.engine, request.kv_bits
+    pieces = running.engine.stream(request)
     try:
         async for piece in pieces:
             now = desk.clock()
@@ -162,17 +164,20 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
         desk.life.proved()
     finally:
-        running.streaming = False
+        running.engine = None
         await pieces.aclose()  # type: ignore[attr-defined]  # an async generator: closing it cancels the engine's work
     return finish
 
 
-def _request(claim: Claim, text: str, left: int, tokenizer: Tokenizer) -> EngineRequest:
-    """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice."""
-    payload = claim.payload
+def _request(claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
+    """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice.
+
+    A chat that was admitted before the engine changed its KV bits runs with those that the engine has now.
+    """
+    payload, facts = claim.payload, desk.life.facts
     prompt = payload.prompt
     if text:
-        prompt = prompt + text if isinstance(prompt, str) else [*prompt, *tokenizer.encode(text)]
+        prompt = prompt + text if isinstance(prompt, str) else [*prompt, *desk.tokenizer.encode(text)]
     return EngineRequest(
         chat=claim.ticket.chat,
         prompt=prompt,
@@ -186,7 +191,7 @@ def _request(claim: Claim, text: str, left: int, tokenizer: Tokenizer) -> Engine
             presence_penalty=payload.presence_penalty,
         ),
         salt=payload.salt,
-        kv_bits=claim.kv_bits,
+        kv_bits=claim.kv_bits if int(claim.kv_bits) in facts.kv_bytes_per_token else facts.kv_bits,
         priority=claim.ticket.priority,
         adapter=payload.adapter,
     )
@@ -201,7 +206,7 @@ async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> N
             prompt_tokens=claim.ticket.prompt_tokens,
             cached_tokens=running.cached_tokens or 0,
             completion_tokens=running.tokens,
-            kv_bits=claim.kv_bits,
+            kv_bits=running.kv_bits or claim.kv_bits,
             kv_byte_seconds=running.byte_seconds,
             queue_s=claim.queue_s,
             first_token_s=running.first_token_s,
@@ -223,7 +228,7 @@ async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> N
         bot=claim.ticket.bot,
         finish=end.finish.value,
         attempt=claim.attempt,
-        kv_bits=int(claim.kv_bits),
+        kv_bits=int(running.kv_bits or claim.kv_bits),
         prompt_tokens=claim.ticket.prompt_tokens,
         completion_tokens=running.tokens,
         queue_ms=round(claim.queue_s * 1000),

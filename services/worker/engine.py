@@ -1,4 +1,4 @@
-"""The engine's life inside its worker: start, watch, restart with back-off, change of KV bits."""
+"""The engine's life inside its worker: start, watch, restart with back-off, rest, another engine in its place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from scheduler.types import EngineFacts, EngineReport, EngineState
 from services.engines.base import Engine, EngineError, EngineStartError, Progress
 
 WATCH_S = 1.0
@@ -25,11 +25,15 @@ class EngineGone(Exception):
 
 
 class EngineLife:
-    """Keeps one engine running. `ready` is set while chats may be sent to it."""
+    """Keeps one engine running. `ready` is set while chats may be sent to it.
+
+    Whoever changes the engine holds `changing`; `watch` leaves it alone then.
+    """
 
     def __init__(self, engine: Engine, model: str, progress: Progress, clock: Callable[[], float]) -> None:
         self.engine = engine
         self.ready = asyncio.Event()
+        self.changing = asyncio.Lock()
         self._model = model
         self._progress = progress
         self._clock = clock
@@ -37,14 +41,27 @@ class EngineLife:
         self._facts: EngineFacts | None = None
         self._strikes = 0
         self._dead = asyncio.Event()
-        self._changing = asyncio.Lock()
 
     @property
     def facts(self) -> EngineFacts:
-        """What the running engine is. Only after the first start."""
+        """What the running engine is, or the one that rests was. Only after `start` or `rest`."""
         if self._facts is None:
             raise RuntimeError("the engine has not started yet")
         return self._facts
+
+    @property
+    def resting(self) -> bool:
+        """Asleep or unloaded: not running, as it should be."""
+        return self._state in (EngineState.ASLEEP, EngineState.DOWN)
+
+    @property
+    def asleep(self) -> bool:
+        return self._state is EngineState.ASLEEP
+
+    async def usable(self) -> None:
+        """Returns while `ready` is set: the caller may start a chat before its next await."""
+        while not self.ready.is_set():
+            await self.ready.wait()
 
     async def suspect(self) -> None:
         """A chat saw the engine fail. Chats that come after this returns wait until it was looked after."""
@@ -67,10 +84,7 @@ class EngineLife:
                 log.error("engine.start_failed", model=self._model, tries=number, why=str(error))
                 last = error
             else:
-                self._state = EngineState.READY
-                self.ready.set()
-                self._progress("ready")
-                log.info("engine.ready", model=self._model, kv_bits=int(self._facts.kv_bits))
+                self.open(self._facts)
                 return
         raise EngineGone(f"{self._model}: the engine failed to start {len(BACKOFF_S)} times: {last}")
 
@@ -80,7 +94,7 @@ class EngineLife:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._dead.wait(), WATCH_S)
-            if self._changing.locked():
+            if self.changing.locked() or self.resting:
                 continue
             misses = 0 if await self.engine.alive() else misses + 1
             if self._dead.is_set() or misses >= MISSES_MAX:
@@ -90,30 +104,52 @@ class EngineLife:
                 await self._restart()
 
     async def _restart(self) -> None:
-        async with self._changing:
-            self.ready.clear()
-            self._state = EngineState.DOWN
+        async with self.changing:
+            self.hold(EngineState.STARTING)
             self._progress("restarting")
             await self.engine.stop()
             await self.start()
 
-    async def set_kv_bits(self, bits: KvBits) -> EngineFacts:
-        """Change the KV bits of an engine that the caller has drained, unless it changes live.
+    def hold(self, state: EngineState = EngineState.DRAINING) -> None:
+        """No more chats go to the engine: those that come wait in Redis. Chats that stream go on."""
+        self.ready.clear()
+        self._state = state
 
-        Raises EngineError; the engine then runs as it did before, or is restarted by `watch`.
+    def open(self, facts: EngineFacts, engine: Engine | None = None) -> None:
+        """Chats go to the engine again, or to another one in its place."""
+        self.engine = engine or self.engine
+        self._facts = facts
+        self._state = EngineState.READY
+        self.ready.set()
+        self._progress("ready")
+        log.info("engine.ready", model=self._model, kv_bits=int(facts.kv_bits))
+
+    async def rest(self, state: EngineState, facts: EngineFacts | None = None) -> None:
+        """End the engine, which the caller has drained: ASLEEP, or DOWN for unloaded. `facts`: it was not running.
+
+        The caller holds `changing`. Raises EngineError.
         """
-        async with self._changing:
-            live = self.facts.live_kv_bits
-            if not live:
-                self.ready.clear()
-                self._state = EngineState.DRAINING
+        self.hold(state)
+        self._facts = facts or self._facts
+        if facts is None and state is EngineState.ASLEEP and self.engine.can_sleep:
+            await self.engine.sleep()
+        else:
+            await self.engine.stop()
+        self._progress("asleep" if state is EngineState.ASLEEP else "unloaded")
+
+    async def rise(self) -> None:
+        """Bring a resting engine up again. The caller holds `changing`. Raises EngineGone."""
+        slept = self.asleep and self.engine.can_sleep
+        self.hold(EngineState.STARTING)
+        if slept:
             try:
-                self._facts = await self.engine.set_kv_bits(bits, self._progress)
-            finally:
-                if not live and await self.engine.alive():
-                    self._state = EngineState.READY
-                    self.ready.set()
-            return self._facts
+                self.open(await self.engine.wake(self._progress))
+            except EngineError as error:
+                log.warning("engine.wake_failed", model=self._model, why=str(error))
+                await self.engine.stop()
+            else:
+                return
+        await self.start()
 
     async def report(self) -> EngineReport:
         """What to tell the scheduler now."""

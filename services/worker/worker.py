@@ -13,18 +13,19 @@ from services.engines.base import Engine, EngineError
 from services.queues.bench import Bench
 from services.queues.connection import QueueUnavailable
 from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
-from services.tokenizer import Tokenizer
+from services.tokenizer import Tokenizer, TokenizerError
 from services.worker import chat as chats
+from services.worker.change import Prompt
 from services.worker.chat import Running, insist
 from services.worker.engine import EngineGone, EngineLife
 from services.worker.meter import Meter
+from services.worker.orders import Means, Orders
 from services.worker.writer import ReplyWriter
 
 TAKE_BLOCK_MS = 500
 KEEP_S = 2.0
 ABANDONED_MS = 15_000  # well above KEEP_S: a worker that lives keeps its chats
 REPORT_S = 1.0
-DRAINED_S = 0.05
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ class Worker:
         reply_keep_s: int,
         drain_s: float,
         clock: Callable[[], float],
+        means: Means | None = None,
     ) -> None:
         self._model = model
         self._bench = bench
@@ -55,6 +57,9 @@ class Worker:
         self._life = EngineLife(engine, model, self._say, clock)
         writer = ReplyWriter(bench, self._fenced)
         self._desk = chats.Desk(bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock)
+        self._orders = Orders(
+            model, self._life, means or Means(bench.order_book(), probe_prompt(tokenizer)), self._streaming
+        )
 
     def stop(self) -> None:
         """Take no more chats, finish those under way within `drain_s`, end."""
@@ -64,7 +69,7 @@ class Worker:
         """Start the engine, then serve."""
         await insist(self._bench.open)
         try:
-            await self._life.start()
+            await self._orders.start(await insist(self._bench.last_seen), self._clock())
             for entry, chat in await insist(self._bench.mine):
                 self._begin(entry, chat)
             await self._serve()
@@ -83,6 +88,7 @@ class Worker:
                 "report": self._report(),
                 "keep": self._keep(),
                 "commands": self._commands(),
+                "orders": self._orders.run(),
                 "take": self._take(),
             }.items()
         ]
@@ -145,6 +151,8 @@ class Worker:
                     self._running[chat].cancel()
                 for entry, chat in await self._bench.abandoned(ABANDONED_MS):
                     self._begin(entry, chat)
+                if self._life.asleep and await self._bench.backlog():
+                    self._orders.wake()  # dispatched as the engine fell asleep
             except QueueUnavailable as error:
                 log.warning("worker.keep_failed", why=str(error))
 
@@ -172,22 +180,30 @@ class Worker:
             running = self._running.get(chat)
             if running:
                 running.cancel()
-        if bits := command.get("kv_bits"):
-            self._aside(self._change_bits(KvBits(bits)))
+        if command.get("command"):
+            self._orders.hint()
+        if command.get("wake"):
+            self._orders.wake()
+        if (chat := command.get("demote")) and chat in self._running:
+            self._aside(self._demote(self._running[chat], KvBits(command["bits"])))
 
-    async def _change_bits(self, bits: KvBits) -> None:
-        """Drain unless the engine changes live. Chats that come meanwhile wait in Redis."""
+    async def _demote(self, running: Running, bits: KvBits) -> None:
+        """Lower a running chat's KV, where the engine changes chats one by one; the scheduler hears of it."""
+        engine = running.engine
+        if engine is None or running.kv_bits is None or running.kv_bits <= bits:
+            return
         try:
-            if not self._life.facts.live_kv_bits:
-                self._life.ready.clear()
-                while any(running.streaming for running in self._running.values()):  # noqa: ASYNC110  (of many chats)
-                    await asyncio.sleep(DRAINED_S)
-            await self._life.set_kv_bits(bits)
-        except EngineError as error:
-            log.error("engine.kv_bits_failed", model=self._model, bits=int(bits), why=str(error))
-        finally:
-            if await self._life.engine.alive():
-                self._life.ready.set()
+            await engine.set_chat_kv_bits(running.chat, bits)
+            await self._bench.demoted(running.chat, bits)
+            running.kv_bits = bits
+        except (EngineError, QueueUnavailable) as error:
+            log.warning("chat.not_demoted", chat=running.chat, bits=int(bits), why=str(error))
+
+    def _streaming(self, engine: Engine | None) -> int:
+        """Chats that an engine works on; None: all that this worker has."""
+        if engine is None:
+            return len(self._running)
+        return sum(running.engine is engine for running in self._running.values())
 
     async def _give_up(self, error: EngineGone) -> None:
         """Answer every chat that was admitted here: without an engine none of them would ever end."""
@@ -237,3 +253,12 @@ class Worker:
             await self._bench.progress(words)
         except QueueUnavailable:
             return
+
+
+def probe_prompt(tokenizer: Tokenizer) -> Prompt:
+    """What a probe chat asks; without a chat template, bare text."""
+    try:
+        text = tokenizer.render([{"role": "user", "content": "Say hello."}])
+    except TokenizerError:
+        text = "Hello"
+    return tokenizer.prompt(text)

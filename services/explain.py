@@ -1,0 +1,30 @@
+"""Why a chat waits, runs or was refused: the question goes to the scheduler through its events."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import orjson
+
+from services.queues import keys
+from services.queues.connection import Connection, translated
+
+ANSWER_S_MAX = 2.0
+
+
+class NoScheduler(Exception):
+    """No scheduler answered in time."""
+
+
+async def explain(connection: Connection, chat: str, answer_s_max: float = ANSWER_S_MAX) -> dict[str, Any]:
+    """`scheduler.explain`'s words and numbers for one chat. Raises NoScheduler, QueueUnavailable."""
+    ask = secrets.token_hex(8)
+    with translated():
+        event = {"k": "explain", "d": orjson.dumps({"chat": chat, "ask": ask})}
+        await connection.redis.xadd(keys.EVENTS, event, maxlen=20_000, approximate=True)
+        answer = await connection.blocking.blpop([keys.explain(ask)], timeout=answer_s_max)
+    if answer is None:
+        raise NoScheduler(f"No scheduler answered within {answer_s_max:g} s.")
+    found: dict[str, Any] = orjson.loads(answer[1])
+    return found

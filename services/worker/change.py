@@ -1,0 +1,177 @@
+"""A change of KV bits that costs no chat.
+
+    live     the engine changes while chats run
+    replace  a second engine starts beside the first, answers a probe chat, takes the new chats; the first ends after
+             its last one
+    drain    running chats finish, new ones wait in Redis, the engine restarts, answers a probe chat, goes on
+
+The bits are written down as soon as the probe was answered. Where it is not, or the engine does not come up, the model
+goes on with the bits it had; a worker that dies in the middle starts again with those that were written down last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from scheduler.types import EngineFacts, KvBits
+from services.engines.base import Engine, EngineError, EngineRequest, EngineUnavailable, Sampling
+from services.worker.engine import EngineLife
+
+DRAIN_POLL_S = 0.05
+PROBE_TOKENS = 8
+PROBE_S_MAX = 120.0
+
+Say = Callable[[float, str], Awaitable[None]]  # progress 0 to 1, words
+Prompt = Sequence[int] | str
+
+log = structlog.get_logger()
+
+
+class ChangeFailed(Exception):
+    """The change was given up, and the model goes on with the bits it had. Says why."""
+
+
+class ChangeCancelled(ChangeFailed):
+    """Somebody asked for it to be given up, in time."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a change needs of the worker."""
+
+    life: EngineLife
+    prompt: Prompt  # of the probe chat
+    streaming: Callable[[Engine], int]  # chats that an engine works on
+    verified: Callable[[KvBits], Awaitable[None]]  # writes the bits down
+    say: Say
+    cancelled: Callable[[], Awaitable[bool]]
+    build: Callable[[KvBits], Engine] | None = None  # another engine for the same model
+
+
+async def change_bits(parts: Parts, bits: KvBits, how: str) -> None:
+    """Change, or raise ChangeFailed, or EngineGone where not even the old bits come up again."""
+    life = parts.life
+    async with life.changing:
+        if life.facts.live_kv_bits:
+            await _live(parts, bits)
+        elif how == "replace" and parts.build is not None and not life.resting:
+            await _replace(parts, parts.build(bits), bits)
+        else:
+            await _drain(parts, bits)
+
+
+async def _live(parts: Parts, bits: KvBits) -> None:
+    life, before = parts.life, parts.life.facts.kv_bits
+    try:
+        facts = await life.engine.set_kv_bits(bits, _silent)
+        await probe(life.engine, facts, parts.prompt)
+    except EngineError as error:
+        await parts.say(0.9, f"going back to {before} bits")
+        try:
+            life.open(await life.engine.set_kv_bits(before, _silent))
+        except EngineError as worse:
+            log.error("engine.kv_bits_not_restored", bits=int(before), why=str(worse))
+        raise ChangeFailed(str(error)) from error
+    await parts.verified(bits)
+    life.open(facts)
+
+
+async def _replace(parts: Parts, fresh: Engine, bits: KvBits) -> None:
+    life = parts.life
+    try:
+        await parts.say(0.2, f"a second engine starts with {bits} bits; chats go on")
+        facts = await fresh.start(_silent)
+        await parts.say(0.6, "a probe chat")
+        await probe(fresh, facts, parts.prompt)
+        if await parts.cancelled():
+            raise ChangeCancelled("cancelled; the second engine was ended")
+    except EngineError as error:
+        await fresh.stop()
+        raise ChangeFailed(str(error)) from error
+    except (ChangeCancelled, asyncio.CancelledError):
+        await fresh.stop()
+        raise
+    await parts.verified(bits)
+    old = life.engine
+    life.open(facts, fresh)
+    await parts.say(0.8, "new chats go to the second engine; the first finishes its own")
+    try:
+        await _finished(parts, old)
+    finally:
+        await old.stop()
+
+
+async def _drain(parts: Parts, bits: KvBits) -> None:
+    life, before = parts.life, parts.life.facts
+    life.hold()
+    try:
+        await _finished(parts, life.engine, cancellable=True)
+    except ChangeCancelled:
+        life.open(before)
+        raise
+    await parts.say(0.5, f"restarting with {bits} bits; new chats wait")
+    try:
+        facts = await life.engine.set_kv_bits(bits, _silent)
+        await parts.say(0.8, "a probe chat")
+        await probe(life.engine, facts, parts.prompt)
+    except EngineError as error:
+        await parts.say(0.9, f"going back to {before.kv_bits} bits")
+        await _back(life, before)
+        raise ChangeFailed(str(error)) from error
+    await parts.verified(bits)
+    life.open(facts)
+
+
+async def _back(life: EngineLife, before: EngineFacts) -> None:
+    """The engine as it was. Raises EngineGone."""
+    try:
+        life.open(await life.engine.set_kv_bits(before.kv_bits, _silent))
+    except EngineError as error:
+        log.warning("engine.kv_bits_not_restored", bits=int(before.kv_bits), why=str(error))
+        await life.start()
+
+
+async def _finished(parts: Parts, engine: Engine, *, cancellable: bool = False) -> None:
+    told = -1
+    while (left := parts.streaming(engine)) > 0:
+        if cancellable and await parts.cancelled():
+            raise ChangeCancelled("cancelled while chats were finishing")
+        if left != told:
+            told = left
+            await parts.say(0.3, f"{left} running {'chat' if left == 1 else 'chats'} to finish")
+        await asyncio.sleep(DRAIN_POLL_S)
+
+
+async def probe(engine: Engine, facts: EngineFacts, prompt: Prompt) -> int:
+    """Have a short chat with an engine that nobody else talks to yet. Returns tokens. Raises EngineError."""
+    request = EngineRequest(
+        chat=f"probe-{secrets.token_hex(6)}",
+        prompt=prompt,
+        max_tokens=PROBE_TOKENS,
+        sampling=Sampling(temperature=0.0),
+        salt="probe",
+        kv_bits=facts.kv_bits,
+    )
+    tokens, finish = 0, None
+    pieces = engine.stream(request)
+    try:
+        async with asyncio.timeout(PROBE_S_MAX):
+            async for piece in pieces:
+                tokens += piece.tokens
+                finish = piece.finish or finish
+    except TimeoutError:
+        raise EngineUnavailable(f"the probe chat was not answered within {PROBE_S_MAX:.0f} s") from None
+    finally:
+        await pieces.aclose()  # type: ignore[attr-defined]  # an async generator: closing it frees its KV
+    if not tokens or finish not in ("stop", "length"):
+        raise EngineUnavailable(f"the probe chat ended with {tokens} tokens and finish {finish!r}")
+    return tokens
+
+
+def _silent(_words: str) -> None:
+    """The engine's own words; the change says its own."""

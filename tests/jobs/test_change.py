@@ -1,0 +1,190 @@
+"""KV bits change under running chats, with the real engine: restarts cost no chat, and a failure goes back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from scheduler.types import EngineFacts, EngineState, KvBits
+from services.engines.base import Engine, EngineStartError, Progress
+from services.engines.factory import build_engine
+from services.queues import keys
+from services.queues.bench import Bench
+from services.queues.commands import Command, Commands, CommandState, Power
+from services.queues.desk import decode_engine
+from services.queues.records import Finish
+from services.weights import resolve
+from services.worker.orders import Means
+from services.worker.worker import Worker, probe_prompt
+from tests.worker.conftest import MODEL, WEIGHTS, Bunk, open_bunk
+
+
+class Host:
+    """A bunk with one worker that takes orders."""
+
+    def __init__(self, bunk: Bunk, idle_after_s: float | None = None) -> None:
+        self.bunk = bunk
+        self.commands = Commands(bunk.connection)
+        self.sent = 0
+        self.idle_after_s = idle_after_s
+        self.broken: set[KvBits] = set()  # bits that an engine does not come up with
+
+    def build(self, bits: KvBits | None) -> Engine:
+        settings = MODEL.model_copy(update={"kv_bits": int(bits or 8)})
+        engine = build_engine("m", settings, resolve(WEIGHTS), self.bunk.data_dir)
+        change = engine.set_kv_bits
+
+        async def set_kv_bits(to: KvBits, progress: Progress) -> EngineFacts:
+            if to in self.broken:
+                await engine.stop()
+                raise EngineStartError(f"no memory for {to} bits")
+            return await change(to, progress)
+
+        engine.set_kv_bits = set_kv_bits  # type: ignore[method-assign]
+        return engine
+
+    def worker(self) -> Worker:
+        return Worker(
+            "m",
+            self.build(None),
+            self.bunk.tokenizer,
+            Bench(self.bunk.connection, "m", "m@0"),
+            reply_keep_s=60,
+            drain_s=5,
+            clock=time.time,
+            means=Means(
+                self.commands,
+                probe_prompt(self.bunk.tokenizer),
+                configured=8,
+                build=self.build,
+                idle_after_s=self.idle_after_s,
+            ),
+        )
+
+    async def order(self, kind: str, **args: object) -> str:
+        self.sent += 1
+        assert await self.commands.send("m", Command(f"c{self.sent}", kind, args, at_s=time.time()))
+        return f"c{self.sent}"
+
+    async def ended(self, command_id: str) -> Command:
+        async with asyncio.timeout(60):
+            while True:
+                command = await self.commands.read("m")
+                if command is not None and command.id == command_id and command.ended:
+                    return command
+                await asyncio.sleep(0.05)
+
+    async def state(self) -> tuple[EngineState, int]:
+        stored = await self.bunk.connection.redis.hget(keys.ENGINES, "m")
+        seen = decode_engine(stored)
+        return seen.report.state, int(seen.facts.kv_bits)
+
+    async def until(self, state: EngineState) -> None:
+        async with asyncio.timeout(30):
+            while (await self.state())[0] is not state:
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def host(redis_url: str, tmp_path: Path) -> AsyncIterator[Host]:
+    async with open_bunk(redis_url, tmp_path) as bunk:
+        host = Host(bunk)
+        worker = host.worker()
+        task = asyncio.create_task(worker.run())
+        yield host
+        worker.stop()
+        await task
+
+
+async def test_twenty_chats_outlive_16_4_8(host: Host) -> None:
+    chats = [await host.bunk.submit(f"Tell me about the number {n}.", max_tokens=24) for n in range(20)]
+    answers = asyncio.gather(*(host.bunk.answer(chat.chat) for chat in chats))
+    await host.bunk.entries(chats[0].chat, until_text=2)
+    for bits, how in ((16, "drain"), (4, "drain"), (8, "replace")):
+        command = await host.ended(await host.order("kv_bits", bits=bits, how=how))
+        assert (command.state, command.result, command.words) == (CommandState.DONE, {"kv_bits": bits}, "done")
+        assert (await host.commands.desired("m")).kv_bits == bits
+    ends = [end for _, end in await answers]
+    assert {end.finish for end in ends} <= {Finish.STOP, Finish.LENGTH}
+    assert all(end.usage and end.usage.completion_tokens > 0 and end.usage.kv_byte_seconds > 0 for end in ends)
+    assert {int(end.usage.kv_bits) for end in ends if end.usage} >= {4, 8}
+    assert await host.bunk.desk.reservations() == []
+
+
+async def test_a_change_that_fails_goes_back(host: Host) -> None:
+    host.broken.add(KvBits.FOUR)
+    chat = await host.bunk.submit("Tell me a story.", max_tokens=40)
+    await host.bunk.entries(chat.chat, until_text=2)
+    command = await host.ended(await host.order("kv_bits", bits=4, how="drain"))
+    assert command.state is CommandState.FAILED
+    assert command.result == {"kv_bits": 8, "cancelled": False}
+    assert "no memory for 4 bits" in (command.error or "")
+    assert (await host.commands.desired("m")).kv_bits == 8
+    _, end = await host.bunk.answer((await host.bunk.submit("Still there?", max_tokens=8)).chat)
+    assert end.finish in (Finish.STOP, Finish.LENGTH)
+    assert (await host.bunk.answer(chat.chat))[1].finish in (Finish.STOP, Finish.LENGTH)
+
+
+async def test_a_drain_can_be_cancelled(host: Host) -> None:
+    chat = await host.bunk.submit("Tell me a very long story.", max_tokens=400)
+    await host.bunk.entries(chat.chat, until_text=2)
+    command_id = await host.order("kv_bits", bits=4, how="drain")
+    await asyncio.sleep(0.3)
+    assert not await host.commands.send("m", Command("other", "sleep", at_s=time.time()))
+    await host.commands.cancel("m", command_id)
+    command = await host.ended(command_id)
+    assert command.result == {"kv_bits": 8, "cancelled": True}
+    assert await host.bunk.door.cancel(chat, keep_s=60, now_s=time.time())
+
+
+async def test_a_chat_wakes_a_sleeping_model_but_not_an_unloaded_one(host: Host) -> None:
+    await host.ended(await host.order("sleep"))
+    await host.until(EngineState.ASLEEP)
+    _, end = await host.bunk.answer((await host.bunk.submit("Wake up.", max_tokens=4)).chat)
+    assert end.finish in (Finish.STOP, Finish.LENGTH)
+    assert (await host.commands.desired("m")).power is Power.UP
+    await host.ended(await host.order("unload"))
+    await host.until(EngineState.DOWN)
+    chat = await host.bunk.submit("Hello?", max_tokens=4)
+    await asyncio.sleep(1.5)
+    assert (await host.state())[0] is EngineState.DOWN
+    await host.ended(await host.order("load"))
+    _, end = await host.bunk.answer(chat.chat)
+    assert end.finish in (Finish.STOP, Finish.LENGTH)
+
+
+async def test_a_worker_killed_in_mid_change_comes_back_as_it_was(redis_url: str, tmp_path: Path) -> None:
+    async with open_bunk(redis_url, tmp_path) as bunk:
+        host = Host(bunk)
+        first = asyncio.create_task(host.worker().run())
+        chat = await bunk.submit("Tell me a very long story.", max_tokens=60)
+        await bunk.entries(chat.chat, until_text=2)
+        command_id = await host.order("kv_bits", bits=4, how="drain")
+        while (await host.commands.read("m") or Command("", "")).state is not CommandState.RUNNING:
+            await asyncio.sleep(0.02)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        worker = host.worker()
+        second = asyncio.create_task(worker.run())
+        command = await host.ended(command_id)
+        assert command.state is CommandState.FAILED
+        assert command.result == {"kv_bits": 8, "restarted": True}
+        assert (await bunk.answer(chat.chat))[1].finish in (Finish.STOP, Finish.LENGTH)
+        worker.stop()
+        await second
+
+
+async def test_a_model_that_nobody_uses_falls_asleep(redis_url: str, tmp_path: Path) -> None:
+    async with open_bunk(redis_url, tmp_path) as bunk:
+        host = Host(bunk, idle_after_s=0.5)
+        worker = host.worker()
+        task = asyncio.create_task(worker.run())
+        _, end = await bunk.answer((await bunk.submit("Hello.", max_tokens=4)).chat)
+        assert end.finish in (Finish.STOP, Finish.LENGTH)
+        await host.until(EngineState.ASLEEP)
+        worker.stop()
+        await task
