@@ -46,12 +46,13 @@ def chat(
     url: Annotated[str | None, typer.Option(help="Another host's address.")] = None,
     key: Annotated[str | None, typer.Option(envvar="BUNKHOUSE_API_KEY", help="An API key.", show_envvar=True)] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="Say only this.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.3,
     as_json: AsJson = False,
 ) -> None:
     """Talk to a bot in the terminal."""
     from services.cli.chat import run  # noqa: PLC0415
 
-    run(bot, config=config, url=url, key=key, message=message, as_json=as_json)
+    run(bot, config=config, url=url, key=key, message=message, temperature=temperature, as_json=as_json)
 
 
 @app.command()

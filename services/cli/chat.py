@@ -15,7 +15,16 @@ from services.cli.errors import WRONG_INPUT, err, fail, out, told
 from services.cli.running import RunningHost, find
 
 
-def run(bot: str, *, config: str | None, url: str | None, key: str | None, message: str | None, as_json: bool) -> None:
+def run(
+    bot: str,
+    *,
+    config: str | None,
+    url: str | None,
+    key: str | None,
+    message: str | None,
+    temperature: float,
+    as_json: bool,
+) -> None:
     """Hold a conversation until end of input or Ctrl-C; with `message`, or where no terminal asks, without prompts."""
     tenant, _, name = bot.partition("/")
     if not name:
@@ -26,7 +35,8 @@ def run(bot: str, *, config: str | None, url: str | None, key: str | None, messa
         fail("no host runs here (no `bunkhouse up` on this data_dir); name one with --url", WRONG_INPUT)
     if host.key is None:
         fail(f"tenant {tenant!r} has no ready key; name one with --key or BUNKHOUSE_API_KEY", WRONG_INPUT)
-    with ChatClient(host.url, host.key, bot, session=f"cli-{secrets.token_hex(8)}") as client:
+    session = f"cli-{secrets.token_hex(8)}"
+    with ChatClient(host.url, host.key, bot, session=session, temperature=temperature) as client:
         _talk(client, _turns(message), as_json)
 
 

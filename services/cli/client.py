@@ -43,14 +43,19 @@ class Answer:
 class ChatClient:
     """A conversation with one bot: each turn sends what was said before."""
 
-    def __init__(self, url: str, key: str, bot: str, session: str) -> None:
+    def __init__(self, url: str, key: str, bot: str, *, session: str, temperature: float) -> None:
         self._http = httpx.Client(
             base_url=url,
             headers={"authorization": f"Bearer {key}", "x-bunkhouse-session": session},
             timeout=httpx.Timeout(SILENCE_S_MAX, connect=CONNECT_S_MAX),
             trust_env=False,
         )
-        self._bot = bot
+        self._asked = {
+            "model": bot,
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
         self._messages: list[dict[str, str]] = []
         self.answer = Answer()
 
@@ -66,7 +71,7 @@ class ChatClient:
         """Stream one turn; `answer` is complete at the end. Raises ChatFailed; the turn is then forgotten."""
         self.answer = answer = Answer()
         messages = [*self._messages, {"role": "user", "content": text}]
-        body = {"model": self._bot, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+        body = {**self._asked, "messages": messages}
         first_s = 0.0
         try:
             with self._http.stream("POST", "/v1/chat/completions", json=body) as response:

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from services.supervisor.readiness import Step
 
+DEMO_TEMPERATURE = 0.3  # a small model wanders at the API's default of 1
+
 
 class Display(Protocol):
     """Where the supervisor tells what happens."""
@@ -114,9 +116,8 @@ class JsonDisplay:
 
 def curl(url: str, key: str, bot: str) -> str:
     """A line that streams one chat when pasted into a shell."""
-    body = orjson.dumps(
-        {"model": bot, "stream": True, "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
-    )
+    question = [{"role": "user", "content": "Hello! Who are you?"}]
+    body = orjson.dumps({"model": bot, "stream": True, "temperature": DEMO_TEMPERATURE, "messages": question})
     return (
         f"curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{body.decode()}'"
