@@ -1,4 +1,4 @@
-"""`bunkhouse loadtest`, `report` and `compare`."""
+"""`bunkhouse loadtest`, `report`, `compare` and `prove`."""
 
 from __future__ import annotations
 
@@ -88,6 +88,36 @@ def compare(
         typer.echo(f"{row.name:24} {row.a_text:>10} {row.b_text:>10} {row.change_text:>13}  {row.verdict}")
     out.write_text(render_comparison(*runs, str(a), str(b)), encoding="utf-8")
     typer.echo(f"report: {out}")
+
+
+@app.command()
+def prove(
+    config: Annotated[Path, typer.Argument(help="A host's YAML file.")],
+    *,
+    card: Annotated[
+        str | None,
+        typer.Option(help="Memory to fill, such as 24GB. Default: memory.card, else what the models take at 16 bits."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Which of its models; the first if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for prove.html, prove.md and prove.json.")] = Path("prove-out"),
+    quick: Annotated[bool, typer.Option(help="A fifth of the work: for a first look.")] = False,
+    first_token_s: Annotated[float | None, typer.Option(min=0.001, help="Latency target.")] = None,
+    inter_token_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency target.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
+) -> None:
+    """Measure the article's claims on this machine: memory, room, speed and quality at 16, 8 and 4 KV bits."""
+    from services.prove.cli import run  # noqa: PLC0415  (a load test needs no engine)
+
+    run(
+        config,
+        card=card,
+        model=model,
+        out=out,
+        quick=quick,
+        first_token_s=first_token_s,
+        inter_token_ms=inter_token_ms,
+        print_json=as_json,
+    )
 
 
 async def run_scenario(scenario: Scenario, out: Path, console: Console) -> Path:

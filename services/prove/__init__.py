@@ -1,0 +1,14 @@
+"""`bunkhouse prove`: the article's table, measured on the user's own machine and model.
+
+capacity   how many hold, by bisection; pure
+memory     what fits on a card; pure
+chats      chats through an engine, timed
+speed      decoding at each precision
+room       models and sessions that hold the targets
+logits     the engine's next-token distributions
+quality    perplexity, divergence, accuracy
+style      distance between answers; pure
+results    everything that was measured
+claims     the article's claims beside it
+page       HTML and Markdown
+"""

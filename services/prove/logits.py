@@ -1,0 +1,100 @@
+"""An engine's next-token distributions after given tokens, with the prefix in its quantized KV cache.
+
+The prompt grows by one token a call and the engine keeps the prefix, so each call decodes one token against keys
+and values that were quantized when they were stored: what a chat's own decoding does, and not what one pass over the
+whole text would measure.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import orjson
+
+from services.engines.base import EngineUnavailable
+from services.engines.http import EngineHttp, HttpStatusError
+from services.engines.llamacpp_server import KEY_VARIABLE, LISTENING, ServerParameters
+from services.engines.server import ServerProcess
+
+from .divergence import Distribution
+
+TOP = 1000
+KV_TYPES = {16: "F16", 8: "Q8_0", 4: "Q4_0"}
+START_S_MAX = 120.0
+CALL_S_MAX = 120.0
+
+
+class Logits(Protocol):
+    """What `quality` needs of an engine."""
+
+    async def after(self, tokens: Sequence[int], slot: int) -> Distribution:
+        """The distribution of the token that follows. Calls with one `slot` share their prefix."""
+
+
+class LlamaCppLogits:
+    """A llama.cpp server of its own for one precision; use it as an async context manager.
+
+    Raises EngineStartError from `async with`, EngineUnavailable from `after`.
+    """
+
+    def __init__(self, weights: Path, bits: int, context_tokens: int, slots: int, log_path: Path) -> None:
+        self._parameters = ServerParameters(
+            path=str(weights), context_tokens=context_tokens, slots=slots, kv_type=KV_TYPES[bits]
+        )
+        self._server = ServerProcess(f"llama.cpp ({bits} KV bits)", log_path, {}, 2.0)
+        self._http: EngineHttp | None = None
+
+    async def __aenter__(self) -> Self:
+        argument = orjson.dumps(asdict(self._parameters)).decode()
+        argv = [sys.executable, "-m", "services.engines.llamacpp_server", argument]
+        key = secrets.token_hex()
+        environment = {"OMP_WAIT_POLICY": "passive", KEY_VARIABLE: key}
+        port = await self._server.start(argv, environment, _port, _silent, START_S_MAX)
+        self._http = EngineHttp("127.0.0.1", port, key)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._server.stop()
+
+    async def after(self, tokens: Sequence[int], slot: int) -> Distribution:
+        body = {
+            "prompt": list(tokens),
+            "n_predict": 1,
+            "n_probs": TOP,
+            "samplers": [],
+            "temperature": 1.0,
+            "cache_prompt": True,
+            "id_slot": slot,
+        }
+        if self._http is None:
+            raise EngineUnavailable("the server does not run")
+        try:
+            answer = await self._http.post_json("/completion", body, CALL_S_MAX)
+        except HttpStatusError as error:
+            raise EngineUnavailable(error.message) from error
+        return _distribution(answer)
+
+
+def _distribution(answer: Any) -> Distribution:
+    try:
+        listed = answer["completion_probabilities"][0]["top_logprobs"]
+        return {entry["id"]: entry["logprob"] for entry in listed if entry["logprob"] is not None}
+    except (KeyError, IndexError, TypeError) as error:
+        raise EngineUnavailable(f"an answer without probabilities: {error!r}") from error
+
+
+async def _port(lines: list[str]) -> int | None:
+    found = (line for line in lines if line.startswith(LISTENING))
+    return next((int(line.rpartition(":")[2]) for line in found), None)
+
+
+def _silent(_words: str) -> None:
+    pass

@@ -1,0 +1,236 @@
+"""The whole measurement, in the order in which it runs.
+
+Speed goes round all precisions more than once, so that a machine that slows down meanwhile does not look like a
+slow precision. Questions and positions that 16 bits reached in their time are asked at the others as well: every
+comparison is over the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import psutil
+
+from scheduler.types import EngineFacts, KvBits
+from services.engines.base import Engine, EngineError, EngineStartError, KvBitsUnsupported, Sampling
+from services.loadtest.corpus import dialogues
+
+from . import quality, speed
+from .chats import Talker
+from .logits import LlamaCppLogits
+from .memory import Sizes, held
+from .results import AtBits, Results
+from .room import models_held, sessions_held
+from .style import distance
+from .subject import Subject
+
+BITS = (16, 8, 4)
+TEXTS = 2
+HOST_PART = 0.6  # of the memory that is free now: what trials may take
+Say = Callable[[str], None]
+
+
+class Study:
+    """Measures one subject and fills `results`, which says on what card, for which targets and how thoroughly."""
+
+    def __init__(self, subject: Subject, results: Results, say: Say) -> None:
+        self.subject = subject
+        self.results = results
+        self._say = say
+        self._settings = results.settings
+        self._facts: dict[int, EngineFacts] = {}
+
+    async def run(self) -> Results:
+        """All phases. Raises EngineError when not even 16 bits can be started."""
+        begun = time.perf_counter()
+        results = self.results
+        results.at = {bits: AtBits(bits) for bits in BITS}
+        await self._one_engine()
+        self._memory()
+        await self._fidelity()
+        await self._sessions()
+        await self._models()
+        results.seconds = time.perf_counter() - begun
+        return results
+
+    @property
+    def _usable(self) -> list[AtBits]:
+        return [at for at in self.results.at.values() if at.unavailable is None]
+
+    async def _one_engine(self) -> None:
+        """Speed in rounds, then questions and style: one engine that changes its KV bits."""
+        engine = self.subject.engine(BITS[0])
+        runs: dict[int, list[speed.Decoded]] = {bits: [] for bits in BITS}
+        try:
+            await self._start(engine)
+            for number in range(self._settings.rounds):
+                for at in self._usable:
+                    if await self._change(engine, at):
+                        self._say(f"decoding at {at.bits} KV bits, round {number + 1} of {self._settings.rounds}")
+                        runs[at.bits].append(await self._decode(engine, at))
+            for at in self._usable:
+                at.decode_tokens_per_s = speed.tokens_per_s(runs[at.bits])
+                firsts = [run.first_s for run in runs[at.bits] if run.gaps_s]
+                at.first_token_s = min(firsts, default=None)
+            await self._answers(engine)
+        finally:
+            await engine.stop()
+
+    async def _start(self, engine: Engine) -> None:
+        self._say(f"starting {self.subject.name} at {BITS[0]} KV bits")
+        facts = await engine.start(lambda _words: None)
+        self._facts[BITS[0]] = facts
+        self.results.live_kv_bits = facts.live_kv_bits
+
+    async def _change(self, engine: Engine, at: AtBits) -> bool:
+        begun = time.perf_counter()
+        try:
+            self._facts[at.bits] = await engine.set_kv_bits(KvBits(at.bits), lambda _words: None)
+        except (KvBitsUnsupported, EngineStartError) as error:
+            at.unavailable = str(error).splitlines()[0]
+            self.results.notes.append(f"{at.bits} KV bits: {at.unavailable}")
+            return False
+        took = time.perf_counter() - begun
+        at.change_s = took if at.change_s is None else max(took, at.change_s)
+        return True
+
+    def _talker(self, bits: int) -> Talker:
+        return Talker(self.subject.tokenizer, KvBits(bits))
+
+    async def _decode(self, engine: Engine, at: AtBits) -> speed.Decoded:
+        settings = self._settings
+        context = self._facts[at.bits].context_tokens
+        tokens = min(int(context * settings.fill), context - settings.decode_tokens - 1)
+        self.results.prompt_tokens = tokens
+        prompts = [speed.long_prompt(self.subject.tokenizer, tokens, seed) for seed in range(speed.PROMPTS)]
+        return await speed.decode(engine, self._talker(at.bits), prompts, settings.decode_tokens)
+
+    async def _answers(self, engine: Engine) -> None:
+        """Questions and style at each precision."""
+        settings, results = self._settings, self.results
+        asked = quality.question_order()[: settings.questions]
+        base: quality.Answers | None = None
+        style_base: list[str] = []
+        for at in self._usable:
+            if not await self._change(engine, at):
+                continue
+            talker, slots = self._talker(at.bits), self._facts[at.bits].chats_max
+            self._say(f"{len(asked)} questions at {at.bits} KV bits")
+            seconds = settings.questions_s_max if base is None else math.inf
+            answers = await quality.ask(engine, talker, asked, slots, seconds=seconds)
+            if base is None:
+                base = answers
+                asked = [q for q in asked if q.id in answers.texts]
+            at.maths, at.logic = answers.share("maths"), answers.share("logic")
+            at.same_answers = answers.same_as(base)
+            self._say(f"style of answers at {at.bits} KV bits")
+            sample = await self._style_sample(engine, at.bits, seed=1)
+            if at.bits == BITS[0]:
+                style_base = sample
+                results.style_yardstick = distance(sample, await self._style_sample(engine, at.bits, seed=2))
+            elif style_base:
+                other = await self._style_sample(engine, at.bits, seed=2)
+                at.style_distance = distance(style_base, other)
+
+    async def _style_sample(self, engine: Engine, bits: int, seed: int) -> list[str]:
+        talker, settings = self._talker(bits), self._settings
+        wanted = [d for d in dialogues() if d.language == "en" and d.task in ("creative", "complaint")]
+        requests = [
+            talker.request(d.turns[0].user, settings.style_tokens, Sampling(temperature=0.7, seed=seed))
+            for d in wanted[: settings.style_prompts]
+        ]
+        answers = await talker.all_of(engine, requests, self._facts[bits].chats_max)
+        return [timed.text for timed in answers]
+
+    def _memory(self) -> None:
+        """What the card holds, by this engine's own sizes."""
+        first = self._facts[BITS[0]]
+        need = self.subject.need
+        per_token = {
+            bits: self._facts[bits].kv_bytes_per_token.get(bits, need.per_token[bits])
+            if bits in self._facts
+            else need.per_token[bits]
+            for bits in BITS
+        }
+        # A small card's overhead is the measured one; zero says that the engine cannot tell.
+        overhead = max((f.overhead_bytes for f in self._facts.values()), default=0) or need.overhead_bytes
+        sizes = Sizes(first.weight_bytes, overhead, per_token, need.context_tokens, need.chats_max)
+        self.results.sizes = sizes
+        if not self.results.card_bytes:
+            self.results.card_bytes = math.ceil(
+                self.results.card_models * sizes.model_bytes(BITS[0]) / (1 - self.results.reserve)
+            )
+        budget = int(self.results.card_bytes * (1 - self.results.reserve))
+        for at in self._usable:
+            at.overhead_bytes = self._facts[at.bits].overhead_bytes
+            at.held = held(sizes, at.bits, budget)
+
+    async def _fidelity(self) -> None:
+        """Perplexity and divergence, on servers of their own."""
+        if self.results.engine != "llamacpp":
+            self.results.notes.append(
+                f"Perplexity and divergence: not measured; {self.results.engine} is not read for them, llama.cpp is."
+            )
+            return
+        if not self.subject.tokenizer.exact:
+            self.results.notes.append("Perplexity and divergence: not measured; the tokenizer's family is unknown.")
+            return
+        settings, tokenizer = self._settings, self.subject.tokenizer
+        texts = [tokenizer.encode(text)[: settings.text_tokens] for text in quality.support_text(TEXTS)]
+        places = [list(range(len(t) // 2, len(t)))[: settings.positions // TEXTS] for t in texts]
+        base: quality.Readings | None = None
+        for at in self._usable:
+            self._say(f"perplexity at {at.bits} KV bits")
+            log = self.subject.folder / "logs" / f"prove-logits-{at.bits}.log"
+            server = LlamaCppLogits(self.subject.weights, at.bits, settings.text_tokens + 64, TEXTS, log)
+            async with server as logits:
+                seconds = settings.positions_s_max if base is None else math.inf
+                readings = await quality.read(logits, texts, places, seconds)
+            if base is None:
+                base = readings
+                places = [sorted(p for t, p in base if t == slot) for slot in range(TEXTS)]
+            at.fidelity = quality.fidelity(base, readings, texts, self.subject.shape.vocabulary)
+
+    async def _sessions(self) -> None:
+        for at in self._usable:
+            if at.held is None:
+                continue
+            per_session = at.held.per_token_bytes * self.subject.need.context_tokens
+            limit = min(at.held.sessions, self._settings.sessions_max, int(_free_bytes() / per_session))
+            if limit < 1:
+                continue
+            self._say(f"sessions at {at.bits} KV bits: searching up to {limit}")
+            engine = self.subject.engine(at.bits, chats=limit)
+            try:
+                await engine.start(lambda _words: None)
+                at.sessions = await sessions_held(
+                    engine, self._talker(at.bits), limit, self.results.targets, self._settings
+                )
+            except EngineError as error:
+                self.results.notes.append(f"Sessions at {at.bits} bits: {str(error).splitlines()[0]}")
+            finally:
+                await engine.stop()
+
+    async def _models(self) -> None:
+        for at in self._usable:
+            if at.held is None or at.held.model_bytes == 0:
+                continue
+            limit = min(at.held.models, self._settings.models_max, int(_free_bytes() / at.held.model_bytes))
+            if limit < 1:
+                continue
+            self._say(f"models at {at.bits} KV bits: searching up to {limit}")
+            engines = [self.subject.engine(at.bits, name=f"{self.subject.name}-{n}") for n in range(limit)]
+            try:
+                found = await models_held(
+                    engines, self._talker(at.bits), self.results.targets, self._settings, lambda _words: None
+                )
+            except EngineError as error:
+                self.results.notes.append(f"Models at {at.bits} bits: {str(error).splitlines()[0]}")
+                continue
+            at.models, at.contention = found.capacity, found.contention
+
+
+def _free_bytes() -> float:
+    return float(psutil.virtual_memory().available) * HOST_PART
