@@ -36,6 +36,7 @@ class TenantRecord(BaseModel):
     config: TenantConfig
     keys: tuple[KeyRecord, ...] = ()
     seed: str = ""  # digest of the YAML section it came from; a changed section overwrites
+    ready: bool = True  # False: its ready key was revoked or rotated, and is not made again
 
 
 class Registry(BaseModel):
@@ -45,6 +46,7 @@ class Registry(BaseModel):
 
     version: int = 0
     tenants: dict[str, TenantRecord] = {}
+    deleted: dict[str, str] = {}  # tenant -> its seed then; it comes back when its YAML section changes
 
     def bot(self, tenant: str, name: str) -> BotConfig | None:
         """A tenant's own bot, or None: other tenants' bots do not exist for it."""
@@ -81,6 +83,11 @@ def new_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
+def ready_id(tenant: str) -> str:
+    """The id of a tenant's ready key."""
+    return f"{tenant}-ready"
+
+
 def ready_key(tenant: str, secret: bytes) -> str:
     """The key that `ready_key: true` gives a tenant: the same at every start of the same host."""
     mac = hmac.new(secret, b"ready key of " + tenant.encode(), hashlib.sha256)
@@ -101,18 +108,23 @@ def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Re
     """The registry after a start with this configuration.
 
     A tenant whose YAML section changed since it was last seeded takes the section; else the admin API's changes
-    stay. Keys made through the admin API always stay. Tenants that left the file stay too: deleting is explicit.
+    stay. Keys made through the admin API always stay. Tenants that left the file stay too: deleting is explicit, and
+    a tenant that was deleted stays away until its section changes.
     """
-    tenants = dict(current.tenants)
+    tenants, deleted = dict(current.tenants), dict(current.deleted)
     for name, section in config.tenants.items():
         seed = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:16]
+        if deleted.get(name) == seed:
+            continue
+        deleted.pop(name, None)
         old = tenants.get(name)
         kept = old.keys if old else ()
-        ready_id = f"{name}-ready"
-        kept = tuple(key for key in kept if key.id != ready_id)
-        if section.ready_key:
+        ready = old is None or old.ready
+        if ready:
+            kept = tuple(key for key in kept if key.id != ready_id(name))
+        if ready and section.ready_key:
             stored = digest(ready_key(name, pepper), pepper)
-            kept = (*kept, KeyRecord(id=ready_id, digest=stored, created_s=now_s))
+            kept = (*kept, KeyRecord(id=ready_id(name), digest=stored, created_s=now_s))
         use = section if old is None or old.seed != seed else old.config
-        tenants[name] = TenantRecord(config=use, keys=kept, seed=seed)
-    return Registry(version=current.version + 1, tenants=tenants)
+        tenants[name] = TenantRecord(config=use, keys=kept, seed=seed, ready=ready)
+    return Registry(version=current.version + 1, tenants=tenants, deleted=deleted)
