@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from scheduler.types import Usage
+from services.queues import keys
+from services.queues.connection import Connection, translated
 from services.queues.records import Finish
 
 REFUSED = "refused:"  # + reason
@@ -13,6 +15,16 @@ REFUSED = "refused:"  # + reason
 def day_of(now_s: float) -> str:
     """The UTC day that a moment is billed on."""
     return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
+
+
+async def count_refusal(connection: Connection, tenant: str, bot: str, reason: str, now_s: float) -> None:
+    """A chat that was refused before it got a ticket: a rate limit, a quota. Raises QueueUnavailable."""
+    name = keys.usage(day_of(now_s), tenant, bot)
+    with translated():
+        async with connection.redis.pipeline(transaction=True) as pipe:
+            pipe.hincrby(name, f"{REFUSED}{reason}", 1)
+            pipe.sadd(keys.USAGES, name)
+            await pipe.execute()
 
 
 def counters(usage: Usage | None, finish: Finish, code: str | None) -> list[str | int]:
