@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import structlog
+import uvloop
 
 from scheduler.loop import Loop
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
@@ -108,7 +109,7 @@ def main() -> int:
     """Exit status 1 when Redis is not there, 2 when the configuration is wrong."""
     setup("scheduler")
     try:
-        asyncio.run(serve(open_runtime(Path(sys.argv[1]))))
+        uvloop.run(serve(open_runtime(Path(sys.argv[1]))))
     except (ConfigError, SecretsError) as error:
         log.error("scheduler.cannot_start", why=str(error))
         return 2

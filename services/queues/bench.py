@@ -29,13 +29,24 @@ class Settled(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One piece of an answer on its way to a reply stream."""
+    """A piece of an answer on its way to a reply stream, right behind the piece at `after`."""
 
     chat: str
     attempt: int
     place: int
     text: str
     tokens: int
+    after: int = -1  # -1: place - 1
+
+    def and_then(self, later: Line) -> Line:
+        """This piece and the next of the same attempt as one."""
+        text, tokens = self.text + later.text, self.tokens + later.tokens
+        return Line(self.chat, self.attempt, later.place, text, tokens, self.before)
+
+    @property
+    def before(self) -> int:
+        """Place of the piece that this one follows."""
+        return self.place - 1 if self.after < 0 else self.after
 
 
 class Bench:
@@ -93,7 +104,7 @@ class Bench:
 
     async def claim(self, entry: str, chat: str) -> Claim | None:
         """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
-        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [])
+        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [keys.REPLY_HINTS, chat])
         state = answer[0].decode()
         if state in ("done", "gone"):
             with translated():
@@ -123,25 +134,17 @@ class Bench:
     async def write(self, lines: Sequence[Line]) -> set[str]:
         """Append pieces to their replies in one round trip. Returns the chats that a newer attempt has taken over.
 
-        A line that was written before a connection broke is refused by its place and counted as written: whether a
-        refusal means that or fencing, `fenced` tells.
+        A line that was written before a connection broke is refused for its place, and counts as written.
         """
-        refused: set[str] = set()
-        with translated():
-            async with self._connection.redis.pipeline(transaction=False) as pipe:
-                for line in lines:
-                    place = f"{line.attempt}-{line.place}"
-                    fields: Any = {"t": line.text, "n": line.tokens}
-                    pipe.xadd(keys.reply(line.chat), fields, id=place, nomkstream=True)
-                pipe.publish(keys.REPLY_HINTS, " ".join({line.chat for line in lines}))
-                answers = await pipe.execute(raise_on_error=False)
-        for line, answer in zip(lines, answers, strict=False):
-            if answer is None or (isinstance(answer, ResponseError) and await self._fenced(line)):
-                refused.add(line.chat)
-            elif isinstance(answer, Exception) and not isinstance(answer, ResponseError):
-                with translated():
-                    raise answer
-        return refused
+        news: list[object] = []
+        args: list[object] = [keys.REPLY_HINTS, b""]
+        for line in lines:
+            place = f"{line.attempt}-{line.place}"
+            news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens))
+            args += (place, line.text, line.tokens)
+        args[1] = orjson.dumps(news)
+        refused = await self._connection.script("write", [keys.reply(line.chat) for line in lines], args)
+        return {lines[number - 1].chat for number in refused if await self._fenced(lines[number - 1])}
 
     async def _fenced(self, line: Line) -> bool:
         with translated():

@@ -20,9 +20,9 @@ from services.queues.sockets import KINDS
 CONNECTIONS_MAX = 64
 SCRIPTS = (
     *("submit", "cancel", "follow", "limit", "registry"),  # gateways
-    *("claim", "settle"),  # workers
     *("lease", "dispatch", "refuse", "lower"),  # the scheduler
-    *("command", "job_create", "job_write"),  # the admin API and jobs
+    *("claim", "write", "settle"),  # workers
+    *("command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
 SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")
 

@@ -55,7 +55,7 @@ CELERY_PREFIX = "bh:celery:"
 
 GROUP = "workers"
 
-# Channels carry hints. What they point at is stored; a lost hint costs time, never a token.
+# Channels carry hints. What they tell of is stored; a lost hint costs time, never a token.
 REPLY_HINTS = "bh:hint:replies"
 REGISTRY_HINTS = "bh:hint:registry"
 

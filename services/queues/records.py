@@ -117,7 +117,10 @@ def decode(kind: type[T], data: bytes | str | Mapping[str, Any]) -> T:
 
 def decode_end(data: bytes | str) -> ReplyEnd:
     """The last entry of a reply."""
-    values = orjson.loads(data)
+    return _end_of(orjson.loads(data))
+
+
+def _end_of(values: Mapping[str, Any]) -> ReplyEnd:
     usage, error = values.get("usage"), values.get("error")
     return ReplyEnd(
         finish=Finish(values["finish"]),
@@ -139,6 +142,15 @@ def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     if kind == "start":
         return ReplyEntry(place, "start", kv_bits=int(values[b"b"]), queue_s=float(values[b"q"]))
     return ReplyEntry(place, "queued")
+
+
+def decode_news(place: str, what: str | dict[str, Any], tokens: int = 0) -> ReplyEntry:
+    """An entry as a hint shows it: text and tokens, or the start's or the end's own record."""
+    if isinstance(what, str):
+        return ReplyEntry(place, "text", what, tokens)
+    if "finish" in what:
+        return ReplyEntry(place, "end", end=_end_of(what))
+    return ReplyEntry(place, "start", kv_bits=int(what["b"]), queue_s=float(what["q"]))
 
 
 def decode_event(values: Mapping[bytes, bytes]) -> Event:

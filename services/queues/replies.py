@@ -1,8 +1,8 @@
 """Reading many reply streams at once.
 
-Workers publish a hint naming the chats that have news; the hub reads those streams from where each reader stands, in
-one round trip. While it is busy more hints gather, so load makes batches larger instead of queues longer. A sweep over
-all readers once a second makes up for lost hints: the streams are the truth, hints only save time.
+Workers publish what they append as news: entries, each with the place of the one before it. A reader that stands at
+that place takes the entry as it is; any other reader's stream is read from where it stands, all of them in one round
+trip. A sweep over all readers once a second makes up for lost news: the streams are the truth, news only save time.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import orjson
+
 from services.queues import keys
 from services.queues.connection import Connection, QueueUnavailable, translated
-from services.queues.records import ReplyEntry, decode_entry
+from services.queues.records import ReplyEntry, decode_entry, decode_news
 
 SWEEP_S = 1.0
 RETRY_S = 0.2
@@ -32,11 +34,15 @@ class Reader:
         self._news: list[ReplyEntry] = []
         self._woken = asyncio.Event()
 
-    def give(self, entries: list[ReplyEntry]) -> None:
-        """Hand over what was read."""
-        self.after = entries[-1].id
-        self._news += entries
-        self._woken.set()
+    def give(self, before: str, entries: list[ReplyEntry]) -> None:
+        """Hand over what follows the entry at `before`. A reader that has moved on meanwhile takes what it lacks."""
+        if before != self.after:
+            here = place_of(self.after)
+            entries = [entry for entry in entries if place_of(entry.id) > here]
+        if entries:
+            self.after = entries[-1].id
+            self._news += entries
+            self._woken.set()
 
     def wake(self) -> None:
         """Make `read` return at once, though there is nothing."""
@@ -82,6 +88,14 @@ class ReplyHub:
             tasks.create_task(self._sweep())
             tasks.create_task(self._read())
 
+    def _hear(self, news: list[list[Any]]) -> None:
+        for chat, before, place, *what in news:
+            for reader in self._readers.get(chat, ()):
+                if reader.after == before:
+                    reader.give(before, [decode_news(place, *what)])
+                else:
+                    self._mark([chat])
+
     def _mark(self, chats: list[str]) -> None:
         self._dirty.update(chat for chat in chats if chat in self._readers)
         if self._dirty:
@@ -90,8 +104,8 @@ class ReplyHub:
     async def _listen(self) -> None:
         while True:
             try:
-                async for chats in _hints(self._connection):
-                    self._mark(chats)
+                async for news in _news(self._connection):
+                    self._hear(news)
             except QueueUnavailable:
                 await asyncio.sleep(RETRY_S)
 
@@ -117,21 +131,28 @@ class ReplyHub:
             return
         with translated():
             async with self._connection.redis.pipeline(transaction=False) as pipe:
-                for reader in readers:
-                    pipe.xrange(keys.reply(reader.chat), min=f"({reader.after}")
+                begun = [reader.after for reader in readers]
+                for reader, after in zip(readers, begun, strict=True):
+                    pipe.xrange(keys.reply(reader.chat), min=f"({after}")
                 answers: list[Any] = await pipe.execute()
-        for reader, entries in zip(readers, answers, strict=True):
+        for reader, after, entries in zip(readers, begun, answers, strict=True):
             if entries:
-                reader.give([decode_entry(place, values) for place, values in entries])
+                reader.give(after, [decode_entry(place, values) for place, values in entries])
 
 
-async def _hints(connection: Connection) -> AsyncIterator[list[str]]:
+def place_of(entry_id: str) -> tuple[int, int]:
+    """An entry id as numbers that compare: (attempt, number)."""
+    attempt, _, number = entry_id.partition("-")
+    return int(attempt), int(number)
+
+
+async def _news(connection: Connection) -> AsyncIterator[list[list[Any]]]:
     pubsub = connection.blocking.pubsub()
     with translated():
         try:
             await pubsub.subscribe(keys.REPLY_HINTS)
             async for message in pubsub.listen():
                 if message["type"] == "message":
-                    yield message["data"].decode().split(" ")
+                    yield orjson.loads(message["data"])
         finally:
             await pubsub.aclose()

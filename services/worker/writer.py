@@ -50,7 +50,7 @@ class ReplyWriter:
             self._news.clear()
             while self._lines:
                 batch = self._lines[:LINES_MAX]
-                await self._write(batch)
+                await self._write(_joined(batch))
                 del self._lines[: len(batch)]
                 self._written += len(batch)
                 async with self._progress:
@@ -70,3 +70,12 @@ class ReplyWriter:
                 for chat in fenced:
                     self._on_fenced(chat)
                 return
+
+
+def _joined(lines: list[Line]) -> list[Line]:
+    """Pieces of one chat that gathered while the last batch was on its way become one."""
+    joined: dict[tuple[str, int], Line] = {}
+    for line in lines:
+        key = (line.chat, line.attempt)
+        joined[key] = joined[key].and_then(line) if key in joined else line
+    return list(joined.values())

@@ -12,5 +12,5 @@ redis.call('EXPIRE', KEYS[5], ARGV[6])
 redis.call('HINCRBY', KEYS[7], ARGV[5], 1)
 redis.call('SADD', KEYS[8], KEYS[7])
 if ARGV[8] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', 20000, '*', 'k', ARGV[8], 'd', ARGV[3]) end
-redis.call('PUBLISH', ARGV[7], ARGV[3])
+redis.call('PUBLISH', ARGV[7], '[["' .. ARGV[3] .. '","0-1","0-2",' .. ARGV[4] .. ']]')
 return 'ok'

@@ -9,7 +9,7 @@ if not state or state == 'done' then
 end
 if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[2] then return 'fenced' end
 local entry = redis.call('HGET', KEYS[1], 'entry')
-redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2] .. '-*', 'k', 'end', 'd', ARGV[3])
+local place = redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2] .. '-*', 'k', 'end', 'd', ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
 redis.call('HSET', KEYS[1], 'state', 'done', 'finish', cjson.decode(ARGV[3]).finish)
 redis.call('HDEL', KEYS[1], 'payload')
@@ -28,5 +28,8 @@ for i = 8, #ARGV, 2 do
   end
 end
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 20000, '*', 'k', 'settle', 'd', ARGV[4])
-redis.call('PUBLISH', ARGV[7], ARGV[1])
+if place then
+  local before = ARGV[2] .. '-' .. (tonumber(string.match(place, '%-(%d+)$')) - 1)
+  redis.call('PUBLISH', ARGV[7], '[["' .. ARGV[1] .. '","' .. before .. '","' .. place .. '",' .. ARGV[3] .. ']]')
+end
 return 'ok'

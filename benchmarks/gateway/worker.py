@@ -1,0 +1,74 @@
+"""`python -m benchmarks.gateway.worker CONFIG MODEL PORT`: the real worker on an engine that runs elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from scheduler.types import EngineFacts
+from services.engines.base import Progress
+from services.engines.http import EngineHttp
+from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
+from services.engines.llamacpp_slots import Slots
+from services.logs import setup
+from services.queues.bench import Bench
+from services.runtime import open_runtime
+from services.tokenizer import load_tokenizer
+from services.weights import resolve
+from services.worker.worker import Worker
+
+
+class Elsewhere(LlamaCppEngine):
+    """The llama.cpp engine, with a server that somebody else started."""
+
+    port = 0
+
+    async def start(self, progress: Progress) -> EngineFacts:
+        self._http = EngineHttp("127.0.0.1", self.port, "none")
+        self._slots = Slots(self.options.chats_max)
+        self._facts = EngineFacts(
+            self.model,
+            "llamacpp",
+            0,
+            0,
+            1 << 40,
+            {8: 1},
+            self.options.context_tokens,
+            self.options.chats_max,
+            self._bits,
+        )
+        return self._facts
+
+    def _up(self) -> tuple[EngineHttp, EngineFacts]:
+        assert self._http is not None
+        assert self._facts is not None
+        return self._http, self._facts
+
+    async def alive(self) -> bool:
+        return True
+
+
+async def main(config: Path, model: str, port: int) -> None:
+    """Serve until killed."""
+    runtime = open_runtime(config)
+    settings = runtime.config.models[model]
+    weights = resolve(settings.weights)
+    engine = Elsewhere(
+        model,
+        LlamaCppOptions(
+            weights, Path("/dev/null"), context_tokens=settings.context_tokens, chats_max=settings.chats_max
+        ),
+    )
+    engine.port = port
+    async with runtime.connect() as connection:
+        bench = Bench(connection, model, f"{model}@0")
+        worker = Worker(model, engine, load_tokenizer(weights), bench, reply_keep_s=30, drain_s=1, clock=time.time)
+        await worker.run()
+
+
+if __name__ == "__main__":
+    setup("worker", json=True)
+    uvloop.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
