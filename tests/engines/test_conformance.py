@@ -7,7 +7,6 @@ import time
 from contextlib import aclosing
 from typing import Any
 
-import psutil
 import pytest
 
 from scheduler.types import EngineReport, EngineState
@@ -15,7 +14,7 @@ from services.engines.base import Engine, EngineRejected, Sampling
 
 from .kits import CHATS_MAX, CONTEXT_TOKENS, Kit, Running, collect, text_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LONG = "Tell a very long story about a sheep that runs a small hotel."
 
@@ -82,6 +81,10 @@ async def test_seed_repeats_a_sampled_answer(kit: Kit, running: Running) -> None
         sampling = Sampling(temperature=1.0, seed=seed)
         return text_of(await collect(running.engine, kit.request("seed", LONG, sampling=sampling)))
 
+    if not kit.seeds:
+        with pytest.raises(EngineRejected, match="seed"):
+            await sample(7)
+        return
     first = await sample(7)
     assert await sample(7) == first
     assert await sample(8) != first
@@ -96,7 +99,7 @@ async def test_cancel_frees_the_memory(kit: Kit, running: Running) -> None:
     pieces: list[Any] = []
 
     async def chat() -> None:
-        pieces.extend(await collect(running.engine, kit.request("cancel", LONG, max_tokens=900)))
+        pieces.extend(await collect(running.engine, kit.request("cancel", LONG, max_tokens=400)))
 
     task = asyncio.create_task(chat())
     while (await running.engine.report()).kv_used_bytes == 0:  # noqa: ASYNC110  (another process's memory)
@@ -110,7 +113,7 @@ async def test_cancel_frees_the_memory(kit: Kit, running: Running) -> None:
 
 
 async def test_closing_the_stream_frees_the_memory(kit: Kit, running: Running) -> None:
-    async with aclosing(running.engine.stream(kit.request("close", LONG, max_tokens=900))) as stream:  # type: ignore[type-var]
+    async with aclosing(running.engine.stream(kit.request("close", LONG, max_tokens=400))) as stream:  # type: ignore[type-var]
         async for _ in stream:
             break
     report = await _settled(running.engine)
@@ -167,13 +170,3 @@ async def test_requests_at_other_bits_are_refused(kit: Kit, running: Running) ->
         pytest.skip("this engine holds several precisions at once")
     with pytest.raises(EngineRejected, match="bits"):
         await collect(running.engine, kit.request("bits", "Hello", kv_bits=kit.other_bits))
-
-
-async def test_stop_leaves_no_process(kit: Kit, running: Running) -> None:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    assert before
-    await running.engine.stop()
-    await running.engine.stop()
-    left = {child.pid for child in psutil.Process().children(recursive=True)} & before
-    assert not {pid for pid in left if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE}
-    assert not await running.engine.alive()

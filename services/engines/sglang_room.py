@@ -1,0 +1,47 @@
+"""Whether a model fits on the GPU as it is now, said in numbers before minutes of loading are spent on it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from scheduler.types import KvBits
+from services.engines import shape
+from services.engines.shape import ModelShape
+from services.telemetry import GpuReading
+
+RUNTIME_BYTES = 1_500_000_000  # CUDA context, workspaces and activations of one SGLang process, at the least
+VALUE_BYTES: dict[KvBits, Fraction] = {KvBits.SIXTEEN: shape.F16, KvBits.EIGHT: shape.FP8}
+
+
+def missing_room(
+    model: ModelShape, reading: GpuReading, kv_tokens: int, bytes_per_token: int, own_bytes: int = 0
+) -> str | None:
+    """None when it fits, else what is missing and what would fit.
+
+    `kv_tokens` is the pool asked for, or one chat's context where SGLang chooses the pool. `own_bytes`: memory that
+    will be given back first.
+    """
+    free = reading.free_bytes + own_bytes
+    fixed = model.weight_bytes + RUNTIME_BYTES
+    need = fixed + kv_tokens * bytes_per_token
+    if need <= free:
+        return None
+    words = (
+        f"the GPU ({reading.name}) has {_gb(free)} free of {_gb(reading.total_bytes)}, and this needs {_gb(need)}: "
+        f"{_gb(model.weight_bytes)} weights, {_gb(kv_tokens * bytes_per_token)} KV cache for {kv_tokens} tokens, "
+        f"{_gb(RUNTIME_BYTES)} runtime; {_gb(need - free)} are missing"
+    )
+    if reading.process_bytes:
+        users = sorted(reading.process_bytes.items(), key=lambda pair: -pair[1])[:4]
+        words += ". In use by " + ", ".join(f"process {pid} ({_gb(size)})" for pid, size in users)
+    if free <= fixed:
+        return f"{words}. Weights and runtime alone do not fit; take a model with smaller weights"
+    fits = [
+        f"{int((free - fixed) / (model.kv_values_per_token * size))} tokens at {int(bits)} bits"
+        for bits, size in VALUE_BYTES.items()
+    ]
+    return f"{words}. What would fit: a KV cache of {' or '.join(fits)}"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
