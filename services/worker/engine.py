@@ -93,7 +93,8 @@ class EngineLife:
         misses = 0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._dead.wait(), WATCH_S)
+                async with asyncio.timeout(WATCH_S):
+                    await self._dead.wait()
             if self.changing.locked() or self.resting:
                 continue
             misses = 0 if await self.engine.alive() else misses + 1

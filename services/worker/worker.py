@@ -26,6 +26,7 @@ TAKE_BLOCK_MS = 500
 KEEP_S = 2.0
 ABANDONED_MS = 15_000  # well above KEEP_S: a worker that lives keeps its chats
 REPORT_S = 1.0
+END_AGAIN_S = 1.0
 
 log = structlog.get_logger()
 
@@ -100,9 +101,7 @@ class Worker:
             background[-1].cancel()
             await self._drain()
         finally:
-            for task in [*background, stopping]:
-                task.cancel()
-            await asyncio.gather(*background, stopping, return_exceptions=True)
+            await _end([*background, stopping])
 
     async def _drain(self) -> None:
         log.info("worker.draining", model=self._model, chats=len(self._tasks))
@@ -253,6 +252,15 @@ class Worker:
             await self._bench.progress(words)
         except QueueUnavailable:
             return
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel until all have ended: in Python 3.11 `wait_for` swallows a cancellation that comes with its result."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=END_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def probe_prompt(tokenizer: Tokenizer) -> Prompt:
