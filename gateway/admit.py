@@ -19,6 +19,7 @@ from scheduler.types import Ticket
 from services.queues.connection import QueueUnavailable
 from services.queues.door import Submission, Submitted
 from services.queues.limits import Charge
+from services.queues.records import Payload
 from services.queues.replies import START
 from services.registry import salt
 
@@ -51,16 +52,11 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest) -> Admitted:
     chat = new_chat_id()
     for _ in range(STALE_TRIES_MAX):
         tenant = await gateway.directory.authenticate(call.header(b"authorization"))
-        bot, version = gateway.directory.bot(tenant, request.model), gateway.directory.version
-        prompt = await gateway.prompts.prepare(bot, request)
-        now_s = gateway.clock()
-        model = gateway.config.models[bot.config.model]
-        ticket = ticket_for(
-            chat, bot, model, request, prompt, session=session or chat, call=call.request_id, now_s=now_s
+        ticket, payload, version = await prepare(
+            gateway, tenant, request, chat=chat, session=session or chat, call=call.request_id
         )
-        payload = payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt))
         with gateway.breaker:
-            charge = await limits.charge(gateway, ticket, now_s)
+            charge = await limits.charge(gateway, ticket, ticket.created_s)
             try:
                 submission = await gateway.door.submit(ticket, payload, registry_version=version, idempotency_key=key)
             except QueueUnavailable:
@@ -75,6 +71,20 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest) -> Admitted:
                 raise _full(submission)
             await gateway.directory.reload()
     raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")
+
+
+async def prepare(
+    gateway: Gateway, tenant: str, request: ChatRequest, *, chat: str, session: str, call: str
+) -> tuple[Ticket, Payload, int]:
+    """Ticket and payload of a chat, and the registry's version that they were made from. Raises Refused."""
+    bot, version = gateway.directory.bot(tenant, request.model), gateway.directory.version
+    engine = gateway.engines.get(bot.config.model)
+    if engine is None:
+        raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
+    prompt = await gateway.prompts.prepare(bot, request, engine)
+    now_s = gateway.clock()
+    ticket = ticket_for(chat, bot, engine, request, prompt, session=session, call=call, now_s=now_s)
+    return ticket, payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
 
 
 async def _join(gateway: Gateway, submission: Submission, asked: Ticket) -> Admitted:

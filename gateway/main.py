@@ -37,7 +37,8 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
     async with runtime.connect() as connection:
         gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
-        beside = [asyncio.create_task(gateway.hub.run()), asyncio.create_task(gateway.directory.watch())]
+        work = (gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())
+        beside = [asyncio.create_task(one) for one in work]
         for task in beside:
             task.add_done_callback(_must_not_end)
         try:

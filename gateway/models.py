@@ -23,13 +23,13 @@ async def show(gateway: Gateway, call: Call, name: str) -> None:
 
 def _shown(gateway: Gateway, tenant: str, bot_id: str) -> dict[str, Any]:
     bot = gateway.directory.bot(tenant, bot_id)
-    model = gateway.config.models.get(bot.config.model)
-    contexts = [tokens for tokens in (bot.config.context_tokens, model and model.context_tokens) if tokens]
+    engine = gateway.engines.get(bot.config.model)
+    contexts = [tokens for tokens in (bot.config.context_tokens, engine and engine.context_tokens) if tokens]
     return {
         "id": bot.id,
         "object": "model",
         "created": 0,
         "owned_by": tenant,
         "context_length": min(contexts) if contexts else None,
-        "kv_bits": model.kv_bits if model else None,
+        "kv_bits": engine.bits_available if engine else (),
     }

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import Bot
+from gateway.engines import EngineNow
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
-from services.config import Config, ModelConfig
+from services.config import Config
 from services.tokenizer import Tokenizer, load_tokenizer
 from services.tokenizer_template import TemplateRejected
 from services.weights import resolve
@@ -45,8 +46,7 @@ class Prompt:
 class Prompts:
     """Tokenizers of all models, loaded at the start."""
 
-    def __init__(self, models: Mapping[str, ModelConfig], tokenizers: Mapping[str, Tokenizer]) -> None:
-        self._models = models
+    def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         self._tokenizers = tokenizers
         self._threads = asyncio.Semaphore(THREADS_MAX)
 
@@ -55,14 +55,11 @@ class Prompts:
         """Takes about 0.2 s a model; models with the same weights share one. Raises WeightsError, TokenizerError."""
         all_weights = {model.weights for model in config.models.values()}
         by_weights = {weights: load_tokenizer(resolve(weights)) for weights in all_weights}
-        return cls(config.models, {name: by_weights[model.weights] for name, model in config.models.items()})
+        return cls({name: by_weights[model.weights] for name, model in config.models.items()})
 
-    async def prepare(self, bot: Bot, request: ChatRequest) -> Prompt:
+    async def prepare(self, bot: Bot, request: ChatRequest, engine: EngineNow) -> Prompt:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""
-        model = self._models.get(bot.config.model)
-        if model is None:
-            raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
-        context = min(model.context_tokens, bot.config.context_tokens or model.context_tokens)
+        context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
         messages = conversation(bot.config.system, request)
         chars = sum(len(message["content"]) for message in messages)
         if chars > context * CHARS_PER_TOKEN_MAX:

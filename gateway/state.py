@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from gateway.breaker import Breaker
 from gateway.directory import Directory
+from gateway.engines import Engines
 from gateway.metrics import Metrics
 from gateway.prompt import Prompts
 from services.config import Config
@@ -45,4 +46,5 @@ class Gateway:
         self.limits = Limits(self.connection)
         self.breaker = Breaker()
         self.directory = Directory(self.door, self.secrets.pepper, self.clock)
+        self.engines = Engines(self.door, self.config.models)
         self.metrics = Metrics()

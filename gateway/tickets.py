@@ -5,15 +5,16 @@ from __future__ import annotations
 import secrets
 
 from gateway.directory import Bot
+from gateway.engines import EngineNow
+from gateway.kv import choose
 from gateway.outcomes import Code, Refused
 from gateway.prompt import Prompt
 from gateway.request import ChatRequest
-from scheduler.types import KvBits, Task, Ticket
-from services.config import ModelConfig
+from scheduler.classify import classify
+from scheduler.types import Task, Ticket
 from services.queues.records import Payload
 
 CHAT_PREFIX = "chatcmpl-"
-MIXED_BITS = KvBits.EIGHT  # the middle, where neither bot nor engine says
 
 
 def new_chat_id() -> str:
@@ -37,20 +38,19 @@ def answer_tokens(bot: Bot, request: ChatRequest, prompt: Prompt) -> int:
     return wanted
 
 
-def kv_bits(bot: Bot, model: ModelConfig) -> tuple[KvBits, KvBits, bool]:
-    """KV bits wanted, the floor, and whether the session may be demoted to it."""
-    if model.kv_bits != "mixed":
-        return KvBits(model.kv_bits), KvBits(model.kv_bits), False
-    policy = bot.config.kv
-    floor = KvBits(policy.floor)
-    wanted = KvBits(policy.bits) if policy.bits else MIXED_BITS
-    return max(floor, min(wanted, KvBits(policy.ceiling))), floor, bool(policy.demotable)
+def task_of(bot: Bot, request: ChatRequest) -> Task:
+    """What the chat asks for: the client's word, else the bot's, else read from the last message."""
+    if request.task is not None:
+        return request.task
+    if bot.config.task is not None:
+        return Task(bot.config.task)
+    return classify(request.messages[-1].text)[0]
 
 
 def ticket_for(
     chat: str,
     bot: Bot,
-    model: ModelConfig,
+    engine: EngineNow,
     request: ChatRequest,
     prompt: Prompt,
     *,
@@ -59,8 +59,11 @@ def ticket_for(
     now_s: float,
 ) -> Ticket:
     """The ticket. Raises Refused when the answer would not fit."""
-    task = request.task or Task(bot.config.task or Task.SUPPORT)
-    wanted, floor, demotable = kv_bits(bot, model)
+    task = task_of(bot, request)
+    try:
+        wanted, floor, demotable = choose(bot.config.kv, task, engine)
+    except ValueError as error:
+        raise Refused(Code.KV_BITS, f"This bot's KV policy cannot be used: {error}", param="model") from None
     return Ticket(
         chat=chat,
         request=call,

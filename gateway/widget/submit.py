@@ -6,14 +6,13 @@ They wait, count and are billed like any other chat of that tenant; only who ask
 from __future__ import annotations
 
 from gateway import limits
+from gateway.admit import prepare
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
-from gateway.tickets import payload_for, ticket_for
 from scheduler.types import Ticket
 from services.queues.door import Submitted
 from services.queues.limits import Charge
-from services.registry import salt
 
 STALE_TRIES_MAX = 5
 
@@ -23,14 +22,9 @@ async def submit(
 ) -> tuple[Ticket, Charge | None]:
     """Put one chat in the waiting room of `tenant`. Raises Refused, QueueUnavailable."""
     for _ in range(STALE_TRIES_MAX):
-        bot, version = gateway.directory.bot(tenant, request.model), gateway.directory.version
-        prompt = await gateway.prompts.prepare(bot, request)
-        now_s = gateway.clock()
-        model = gateway.config.models[bot.config.model]
-        ticket = ticket_for(chat, bot, model, request, prompt, session=session, call=call, now_s=now_s)
-        payload = payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt))
+        ticket, payload, version = await prepare(gateway, tenant, request, chat=chat, session=session, call=call)
         with gateway.breaker:
-            charge = await limits.charge(gateway, ticket, now_s)
+            charge = await limits.charge(gateway, ticket, ticket.created_s)
             submission = await gateway.door.submit(ticket, payload, registry_version=version)
             if submission.outcome is Submitted.OK:
                 return ticket, charge

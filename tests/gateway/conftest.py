@@ -110,7 +110,7 @@ Served = tuple[App, Server, str, "asyncio.Task[None]"]
 async def gateway_on(redis_url: str, config: Config, tokenizer: Tokenizer) -> AsyncIterator[Served]:
     """A gateway as `serve` runs it, in this event loop."""
     runtime = Runtime(config, Path("bunkhouse.yaml"), SECRETS, redis_url, None)
-    prompts = Prompts(config.models, dict.fromkeys(config.models, tokenizer))
+    prompts = Prompts(dict.fromkeys(config.models, tokenizer))
     app = App(lambda: opened(runtime, prompts))
     listener = listening("127.0.0.1", 0)
     server = Server(app, uvicorn_config(app, config), config.gateway.drain_s)

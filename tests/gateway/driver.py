@@ -65,10 +65,11 @@ class Driver:
             tasks.create_task(self._work())
             tasks.create_task(self._hear())
 
-    async def ready(self) -> None:
+    async def ready(self, bits: int = 8) -> None:
         """Say what a scheduler and a worker say of themselves."""
+        held = KvBits(bits)
         facts = EngineFacts(
-            self.model, "llamacpp", 1, 1, 1, {8: 100}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT
+            self.model, "llamacpp", 1, 1, 1, {bits: 100}, context_tokens=2048, chats_max=8, kv_bits=held
         )
         await self.bench.publish_engine(facts, EngineReport(self.model, time.time(), EngineState.READY))
         await self.desk.publish_snapshot({"at_s": time.time(), "models": {}, "waiting_per_tenant": {}}, 60_000)

@@ -1,0 +1,70 @@
+"""What the engines can do now, read from Redis about once a second: KV bits, context, and how full they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from services.config import ModelConfig
+from services.queues.connection import QueueUnavailable
+from services.queues.door import Door
+
+LOOK_S = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNow:
+    """One model as the gateway sees it. `bits_available` holds one value where sessions cannot differ."""
+
+    bits_available: tuple[int, ...]
+    live: bool  # sessions may differ in bits
+    context_tokens: int
+    pressure: float = 0.0  # part of the KV memory that is reserved, 0..1
+
+
+class Engines:
+    """All models: as configured until their engines were heard of, kept fresh by `watch`."""
+
+    def __init__(self, door: Door, models: Mapping[str, ModelConfig]) -> None:
+        self._door = door
+        self._now = {name: _as_configured(model) for name, model in models.items()}
+
+    def get(self, model: str) -> EngineNow | None:
+        """The model now; None where this host has none of that name."""
+        return self._now.get(model)
+
+    async def look(self) -> None:
+        """Read once. Raises QueueUnavailable."""
+        snapshot = await self._door.snapshot() or {}
+        for model, told in (await self._door.engines()).items():
+            if model in self._now:
+                self._now[model] = _as_told(told["facts"], snapshot.get("models", {}).get(model, {}))
+
+    async def watch(self) -> None:
+        """Look until cancelled. Outlasts a Redis that goes away: what was last seen counts on."""
+        while True:
+            try:
+                await self.look()
+            except QueueUnavailable as error:
+                log.warning("engines.unavailable", why=str(error))
+            await asyncio.sleep(LOOK_S)
+
+
+def _as_configured(model: ModelConfig) -> EngineNow:
+    if model.kv_bits == "mixed":
+        return EngineNow((4, 8), True, model.context_tokens)
+    return EngineNow((model.kv_bits,), False, model.context_tokens)
+
+
+def _as_told(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> EngineNow:
+    live = bool(facts["live_kv_bits"])
+    bits = tuple(sorted(int(bits) for bits in facts["kv_bytes_per_token"])) if live else (int(facts["kv_bits"]),)
+    budget = seen.get("budget_bytes") or 0
+    pressure = min(1.0, seen["reserved_bytes"] / budget) if budget else 0.0
+    return EngineNow(bits, live, int(facts["context_tokens"]), pressure)
