@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.host.conftest import BOTS, HostProcess
+from benchmarks.host import HostProcess
+
+BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 
 
 @dataclass

@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.host import LAPTOP, HostProcess, run_host
 from tests.host import streams
-from tests.host.conftest import HostProcess, run_host
 from tests.host.streams import Heard
 
 TIMEOUT = httpx.Timeout(90)
@@ -20,7 +20,7 @@ COUNT = "Count from 1 to 60, separated by commas."
 
 @pytest.fixture
 def own_host(tmp_path: Path) -> Iterator[HostProcess]:
-    with run_host(tmp_path) as running:
+    with run_host(tmp_path, LAPTOP) as running:
         yield running
 
 
@@ -92,7 +92,7 @@ async def test_a_client_that_goes_away_cancels_its_chat_down_to_the_engine(own_h
 
 
 async def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
-    with run_host(tmp_path) as running:
+    with run_host(tmp_path, LAPTOP) as running:
         family = psutil.Process(running.process.pid).children(recursive=True)
         assert len(family) >= 7, "gateway, scheduler, two workers, two engines, Redis"
         running.process.kill()

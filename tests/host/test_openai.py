@@ -6,7 +6,8 @@ import httpx
 import openai
 import pytest
 
-from tests.host.conftest import BOTS, HostProcess
+from benchmarks.host import HostProcess
+from tests.host.streams import BOTS
 
 QUESTION = "My blender does not start. What can I do?"
 

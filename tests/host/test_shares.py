@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import yaml
 
+from benchmarks.host import LAPTOP, run_host
 from tests.host import streams
-from tests.host.conftest import LAPTOP, run_host
 from tests.host.streams import Heard
 
 TIMEOUT = httpx.Timeout(120)
