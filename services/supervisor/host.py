@@ -56,7 +56,8 @@ class Host:
         """Up, until SIGINT, SIGTERM or SIGHUP. Raises Taken, HostFailed, QueueUnavailable."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signalled)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup bunkhouse up` outlives its terminal
+                loop.add_signal_handler(number, self._signalled)
         with data_dir_lock(self._config.data_dir):
             port = free_port(self._config.gateway.host, self._config.gateway.port)
             self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +71,6 @@ def programs(config: Config, config_path: Path, logs_dir: Path, env: Mapping[str
     workers = [
         program(f"worker {model}", "services.worker", drain_s + ENGINE_STOP_S_MAX, model) for model in config.models
     ]
-    if importlib.util.find_spec("services.jobs") is not None:
+    if Path(__file__).parents[1].joinpath("jobs", "__main__.py").exists():
         workers.append(program("jobs", "services.jobs", JOBS_STOP_S_MAX))
     return [gateways, [scheduler], workers]

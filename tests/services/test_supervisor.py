@@ -27,11 +27,11 @@ def engines(host_family: list[psutil.Process]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop_it_stops_everything(folder: Path, number: signal.Signals) -> None:
-    with up(write_config(folder)) as host:
+    with up(write_config(folder, CONFIG.replace("port: 0", "port: 0, processes: 2"))) as host:
         ready = host.ready()
         assert ready["keys"]["acme"].startswith("bh-")
         assert len(engines(host.family)) == 1
-        assert len(host.family) >= 5  # redis, gateway, scheduler, worker, engine
+        assert len(host.family) >= 6  # redis, two gateways, scheduler, worker, engine
         code, stderr = host.end(number)
         assert (code, stderr) == (0, "")
         assert host.left() == []
@@ -40,7 +40,8 @@ def test_told_to_stop_it_stops_everything(folder: Path, number: signal.Signals) 
         for line in (folder / ".bunkhouse" / "logs" / "supervisor.log").read_text().splitlines()
         if json.loads(line)["event"] == "child.stopped"
     ]
-    assert stopped[0] == "gateway"
+    assert sorted(stopped[:2]) == ["gateway 1", "gateway 2"]
+    assert stopped[2] == "scheduler"
     assert stopped[-1] == "redis"
     assert not (folder / ".bunkhouse" / "host.json").exists()
 
