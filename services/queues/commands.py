@@ -105,6 +105,16 @@ class Commands:
             if await self._connection.redis.hget(keys.command(model), "id") == command_id.encode():
                 await self._connection.redis.hset(keys.command(model), "cancelled", 1)
 
+    async def take(self, model: str, command_id: str) -> bool:
+        """The worker's side: begin it. False: it was withdrawn."""
+        answer = await self._connection.script("take_command", [keys.command(model)], [command_id])
+        return bool(answer)
+
+    async def withdraw(self, model: str, command_id: str, why: str) -> bool:
+        """Take back a command that no worker has begun. False: one has, or it ended."""
+        answer = await self._connection.script("withdraw", [keys.command(model)], [command_id, why])
+        return bool(answer)
+
     async def write(self, model: str, **values: object) -> None:
         """The worker's side: `state`, `progress`, `words`, `result`, `error`."""
         stored = {

@@ -22,7 +22,7 @@ SCRIPTS = (
     *("submit", "cancel", "follow", "limit", "registry"),  # gateways
     *("lease", "dispatch", "refuse", "lower"),  # the scheduler
     *("claim", "write", "settle"),  # workers
-    *("command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
+    *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
 SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")
 

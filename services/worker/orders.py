@@ -130,8 +130,9 @@ class Orders:
         self._wake = False
 
     async def _carry_out(self, command: Command) -> None:
+        if not await insist(lambda: self._means.commands.take(self._model, command.id)):
+            return
         log.info("worker.order", model=self._model, kind=command.kind, args=command.args)
-        await self._write(state=CommandState.RUNNING, progress=0.1, words="begun")
         try:
             await self._do(command)
         except (ChangeFailed, EngineError) as error:

@@ -1,0 +1,75 @@
+"""`python -m services.jobs CONFIG`: work on jobs until SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import structlog
+from celery import Celery, signals
+
+from services import logs
+from services.config import ConfigError
+from services.jobs.beat import Beat
+from services.jobs.broker import CONCURRENCY, QUEUE, TASK, application
+from services.jobs.run import perform
+from services.runtime import Runtime, open_runtime
+from services.secrets import SecretsError
+
+log = structlog.get_logger()
+
+
+def worker_application(runtime: Runtime) -> Celery:
+    """The application with its one task."""
+    app = application(runtime)
+
+    def job(job_id: str) -> None:
+        perform(runtime, job_id)
+
+    app.task(name=TASK, acks_late=True, ignore_result=True)(job)
+    return app
+
+
+def serve(runtime: Runtime) -> None:
+    """Run a Celery worker, with the clock's work beside it.
+
+    Threads are enough: jobs wait for others most of the time, and what computes is a process of its own.
+    """
+    app = worker_application(runtime)
+    beat = Beat(runtime)
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    signals.worker_ready.connect(lambda **_: beat.start(), weak=False)
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={CONCURRENCY}",
+            f"--queues={QUEUE}",
+            f"--hostname=jobs-{os.getpid()}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=WARNING",
+        ]
+    )
+
+
+def _keep_logging(**_: object) -> None:
+    """Celery is not to touch what `logs.setup` did."""
+
+
+def main() -> int:
+    """Exit status 2 when the configuration is wrong."""
+    logs.setup("jobs")
+    try:
+        runtime = open_runtime(Path(sys.argv[1]))
+    except (ConfigError, SecretsError) as error:
+        log.error("jobs.cannot_start", why=str(error))
+        return 2
+    serve(runtime)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

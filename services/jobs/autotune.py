@@ -1,0 +1,140 @@
+"""Job: propose KV bits per bot, from what they were measured to cost its model and how short its memory is.
+
+    allowed = the lowest bits whose perplexity is at most `perplexity_change_max` above 16 bits'
+    short   = reserved over budget at or above `SHORT`
+
+    bot's policy now                  proposed
+    fixed                             fixed at `allowed`
+    medical, finance                  nothing: a trade's floor is not for sale
+    others, memory short              pressure, floor `allowed`
+    others                            auto, floor `allowed`, ceiling at least 8
+
+A model that was not measured gets no proposals. Proposals are carried out only when asked for, and only where the bot's
+policy is still what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from services.audit import Note
+from services.config import KvPolicyConfig
+from services.edit import edit, with_tenant
+from services.jobs.plan import PRESET_FLOORS
+from services.jobs.quality import Measured, measured
+from services.jobs.run import Context
+from services.queues.connection import Connection
+from services.queues.door import Door, read_registry
+from services.registry import Registry
+
+SHORT = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to change for one bot (`tenant/bot`)."""
+
+    bot: str
+    model: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    why: str
+
+
+async def run(context: Context) -> dict[str, Any]:
+    """Args: perplexity_change_max, apply. Result: proposals, and what was changed."""
+    args, connection = context.job.args, context.connection
+    registry, snapshot = await read_registry(connection), await Door(connection).snapshot() or {}
+    models = {bot.model for record in registry.tenants.values() for bot in record.config.bots.values()}
+    await context.say(0.2, f"looking at {len(models)} models")
+    quality = {model: await measured(connection, model) for model in models}
+    found = proposals(registry, quality, shortness(snapshot), float(args.get("perplexity_change_max", 0.05)))
+    result: dict[str, Any] = {"proposals": [asdict(proposal) for proposal in found], "changed": [], "left": []}
+    if args.get("apply"):
+        await context.say(0.8, f"changing {len(found)} bots")
+        note = Note(context.clock(), context.job.by or context.job.id, "job", "bot.kv", "", context.job.id)
+        result["changed"], result["left"] = await apply(connection, found, note)
+    return result
+
+
+def shortness(snapshot: Mapping[str, Any]) -> dict[str, float]:
+    """Part of each model's KV memory that is reserved."""
+    return {
+        name: seen["reserved_bytes"] / seen["budget_bytes"]
+        for name, seen in snapshot.get("models", {}).items()
+        if seen["budget_bytes"]
+    }
+
+
+def proposals(
+    registry: Registry, quality: Mapping[str, Sequence[Measured]], short: Mapping[str, float], change_max: float
+) -> list[Proposal]:
+    """See the module's table."""
+    found = []
+    for tenant, record in registry.tenants.items():
+        for name, bot in record.config.bots.items():
+            rows = quality.get(bot.model, ())
+            allowed = [row.bits for row in rows if row.perplexity_change <= change_max]
+            if not allowed or bot.kv.policy in PRESET_FLOORS:
+                continue
+            after = _after(bot.kv, min(allowed), short.get(bot.model, 0.0))
+            if after != bot.kv:
+                why = _why(rows, min(allowed), change_max, short.get(bot.model, 0.0))
+                found.append(Proposal(f"{tenant}/{name}", bot.model, _plain(bot.kv), _plain(after), why))
+    return found
+
+
+def _after(before: KvPolicyConfig, allowed: int, short: float) -> KvPolicyConfig:
+    if before.policy == "fixed":
+        return before.model_copy(update={"bits": allowed})
+    policy = "pressure" if short >= SHORT else "auto"
+    return before.model_copy(
+        update={"policy": policy, "bits": None, "floor": allowed, "ceiling": max(allowed, min(before.ceiling, 8))}
+    )
+
+
+def _why(rows: Sequence[Measured], allowed: int, change_max: float, short: float) -> str:
+    costs = {row.bits: row.perplexity_change for row in rows}
+    words = [f"{allowed} bits cost {costs[allowed]:.1%} perplexity here, at most {change_max:.1%} is allowed."]
+    words += [f"{bits} bits would cost {cost:.1%}." for bits, cost in sorted(costs.items()) if bits < allowed]
+    if short >= SHORT:
+        words.append(f"{short:.0%} of the model's KV memory is reserved.")
+    return " ".join(words)
+
+
+async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -> tuple[list[str], list[str]]:
+    """Carry proposals out, each with its own audit entry. Returns the bots changed, and those left alone because their
+    policy is not what it was. Raises TooManyEdits, QueueUnavailable."""
+    changed: list[str] = []
+    for proposal in found:
+
+        def change(registry: Registry, proposal: Proposal = proposal) -> tuple[Registry, Note] | None:
+            tenant, _, name = proposal.bot.partition("/")
+            record = registry.tenants.get(tenant)
+            bot = record.config.bots.get(name) if record else None
+            if record is None or bot is None or _plain(bot.kv) != proposal.before:
+                return None
+            fresh = bot.model_copy(update={"kv": KvPolicyConfig.model_validate(proposal.after)})
+            config = record.config.model_copy(update={"bots": {**record.config.bots, name: fresh}})
+            written = Note(
+                note.at_s,
+                note.who,
+                note.role,
+                note.action,
+                proposal.bot,
+                note.request,
+                proposal.before,
+                proposal.after,
+            )
+            changed.append(proposal.bot)
+            return with_tenant(registry, tenant, record.model_copy(update={"config": config})), written
+
+        await edit(connection, change)
+    done = set(changed)
+    return sorted(done), [proposal.bot for proposal in found if proposal.bot not in done]
+
+
+def _plain(kv: KvPolicyConfig) -> dict[str, Any]:
+    return kv.model_dump(mode="json")

@@ -1,0 +1,86 @@
+"""What is due by the clock: lost jobs are sent again, yesterday is rolled up, autotune proposes.
+
+Every Celery worker of a host has this beside it; a key in Redis lets one of them act on each tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import structlog
+
+from services import usage
+from services.jobs.broker import Sender
+from services.jobs.store import Jobs, Locked
+from services.queues import keys
+from services.queues.connection import Connection, QueueUnavailable, translated
+from services.runtime import Runtime
+
+SWEEP_S = 5.0
+QUEUED_AGE_S_MAX = 30.0  # a job that waits longer is sent again, unless workers are simply busy; twice is harmless
+AUTOTUNE_S = 24 * 3600.0
+ROLLUP_AFTER_S = 3600.0  # after midnight: a worker's clock may be behind
+ROLLUP_S = 3600.0
+BY = "beat"
+
+log = structlog.get_logger()
+
+
+class Beat(threading.Thread):
+    """Ticks until `stop`. A daemon: it ends with the worker's process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(name="beat", daemon=True)
+        self._runtime = runtime
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        sender = Sender(self._runtime)
+        while not self._stopped.is_set():
+            try:
+                async with self._runtime.connect() as connection:
+                    while not self._stopped.is_set():
+                        await tick(connection, sender, time.time())
+                        await asyncio.sleep(SWEEP_S)
+            except QueueUnavailable as error:
+                log.warning("beat.queues_unavailable", why=str(error))
+                await asyncio.sleep(SWEEP_S)
+
+
+async def tick(connection: Connection, sender: Sender, now_s: float) -> None:
+    """Do what is due. Raises QueueUnavailable."""
+    jobs = Jobs(connection)
+    if await _mine(connection, "sweep", SWEEP_S * 0.8):
+        for job in await jobs.lost(now_s, QUEUED_AGE_S_MAX):
+            log.warning("job.sent_again", job=job.id, kind=job.kind, state=job.state.value)
+            await sender.send(job.id)
+    if await _mine(connection, "rollup", ROLLUP_S):
+        day = usage.day_now(now_s - ROLLUP_AFTER_S)
+        for past in await usage.raw_days(connection):
+            if past < day:
+                await _start(jobs, sender, "usage_rollup", {"day": past}, now_s)
+    if await _mine(connection, "autotune", AUTOTUNE_S):
+        await _start(jobs, sender, "autotune", {"apply": False}, now_s)
+
+
+async def _start(jobs: Jobs, sender: Sender, kind: str, args: dict[str, object], now_s: float) -> None:
+    target = str(args.get("day", ""))
+    with contextlib.suppress(Locked):
+        job = await jobs.create(kind, target, args, by=BY, now_s=now_s, lock=f"{kind}:{target}")
+        await sender.send(job.id)
+
+
+async def _mine(connection: Connection, what: str, every_s: float) -> bool:
+    with translated():
+        return bool(
+            await connection.redis.set(f"{keys.CELERY_PREFIX}due:{what}", 1, nx=True, px=max(1, int(every_s * 1000)))
+        )

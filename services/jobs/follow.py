@@ -1,0 +1,48 @@
+"""A job gives a model's worker one command and follows it to its end. The job's id is the command's: twice is once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from services.jobs.run import Context, JobFailed
+from services.jobs.store import Cancelled
+from services.queues.commands import Command, Commands, CommandState
+
+POLL_S = 0.1
+ANSWER_S_MAX = 180.0  # for a worker to take the command: it may be restarting
+BUSY_S_MAX = 600.0  # for the worker's last command to end
+
+
+async def follow(context: Context, model: str, kind: str, args: dict[str, Any]) -> Command:
+    """The ended command. Raises Cancelled, JobFailed where no worker takes it."""
+    commands, job = Commands(context.connection), context.job
+    order = Command(job.id, kind, args, at_s=context.clock())
+    await _sent(context, commands, model, order)
+    asked_s, told, cancelling = context.clock(), ("", 0.0), False
+    while True:
+        command = await commands.read(model)
+        if command is None or command.id != job.id:
+            raise JobFailed(f"The command to {model} was replaced by another one.")
+        if command.ended:
+            return command
+        if (command.words, command.progress) != told:
+            told = (command.words, command.progress)
+        if await context.attempt.tell(told[1], told[0]) and not cancelling:
+            cancelling = True
+            if await commands.withdraw(model, job.id, "cancelled"):
+                raise Cancelled
+            await commands.cancel(model, job.id)
+        late = command.state is CommandState.SENT and context.clock() - asked_s > ANSWER_S_MAX
+        if late and await commands.withdraw(model, job.id, "not taken in time"):
+            raise JobFailed(f"No worker of {model} took the command within {ANSWER_S_MAX:.0f} s.")
+        await asyncio.sleep(POLL_S)
+
+
+async def _sent(context: Context, commands: Commands, model: str, order: Command) -> None:
+    asked_s = context.clock()
+    while not await commands.send(model, order):
+        if context.clock() - asked_s > BUSY_S_MAX:
+            raise JobFailed(f"The worker of {model} is busy with another command.")
+        await context.say(0.0, "waiting for the worker's last command")
+        await asyncio.sleep(POLL_S * 5)

@@ -1,0 +1,22 @@
+"""Jobs: load, unload, sleep, wake. A sleeping model is woken by a chat; an unloaded one only by an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.jobs.follow import follow
+from services.jobs.run import Context, JobFailed
+from services.jobs.store import Cancelled
+from services.queues.commands import CommandState
+
+
+async def run(context: Context) -> dict[str, Any]:
+    """No args. Result: the KV bits that the model has, or comes back with. Raises JobFailed, Cancelled."""
+    job = context.job
+    command = await follow(context, job.target, job.kind, {})
+    result = command.result or {}
+    if command.state is CommandState.DONE:
+        return result
+    if result.get("cancelled"):
+        raise Cancelled
+    raise JobFailed(str(command.error), result=result)

@@ -1,0 +1,52 @@
+"""Job: change a model's KV bits, with no chat lost.
+
+services/worker/change.py does it; this plans, gives the order and follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from services.jobs.follow import follow
+from services.jobs.plan import KvPlan, plan_kv, possible_bits
+from services.jobs.run import Context, JobFailed
+from services.jobs.scene import ConfigError, WeightsError, scene
+from services.jobs.store import Cancelled, JobState
+from services.queues.commands import Commands, CommandState
+
+
+async def run(context: Context) -> dict[str, Any]:
+    """Args: bits. Result: the bits that the model has now, and the plan. Raises JobFailed, Cancelled."""
+    model, bits = context.job.target, int(context.job.args["bits"])
+    before = await Commands(context.connection).read(model)
+    plan: KvPlan | None = None
+    if before is None or before.id != context.job.id:  # an attempt that takes over goes on where the first one was
+        plan = await _planned(context, model, bits)
+        if plan.how == "none":
+            return {"kv_bits": bits, "plan": asdict(plan)}
+        await context.say(0.05, plan.words)
+    command = await follow(context, model, "kv_bits", {"bits": bits, "how": plan.how if plan else "drain"})
+    result = {**(command.result or {}), "plan": asdict(plan) if plan else None}
+    if command.state is CommandState.DONE:
+        return result
+    if result.get("cancelled"):
+        raise Cancelled
+    raise JobFailed(
+        f"{command.error} The model goes on with {result.get('kv_bits')} bits.", JobState.ROLLED_BACK, result
+    )
+
+
+async def _planned(context: Context, model: str, bits: int) -> KvPlan:
+    try:
+        seen = await scene(context.runtime.config, context.connection, model)
+    except (ConfigError, WeightsError) as error:
+        raise JobFailed(f"{model} cannot be planned for: {error}") from error
+    able = possible_bits(seen.needs[model], seen.engines.get(model))
+    if bits not in able:
+        raise JobFailed(f"{model} holds KV at {', '.join(map(str, able))} bits, not {bits}.")
+    plan = plan_kv(seen, model, bits)
+    if not plan.fits:
+        fitting = ", ".join(map(str, plan.would_fit)) or "none"
+        raise JobFailed(f"{plan.words} Bits that fit: {fitting}.")
+    return plan

@@ -1,0 +1,13 @@
+-- Appends pieces of many answers, and shows them to whoever follows.
+-- KEYS: reply, once a piece
+-- ARGV: hint channel, news (JSON), then for each piece: place, text, tokens
+-- Answers the numbers of pieces that were refused: their reply is gone, or has that place or a later one
+local refused = {}
+for i = 1, #KEYS do
+  local at = 3 * i
+  local answer = redis.pcall('XADD', KEYS[i], 'NOMKSTREAM', ARGV[at], 't', ARGV[at + 1], 'n', ARGV[at + 2])
+  if not answer or (type(answer) == 'table' and answer.err) then refused[#refused + 1] = i end
+end
+-- Where a piece was refused nothing is shown: followers read the streams instead.
+if #refused == 0 then redis.call('PUBLISH', ARGV[1], ARGV[2]) end
+return refused
