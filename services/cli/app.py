@@ -79,7 +79,7 @@ def seed(config: ConfigPath) -> None:
 @app.command(hidden=True)
 def health(
     config: ConfigPath,
-    part: Annotated[str, typer.Argument(metavar="PART", help="gateway, scheduler, or 'model NAME'.")],
+    part: Annotated[str, typer.Argument(metavar="PART", help="gateway, scheduler, jobs, or 'model NAME'.")],
 ) -> None:
     """Say whether one part is well, for health checks."""
     from services.cli.health import run  # noqa: PLC0415

@@ -14,11 +14,12 @@ from services.runtime import Runtime, open_runtime
 
 REPORT_AGE_S_MAX = 15.0  # a worker reports about once a second
 HTTP_S_MAX = 5.0
+PING_S = 3.0
 MODEL = "model "
 
 
 def run(config_path: Path, part: str) -> None:
-    """`part`: gateway, scheduler, or `model NAME`. Exit code 1, with the reason, when it is not well."""
+    """`part`: gateway, scheduler, jobs, or `model NAME`. Exit code 1, with the reason, when it is not well."""
     with told():
         runtime = open_runtime(config_path)
         trouble = asyncio.run(_trouble(runtime, part))
@@ -30,15 +31,20 @@ def run(config_path: Path, part: str) -> None:
 async def _trouble(runtime: Runtime, part: str) -> str | None:
     if part == "gateway":
         return await _gateway(runtime.config.gateway.port)
+    if part == "jobs":
+        return await asyncio.to_thread(_jobs, runtime)
     async with runtime.connect() as connection:
         door = Door(connection)
         if part == "scheduler":
             return None if await door.snapshot() is not None else "no scheduler holds the lease"
-        name = part.removeprefix(MODEL)
-        if name not in runtime.config.models:
-            models = ", ".join(MODEL + each for each in runtime.config.models)
-            return f"no such part; there are gateway, scheduler, {models}"
-        stored = (await door.engines()).get(name)
+        return await _model(runtime, door, part.removeprefix(MODEL))
+
+
+async def _model(runtime: Runtime, door: Door, name: str) -> str | None:
+    if name not in runtime.config.models:
+        models = ", ".join(MODEL + each for each in runtime.config.models)
+        return f"no such part; there are gateway, scheduler, jobs, {models}"
+    stored = (await door.engines()).get(name)
     if stored is None:
         return "its worker has not reported yet"
     report = stored["report"]
@@ -54,3 +60,15 @@ async def _gateway(port: int) -> str | None:
     except httpx.TransportError as error:
         return f"{error or type(error).__name__}"
     return None if answer.status_code == httpx.codes.OK else f"HTTP {answer.status_code}"
+
+
+def _jobs(runtime: Runtime) -> str | None:
+    from kombu.exceptions import OperationalError  # noqa: PLC0415  (Celery is slow to import; this part alone needs it)
+
+    from services.jobs.broker import application  # noqa: PLC0415
+
+    try:
+        answers = application(runtime).control.ping(timeout=PING_S)
+    except OperationalError as error:
+        return f"Redis: {error}"
+    return None if answers else "no Celery worker answers"
