@@ -1,0 +1,75 @@
+"""The lock files and scripts: what pyproject.toml asks for is pinned, hashed, and names no host."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+LOCKS = sorted(ROOT.glob("requirements*.lock"))
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Package -> version of one lock file."""
+    lines = (ROOT / name).read_text().splitlines()
+    return {
+        canonicalize_name(found[1]): found[2] for line in lines if (found := re.match(r"([\w.-]+)==(\S+) \\", line))
+    }
+
+
+@pytest.mark.parametrize(
+    ("lock", "wanted"),
+    [
+        ("requirements.lock", [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]),
+        ("requirements-dev.lock", PYPROJECT["dependency-groups"]["dev"]),
+    ],
+)
+def test_what_is_asked_for_is_pinned(lock: str, wanted: list[str]) -> None:
+    found = {**pinned("requirements.lock"), **pinned(lock)}
+    for text in wanted:
+        asked = Requirement(text)
+        assert found.get(canonicalize_name(asked.name), "nothing") in asked.specifier, f"{lock}: {text}; run make lock"
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_every_package_has_a_hash_and_no_host_is_named(path: Path) -> None:
+    text = path.read_text()
+    assert "://" not in text
+    assert not re.search(r"^-", text, re.MULTILINE)
+    for block in re.split(r"\n(?=\S)", text):
+        assert block.startswith("#") or "--hash=sha256:" in block, block
+
+
+def test_both_locks_agree() -> None:
+    host, dev = pinned("requirements.lock"), pinned("requirements-dev.lock")
+    assert {name: dev[name] for name in host.keys() & dev.keys()} == {
+        name: host[name] for name in host.keys() & dev.keys()
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "scripts").glob("*"), ROOT / ".ci" / "run", ROOT / "docker" / "make-secrets"],
+    ids=lambda p: p.name,
+)
+def test_scripts_can_be_run(path: Path) -> None:
+    if path.suffix == ".txt":
+        assert "://" not in path.read_text()
+    else:
+        assert os.access(path, os.X_OK)
+        subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_make_knows_its_targets() -> None:
+    shown = subprocess.run(["make", "-C", str(ROOT), "help"], check=True, capture_output=True, text=True).stdout
+    for target in ("up", "test", "lint", "lock", "clean", "sglang-env"):
+        assert re.search(rf"^{target} ", shown, re.MULTILINE)
