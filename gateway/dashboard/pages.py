@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from gateway.call import Receive, Scope, Send
+from gateway.dashboard import controls, playground, router
+from gateway.dashboard.backstage import Backstage
+from gateway.dashboard.router import Dashboard
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
 from gateway.widget.router import router as widget_router
 
 PREFIXES = ("/dashboard", "/widget")
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def takes(path: str) -> bool:
@@ -24,9 +28,12 @@ def takes(path: str) -> bool:
 class Pages:
     """All pages of one gateway process: an ASGI application."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, backstage: Backstage) -> None:
         self.widgets = Widgets(gateway)
+        self.dashboard = Dashboard(gateway, backstage, self.widgets)
         self._app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        for part in (router, controls, playground):
+            self._app.include_router(part.router(self.dashboard))
         self._app.include_router(widget_router(self.widgets))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,14 +41,18 @@ class Pages:
 
 
 @asynccontextmanager
-async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
-    """The pages, with everything that runs beside their requests."""
-    pages = Pages(gateway)
-    beside = [asyncio.create_task(pages.widgets.outbox.run())]
-    try:
-        yield pages
-    finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        await pages.widgets.answers.close()
+async def opened(gateway: Gateway, host: App) -> AsyncIterator[Pages]:
+    """The pages, with everything that runs beside their requests. `host` serves the admin API."""
+    async with Backstage(host) as backstage:
+        pages = Pages(gateway, backstage)
+        beside = [
+            asyncio.create_task(pages.widgets.outbox.run()),
+            asyncio.create_task(pages.dashboard.recorder.run()),
+        ]
+        try:
+            yield pages
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await pages.widgets.answers.close()

@@ -55,6 +55,10 @@ class Tokens:
         """The widget of `tenant/bot`, or None where it has none."""
         return next((place for place in self._places.values() if place.bot == bot), None)
 
+    def all(self) -> list[Place]:
+        """Every widget, by bot."""
+        return sorted(self._places.values(), key=lambda place: place.bot)
+
     def demo(self) -> Place | None:
         """The first bot that may be tried on this host's demo page."""
         return next((place for place in self._places.values() if place.widget.demo), None)

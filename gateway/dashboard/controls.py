@@ -1,0 +1,143 @@
+"""What the dashboard changes, and the pages of tenants and jobs. All of it is the admin API's doing.
+
+GET  /dashboard/models/{model}/kv/{bits}      the dry run
+POST /dashboard/models/{model}/kv/{bits}      the change itself
+GET  /dashboard/tenants                       tenants and usage; /dashboard/usage.csv
+GET  /dashboard/jobs, /dashboard/parts/jobs   jobs
+POST /dashboard/jobs/{job}/{cancel|retry}
+POST /dashboard/jobs/new/{quality|autotune}
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse
+
+from gateway.dashboard.render import page
+from gateway.dashboard.router import Dashboard, PageRoute, form_of
+from gateway.dashboard.security import HEADERS, check_csrf
+from gateway.dashboard.sessions import Session
+from gateway.dashboard.usage import Usage
+from gateway.widget.tokens import Place
+
+JOBS_MAX = 50
+DAYS = 14
+CSV_BYTES_MAX = 64 * 2**20
+
+Bits = Annotated[int, Path(ge=4, le=16)]
+
+
+def add(routes: APIRouter, dashboard: Dashboard) -> None:
+    """All pages that change things."""
+    _kv(routes, dashboard)
+    _tenants(routes, dashboard)
+    _jobs(routes, dashboard)
+
+
+def router(dashboard: Dashboard) -> APIRouter:
+    """A router of its own for them."""
+    routes = APIRouter(route_class=PageRoute, include_in_schema=False)
+    add(routes, dashboard)
+    return routes
+
+
+async def changing(dashboard: Dashboard, request: Request) -> Session:
+    """Who changes something, with the page's own token. Raises LoginNeeded, Refused, QueueUnavailable."""
+    session = await dashboard.session(request)
+    check_csrf(request, session)
+    return session
+
+
+def _kv(routes: APIRouter, dashboard: Dashboard) -> None:
+    @routes.get("/dashboard/models/{model}/kv/{bits}")
+    async def dry_run(request: Request, model: str, bits: Bits) -> Response:
+        session = await dashboard.session(request)
+        path = f"/models/{quote(model, safe='')}"
+        if not session.operates:  # the admin API refuses a viewer even the dry run
+            return page("parts/problem.html", words="Your key may look but not change KV bits.", job=None)
+        answer = await dashboard.backstage.ask(session.key, "PUT", f"{path}/kv", body={"bits": bits, "dry_run": True})
+        return page("parts/dry_run.html", model=model, plan=answer["plan"], bits=bits)
+
+    @routes.post("/dashboard/models/{model}/kv/{bits}")
+    async def change(request: Request, model: str, bits: Bits) -> Response:
+        session = await changing(dashboard, request)
+        path = f"/models/{quote(model, safe='')}/kv"
+        answer = await dashboard.backstage.ask(session.key, "PUT", path, body={"bits": bits, "dry_run": False})
+        return page("parts/changed.html", model=model, bits=bits, done=answer["done"], job=answer["job"])
+
+
+def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
+    @routes.get("/dashboard/tenants")
+    async def tenants(request: Request) -> Response:
+        session = await dashboard.session(request)
+        tenants = await dashboard.backstage.get(session.key, "/tenants")
+        first, last = _days(dashboard.gateway.clock())
+        report = await dashboard.backstage.get(session.key, "/usage", **{"from": first, "to": last})
+        return page(
+            "tenants.html",
+            page="Tenants",
+            session=session,
+            tenants=tenants["items"],
+            usage=Usage.of(report, first, last),
+            widgets=[_embedded(place, str(request.base_url)) for place in dashboard.widgets.tokens.all()],
+        )
+
+    @routes.get("/dashboard/usage.csv")
+    async def usage_csv(request: Request) -> Response:
+        session = await dashboard.session(request)
+        first, last = _days(dashboard.gateway.clock())
+        body = await dashboard.backstage.text(session.key, "/usage", **{"from": first, "to": last, "format": "csv"})
+        headers = HEADERS | {"content-disposition": f'attachment; filename="usage-{first}-{last}.csv"'}
+        return Response(body, media_type="text/csv", headers=headers)
+
+
+def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
+    async def listed(session: Session) -> dict[str, Any]:
+        jobs = await dashboard.backstage.get(session.key, "/jobs", limit=str(JOBS_MAX))
+        return {"session": session, "jobs": jobs["items"]}
+
+    @routes.get("/dashboard/jobs")
+    async def jobs(request: Request) -> Response:
+        session = await dashboard.session(request)
+        models = await dashboard.backstage.get(session.key, "/models")
+        return page("jobs.html", page="Jobs", models=models["items"], **await listed(session))
+
+    @routes.get("/dashboard/parts/jobs")
+    async def part(request: Request) -> Response:
+        return page("parts/jobs.html", **await listed(await dashboard.session(request)))
+
+    @routes.get("/dashboard/parts/job/{job}")
+    async def one(request: Request, job: str, bits: Annotated[int, Query(ge=4, le=16)], model: str) -> Response:
+        session = await dashboard.session(request)
+        found = await dashboard.backstage.get(session.key, f"/jobs/{quote(job, safe='')}")
+        return page("parts/change_job.html", job=found, bits=bits, model=model)
+
+    @routes.post("/dashboard/jobs/new/{kind}")
+    async def new(request: Request, kind: Literal["quality", "autotune"]) -> Response:
+        session = await changing(dashboard, request)
+        form = await form_of(request)
+        args = {"model": form.get("model", "")} if kind == "quality" else {}
+        await dashboard.backstage.ask(session.key, "POST", "/jobs", body={"kind": kind, "args": args})
+        return page("parts/jobs.html", **await listed(session))
+
+    @routes.post("/dashboard/jobs/{job}/{verb}")
+    async def act(request: Request, job: str, verb: Literal["cancel", "retry"]) -> Response:
+        session = await changing(dashboard, request)
+        await dashboard.backstage.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/{verb}")
+        return HTMLResponse("", 204, HEADERS)
+
+
+def _embedded(place: Place, base: str) -> dict[str, Any]:
+    """A widget with the line that its shop puts on its pages."""
+    snippet = f'<script src="{base}widget.js" data-token="{place.token}" defer></script>'
+    return {"bot": place.bot, "origins": place.widget.allowed_origins, "demo": place.widget.demo, "snippet": snippet}
+
+
+def _days(now_s: float) -> tuple[str, str]:
+    """The last DAYS days, today included, in UTC."""
+    today = datetime.fromtimestamp(now_s, UTC).date()
+    return (today - timedelta(days=DAYS - 1)).isoformat(), today.isoformat()

@@ -1,0 +1,192 @@
+"""A chat with any bot, told with what it took: KV bits, queue wait, first token, tokens a second.
+
+    GET  /dashboard/playground
+    POST /dashboard/playground/chats               {bot, messages, max_tokens?, temperature?, session} -> 202 {chat}
+    GET  /dashboard/playground/chats/{chat}        SSE from Last-Event-ID on: waiting, start, text, end
+    POST /dashboard/playground/chats/{chat}/stop
+
+Its chats count as the bot's tenant's own. A viewer may look but not chat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from time import perf_counter
+from typing import Annotated
+from urllib.parse import quote
+
+import orjson
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway import limits
+from gateway.dashboard.backstage import AdminRefused
+from gateway.dashboard.controls import changing
+from gateway.dashboard.render import page, spoken
+from gateway.dashboard.router import Dashboard, PageRoute
+from gateway.dashboard.security import HEADERS
+from gateway.dashboard.sessions import Session
+from gateway.outcomes import Code, Refused
+from gateway.request import ChatRequest, Message
+from gateway.tickets import new_chat_id
+from gateway.widget.submit import submit
+from services.queues.connection import QueueUnavailable
+from services.queues.door import ChatInfo
+from services.queues.records import ReplyEnd, ReplyEntry
+from services.queues.replies import START
+
+PING = b": ping\n\n"
+EXPLAIN_S = 1.0  # a chat that waits is explained that often
+_ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
+ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Asked(BaseModel):
+    """One question, with what was said before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bot: Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,63}/[a-z0-9._-]{1,63}$")]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
+    session: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$")]
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+
+
+def router(dashboard: Dashboard) -> APIRouter:
+    """All routes of the playground."""
+    routes = APIRouter(route_class=PageRoute, include_in_schema=False)
+    gateway = dashboard.gateway
+
+    @routes.get("/dashboard/playground")
+    async def playground(request: Request) -> Response:
+        session = await dashboard.session(request)
+        bots = await dashboard.backstage.get(session.key, "/bots")
+        return page("playground.html", page="Playground", session=session, bots=bots["items"])
+
+    @routes.post("/dashboard/playground/chats")
+    async def ask(request: Request, asked: Asked) -> Response:
+        session = await changing(dashboard, request)
+        if not session.operates:
+            raise Refused(Code.INVALID_API_KEY, "Your key may look but not chat: a chat counts as its tenant's.")
+        tenant = asked.bot.partition("/")[0]
+        chat = ChatRequest(
+            model=asked.bot,
+            messages=asked.messages,
+            stream=True,
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+        )
+        name = f"playground-{asked.session}"
+        ticket, charge = await submit(
+            gateway, tenant, chat, chat=new_chat_id(), session=name, call=request.headers.get("x-request-id", name)
+        )
+        await limits.give_back_all(gateway, charge, ticket)  # an operator's tries do not use up a tenant's limits
+        return JSONResponse({"chat": ticket.chat}, 202, HEADERS)
+
+    @routes.get("/dashboard/playground/chats/{chat}")
+    async def stream(request: Request, chat: ChatId) -> Response:
+        session = await dashboard.session(request)
+        after = request.headers.get("last-event-id") or START
+        if not _ENTRY_ID.fullmatch(after):
+            raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.")
+        await _own(dashboard, chat)
+        headers = HEADERS | {"x-accel-buffering": "no"}
+        return StreamingResponse(
+            _relay(dashboard, session, chat, after), media_type="text/event-stream", headers=headers
+        )
+
+    @routes.post("/dashboard/playground/chats/{chat}/stop")
+    async def stop(request: Request, chat: ChatId) -> Response:
+        await changing(dashboard, request)
+        ticket = (await _own(dashboard, chat)).ticket
+        await gateway.door.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock())
+        return Response(status_code=204, headers=HEADERS)
+
+    return routes
+
+
+async def _own(dashboard: Dashboard, chat: str) -> ChatInfo:
+    """A chat of the playground: the dashboard shows nobody a customer's answer. Raises Refused."""
+    info = await dashboard.gateway.door.chat(chat)
+    if info is None or not info.ticket.session.startswith("playground-"):
+        raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
+    return info
+
+
+async def _relay(dashboard: Dashboard, session: Session, chat: str, after: str) -> AsyncIterator[bytes]:
+    gateway = dashboard.gateway
+    pace = _Pace()
+    with gateway.hub.follow(chat, after) as reader:
+        gateway.readers.add(reader)  # woken at a shutdown
+        try:
+            while not gateway.hand_over:
+                started = pace.started
+                entries = await reader.read(gateway.config.gateway.ping_s if started else EXPLAIN_S)
+                told = b"".join(pace.told(entry) for entry in entries)
+                if not entries and not started:
+                    told = await _why(dashboard, session, chat)
+                yield told or PING
+                if any(entry.end for entry in entries):
+                    return
+        finally:
+            gateway.readers.discard(reader)
+
+
+async def _why(dashboard: Dashboard, session: Session, chat: str) -> bytes:
+    with contextlib.suppress(AdminRefused, QueueUnavailable):
+        found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat)}")
+        return _event(
+            "waiting", {"why": spoken(found.get("why") or "Waits to be let in."), "position": found.get("position")}
+        )
+    return PING
+
+
+class _Pace:
+    """Speed as this gateway sees it."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self._first: float | None = None
+        self._tokens = 0
+
+    def told(self, entry: ReplyEntry) -> bytes:
+        """One entry as the playground reads it."""
+        if entry.kind == "start":
+            self.started = True
+            return _event("start", {"kv_bits": entry.kv_bits, "queue_ms": _ms(entry.queue_s)})
+        if entry.text:
+            self.started = True
+            if self._first is None:
+                self._first = perf_counter()
+            else:
+                self._tokens += entry.tokens
+            return b"id: " + entry.id.encode() + b"\n" + _event("message", {"text": entry.text})
+        return _event("end", self._end(entry.end)) if entry.end else b""
+
+    def _end(self, end: ReplyEnd) -> dict[str, object]:
+        took_s = perf_counter() - self._first if self._first is not None else 0.0
+        used = end.usage
+        return {
+            "finish": end.finish.value,
+            "message": end.error.message if end.error else None,
+            "served_by": end.served_by,
+            "kv_bits": int(used.kv_bits) if used else None,
+            "queue_ms": _ms(used.queue_s) if used else None,
+            "first_token_ms": _ms(used.first_token_s) if used else None,
+            "tokens": used.completion_tokens if used else None,
+            "prompt_tokens": used.prompt_tokens if used else None,
+            "cached_tokens": used.cached_tokens if used else None,
+            "tokens_per_s": round(self._tokens / took_s, 1) if took_s > 0 and self._tokens else None,
+        }
+
+
+def _event(name: str, value: dict[str, object]) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(value) + b"\n\n"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

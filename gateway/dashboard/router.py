@@ -1,0 +1,260 @@
+"""The dashboard's pages and the parts that they poll.
+
+    GET  /                                    what goes on now
+    GET  /dashboard/login, POST               with an admin key
+    POST /dashboard/logout
+    GET  /dashboard/parts/now                 the live part of /, once a second
+    GET  /dashboard/series?after=             the charts' samples
+    GET  /dashboard/waiting/{tenant}          who waits there, and why
+    GET  /dashboard/explain?chat=             why one chat waits, runs or was refused
+    GET  /dashboard/static/{file}
+
+`controls` adds what changes things, `playground` the chat. Every page but the login needs a session; every change needs
+its CSRF token, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.routing import APIRoute
+
+from gateway.dashboard import view
+from gateway.dashboard.backstage import AdminRefused, Backstage
+from gateway.dashboard.recorder import Recorder
+from gateway.dashboard.render import page
+from gateway.dashboard.security import HEADERS, check_same_site, is_secure
+from gateway.dashboard.sessions import COOKIE, Session, Sessions
+from gateway.outcomes import Refused
+from gateway.state import Gateway
+from gateway.widget.router import Widgets
+from services.queues.connection import QueueUnavailable
+
+FORM_BYTES_MAX = 4096
+JOBS_SHOWN = 4
+WAITING_SHOWN = 20
+STATIC = {
+    "base.css": "text/css",
+    "parts.css": "text/css",
+    "pages.css": "text/css",
+    "uplot.min.css": "text/css",
+    "app.js": "text/javascript",
+    "charts.js": "text/javascript",
+    "playground.js": "text/javascript",
+    "htmx.min.js": "text/javascript",
+    "uplot.min.js": "text/javascript",
+    "inter.woff2": "font/woff2",
+    "mark.svg": "image/svg+xml",
+    "LICENSES.txt": "text/plain",
+}
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class LoginNeeded(Exception):
+    """There is no session, or its key was revoked."""
+
+
+class Dashboard:
+    """What all routes share."""
+
+    def __init__(self, gateway: Gateway, backstage: Backstage, widgets: Widgets) -> None:
+        self.gateway = gateway
+        self.widgets = widgets
+        self.backstage = backstage
+        self.sessions = Sessions(gateway.connection, gateway.secrets.pepper, gateway.clock)
+        self.recorder = Recorder(gateway.door, gateway.metrics, gateway.clock)
+
+    async def session(self, request: Request) -> Session:
+        """Who asks. Raises LoginNeeded, QueueUnavailable."""
+        found = await self.sessions.find(request.cookies.get(COOKIE))
+        if found is None:
+            raise LoginNeeded
+        return found
+
+    async def now(self, session: Session) -> dict[str, Any]:
+        """Values of the page Now. Raises AdminRefused, QueueUnavailable."""
+        overview, engines, jobs = await asyncio.gather(
+            self.backstage.get(session.key, "/overview"),
+            self.gateway.door.engines(),
+            self.backstage.get(session.key, "/jobs", limit=str(JOBS_SHOWN)),
+        )
+        reports = {name: engine["report"] for name, engine in engines.items()}
+        now = view.now(overview, reports, self.gateway.config.memory.bandwidth_bytes_per_s)
+        return {"now": now, "jobs": jobs["items"], "session": session}
+
+
+class PageRoute(APIRoute):
+    """Errors as pages, or as parts where htmx asks."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (LoginNeeded, AdminRefused, Refused, RequestValidationError, QueueUnavailable) as error:
+                return _told(request, error)
+
+        return handled
+
+
+def router(dashboard: Dashboard) -> APIRouter:
+    """Login and all that only reads."""
+    routes = APIRouter(route_class=PageRoute, include_in_schema=False)
+    _login(routes, dashboard)
+    _live(routes, dashboard)
+    _explain(routes, dashboard)
+
+    @routes.get("/dashboard/static/{name}")
+    async def static(request: Request, name: str) -> Response:
+        if name not in STATIC:
+            return _problem(404, "There is no such file.", part=True)
+        body, tag = _file(name)
+        headers = HEADERS | {"etag": tag, "cache-control": "public, max-age=0, must-revalidate"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type=STATIC[name], headers=headers)
+
+    return routes
+
+
+def _login(routes: APIRouter, dashboard: Dashboard) -> None:
+    sessions = dashboard.sessions
+
+    @routes.get("/dashboard/login")
+    async def login_page(next: str = "/") -> Response:
+        return page("login.html", problem=None, next=_own_path(next))
+
+    @routes.post("/dashboard/login")
+    async def login(request: Request) -> Response:
+        check_same_site(request)
+        form = await form_of(request)
+        following = _own_path(form.get("next", "/"))
+        await sessions.count_try(request.client.host if request.client else "")
+        key = form.get("key", "").strip()
+        try:
+            me = await dashboard.backstage.get(key, "/me") if key.isascii() and key.isprintable() else None
+        except AdminRefused as refused:
+            me = None
+            if refused.status not in (401, 403):
+                raise
+        if me is None:
+            return page("login.html", 401, problem="This is no admin key of this host.", next=following)
+        answer = RedirectResponse(following, 303, HEADERS)
+        answer.set_cookie(
+            COOKIE,
+            await sessions.begin(key, me["name"], me["role"]),
+            httponly=True,
+            samesite="strict",
+            secure=is_secure(request),
+        )
+        return answer
+
+    @routes.post("/dashboard/logout")
+    async def logout(request: Request) -> Response:
+        check_same_site(request)
+        session = await dashboard.session(request)
+        if (await form_of(request)).get("csrf") == session.csrf:
+            await sessions.end(request.cookies.get(COOKIE))
+        answer = RedirectResponse("/dashboard/login", 303, HEADERS)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=is_secure(request))
+        return answer
+
+
+def _live(routes: APIRouter, dashboard: Dashboard) -> None:
+    @routes.get("/")
+    async def now(request: Request) -> Response:
+        values = await dashboard.now(await dashboard.session(request))
+        return page("now.html", page="Now", **values)
+
+    @routes.get("/dashboard/parts/now")
+    async def part(request: Request) -> Response:
+        return page("parts/now.html", **await dashboard.now(await dashboard.session(request)))
+
+    @routes.get("/dashboard/series")
+    async def series(request: Request, after: Annotated[float, Query(ge=0)] = 0.0) -> Response:
+        await dashboard.session(request)
+        return JSONResponse(dashboard.recorder.series(after), headers=HEADERS)
+
+
+def _explain(routes: APIRouter, dashboard: Dashboard) -> None:
+    @routes.get("/dashboard/waiting/{tenant}")
+    async def waiting(request: Request, tenant: str) -> Response:
+        session = await dashboard.session(request)
+        found = await dashboard.backstage.get(session.key, "/sessions", tenant=tenant, limit="200")
+        chats = [
+            (seen["session"], chat) for seen in found["items"] for chat in seen["chats"] if chat["state"] == "waiting"
+        ]
+        chats.sort(key=lambda pair: float(pair[1]["since_s"]))
+        shown = chats[:WAITING_SHOWN]
+        told = await asyncio.gather(
+            *(dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat['chat'])}") for _, chat in shown),
+        )
+        rows = [(name, why) for (name, _), why in zip(shown, told, strict=True)]
+        return page("parts/waiting.html", tenant=tenant, rows=rows, more=len(chats) - len(shown))
+
+    @routes.get("/dashboard/explain")
+    async def explain(request: Request, chat: Annotated[str, Query(max_length=80)]) -> Response:
+        session = await dashboard.session(request)
+        found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat.strip(), safe='')}")
+        return page("parts/explained.html", chat=found)
+
+
+@cache
+def _file(name: str) -> tuple[bytes, str]:
+    body = files("gateway.dashboard").joinpath("static", name).read_bytes()
+    return body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """A small urlencoded form. Raises Refused where it is larger."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > FORM_BYTES_MAX:
+            break
+    return dict(parse_qsl(bytes(body[:FORM_BYTES_MAX]).decode("utf-8", "replace")))
+
+
+def _own_path(path: str) -> str:
+    """A path of this host, and of no other: what follows a login must not lead away."""
+    fine = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and "\\" not in path
+    return path if fine else "/"
+
+
+def _told(request: Request, error: Exception) -> Response:
+    """What went wrong, as a page or as a part."""
+    part = "hx-request" in request.headers
+    if isinstance(error, LoginNeeded) or (isinstance(error, AdminRefused) and error.status == 401):
+        return _to_login(request, part)
+    if isinstance(error, AdminRefused):
+        return _problem(error.status, str(error), part, error.error.get("job"))
+    if isinstance(error, Refused):
+        return _problem(error.row.status, error.message, part)
+    if isinstance(error, RequestValidationError):
+        return _problem(422, str(error.errors()[0]["msg"]), part)
+    return _problem(503, "The host's queue does not answer right now.", part)
+
+
+def _to_login(request: Request, part: bool) -> Response:
+    if part:
+        return Response(status_code=401, headers=HEADERS | {"hx-redirect": "/dashboard/login"})
+    following = quote(request.url.path)
+    return RedirectResponse(
+        f"/dashboard/login?next={following}" if following != "/" else "/dashboard/login", 303, HEADERS
+    )
+
+
+def _problem(status: int, words: str, part: bool, job: str | None = None) -> Response:
+    if part:
+        return page("parts/problem.html", status, words=words, job=job)
+    return page("problem.html", status, words=words)

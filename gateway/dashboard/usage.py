@@ -1,0 +1,107 @@
+"""The usage report as the page of tenants shows it: a row a tenant, a bar a day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+SUMMED = ("chats", "prompt_tokens", "cached_tokens", "completion_tokens", "kv_byte_seconds", "queue_seconds")
+HUES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One bar. `parts`: (hue, y, height) in percent of the tallest day, from the ground up."""
+
+    day: str
+    label: str
+    tokens: int
+    parts: list[tuple[int, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSum:
+    """What one tenant took."""
+
+    tenant: str
+    hue: int
+    chats: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    gigabyte_hours: float  # of KV memory
+    queue_s: float  # a chat, on average
+    overflow_usd: float
+    refused: int
+    reasons: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The whole report."""
+
+    first: str
+    last: str
+    days: list[Day]
+    tenants: list[TenantSum]
+    total: TenantSum
+
+    @classmethod
+    def of(cls, report: dict[str, Any], first: str, last: str) -> Usage:
+        """From the admin API's UsageReport."""
+        rows = report["rows"]
+        taken = {name: sum(_tokens(row) for row in rows if row["tenant"] == name) for name in _names(rows)}
+        order = sorted(taken, key=lambda name: (-taken[name], name))
+        hues = {name: place % HUES for place, name in enumerate(order)}
+        sums = [_sum(name, hues[name], [row for row in rows if row["tenant"] == name]) for name in order]
+        return cls(first, last, _days(rows, hues, first, last), sums, _sum("All", 0, rows))
+
+
+def _names(rows: list[dict[str, Any]]) -> set[str]:
+    return {row["tenant"] for row in rows}
+
+
+def _tokens(row: dict[str, Any]) -> int:
+    return int(row["prompt_tokens"]) + int(row["completion_tokens"])
+
+
+def _sum(name: str, hue: int, rows: list[dict[str, Any]]) -> TenantSum:
+    total = {key: sum(row[key] for row in rows) for key in SUMMED}
+    refused: dict[str, int] = {}
+    for row in rows:
+        for reason, number in row["refused"].items():
+            refused[reason] = refused.get(reason, 0) + number
+    reasons = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in sorted(refused.items()))
+    return TenantSum(
+        tenant=name,
+        hue=hue,
+        chats=total["chats"],
+        prompt_tokens=total["prompt_tokens"],
+        cached_tokens=total["cached_tokens"],
+        completion_tokens=total["completion_tokens"],
+        gigabyte_hours=total["kv_byte_seconds"] / 3.6e12,
+        queue_s=total["queue_seconds"] / total["chats"] if total["chats"] else 0.0,
+        overflow_usd=sum(row["overflow_usd"] for row in rows),
+        refused=sum(refused.values()),
+        reasons=reasons,
+    )
+
+
+def _days(rows: list[dict[str, Any]], hues: dict[str, int], first: str, last: str) -> list[Day]:
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    days = [begin + timedelta(days=number) for number in range((end - begin).days + 1)]
+    by_day: dict[str, dict[str, int]] = {day.isoformat(): {} for day in days}
+    for row in rows:
+        taken = by_day.setdefault(row["day"], {})
+        taken[row["tenant"]] = taken.get(row["tenant"], 0) + _tokens(row)
+    tallest = max([1, *(sum(taken.values()) for taken in by_day.values())])
+    made = []
+    for day in days:
+        parts, ground = [], 100.0
+        for tenant, tokens in sorted(by_day[day.isoformat()].items(), key=lambda pair: hues[pair[0]]):
+            height = 100.0 * tokens / tallest
+            ground -= height
+            parts.append((hues[tenant], ground, height))
+        made.append(Day(day.isoformat(), f"{day.day} {day:%b}", sum(by_day[day.isoformat()].values()), parts))
+    return made

@@ -1,0 +1,315 @@
+"""What the page "Now" shows, worked out from the admin API's overview and the engines' reports.
+
+Bytes in, percentages of the card (or of a pool) out: templates only draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+HUES = 6  # models beyond it share colours; names always stand beside them
+KINDS = {
+    "weights": "Weights",
+    "overhead": "Engine overhead",
+    "kv16": "KV at 16 bits",
+    "kv8": "KV at 8 bits",
+    "kv4": "KV at 4 bits",
+    "cached": "Prefix cache",
+    "withheld": "Held back",
+    "free": "KV free",
+    "reserve": "Safety reserve",
+    "unplanned": "Not planned",
+}
+WHY = {
+    "room": "goes in next",
+    "kv_memory": "KV memory is taken",
+    "bandwidth": "bandwidth is taken",
+    "first_token": "prompts before it are read",
+    "chats_max": "all slots are taken",
+    "tenant_limit": "at its own limit",
+    "telemetry_stale": "engine was not heard of",
+    "model_down": "engine is down",
+    "model_asleep": "model sleeps",
+    "kv_bits": "engine's KV bits are below its floor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a bar. `x` and `width` in percent."""
+
+    kind: str
+    size: int
+    x: float
+    width: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One model's stretch of the card."""
+
+    model: str
+    hue: int
+    size: int
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The memory map."""
+
+    total: int
+    held: int  # weights, overhead and what is reserved or cached
+    segments: list[Segment]
+    groups: list[Group]
+    sums: list[tuple[str, str, int]]  # kind, words, bytes: for the legend
+    known: bool  # the card's size was measured, not summed up
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One engine with its pool."""
+
+    name: str
+    hue: int
+    engine: str
+    state: str
+    stale: bool
+    bits: int | None
+    live: bool
+    possible: list[int]
+    pool: list[Segment]
+    used: float  # percent of the pool that running chats hold right now
+    pool_bytes: int
+    reserved_bytes: int
+    cached_bytes: int
+    used_bytes: int
+    running: int
+    chats_max: int
+    waiting: int
+    observed_ms: float | None
+    predicted_ms: float | None
+    unattainable: bool
+    job: str | None
+    bots: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """One model's part of the gauge, in percent of the whole scale."""
+
+    model: str
+    hue: int
+    bytes_per_s: float
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """How much of the memory bandwidth decoding takes. `most`: None where it was not measured."""
+
+    bytes_per_s: float
+    most: float | None
+    stretches: list[Stretch]
+
+    @property
+    def part(self) -> float | None:
+        return None if self.most is None else min(100.0, 100.0 * self.bytes_per_s / self.most)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    """A tenant with chats or a queue."""
+
+    name: str
+    running: int
+    waiting: int
+    kv_bytes: int
+    why: str | None
+    part: float  # percent of the longest queue
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The whole page."""
+
+    card: Card
+    models: list[ModelRow]
+    bandwidth: Bandwidth
+    tenants: list[TenantRow]
+    running: int
+    waiting: int
+    scheduler: bool
+    sessions: int = 0
+    counters: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """The state of the host in words."""
+        if not self.scheduler:
+            return "No scheduler runs, so no chat is let in."
+        ready = sum(row.state == "ready" and not row.stale for row in self.models)
+        serving = f"{_count(ready, 'model')} of {len(self.models)} ready" if ready < len(self.models) else ""
+        serving = serving or f"{_count(ready, 'model')} {'serves' if ready == 1 else 'serve'}"
+        chats = _count(self.running, "chat") if self.running else "no chat"
+        waits = f"{_count(self.waiting, 'chat')} {'waits' if self.waiting == 1 else 'wait'}"
+        return f"{serving} {chats}. {waits if self.waiting else 'Nobody waits'}."
+
+
+def now(overview: dict[str, Any], reports: dict[str, dict[str, Any]], bandwidth_bytes_per_s: float | None) -> Now:
+    """From Overview, each model's last engine report, and the card's bandwidth."""
+    snapshot = overview["snapshot"]
+    accounts: dict[str, Any] = snapshot["models"] if snapshot else {}
+    models = overview["models"]
+    rows = [_row(place, model, accounts.get(model["name"])) for place, model in enumerate(models)]
+    return Now(
+        card=_card(models, accounts, overview.get("card_bytes"), overview.get("reserve_bytes") or 0),
+        models=rows,
+        bandwidth=_bandwidth(rows, models, reports, bandwidth_bytes_per_s),
+        tenants=_tenants(snapshot) if snapshot else [],
+        running=sum(row.running for row in rows),
+        waiting=snapshot["waiting"] if snapshot else 0,
+        scheduler=snapshot is not None,
+        sessions=snapshot["sessions"] if snapshot else 0,
+        counters=snapshot["counters"] if snapshot else {},
+    )
+
+
+def _parts_of_pool(budget: int, account: dict[str, Any] | None) -> list[tuple[str, int]]:
+    """The pool's bytes by kind, in the order they are drawn."""
+    if account is None:
+        return [("free", budget)]
+    by_bits = account["reserved_by_bits"]
+    parts = [(f"kv{bits}", int(by_bits.get(str(bits), 0))) for bits in (16, 8, 4)]
+    parts += [("cached", account["cached_bytes"]), ("withheld", max(0, account["withheld_bytes"]))]
+    left = max(0, budget - sum(size for _, size in parts))
+    return [(kind, size) for kind, size in [*parts, ("free", left)] if size > 0]
+
+
+def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: str = "") -> list[Segment]:
+    made, at = [], start
+    for kind, size in parts:
+        words = f"{about}{KINDS[kind]}: {gigabytes(size)}"
+        made.append(Segment(kind, size, 100.0 * at / total, 100.0 * size / total, words))
+        at += size
+    return made
+
+
+def _card(models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: int | None, reserve: int) -> Card:
+    stretches = []
+    for model in models:
+        parts = [("weights", model["weight_bytes"] or 0), ("overhead", model["overhead_bytes"] or 0)]
+        parts += _parts_of_pool(model["kv_budget_bytes"] or 0, accounts.get(model["name"]))
+        stretches.append((model["name"], [(kind, size) for kind, size in parts if size > 0]))
+    planned = sum(size for _, parts in stretches for _, size in parts)
+    total = max(card_bytes or 0, planned + reserve, 1)
+    rest = [("reserve", reserve), ("unplanned", total - planned - reserve)]
+    segments: list[Segment] = []
+    groups: list[Group] = []
+    at = 0
+    for place, (name, parts) in enumerate(stretches):
+        size = sum(size for _, size in parts)
+        segments += _segments(parts, total, at, f"{name}. ")
+        groups.append(Group(name, place % HUES, size, 100.0 * at / total, 100.0 * size / total))
+        at += size
+    segments += _segments([(kind, size) for kind, size in rest if size > 0], total, at)
+    sums = {kind: sum(segment.size for segment in segments if segment.kind == kind) for kind in KINDS}
+    empty = ("free", "reserve", "unplanned", "withheld")
+    return Card(
+        total=total,
+        held=sum(size for kind, size in sums.items() if kind not in empty),
+        segments=segments,
+        groups=groups,
+        sums=[(kind, words, sums[kind]) for kind, words in KINDS.items() if sums[kind] or kind != "withheld"],
+        known=card_bytes is not None,
+    )
+
+
+def _row(place: int, model: dict[str, Any], account: dict[str, Any] | None) -> ModelRow:
+    budget = model["kv_budget_bytes"] or 0
+    pool = max(1, budget)
+    found = account or {}
+    return ModelRow(
+        name=model["name"],
+        hue=place % HUES,
+        engine=model["engine"],
+        state=model["state"],
+        stale=bool(found.get("stale")),
+        bits=model["kv_bits"],
+        live=model["kv_bits_live"],
+        possible=model["kv_bits_possible"],
+        pool=_segments(_parts_of_pool(budget, account), pool) if budget else [],
+        used=min(100.0, 100.0 * found.get("used_bytes", 0) / pool),
+        pool_bytes=budget,
+        reserved_bytes=found.get("reserved_bytes", 0),
+        cached_bytes=found.get("cached_bytes", 0),
+        used_bytes=found.get("used_bytes", 0),
+        running=found.get("running", model["running"]),
+        chats_max=model["chats_max"],
+        waiting=sum(found.get("waiting", {}).values()),
+        observed_ms=_ms(found.get("observed_inter_token_s")),
+        predicted_ms=_ms(found.get("predicted_inter_token_s")),
+        unattainable=bool(found.get("target_unattainable")),
+        job=model["job"],
+        bots=model["bots"],
+    )
+
+
+def _bandwidth(
+    rows: list[ModelRow], models: list[dict[str, Any]], reports: dict[str, dict[str, Any]], most: float | None
+) -> Bandwidth:
+    """A step reads the weights and the running chats' KV once."""
+    rates: list[tuple[ModelRow, float]] = []
+    for row, model in zip(rows, models, strict=True):
+        report = reports.get(row.name, {})
+        step_s = report.get("inter_token_s")
+        if report.get("running") and step_s:
+            rates.append((row, ((model["weight_bytes"] or 0) + report.get("step_kv_bytes", 0)) / step_s))
+    total = sum(rate for _, rate in rates)
+    scale = max(most or total, total, 1.0)
+    stretches, at = [], 0.0
+    for row, rate in rates:
+        stretches.append(Stretch(row.name, row.hue, rate, 100.0 * at / scale, 100.0 * rate / scale))
+        at += rate
+    return Bandwidth(total, most, stretches)
+
+
+def _tenants(snapshot: dict[str, Any]) -> list[TenantRow]:
+    waiting, running = snapshot["waiting_per_tenant"], snapshot["chats_per_tenant"]
+    longest = max([1, *waiting.values()])
+    blocked: dict[str, str] = {}
+    for model in snapshot["models"].values():
+        blocked |= model["blocked"]
+    rows = [
+        TenantRow(
+            name=tenant,
+            running=running.get(tenant, 0),
+            waiting=waiting.get(tenant, 0),
+            kv_bytes=snapshot["kv_bytes_per_tenant"].get(tenant, 0),
+            why=WHY.get(blocked[tenant], blocked[tenant]) if waiting.get(tenant) and tenant in blocked else None,
+            part=100.0 * waiting.get(tenant, 0) / longest,
+        )
+        for tenant in {*waiting, *running}
+    ]
+    return sorted(rows, key=lambda row: (-row.waiting, -row.running, row.name))
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in the unit that suits them, decimal, as cards are sold: 52.3 GB, 410 MB."""
+    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(size) >= step:
+            value = size / step
+            return f"{value:.0f} {unit}" if abs(value) >= 100 or unit in ("MB", "kB") else f"{value:.1f} {unit}"
+    return f"{size:.0f} B"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

