@@ -90,7 +90,7 @@ class App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with self._opened() as state, pages.opened(state) as self._pages:
+            async with self._opened() as state, pages.opened(state, self) as self._pages:
                 self.state = state
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
