@@ -1,6 +1,6 @@
-"""What is due by the clock: lost jobs are sent again, yesterday is rolled up, autotune proposes.
+"""Beside each Celery worker: sends new jobs, and what is due by the clock: lost jobs again, roll-ups, autotune.
 
-Every Celery worker of a host has this beside it; a key in Redis lets one of them act on each tick.
+A key in Redis lets one worker act on each tick.
 """
 
 from __future__ import annotations
@@ -30,30 +30,34 @@ log = structlog.get_logger()
 
 
 class Beat(threading.Thread):
-    """Ticks until `stop`. A daemon: it ends with the worker's process."""
+    """Ticks for as long as the worker's process lives: it is a daemon thread."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(name="beat", daemon=True)
         self._runtime = runtime
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        self._stopped.set()
 
     def run(self) -> None:
         asyncio.run(self._run())
 
     async def _run(self) -> None:
         sender = Sender(self._runtime)
-        while not self._stopped.is_set():
+        while True:
             try:
                 async with self._runtime.connect() as connection:
-                    while not self._stopped.is_set():
+                    while True:
                         await tick(connection, sender, time.time())
-                        await asyncio.sleep(SWEEP_S)
+                        await send_new(connection, sender)
             except QueueUnavailable as error:
                 log.warning("beat.queues_unavailable", why=str(error))
                 await asyncio.sleep(SWEEP_S)
+
+
+async def send_new(connection: Connection, sender: Sender) -> None:
+    """Send a job that was just made, or wait for one about as long as a sweep may wait. Raises QueueUnavailable."""
+    with translated():
+        new = await connection.blocking.blpop([keys.JOBS_NEW], timeout=SWEEP_S)
+    if new is not None:
+        await sender.send(new[1].decode())
 
 
 async def tick(connection: Connection, sender: Sender, now_s: float) -> None:
@@ -67,16 +71,15 @@ async def tick(connection: Connection, sender: Sender, now_s: float) -> None:
         day = usage.day_now(now_s - ROLLUP_AFTER_S)
         for past in await usage.raw_days(connection):
             if past < day:
-                await _start(jobs, sender, "usage_rollup", {"day": past}, now_s)
+                await _start(jobs, "usage_rollup", {"day": past}, now_s)
     if await _mine(connection, "autotune", AUTOTUNE_S):
-        await _start(jobs, sender, "autotune", {"apply": False}, now_s)
+        await _start(jobs, "autotune", {"apply": False}, now_s)
 
 
-async def _start(jobs: Jobs, sender: Sender, kind: str, args: dict[str, object], now_s: float) -> None:
+async def _start(jobs: Jobs, kind: str, args: dict[str, object], now_s: float) -> None:
     target = str(args.get("day", ""))
     with contextlib.suppress(Locked):
-        job = await jobs.create(kind, target, args, by=BY, now_s=now_s, lock=f"{kind}:{target}")
-        await sender.send(job.id)
+        await jobs.create(kind, target, args, by=BY, now_s=now_s, lock=f"{kind}:{target}")
 
 
 async def _mine(connection: Connection, what: str, every_s: float) -> bool:

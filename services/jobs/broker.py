@@ -1,7 +1,8 @@
 """The Celery application on the host's own Redis, and how a job gets to it.
 
-Messages carry a job's id and nothing else: what a job is, and how far, is in `store`. A message may be lost or come
-twice: the sweep (beat.py) sends a lost one again, an attempt's number fences a second one.
+Messages carry a job's id and nothing else: what a job is, and how far, is in `store`. Whoever makes a job stores it and
+the workers' beat sends it: no gateway needs Celery. A message may be lost or come twice: the beat sends a lost one
+again, an attempt's number fences a second one.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def application(runtime: Runtime) -> Celery:
 
 
 class Sender:
-    """Puts jobs' ids into the queue, from asyncio. Celery's own calls block, so they have a thread."""
+    """Puts jobs' ids into Celery's queue, from asyncio. Celery's own calls block, so they have a thread."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._app = application(runtime)

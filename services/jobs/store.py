@@ -100,7 +100,7 @@ class Jobs:
         lock: str = "",
         retry_of: str | None = None,
     ) -> Job:
-        """A queued job. `lock` names what it needs to itself. Raises Locked."""
+        """A queued job; the Celery workers' beat hears of it. `lock` names what it needs to itself. Raises Locked."""
         job = Job(
             f"job-{secrets.token_hex(8)}",
             kind,
@@ -115,7 +115,7 @@ class Jobs:
         values = {name: getattr(job, name) for name in names} | {"attempt": 0}
         answer = await self._connection.script(
             "job_create",
-            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else ""],
+            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else "", keys.JOBS_NEW],
             [job.id, now_s, JOB_KEEP_S, JOBS_MAX, keys.job(""), *_pairs(values)],
         )
         if answer[0] == b"locked":

@@ -26,6 +26,7 @@ bh:explain:ASK          list    the scheduler's answer to one question, for seco
 bh:audit                stream  every change made through the admin API
 bh:admins               hash    id -> an admin key's name, role and digest
 bh:job:ID               hash    one job; bh:jobs is a zset of them by creation
+bh:jobs-new             list    jobs that Celery has not been told of
 bh:job-lock:NAME        string  the job that has a model, or another thing, to itself
 bh:quality              hash    model -> measured cost of its KV bits
 bh:celery:...                   Celery's own
@@ -50,6 +51,7 @@ DESIRED = "bh:desired"
 AUDIT = "bh:audit"
 ADMINS = "bh:admins"
 JOBS = "bh:jobs"
+JOBS_NEW = "bh:jobs-new"
 QUALITY = "bh:quality"
 CELERY_PREFIX = "bh:celery:"
 

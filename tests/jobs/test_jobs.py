@@ -29,7 +29,6 @@ async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers
     await connection.redis.hset(keys.usage("2026-11-20", "acme", "acme/support"), mapping={"chats": 3})
     await connection.redis.sadd(keys.USAGES, keys.usage("2026-11-20", "acme", "acme/support"))
     job = await Jobs(connection).create("usage_rollup", "", {"day": "2026-11-20"}, by="test", now_s=time.time())
-    await sender.send(job.id)
     done = await job_when(connection, job.id)
     assert (done.state, done.progress, done.words, done.attempt) == (JobState.SUCCEEDED, 1.0, "done", 1)
     assert done.result is not None
@@ -46,8 +45,9 @@ async def test_a_job_whose_worker_is_killed_is_taken_up_again(
     monkeypatch.setattr(store, "BEAT_AGE_S_MAX", 3.0)
     jobs = Jobs(connection)
     first = workers.start()
-    job = await jobs.create("sleep", "m", {}, by="test", now_s=time.time(), lock="model:m")
-    await sender.send(job.id)  # no worker of m runs: the job waits for one
+    job = await jobs.create(
+        "sleep", "m", {}, by="test", now_s=time.time(), lock="model:m"
+    )  # m has no worker: it waits for one
     await job_when(connection, job.id, lambda job: job.state is JobState.RUNNING)
     first.kill()
     first.wait()
@@ -99,6 +99,7 @@ async def test_the_beat_sends_lost_jobs_again_and_rolls_days_up(connection: Conn
     lost = await jobs.create("sleep", "m", {}, by="test", now_s=now_s - 60)
     await connection.redis.sadd(keys.USAGES, keys.usage("2026-11-20", "acme", "acme/support"))
     await tick(connection, sender, now_s)
+    await connection.redis.delete(keys.JOBS_NEW)
     await tick(connection, sender, now_s)  # what was done a moment ago is not due
     queue = [entry.decode() for entry in await connection.redis.lrange("bh:celery:jobs", 0, -1)]
     assert sum(lost.id in entry for entry in queue) == 1

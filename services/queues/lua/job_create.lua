@@ -1,5 +1,5 @@
 -- Makes a job, unless another one that has not ended has what it needs to itself.
--- KEYS: job, jobs, lock ('' = none)
+-- KEYS: job, jobs, lock ('' = none), new jobs
 -- ARGV: job id, created_s, keep_s, jobs kept, job key prefix, then pairs: field, value
 -- Answers {'ok'} | {'locked', id of the job in the way}
 if KEYS[3] ~= '' then
@@ -14,4 +14,5 @@ for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -(ARGV[4] + 1))
+redis.call('RPUSH', KEYS[4], ARGV[1])
 return {'ok'}
