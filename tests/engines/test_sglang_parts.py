@@ -1,0 +1,223 @@
+"""SGLang's command line, number formats, memory arithmetic and configuration, without a server."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from scheduler.types import KvBits
+from services.config import ConfigError, ModelConfig
+from services.engines.base import EngineStartError, KvBitsUnsupported
+from services.engines.factory import build_engine
+from services.engines.modelconfig import ModelConfigError, read_model_config
+from services.engines.sglang import SglangEngine
+from services.engines.sglang_flags import SglangPlan, kv_dtype_for
+from services.engines.sglang_room import missing_room
+from services.engines.sglang_server import SglangOptions
+from services.telemetry import GpuReading
+
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+
+
+def _folder(path: Path, **changes: object) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({**QWEN_7B, **changes}))
+    return path
+
+
+def _plan(**changes: object) -> SglangPlan:
+    return SglangPlan(Path("/models/m"), 30000, "fp8_e4m3", 4096, 16, **changes)  # type: ignore[arg-type]
+
+
+def _after(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+def test_command_line_of_a_plan() -> None:
+    plan = _plan(kv_tokens=60000, memory_fraction=0.25, quantization="awq_marlin", can_sleep=True, flags=("--x", "1"))
+    words = plan.argv(Path("/env/python"), Path("/tmp/options.yaml"))
+    assert words[:3] == ["/env/python", "-m", "sglang.launch_server"]
+    assert _after(words, "--host") == "127.0.0.1"
+    assert _after(words, "--kv-cache-dtype") == "fp8_e4m3"
+    assert (_after(words, "--context-length"), _after(words, "--max-running-requests")) == ("4096", "16")
+    assert (_after(words, "--max-total-tokens"), _after(words, "--mem-fraction-static")) == ("60000", "0.2500")
+    assert _after(words, "--quantization") == "awq_marlin"
+    assert {"--enable-memory-saver", "--enable-weights-cpu-backup", "--disable-priority-preemption"} <= set(words)
+    assert words[-2:] == ["--x", "1"]
+    assert "--attention-backend" not in words
+    assert "PYTHONPATH" not in plan.environment()
+
+
+def test_command_line_of_a_cpu_and_of_planes() -> None:
+    cpu = _plan(device="cpu")
+    words = cpu.argv(Path("p"), Path("c"))
+    assert (_after(words, "--device"), _after(words, "--attention-backend")) == ("cpu", "torch_native")
+    assert {"--disable-overlap-schedule", "--disable-cuda-graph"} <= set(words)
+    environment = cpu.environment()
+    assert environment["SGLANG_USE_CPU_ENGINE"] == "1"
+    assert environment["PYTHONPATH"].split(":")[0].endswith("sglang_cpu")
+    planes = _plan(kvplanes=True).argv(Path("p"), Path("c"))
+    assert _after(planes, "--attention-backend") == "triton"
+    assert "--cuda-graph-backend-prefill=disabled" in planes
+
+
+def test_adapters_are_named_on_the_command_line() -> None:
+    words = _plan(adapters={"formal": "/a/formal", "short": "/a/short"}).argv(Path("p"), Path("c"))
+    at = words.index("--lora-paths")
+    assert words[at + 1 : at + 3] == ["formal=/a/formal", "short=/a/short"]
+    assert "--enable-lora" in words
+
+
+@pytest.mark.parametrize(
+    ("bits", "capability", "planes", "kv_dtype"),
+    [
+        (16, (9, 0), False, "bf16"),
+        (8, (9, 0), False, "fp8_e4m3"),
+        (8, (8, 9), False, "fp8_e4m3"),
+        (8, (8, 0), False, "fp8_e5m2"),
+        (8, None, False, "fp8_e5m2"),
+        (4, (9, 0), True, "auto"),
+    ],
+)
+def test_format_follows_the_gpu(bits: int, capability: tuple[int, int] | None, planes: bool, kv_dtype: str) -> None:
+    found, why = kv_dtype_for(KvBits(bits), "cuda", capability, planes)
+    assert found == kv_dtype
+    assert why
+
+
+def test_four_bits_point_to_planes_and_planes_refuse_sixteen() -> None:
+    with pytest.raises(KvBitsUnsupported, match="KV planes"):
+        kv_dtype_for(KvBits.FOUR, "cuda", (9, 0), False)
+    with pytest.raises(KvBitsUnsupported, match="4 and 8"):
+        kv_dtype_for(KvBits.SIXTEEN, "cuda", (9, 0), True)
+
+
+def test_shape_of_a_folder_without_weights(tmp_path: Path) -> None:
+    plain = read_model_config(_folder(tmp_path / "bf16"))
+    assert (plain.layers, plain.kv_heads, plain.head_dim) == (28, 4, 128)
+    assert plain.kv_values_per_token == 28 * 4 * 256
+    assert plain.weight_bytes == pytest.approx(15.2e9, rel=0.01)  # Qwen2.5-7B's bf16 files
+    awq = read_model_config(_folder(tmp_path / "awq", quantization_config=AWQ))
+    assert awq.quantization == "awq"
+    assert awq.weight_bytes == pytest.approx(5.57e9, rel=0.02)  # Qwen2.5-7B-Instruct-AWQ's files
+    packed = {
+        "config_groups": {"g": {"weights": {"num_bits": 4, "group_size": 128}}},
+        "quant_method": "compressed-tensors",
+    }
+    other = read_model_config(_folder(tmp_path / "ct", quantization_config=packed))
+    assert other.weight_bytes == awq.weight_bytes
+
+
+def test_shape_of_nested_and_latent_models(tmp_path: Path) -> None:
+    nested = _folder(tmp_path / "nested", text_config={"num_hidden_layers": 2})
+    assert read_model_config(nested).layers == 2
+    latent = _folder(tmp_path / "mla", kv_lora_rank=512, qk_rope_head_dim=64)
+    assert read_model_config(latent).kv_values_per_token == 28 * 576
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no such file"),
+        ("{", "cannot be read"),
+        ("[]", "not a JSON object"),
+        ("{}", "num_hidden_layers"),
+        (json.dumps({**QWEN_7B, "num_attention_heads": "many"}), "num_attention_heads must be"),
+        (json.dumps({**QWEN_7B, "num_hidden_layers": 0}), "num_hidden_layers must be"),
+    ],
+)
+def test_corrupt_config_says_what_is_wrong(tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelConfigError, match=words) as caught:
+        read_model_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+def test_weights_are_counted_in_the_files_and_a_cut_one_is_found(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "m")
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+    file = folder / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    assert read_model_config(folder).weight_bytes == 8
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(ModelConfigError, match="cut short by 3 bytes"):
+        read_model_config(folder)
+    file.write_bytes(b"not safetensors at all")
+    with pytest.raises(ModelConfigError, match="not a safetensors file"):
+        read_model_config(folder)
+
+
+def test_too_little_memory_says_how_much_and_what_would_fit(tmp_path: Path) -> None:
+    model = read_model_config(_folder(tmp_path / "m", quantization_config=AWQ))
+    per_token = model.kv_values_per_token * 2
+    card = GpuReading("Test 24", 24_000_000_000, 14_000_000_000, {77: 13_000_000_000})
+    assert missing_room(model, card, 4096, per_token) is None
+    words = missing_room(model, card, 200_000, per_token)
+    assert words is not None
+    need = model.weight_bytes + 200_000 * per_token + 1_500_000_000
+    assert f"{(need - 10_000_000_000) / 1e9:.1f} GB are missing" in words
+    assert "process 77 (13.0 GB)" in words
+    fits = int((10_000_000_000 - model.weight_bytes - 1_500_000_000) / (model.kv_values_per_token))
+    assert f"{fits} tokens at 8 bits" in words
+    full = GpuReading("Test 24", 24_000_000_000, 22_000_000_000)
+    assert "Weights and runtime alone do not fit" in str(missing_room(model, full, 10, per_token))
+
+
+def _engine(tmp_path: Path, **changes: object) -> SglangEngine:
+    options = SglangOptions(weights=_folder(tmp_path / "m"), log_path=tmp_path / "log", **changes)  # type: ignore[arg-type]
+    return SglangEngine("m", options)
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("/nowhere/python", "cannot run /nowhere/python: No such file"),
+        (sys.executable, "there is no SGLang in .*pip install"),
+        ("other-version", "has SGLang 0.5.10; this host works with 0.5.17 only"),
+    ],
+)
+async def test_interpreter_without_the_right_sglang(tmp_path: Path, python: str, words: str) -> None:
+    path = Path(python)
+    if python == "other-version":
+        path = tmp_path / "python"
+        path.write_text("#!/bin/sh\necho 0.5.10\n")
+        path.chmod(0o755)
+    with pytest.raises(EngineStartError, match=words):
+        await _engine(tmp_path, python=path, device="cpu").start(lambda _word: None)
+
+
+async def test_planes_need_a_head_size_that_they_know(tmp_path: Path) -> None:
+    engine = _engine(tmp_path, device="cpu", kvplanes=True)
+    _folder(tmp_path / "m", head_dim=80)
+    with pytest.raises(EngineStartError, match="80"):
+        await engine.start(lambda _word: None)
+
+
+def test_factory_builds_from_the_configuration(tmp_path: Path) -> None:
+    settings = ModelConfig(
+        engine="sglang", weights="m", kv_bits="mixed", python=Path("/env/python"), idle_after_s=60, adapters={"a": "/a"}
+    )
+    engine = build_engine("m", settings, tmp_path, tmp_path)
+    assert isinstance(engine, SglangEngine)
+    options = engine.options
+    assert (options.kvplanes, options.kv_bits, options.python) == (True, 8, Path("/env/python"))
+    assert engine.can_sleep
+    assert options.adapters == {"a": "/a"}
+    with pytest.raises(ConfigError, match="mixed"):
+        build_engine("m", ModelConfig(engine="sglang", weights="m", kv_bits=4), tmp_path, tmp_path)
