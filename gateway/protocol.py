@@ -2,7 +2,8 @@
 
 A connection must bring a whole head within `head_s_max`, from its opening or from the last request's first byte on, and
 the head must be below HEAD_BYTES_MAX. A body that is still coming `head_s_max` after an answer was given closes the
-connection. Bodies that no answer waits for are the application's to bound.
+connection. Bodies that no answer waits for are the application's to bound. A client that takes nothing of its answer
+for STUCK_S_MAX is cut off.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES_MAX = 64 * 1024
+STUCK_S_MAX = 60.0
 SLACK_S = 1.0  # the application's own answer goes first
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
@@ -35,6 +37,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._stuck: asyncio.TimerHandle | None = None
         self._deaf = False  # answered and half closed: what still comes is thrown away
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -43,6 +46,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._unstick()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,6 +71,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._disarm()
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unstick()
+        self._stuck = self.loop.call_later(STUCK_S_MAX, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._unstick()
+        super().resume_writing()
+
+    def _unstick(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _arm(self) -> None:
         if self._timer is None:

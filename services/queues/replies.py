@@ -8,7 +8,6 @@ trip. A sweep over all readers once a second makes up for lost news: the streams
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -32,7 +31,10 @@ class Reader:
         self.chat = chat
         self.after = after
         self._news: list[ReplyEntry] = []
-        self._woken = asyncio.Event()
+        self._woken = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until_s = 0.0  # on the loop's clock
 
     def give(self, before: str, entries: list[ReplyEntry]) -> None:
         """Hand over what follows the entry at `before`. A reader that has moved on meanwhile takes what it lacks."""
@@ -42,21 +44,50 @@ class Reader:
         if entries:
             self.after = entries[-1].id
             self._news += entries
-            self._woken.set()
+            self.wake()
 
     def wake(self) -> None:
-        """Make `read` return at once, though there is nothing."""
-        self._woken.set()
+        """Make `read` return at once, though there may be nothing."""
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def read(self, timeout_s: float) -> list[ReplyEntry]:
         """What came since the last call; waits for the first. Empty after `timeout_s` or when woken."""
-        if not self._news:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._woken.wait()
+        if not self._woken:
+            await self._wait(timeout_s)
+        self._woken = False
         news, self._news = self._news, []
-        self._woken.clear()
         return news
+
+    async def _wait(self, timeout_s: float) -> None:
+        """One timer serves many waits: it is set anew only when it fires early. A token costs no timer."""
+        loop = asyncio.get_running_loop()
+        self._until_s = loop.time() + timeout_s
+        if self._timer is not None and self._timer.when() > self._until_s:
+            self.close()
+        if self._timer is None:
+            self._timer = loop.call_at(self._until_s, self._late, loop)
+        self._waiter = loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _late(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if loop.time() < self._until_s:
+            self._timer = loop.call_at(self._until_s, self._late, loop)
+        else:
+            self.wake()
+
+    def close(self) -> None:
+        """Forget the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class ReplyHub:
@@ -77,6 +108,7 @@ class ReplyHub:
         try:
             yield reader
         finally:
+            reader.close()
             self._readers[chat].discard(reader)
             if not self._readers[chat]:
                 del self._readers[chat]

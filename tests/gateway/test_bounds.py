@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from .conftest import ACME, Host, HostFactory
+from .driver import Script, until
 
 LIMIT_S = 0.5
 
@@ -105,3 +107,19 @@ async def test_a_connection_serves_many_requests(host: Host) -> None:
             writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.readuntil(b'"ok"}')).startswith(b"HTTP/1.1 200 ")
             await asyncio.sleep(LIMIT_S / 2)
+
+
+async def test_a_client_that_takes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.protocol.STUCK_S_MAX", 0.3)
+    host.driver.script_for = lambda _: Script(pieces=["x" * 100_000] * 200)
+    body = b'{"model": "support", "stream": true, "messages": [{"role": "user", "content": "Go"}]}'
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, ("127.0.0.1", int(host.url.rpartition(":")[2])))
+    await loop.sock_sendall(sock, head(len(body)) + body)
+    await until(lambda: host.driver.claims)
+    await until(lambda: host.state.readers)
+    await until(lambda: not host.state.readers, 10)
+    sock.close()
