@@ -41,16 +41,26 @@ class Talker:
         self._clock = clock
         self._numbers = count()
 
-    def request(self, text: str, max_tokens: int, sampling: Sampling | None = None) -> EngineRequest:
-        """A chat of one message. No two share a prefix: each has a salt of its own."""
-        rendered = self._tokenizer.render([{"role": "user", "content": text}])
+    def request(
+        self, text: str, max_tokens: int, sampling: Sampling | None = None, shots: Sequence[tuple[str, str]] = ()
+    ) -> EngineRequest:
+        """A chat of one message, after examples of questions and answers where `shots` has some.
+
+        Chats with examples may share their prefix; of the others, each has a salt of its own.
+        """
+        messages = [
+            {"role": role, "content": said}
+            for shot in shots
+            for role, said in zip(("user", "assistant"), shot, strict=True)
+        ]
+        rendered = self._tokenizer.render([*messages, {"role": "user", "content": text}])
         name = f"prove-{next(self._numbers)}"
         return EngineRequest(
             chat=name,
             prompt=self._tokenizer.prompt(rendered),
             max_tokens=max_tokens,
             sampling=sampling or Sampling(temperature=0.0),
-            salt=name,
+            salt="prove-shots" if shots else name,
             kv_bits=self._bits,
         )
 
@@ -81,14 +91,21 @@ class Talker:
 
         return list(await asyncio.gather(*(one(r) for r in requests)))
 
-    async def busy(self, engine: Engine, users: int, seconds: float, max_tokens: int) -> list[Timed]:
-        """`users` users who ask support questions one after another for `seconds`; every answer is finished."""
+    async def busy(self, engine: Engine, users: int, seconds: float, max_tokens: int, chat_s_max: float) -> list[Timed]:
+        """`users` users who ask support questions one after another for `seconds`.
+
+        An answer that takes `chat_s_max` is cancelled and comes back without a first token.
+        """
         until = self._clock() + seconds
         done: list[Timed] = []
 
         async def user(number: int) -> None:
             for text in _support_questions(number):
-                done.append(await self.ask(engine, self.request(text, max_tokens)))
+                try:
+                    async with asyncio.timeout(chat_s_max):
+                        done.append(await self.ask(engine, self.request(text, max_tokens)))
+                except TimeoutError:
+                    done.append(Timed())
                 if self._clock() >= until:
                     return
 

@@ -13,6 +13,7 @@ from .results import AtBits, Results, Share
 # Four bits against sixteen: what this project sets out to reach. The article's figures: 2, none, 1.5 and 0.8.
 TARGETS = {"models": 2.0, "sessions": 3.0, "context": 3.0, "speed": 1.0}
 GB = 1e9
+FLOOR = 0.1  # an accuracy that may be below it has no way to fall
 DASH = "not measured"
 NO_FIGURE = "no figure"
 
@@ -230,12 +231,14 @@ def _sum(at: AtBits) -> Share | None:
 
 
 def _same(a: Share | None, b: Share | None) -> str:
-    """Whether two accuracies differ by more than chance."""
+    """Whether two accuracies differ by more than chance, where the first leaves room for a difference."""
     if a is None or b is None:
         return ""
     one, two = share_interval(a.hits, a.total), share_interval(b.hits, b.total)
     if one is None or two is None:
         return ""
+    if one[0] < FLOOR:
+        return "this model answers too few for accuracy to tell; see the predictions"
     apart = one[0] > two[2] or two[0] > one[2]
     return (
         "a difference beyond chance" if apart else f"no difference beyond chance (intervals of {one[2] - one[0]:.0%})"

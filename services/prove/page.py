@@ -7,10 +7,12 @@ from pathlib import Path
 
 import jinja2
 import orjson
+from markupsafe import Markup
 
 from services.loadtest import charts
 from services.loadtest.report import TEMPLATES as SHARED
 
+from .capacity import Capacity
 from .claims import TARGETS, claims, lede, method_text
 from .results import AtBits, Results
 
@@ -86,7 +88,8 @@ def _lines(results: Results) -> list[Line]:
         found = [_path(a, get) for a in at]
         return ["–" if v is None else charts.size(float(v)) for v in found]
 
-    models, sessions = [_held(a.models) for a in at], [_held(a.sessions) for a in at]
+    models = [_found(a.models, a.held.models if a.held else 0) for a in at]
+    sessions = [_found(a.sessions, a.held.sessions if a.held else 0) for a in at]
     return [
         row("KV bytes a token", values("held.per_token_bytes", "{:,}"), None, "memory"),
         row("memory of one model", sizes("held.model_bytes"), None, "memory"),
@@ -115,11 +118,12 @@ def _style(results: Results, at: AtBits) -> str:
     return _text(at.style_distance, "{:.3f}")
 
 
-def _held(capacity: object) -> str:
-    holds, fails, limit = (getattr(capacity, name, None) for name in ("holds", "fails", "limit"))
-    if holds is None:
+def _found(capacity: Capacity | None, memory: int) -> str:
+    if capacity is None:
         return "–"
-    return f"{holds}" if fails is not None else f"{holds} (searched to {limit})"
+    if capacity.fails is not None:
+        return f"{capacity.holds}"
+    return f"{capacity.holds} (all)" if capacity.limit == memory else f"{capacity.holds} (searched no further)"
 
 
 def _path(value: object, path: str) -> float | None:
@@ -132,7 +136,7 @@ def _text(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
 
 
-def _charts(results: Results) -> list[object]:
+def _charts(results: Results) -> list[Markup]:
     shown = (
         ("Models that one card's memory holds", "models", "{:.0f}"),
         ("Models within the latency targets", "models_at_targets", "{:.0f}"),

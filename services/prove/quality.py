@@ -20,7 +20,28 @@ from .results import Fidelity, Share
 
 ANSWER_TOKENS = 16
 
+# Worked examples show a small model the form that the checker reads.
+SHOTS = {
+    "en": (
+        ("A cup costs 3 euros. How many euros do 4 cups cost?\nAnswer with the number only.", "12"),
+        (
+            "Every bird has wings. Is it certain that a robin, which is a bird, has wings?\nAnswer yes or no only.",
+            "Yes",
+        ),
+        ("Which is a colour? A) seven B) blue C) run D) loud\nAnswer with the letter only.", "B"),
+    ),
+    "ja": (
+        ("1個30円のあめを4個買うと何円ですか。\n数字だけで答えてください。", "120"),
+        (
+            "鳥には羽があります。スズメは鳥です。スズメに羽はありますか。\n「はい」か「いいえ」だけで答えてください。",
+            "はい",
+        ),
+        ("色はどれですか。 A) 七 B) 走る C) 青 D) 高い\n記号だけで答えてください。", "C"),
+    ),
+}
+
 Readings = dict[tuple[int, int], Distribution]  # (text, position) -> what follows the tokens before position
+ReadOnly = Mapping[tuple[int, int], Distribution]
 
 
 def support_text(texts: int) -> list[str]:
@@ -58,7 +79,7 @@ async def read(
     return found
 
 
-def fidelity(base: Readings, other: Readings, texts: Sequence[Sequence[int]], vocabulary: int) -> Fidelity:
+def fidelity(base: ReadOnly, other: ReadOnly, texts: Sequence[Sequence[int]], vocabulary: int) -> Fidelity:
     """`other` against `base` (16 bits) over the positions that both have. Raises ValueError when there are none."""
     places = sorted(base.keys() & other.keys())
     if not places:
@@ -80,6 +101,10 @@ class Answers:
         """Right answers among the questions of a kind that were asked."""
         asked = [q for q in questions() if q.kind == kind and q.id in self.texts]
         return Share(sum(is_correct(q, self.texts[q.id]) for q in asked), len(asked))
+
+    def only(self, asked: Sequence[Question]) -> Answers:
+        """The answers to these questions."""
+        return Answers({q.id: self.texts[q.id] for q in asked if q.id in self.texts})
 
     def same_as(self, other: Answers) -> Share:
         """Answers that are word for word the same."""
@@ -108,7 +133,7 @@ async def ask(
     texts: dict[str, str] = {}
     for start in range(0, len(asked), at_once):
         batch = asked[start : start + at_once]
-        requests = [talker.request(q.prompt, ANSWER_TOKENS) for q in batch]
+        requests = [talker.request(q.prompt, ANSWER_TOKENS, shots=SHOTS[q.language]) for q in batch]
         for question, timed in zip(batch, await talker.all_of(engine, requests, at_once), strict=True):
             texts[question.id] = timed.text
         if clock() >= until:

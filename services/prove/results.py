@@ -14,18 +14,19 @@ from .memory import Held, Sizes
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much is measured. The defaults take 8 to 12 minutes on two cores with a small model."""
+    """How much is measured. What is over when `seconds_max` are over is left out, and the report says so."""
 
+    seconds_max: float = 840.0
     questions: int = 200
-    questions_s_max: float = 120.0  # at 16 bits; the other precisions get as many questions as were reached then
+    questions_s_max: float = 75.0  # at 16 bits; the other precisions get as many questions as were reached then
     positions: int = 400
-    positions_s_max: float = 60.0  # likewise
+    positions_s_max: float = 30.0  # likewise
     text_tokens: int = 448  # each text of the perplexity; its second half is measured
     style_prompts: int = 12
     style_tokens: int = 48
     rounds: int = 2  # of decoding speed, each through all precisions
     decode_tokens: int = 64
-    fill: float = 0.75  # of the context, before decoding speed is measured
+    fill: float = 0.5  # of the context, before decoding speed is measured
     trial_s: float = 5.0  # of one capacity trial
     trial_tokens: int = 24
     models_max: int = 12
@@ -35,17 +36,18 @@ class Settings:
     def quick(cls) -> Settings:
         """About a fifth of the work: for a first look."""
         return cls(
+            seconds_max=300,
             questions=40,
-            questions_s_max=25,
+            questions_s_max=20,
             positions=100,
-            positions_s_max=15,
+            positions_s_max=8,
             style_prompts=6,
             style_tokens=32,
             rounds=1,
             decode_tokens=32,
             trial_s=2.5,
             models_max=6,
-            sessions_max=24,
+            sessions_max=16,
         )
 
 
@@ -55,6 +57,10 @@ class LatencyTargets:
 
     first_token_s: float = 5.0
     inter_token_s: float = 0.25
+
+    def chat_s(self, tokens: int) -> float:
+        """The longest that a chat of so many tokens can take within both targets."""
+        return self.first_token_s + tokens * self.inter_token_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,9 @@ class AtBits:
     change_s: float | None = None  # from another precision to this one
 
 
+Figure = Callable[[AtBits], float | None]
+
+
 @dataclass(slots=True)
 class Results:
     """One run."""
@@ -134,11 +143,15 @@ class Results:
         return None if at is None else FIGURES[name](at)
 
 
-FIGURES: dict[str, Callable[[AtBits], float | None]] = {
-    "models": lambda at: at.held and at.held.models,
-    "sessions": lambda at: at.held and at.held.sessions,
-    "context": lambda at: at.held and at.held.context_tokens,
+def _held(name: str) -> Figure:
+    return lambda at: None if at.held is None else getattr(at.held, name)
+
+
+FIGURES: dict[str, Figure] = {
+    "models": _held("models"),
+    "sessions": _held("sessions"),
+    "context": _held("context_tokens"),
     "speed": lambda at: at.decode_tokens_per_s,
-    "models_at_targets": lambda at: at.models and at.models.holds,
-    "sessions_at_targets": lambda at: at.sessions and at.sessions.holds,
+    "models_at_targets": lambda at: None if at.models is None else at.models.holds,
+    "sessions_at_targets": lambda at: None if at.sessions is None else at.sessions.holds,
 }

@@ -35,9 +35,10 @@ async def sessions_held(
     engine: Engine, talker: Talker, limit: int, targets: LatencyTargets, settings: Settings
 ) -> Capacity:
     """The most sessions at once on a running engine with `limit` slots."""
+    tokens = settings.trial_tokens
 
     async def holds(number: int) -> bool:
-        chats = await talker.busy(engine, number, settings.trial_s, settings.trial_tokens)
+        chats = await talker.busy(engine, number, settings.trial_s, tokens, targets.chat_s(tokens))
         return good_share(chats, targets) >= GOOD_SHARE
 
     return await search(holds, limit)
@@ -59,7 +60,7 @@ async def models_held(
     progress: Progress,
 ) -> ModelsHeld:
     """Starts as many of `engines` as the search needs, and stops all of them. Raises EngineError."""
-    started = 0
+    started, tokens = 0, settings.trial_tokens
     between: dict[int, float] = {}
 
     async def holds(number: int) -> bool:
@@ -71,7 +72,7 @@ async def models_held(
                 return False  # the machine is full
             started += 1
         runs = await asyncio.gather(
-            *(talker.busy(e, 1, settings.trial_s, settings.trial_tokens) for e in engines[:number])
+            *(talker.busy(e, 1, settings.trial_s, tokens, targets.chat_s(tokens)) for e in engines[:number])
         )
         chats = [chat for run in runs for chat in run]
         gaps = [gap for chat in chats for gap in chat.gaps_s]

@@ -41,53 +41,64 @@ class Study:
         self._say = say
         self._settings = results.settings
         self._facts: dict[int, EngineFacts] = {}
+        self._begun = time.perf_counter()
 
     async def run(self) -> Results:
         """All phases. Raises EngineError when not even 16 bits can be started."""
-        begun = time.perf_counter()
         results = self.results
         results.at = {bits: AtBits(bits) for bits in BITS}
-        await self._one_engine()
+        await self._speed()
         self._memory()
         await self._fidelity()
-        await self._sessions()
         await self._models()
-        results.seconds = time.perf_counter() - begun
+        await self._answers()
+        await self._sessions()
+        results.seconds = self._seconds()
         return results
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._begun
+
+    def _left(self) -> float:
+        return max(0.0, self._settings.seconds_max - self._seconds())
+
+    def _late(self, what: str, part: float = 1.0) -> bool:
+        """Whether `part` of the time is over. Notes what is left out then."""
+        if self._seconds() < part * self._settings.seconds_max:
+            return False
+        self.results.notes.append(f"Left out, the time was over: {what}.")
+        return True
 
     @property
     def _usable(self) -> list[AtBits]:
         return [at for at in self.results.at.values() if at.unavailable is None]
 
-    async def _one_engine(self) -> None:
-        """Speed in rounds, then questions and style: one engine that changes its KV bits."""
+    async def _speed(self) -> None:
+        """Rounds through all precisions with one engine that changes its KV bits."""
         engine = self.subject.engine(BITS[0])
         runs: dict[int, list[speed.Decoded]] = {bits: [] for bits in BITS}
         try:
-            await self._start(engine)
+            self._say(f"starting {self.subject.name} at {BITS[0]} KV bits")
+            facts = await engine.start(_silent)
+            self._facts[BITS[0]] = facts
+            self.results.live_kv_bits = facts.live_kv_bits
             for number in range(self._settings.rounds):
+                if number and self._late(f"round {number + 1} of decoding speed", 0.2):
+                    break
                 for at in self._usable:
                     if await self._change(engine, at):
                         self._say(f"decoding at {at.bits} KV bits, round {number + 1} of {self._settings.rounds}")
                         runs[at.bits].append(await self._decode(engine, at))
-            for at in self._usable:
-                at.decode_tokens_per_s = speed.tokens_per_s(runs[at.bits])
-                firsts = [run.first_s for run in runs[at.bits] if run.gaps_s]
-                at.first_token_s = min(firsts, default=None)
-            await self._answers(engine)
         finally:
             await engine.stop()
-
-    async def _start(self, engine: Engine) -> None:
-        self._say(f"starting {self.subject.name} at {BITS[0]} KV bits")
-        facts = await engine.start(lambda _words: None)
-        self._facts[BITS[0]] = facts
-        self.results.live_kv_bits = facts.live_kv_bits
+        for at in self._usable:
+            at.decode_tokens_per_s = speed.tokens_per_s(runs[at.bits])
+            at.first_token_s = min((run.first_s for run in runs[at.bits] if run.gaps_s), default=None)
 
     async def _change(self, engine: Engine, at: AtBits) -> bool:
         begun = time.perf_counter()
         try:
-            self._facts[at.bits] = await engine.set_kv_bits(KvBits(at.bits), lambda _words: None)
+            self._facts[at.bits] = await engine.set_kv_bits(KvBits(at.bits), _silent)
         except (KvBitsUnsupported, EngineStartError) as error:
             at.unavailable = str(error).splitlines()[0]
             self.results.notes.append(f"{at.bits} KV bits: {at.unavailable}")
@@ -107,42 +118,45 @@ class Study:
         prompts = [speed.long_prompt(self.subject.tokenizer, tokens, seed) for seed in range(speed.PROMPTS)]
         return await speed.decode(engine, self._talker(at.bits), prompts, settings.decode_tokens)
 
-    async def _answers(self, engine: Engine) -> None:
-        """Questions and style at each precision."""
-        settings, results = self._settings, self.results
-        asked = quality.question_order()[: settings.questions]
-        base: quality.Answers | None = None
-        style_base: list[str] = []
+    async def _answers(self) -> None:
+        """Questions and style at each precision; what is compared are the questions that all of them reached."""
+        asked = quality.question_order()[: self._settings.questions]
+        found: dict[int, quality.Answers] = {}
+        style: dict[int, list[str]] = {}
         for at in self._usable:
-            if not await self._change(engine, at):
+            if self._late(f"questions and style at {at.bits} bits"):
                 continue
-            talker, slots = self._talker(at.bits), self._facts[at.bits].chats_max
-            self._say(f"{len(asked)} questions at {at.bits} KV bits")
-            seconds = settings.questions_s_max if base is None else math.inf
-            answers = await quality.ask(engine, talker, asked, slots, seconds=seconds)
-            if base is None:
-                base = answers
-                asked = [q for q in asked if q.id in answers.texts]
-            at.maths, at.logic = answers.share("maths"), answers.share("logic")
-            at.same_answers = answers.same_as(base)
-            self._say(f"style of answers at {at.bits} KV bits")
-            sample = await self._style_sample(engine, at.bits, seed=1)
-            if at.bits == BITS[0]:
-                style_base = sample
-                results.style_yardstick = distance(sample, await self._style_sample(engine, at.bits, seed=2))
-            elif style_base:
-                other = await self._style_sample(engine, at.bits, seed=2)
-                at.style_distance = distance(style_base, other)
+            engine, talker = self.subject.engine(at.bits), self._talker(at.bits)
+            try:
+                facts = await engine.start(_silent)
+                self._say(f"{len(asked)} questions at {at.bits} KV bits")
+                seconds = self._left() if found else self._settings.questions_s_max
+                found[at.bits] = await quality.ask(engine, talker, asked, facts.chats_max, seconds=seconds)
+                asked = [q for q in asked if q.id in found[at.bits].texts]
+                self._say(f"style of answers at {at.bits} KV bits")
+                style[at.bits] = await self._style_sample(engine, talker, facts.chats_max, seed=2)
+                if at.bits == BITS[0]:
+                    other = await self._style_sample(engine, talker, facts.chats_max, seed=1)
+                    self.results.style_yardstick = distance(other, style[at.bits])
+                    style[at.bits] = other
+            finally:
+                await engine.stop()
+        for bits, answers in found.items():
+            at, common = self.results.at[bits], answers.only(asked)
+            at.maths, at.logic = common.share("maths"), common.share("logic")
+            if BITS[0] in found:
+                at.same_answers = common.same_as(found[BITS[0]])
+            if BITS[0] in style and bits != BITS[0]:
+                at.style_distance = distance(style[BITS[0]], style[bits])
 
-    async def _style_sample(self, engine: Engine, bits: int, seed: int) -> list[str]:
-        talker, settings = self._talker(bits), self._settings
+    async def _style_sample(self, engine: Engine, talker: Talker, at_once: int, seed: int) -> list[str]:
+        settings = self._settings
         wanted = [d for d in dialogues() if d.language == "en" and d.task in ("creative", "complaint")]
         requests = [
             talker.request(d.turns[0].user, settings.style_tokens, Sampling(temperature=0.7, seed=seed))
             for d in wanted[: settings.style_prompts]
         ]
-        answers = await talker.all_of(engine, requests, self._facts[bits].chats_max)
-        return [timed.text for timed in answers]
+        return [timed.text for timed in await talker.all_of(engine, requests, at_once)]
 
     def _memory(self) -> None:
         """What the card holds, by this engine's own sizes."""
@@ -182,11 +196,13 @@ class Study:
         places = [list(range(len(t) // 2, len(t)))[: settings.positions // TEXTS] for t in texts]
         base: quality.Readings | None = None
         for at in self._usable:
+            if self._late(f"predictions at {at.bits} bits"):
+                continue
             self._say(f"perplexity at {at.bits} KV bits")
             log = self.subject.folder / "logs" / f"prove-logits-{at.bits}.log"
             server = LlamaCppLogits(self.subject.weights, at.bits, settings.text_tokens + 64, TEXTS, log)
             async with server as logits:
-                seconds = settings.positions_s_max if base is None else math.inf
+                seconds = settings.positions_s_max if base is None else self._left()
                 readings = await quality.read(logits, texts, places, seconds)
             if base is None:
                 base = readings
@@ -199,12 +215,12 @@ class Study:
                 continue
             per_session = at.held.per_token_bytes * self.subject.need.context_tokens
             limit = min(at.held.sessions, self._settings.sessions_max, int(_free_bytes() / per_session))
-            if limit < 1:
+            if limit < 1 or self._late(f"sessions within the targets at {at.bits} bits"):
                 continue
             self._say(f"sessions at {at.bits} KV bits: searching up to {limit}")
             engine = self.subject.engine(at.bits, chats=limit)
             try:
-                await engine.start(lambda _words: None)
+                await engine.start(_silent)
                 at.sessions = await sessions_held(
                     engine, self._talker(at.bits), limit, self.results.targets, self._settings
                 )
@@ -218,18 +234,20 @@ class Study:
             if at.held is None or at.held.model_bytes == 0:
                 continue
             limit = min(at.held.models, self._settings.models_max, int(_free_bytes() / at.held.model_bytes))
-            if limit < 1:
+            if limit < 1 or self._late(f"models within the targets at {at.bits} bits"):
                 continue
             self._say(f"models at {at.bits} KV bits: searching up to {limit}")
             engines = [self.subject.engine(at.bits, name=f"{self.subject.name}-{n}") for n in range(limit)]
             try:
-                found = await models_held(
-                    engines, self._talker(at.bits), self.results.targets, self._settings, lambda _words: None
-                )
+                found = await models_held(engines, self._talker(at.bits), self.results.targets, self._settings, _silent)
             except EngineError as error:
                 self.results.notes.append(f"Models at {at.bits} bits: {str(error).splitlines()[0]}")
                 continue
             at.models, at.contention = found.capacity, found.contention
+
+
+def _silent(_words: str) -> None:
+    pass
 
 
 def _free_bytes() -> float:
