@@ -7,10 +7,11 @@ SHELL := /bin/bash
 CONFIG ?= examples/laptop.yaml
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-SGLANG_VERSION := 0.5.17
-SGLANG_ENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse/sglang-$(SGLANG_VERSION)
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
+SGLANG_ENV := $(CACHE)/sglang-0.5.17
+LITELLM_ENV := $(CACHE)/litellm
 
-.PHONY: help up install dev test lint format lock sglang-env clean
+.PHONY: help up install dev test lint format lock bench-gateway sglang-env litellm-env clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +36,11 @@ format: dev ## Format the code
 lock: dev ## Write the lock files anew from pyproject.toml
 	scripts/lock
 
+bench-gateway: dev litellm-env ## Measure what the gateway adds to a chat, beside LiteLLM's proxy
+	$(BIN)/python -m benchmarks.gateway
+
+litellm-env: $(LITELLM_ENV)/.installed ## Install LiteLLM's proxy for comparison, once, outside of the checkout
+
 sglang-env: $(SGLANG_ENV)/.installed ## Install SGLang for tests, once, outside of the checkout (9 GB)
 
 clean: ## Delete the environment, caches and the host's data in this folder
@@ -53,5 +59,8 @@ $(BIN)/.installed-dev: $(BIN)/.installed requirements-dev.lock
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(SGLANG_ENV)/.installed: scripts/sglang-env scripts/sglang-constraints.txt
-	scripts/sglang-env $(SGLANG_VERSION) $(SGLANG_ENV)
+$(SGLANG_ENV)/.installed: scripts/sglang-constraints.txt
+	scripts/tool-env $(SGLANG_ENV) 14 $< sglang==0.5.17 accelerate gguf pytest pytest-timeout pytest-asyncio
+
+$(LITELLM_ENV)/.installed: scripts/litellm-packages.txt
+	scripts/tool-env $(LITELLM_ENV) 2 - --no-deps -r $<
