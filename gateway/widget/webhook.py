@@ -84,7 +84,7 @@ async def _first_that_answers(url: httpx.URL, addresses: list[str], body: bytes,
             last = error  # nothing was sent: the name's next address may be the one that listens
         except (httpx.HTTPError, OSError) as error:
             raise WebhookFailed(f"{url.host}: {type(error).__name__}: {error}") from error
-    raise WebhookFailed(f"{url.host} cannot be reached: {last}")
+    raise WebhookFailed(f"{url.host} cannot be reached: {last}") from last
 
 
 async def _send(url: httpx.URL, address: str, body: bytes, headers: dict[str, str]) -> int:

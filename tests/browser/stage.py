@@ -14,8 +14,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ import httpx
 import uvicorn
 
 from browser.talker import Shape, Talker
+from gateway.app import App
 from gateway.main import Server, create_app, listening
 from gateway.protocol import BoundedProtocol
+from gateway.state import Gateway
 from scheduler.__main__ import LiveSettings
 from scheduler.loop import Loop
 from services.config import Config
@@ -35,7 +38,7 @@ from services.queues.desk import Desk
 from services.queues.door import read_registry, write_registry
 from services.registry import ready_key, seeded
 from services.runtime import Runtime
-from services.secrets import load_secrets
+from services.secrets import Secrets, load_secrets
 from services.tokenizer import load_tokenizer
 from services.weights import resolve
 from services.worker.worker import Worker
@@ -151,8 +154,19 @@ class Customers:
             await asyncio.sleep(self._random.uniform(0.5, 5))
 
 
-async def serve(redis_url: str, customers: int, webhook: str | None) -> None:
-    """Run everything until SIGTERM."""
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A host that answers. `gateway` is its gateway's state."""
+
+    url: str
+    secrets: Secrets
+    connection: Connection
+    gateway: Gateway
+
+
+@asynccontextmanager
+async def staged(redis_url: str, *, customers: int = 0, webhook: str | None = None) -> AsyncIterator[Stage]:
+    """Everything of the host in this event loop."""
     async with AsyncExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-stage-")))
         config = config_of(data_dir, webhook)
@@ -161,45 +175,53 @@ async def serve(redis_url: str, customers: int, webhook: str | None) -> None:
         connection = await stack.enter_async_context(connect(redis_url))
         old = await read_registry(connection)
         await write_registry(connection, old.version, seeded(old, config, secrets.pepper, time.time()))
-        workers = workers_of(connection, config)
         settings = LiveSettings(connection, config)
         await settings.refresh()
         loop = Loop(Desk(connection), settings, name="stage", clock=time.time)
-        tasks = [asyncio.create_task(worker.run()) for worker in workers]
-        tasks += [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
-        listener = listening("127.0.0.1", 0)
+        beside = [asyncio.create_task(worker.run()) for worker in workers_of(connection, config)]
+        beside += [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
+        listener = stack.enter_context(listening("127.0.0.1", 0))
         app = create_app(runtime)
-        server = Server(
-            app,
-            uvicorn.Config(
-                app,
-                http=BoundedProtocol.bounded(config.gateway.request_read_s_max),
-                lifespan="on",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=2,
-            ),
-            config.gateway.drain_s,
-        )
+        server = Server(app, _uvicorn(app, config), config.gateway.drain_s)
         serving = asyncio.create_task(server._serve([listener]))
-        while not server.started:
-            await asyncio.sleep(0.01)
-            if serving.done():
-                raise SystemExit("the gateway did not start")
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        if customers:
-            tasks.append(asyncio.create_task(Customers(url, secrets.pepper, customers).run()))
-        stopped = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        sys.stdout.write(json.dumps({"url": url, "admin_key": secrets.admin_key}) + "\n")
+        try:
+            while not server.started:
+                await asyncio.sleep(0.01)
+                if serving.done():
+                    serving.result()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            if customers:
+                beside.append(asyncio.create_task(Customers(url, secrets.pepper, customers).run()))
+            assert app.state is not None
+            yield Stage(url, secrets, connection, app.state)
+        finally:
+            server.should_exit = True
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, serving, return_exceptions=True)
+
+
+def _uvicorn(app: App, config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol.bounded(config.gateway.request_read_s_max),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+async def serve(redis_url: str, customers: int, webhook: str | None) -> None:
+    """Run everything until SIGTERM."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with staged(redis_url, customers=customers, webhook=webhook) as stage:
+        sys.stdout.write(json.dumps({"url": stage.url, "admin_key": stage.secrets.admin_key}) + "\n")
         sys.stdout.flush()
         await stopped.wait()
-        server.should_exit = server.force_exit = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, serving, return_exceptions=True)
 
 
 def workers_of(connection: Connection, config: Config) -> list[Worker]:

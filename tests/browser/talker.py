@@ -117,7 +117,7 @@ class Talker:
             await asyncio.sleep(tokens / self._shape.prefill_tokens_per_s + self._step_s())
             for word in words:
                 yield Piece(text=word, tokens=1)
-                self._held[request.chat] += per_token
+                self._held[request.chat] = self._held.get(request.chat, 0) + per_token
                 await asyncio.sleep(self._step_s())
             yield Piece(finish="stop", prompt_tokens=tokens, cached_tokens=tokens // 3, completion_tokens=len(words))
         finally:
@@ -143,6 +143,12 @@ class Talker:
         self._bits = bits
         self._shape = replace(self._shape, kv_bits=int(bits))
         return self._facts()
+
+    async def set_chat_kv_bits(self, chat: str, bits: KvBits) -> None:
+        if not self._shape.live:
+            raise KvBitsUnsupported(f"{self._model} has one precision for all chats")
+        per_token = self._shape.kv_bytes_per_token
+        self._held[chat] = self._held.get(chat, 0) * per_token[int(bits)] // per_token[int(self._bits)]
 
     @property
     def can_sleep(self) -> bool:

@@ -1,0 +1,239 @@
+"""Handing over to a person: signed, at once, again until it is taken, and never into the host's own network."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from gateway.widget import handover, webhook
+from gateway.widget.handover import Outbox
+from gateway.widget.store import Talk, Turn
+from gateway.widget.tokens import Place, webhook_secret
+from gateway.widget.webhook import WebhookFailed, allowed, post
+from services.config import BotConfig, WidgetConfig
+from services.queues.connection import Connection, connect
+
+from .conftest import BOT, Page
+
+PEPPER = b"p" * 32
+
+
+class Desk(BaseHTTPRequestHandler):
+    """A receiver on this machine. `answers` are the statuses it gives, then 200."""
+
+    taken: ClassVar[list[tuple[dict[str, str], bytes]]] = []
+    answers: ClassVar[list[int]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.taken.append((dict(self.headers), body))
+        status = self.answers.pop(0) if self.answers else 200
+        self.send_response(status)
+        if status == 302:
+            self.send_header("location", "http://127.0.0.1:1/elsewhere")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def desk() -> Iterator[str]:
+    Desk.taken.clear()
+    Desk.answers.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Desk)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/hook"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_764_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def place_of(url: str) -> Place:
+    widget = WidgetConfig(handover_webhook=url)
+    return Place("bhw-x", "acme", "acme/help", BotConfig(model="m", widget=widget), widget)
+
+
+def talk() -> Talk:
+    return Talk(session="s" * 32, bot="acme/help", began_s=1.0, turns=(Turn(who="visitor", text="Help!", at_s=2.0),))
+
+
+async def outbox(connection: Connection, clock: Clock) -> Outbox:
+    return Outbox(connection, PEPPER, clock)
+
+
+async def test_a_letter_is_signed_and_tells_the_conversation(redis_url: str, desk: str) -> None:
+    async with connect(redis_url) as connection:
+        box = await outbox(connection, Clock())
+        await box.put(place_of(desk), talk(), contact="ada@example.com", note="A cracked bowl", page="https://shop")
+        assert await box.deliver_next()
+        assert not await box.deliver_next()
+        assert await connection.redis.keys("bh:widget:*") == []
+    [(headers, body)] = Desk.taken
+    message = json.loads(body)
+    assert message["event"] == "handover.requested"
+    assert message["contact"] == "ada@example.com"
+    assert message["turns"] == [{"who": "visitor", "text": "Help!", "at_s": 2.0}]
+    seconds, _, mac = headers["x-bunkhouse-signature"].removeprefix("t=").partition(",v1=")
+    secret = webhook_secret("acme/help", PEPPER).encode()
+    assert mac == hmac.new(secret, f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+async def test_a_desk_that_is_down_is_tried_again_later(redis_url: str, desk: str) -> None:
+    Desk.answers += [500, 503]
+    clock = Clock()
+    async with connect(redis_url) as connection:
+        box = await outbox(connection, clock)
+        await box.put(place_of(desk), talk(), contact="ada", note="", page="")
+        for wait_s in handover.TRY_AFTER_S[:2]:
+            assert await box.deliver_next()
+            assert not await box.deliver_next()
+            clock.now_s += wait_s + 0.01
+        assert await box.deliver_next()
+        assert not await box.deliver_next()
+    ids = {json.loads(body)["id"] for _, body in Desk.taken}
+    assert len(Desk.taken) == 3
+    assert len(ids) == 1
+
+
+async def test_it_is_given_up_at_the_end_and_at_once_where_trying_again_is_no_use(redis_url: str, desk: str) -> None:
+    clock = Clock()
+    async with connect(redis_url) as connection:
+        box = await outbox(connection, clock)
+        Desk.answers += [410]
+        await box.put(place_of(desk), talk(), contact="ada", note="", page="")
+        assert await box.deliver_next()
+        assert await connection.redis.keys("bh:widget:*") == []
+        Desk.answers += [500] * 20
+        await box.put(place_of(desk), talk(), contact="ada", note="", page="")
+        tries = 0
+        while await connection.redis.keys("bh:widget:*"):
+            tries += await box.deliver_next()
+            clock.now_s += 30_000
+        assert tries == len(handover.TRY_AFTER_S) + 1
+
+
+async def test_a_gateway_that_dies_with_a_letter_leaves_it_to_the_next(redis_url: str, desk: str) -> None:
+    clock = Clock()
+    async with connect(redis_url) as connection:
+
+        async def die(url: str, body: bytes, headers: dict[str, str]) -> None:
+            raise asyncio.CancelledError
+
+        dying = Outbox(connection, PEPPER, clock, die)
+        await dying.put(place_of(desk), talk(), contact="ada", note="", page="")
+        with pytest.raises(asyncio.CancelledError):
+            await dying.deliver_next()
+        box = await outbox(connection, clock)
+        assert not await box.deliver_next()  # it may still be in the other's hand
+        clock.now_s += handover.IN_HAND_S + 1
+        assert await box.deliver_next()
+    assert len(Desk.taken) == 1
+
+
+async def test_a_visitor_is_answered_at_once(page: Page) -> None:
+    asked = await page.say("It cracked!")
+    await page.read(asked["chat"])
+    began = asyncio.get_running_loop().time()
+    told = await page.post("handover", {"session": asked["session"], "contact": "ada@example.com", "note": "please"})
+    assert told.status_code == 202
+    assert asyncio.get_running_loop().time() - began < 2.0
+    shown = (await page.get(f"sessions/{asked['session']}")).json()
+    assert shown["handed_over"] is True
+    for body in ({"contact": ""}, {"contact": "x" * 300}, {}, {"contact": "ada", "note": "n" * 2000}):
+        assert (await page.post("handover", body)).status_code == 400
+    codes = [(await page.post("handover", {"contact": "ada@example.com"})).status_code for _ in range(4)]
+    assert codes[-1] == 429
+    assert page.stage.gateway.directory.registry.bot("alder-ash", BOT) is not None
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1::1", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("172.16.3.4", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("::7f00:1", False),
+    ],
+)
+def test_addresses(address: str, public: bool) -> None:
+    assert allowed(address, loopback=False) is public
+
+
+async def test_a_name_that_leads_inside_is_refused_before_anything_is_sent() -> None:
+    for inside in (["10.0.0.7"], ["93.184.216.34", "127.0.0.1"], ["::ffff:169.254.169.254"], []):
+
+        async def resolver(host: str, port: int, inside: list[str] = inside) -> list[str]:
+            return inside
+
+        with pytest.raises(WebhookFailed, match="may not reach") as failed:
+            await post("https://shop.example/hook", b"{}", {}, resolver=resolver)
+        assert failed.value.final
+
+
+async def test_plain_http_leaves_this_machine_never() -> None:
+    with pytest.raises(WebhookFailed, match="only https"):
+        await post("http://shop.example/hook", b"{}", {})
+
+
+async def test_localhost_that_resolves_elsewhere_is_refused() -> None:
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["10.0.0.7"]
+
+    with pytest.raises(WebhookFailed, match="may not reach"):
+        await post("http://localhost:8000/hook", b"{}", {}, resolver=resolver)
+
+
+async def test_redirects_are_not_followed(desk: str) -> None:
+    Desk.answers += [302]
+    with pytest.raises(WebhookFailed, match="answered 302"):
+        await post(desk, b"{}", {})
+    assert len(Desk.taken) == 1
+
+
+async def test_a_name_is_connected_to_at_the_address_that_was_checked(
+    desk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name stays in the Host header, and the certificate is checked against it: a plain receiver is no TLS peer."""
+    port = int(desk.rpartition(":")[2].partition("/")[0])
+    monkeypatch.setattr(webhook, "allowed", lambda address, loopback: True)
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    with pytest.raises(WebhookFailed, match="SSL"):
+        await post(f"https://shop.example:{port}/hook", b"{}", {}, resolver=resolver)
+    assert Desk.taken == []

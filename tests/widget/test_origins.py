@@ -1,0 +1,113 @@
+"""Pages that may use a widget, and pages that may not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.outcomes import Refused
+from gateway.widget import origins
+from gateway.widget.tokens import Place, Tokens, token_of
+from services.config import BotConfig, TenantConfig, WidgetConfig
+from services.registry import Registry, TenantRecord
+
+from .conftest import BOT, Page
+
+PEPPER = b"p" * 32
+WIDGET = WidgetConfig(allowed_origins=("https://shop.example",))
+
+
+def place_of(widget: WidgetConfig) -> Place:
+    bot = BotConfig(model="m", widget=widget)
+    registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig(bots={"help": bot}))})
+    found = Tokens(registry, PEPPER).place(token_of("acme/help", widget.token_number, PEPPER))
+    assert found is not None
+    return found
+
+
+def test_a_listed_origin_is_allowed_by_name_only() -> None:
+    origin = origins.check(place_of(WIDGET), {"origin": "https://shop.example"}, writes=True)
+    headers = origins.allow(origin)
+    assert headers == {
+        "vary": "origin",
+        "access-control-allow-origin": "https://shop.example",
+        "access-control-expose-headers": "retry-after",
+    }
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://shop.example.evil.com",
+        "https://evil.com",
+        "http://shop.example",
+        "https://shop.example:8443",
+        "null",
+        "",
+        "https://sub.shop.example",
+    ],
+)
+def test_other_origins_are_not(origin: str) -> None:
+    with pytest.raises(Refused):
+        origins.check(place_of(WIDGET), {"origin": origin, "host": "gateway.example"}, writes=True)
+
+
+def test_the_hosts_own_page_needs_demo() -> None:
+    own = {"origin": "https://gateway.example", "host": "gateway.example"}
+    with pytest.raises(Refused):
+        origins.check(place_of(WIDGET), own, writes=True)
+    demo = place_of(WIDGET.model_copy(update={"demo": True}))
+    assert origins.check(demo, own, writes=True) == "https://gateway.example"
+
+
+def test_a_write_without_an_origin_is_refused_and_a_read_only_from_the_own_page() -> None:
+    place = place_of(WIDGET)
+    with pytest.raises(Refused):
+        origins.check(place, {}, writes=True)
+    with pytest.raises(Refused):
+        origins.check(place, {"sec-fetch-site": "cross-site"}, writes=False)
+    assert origins.check(place, {"sec-fetch-site": "same-origin"}, writes=False) is None
+
+
+def test_a_higher_token_number_ends_the_old_token() -> None:
+    assert token_of("acme/help", 1, PEPPER) != token_of("acme/help", 2, PEPPER)
+    assert token_of("acme/help", 1, PEPPER) != token_of("acme/other", 1, PEPPER)
+    renewed = place_of(WIDGET.model_copy(update={"token_number": 2}))
+    registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig(bots={"help": renewed.config}))})
+    assert Tokens(registry, PEPPER).place(token_of("acme/help", 1, PEPPER)) is None
+
+
+async def test_preflight_and_answers_over_http(page: Page) -> None:
+    asking = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    fine = await page.http.options(f"{page.base}/messages", headers={"origin": page.origin, **asking})
+    assert fine.status_code == 204
+    assert fine.headers["access-control-allow-origin"] == page.origin
+    assert "content-type" in fine.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in fine.headers
+    evil = replace(page, origin="https://evil.example")
+    refused = await page.http.options(f"{page.base}/messages", headers={"origin": evil.origin, **asking})
+    assert refused.status_code == 404
+    assert "access-control-allow-origin" not in refused.headers
+    for answer in (await evil.get("config"), await evil.post("messages", {"text": "hi"})):
+        assert answer.status_code == 404
+        assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_script_and_demo_page(page: Page) -> None:
+    script = await page.http.get(f"{page.stage.url}/widget.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert "STYLE_SHEET" not in script.text
+    assert ".bubble" in script.text
+    again = await page.http.get(f"{page.stage.url}/widget.js", headers={"if-none-match": script.headers["etag"]})
+    assert again.status_code == 304
+    shop = await page.http.get(f"{page.stage.url}/widget/demo")
+    assert page.token in shop.text
+    assert "unsafe" not in shop.headers["content-security-policy"]
+    for name in ("demo.css", "bowl.svg"):
+        assert (await page.http.get(f"{page.stage.url}/widget/demo/{name}")).status_code == 200
+    assert (await page.http.get(f"{page.stage.url}/widget/demo/..%2fdemo.py")).status_code == 404
+    config = (await page.get("config")).json()
+    assert config["title"] == "Alder & Ash"
+    assert config["handover"] is True
+    assert BOT not in str(config)
