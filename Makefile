@@ -11,7 +11,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
 LITELLM_ENV := $(CACHE)/litellm
 
-.PHONY: help up install dev test lint format lock bench-gateway sglang-env litellm-env clean
+.PHONY: help up install dev test lint format lock bench-gateway browser sglang-env litellm-env clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ install: $(BIN)/.installed
 
 dev: $(BIN)/.installed-dev ## Install what tests and linters need, too
 
-test: dev sglang-env ## Lint, check types, run all tests, real Redis and real engines included
+test: dev sglang-env browser ## Lint, check types, run all tests, real Redis and real engines included
 	@scripts/check
 
 lint: dev ## Lint and check types only
@@ -39,12 +39,14 @@ lock: dev ## Write the lock files anew from pyproject.toml
 bench-gateway: dev litellm-env ## Measure what the gateway adds to a chat, beside LiteLLM's proxy
 	$(BIN)/python -m benchmarks.gateway
 
+browser: tests/browser/node_modules/.installed ## Install what the tests of the pages need
+
 litellm-env: $(LITELLM_ENV)/.installed ## Install LiteLLM's proxy for comparison, once, outside of the checkout
 
 sglang-env: $(SGLANG_ENV)/.installed ## Install SGLang for tests, once, outside of the checkout (9 GB)
 
 clean: ## Delete the environment, caches and the host's data in this folder
-	rm -rf .venv .bunkhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .bunkhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info tests/browser/node_modules
 
 $(BIN)/python:
 	"$$(scripts/find-python)" -m venv .venv
@@ -58,6 +60,9 @@ $(BIN)/.installed: requirements.lock requirements-weights.lock pyproject.toml | 
 $(BIN)/.installed-dev: $(BIN)/.installed requirements-dev.lock
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
+
+tests/browser/node_modules/.installed: tests/browser/package-lock.json
+	scripts/browser
 
 $(SGLANG_ENV)/.installed: scripts/sglang-constraints.txt
 	scripts/tool-env $(SGLANG_ENV) 14 $< sglang==0.5.17 accelerate gguf pytest pytest-timeout pytest-asyncio
