@@ -16,6 +16,7 @@ import uvloop
 
 from scheduler.loop import Loop
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
+from services.bandwidth import read_measured
 from services.config import Config, ConfigError
 from services.logs import setup
 from services.queues import keys
@@ -31,8 +32,9 @@ REGISTRY_S = 1.0
 log = structlog.get_logger()
 
 
-def settings_of(config: Config, registry: Registry) -> SchedulerSettings:
-    """What the decisions depend on: bounds and targets from the file, shares from the registry."""
+def settings_of(config: Config, registry: Registry, measured: float | None = None) -> SchedulerSettings:
+    """What the decisions depend on: bounds and targets from the file, shares from the registry, and the bandwidth that
+    was measured unless the file says one."""
     return SchedulerSettings(
         targets={
             name: ModelTargets(model.targets.inter_token_ms_max, model.targets.first_token_s_max)
@@ -47,7 +49,7 @@ def settings_of(config: Config, registry: Registry) -> SchedulerSettings:
             )
             for name, record in registry.tenants.items()
         },
-        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s,
+        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s or measured,
         telemetry_age_s_max=config.scheduler.telemetry_age_s_max,
         session_idle_s=config.scheduler.session_idle_s,
         waiting_max=config.scheduler.waiting_max,
@@ -57,24 +59,26 @@ def settings_of(config: Config, registry: Registry) -> SchedulerSettings:
 
 
 class LiveSettings:
-    """Settings that follow the registry."""
+    """Settings that follow the registry and the measured bandwidth."""
 
     def __init__(self, connection: Connection, config: Config) -> None:
         self._connection = connection
         self._config = config
         self._now = settings_of(config, Registry())
         self._version = b""
+        self._measured: float | None = None
 
     def __call__(self) -> SchedulerSettings:
         return self._now
 
     async def refresh(self) -> None:
-        """Read the registry if it changed. Raises QueueUnavailable."""
+        """Read what changed. Raises QueueUnavailable."""
         with translated():
             version = await self._connection.redis.hget(keys.REGISTRY, "version")
-        if version != self._version:
-            self._version = version
-            self._now = settings_of(self._config, await read_registry(self._connection))
+        measured = await read_measured(self._connection)
+        if (version, measured) != (self._version, self._measured):
+            self._version, self._measured = version, measured
+            self._now = settings_of(self._config, await read_registry(self._connection), measured)
 
     async def follow(self) -> None:
         """Keep following until cancelled."""

@@ -123,7 +123,9 @@ class Loop:
 
     async def _look(self, now: float) -> None:
         """Once a second: engines, settings, and whether the ledger and Redis agree."""
-        self._core.configure(self._settings())
+        settings = self._settings()
+        if settings != self._core.settings:
+            self._core.configure(settings)
         for seen in await self._desk.engines():
             if self._facts.get(seen.facts.model) != seen.facts:
                 self._facts[seen.facts.model] = seen.facts

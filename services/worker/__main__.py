@@ -12,6 +12,7 @@ import structlog
 import uvloop
 
 from scheduler.types import KvBits
+from services.bandwidth import ensure_measured
 from services.config import ConfigError
 from services.engines.base import Engine
 from services.engines.factory import build_engine
@@ -41,6 +42,8 @@ async def serve(runtime: Runtime, model: str) -> None:
         return build_engine(model, changed, weights, runtime.config.data_dir)
 
     async with runtime.connect() as connection:
+        if settings.engine == "sglang" and settings.device == "cuda":
+            await ensure_measured(connection, settings.python)
         commands = Commands(connection)
         configured = settings.kv_bits
         verified = bits_to_start(await commands.desired(model), configured)

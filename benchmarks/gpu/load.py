@@ -1,0 +1,102 @@
+"""Closed loops of streamed chats against a host, with the time of each piece."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from dataclasses import dataclass, field
+
+import orjson
+
+from benchmarks.host import HostProcess
+from services.loadtest.http import Http
+
+WORDS = ("order", "parcel", "blender", "refund", "invoice", "filter", "warranty", "customer", "answer", "please")
+PIECE = b'"content":"'
+
+
+@dataclass
+class Loop:
+    """What the chats of one bot saw. Seconds."""
+
+    gaps_s: list[float] = field(default_factory=list)
+    firsts_s: list[float] = field(default_factory=list)
+    pieces: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+def prompt(tokens: int, seed: int) -> str:
+    """Words that come to about so many tokens, different for each seed."""
+    draw = random.Random(seed)
+    return " ".join(draw.choice(WORDS) for _ in range(max(1, int(tokens / 1.3))))
+
+
+async def one(http: Http, key: str, bot: str, text: str, *, max_tokens: int, into: Loop) -> None:
+    """One chat to its end."""
+    times: list[float] = []
+
+    def sink(piece: bytes, at: float) -> bool:
+        times.extend([at] * (piece.count(PIECE) - piece.count(b'"content":""')))
+        return True
+
+    body = orjson.dumps(
+        {"model": bot, "stream": True, "max_tokens": max_tokens, "messages": [{"role": "user", "content": text}]}
+    )
+    begin = time.perf_counter()
+    answer = await http.post("/chat/completions", {"authorization": f"Bearer {key}"}, body, sink)
+    if answer.status != 200 or not times:
+        into.failed += 1
+        into.errors.append(f"{answer.status} {answer.body[:200].decode(errors='replace')}")
+        return
+    into.firsts_s.append(times[0] - begin)
+    into.gaps_s += [after - before for before, after in itertools.pairwise(times)]
+    into.pieces += len(times)
+
+
+async def closed_loop(
+    host: HostProcess, bot: str, clients: int, seconds: float, *, prompt_tokens: int, max_tokens: int
+) -> Loop:
+    """`clients` chats at a time for `seconds`, each followed by the next."""
+    seen = Loop()
+    http = Http(f"{host.url}/v1", time.perf_counter)
+    key = host.keys[bot.partition("/")[0]]
+    until = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        turn = 0
+        while time.perf_counter() < until:
+            text = prompt(prompt_tokens, seed=number * 1000 + turn)
+            await one(http, key, bot, text, max_tokens=max_tokens, into=seen)
+            turn += 1
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    http.close()
+    return seen
+
+
+def percentile(values: list[float], share: float) -> float | None:
+    """The value that `share` of all do not exceed; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def figures(seen: Loop, seconds: float) -> dict[str, float | int | None]:
+    """Milliseconds and tokens a second."""
+
+    def ms(value: float | None) -> float | None:
+        return None if value is None else round(value * 1000, 3)
+
+    return {
+        "inter_token_p50_ms": ms(percentile(seen.gaps_s, 0.5)),
+        "inter_token_p99_ms": ms(percentile(seen.gaps_s, 0.99)),
+        "first_token_p50_ms": ms(percentile(seen.firsts_s, 0.5)),
+        "first_token_p99_ms": ms(percentile(seen.firsts_s, 0.99)),
+        "tokens_per_s": round(seen.pieces / seconds, 1),
+        "chats": len(seen.firsts_s),
+        "failed": seen.failed,
+    }

@@ -1,0 +1,64 @@
+"""`python -m benchmarks.gpu.question FOLDER`: real weights on a GPU answer a question of fact through the whole host.
+
+FOLDER is SmolLM2-135M-Instruct in bf16 (services/engines/sglang_weights.py makes it of the GGUF file). Asked once for
+each KV precision that SGLang itself has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import httpx
+import yaml
+
+from benchmarks.gpu.workers import FLAGS
+from benchmarks.host import run_host
+from benchmarks.output import write
+
+QUESTION = "What is the capital of France?"
+
+
+def main() -> None:
+    """Ask, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--kv-bits", type=int, nargs="+", default=[16, 8])
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/question.json"))
+    options = parser.parse_args()
+    gpu_flags = ["--attention-backend", "triton", "--cuda-graph-backend-prefill=disabled"]
+    models = {
+        f"kv{bits}": {
+            "engine": "sglang",
+            "weights": str(options.weights),
+            "kv_bits": bits,
+            "context_tokens": 2048,
+            "chats_max": 8,
+            "kv_tokens": 16_384,
+            "flags": [*FLAGS, *gpu_flags, "--mem-fraction-static", "0.5"],
+        }
+        for bits in options.kv_bits
+    }
+    bots = {name: {"model": name, "kv": {"policy": "fixed"}} for name in models}
+    with tempfile.TemporaryDirectory(prefix="bh-gpu-") as name:
+        config = Path(name) / "host.yaml"
+        tenants = {"acme": {"ready_key": True, "bots": bots}}
+        config.write_text(yaml.safe_dump({"data_dir": f"{name}/data", "models": models, "tenants": tenants}))
+        answers = {}
+        with run_host(Path(name) / "data", config, 240.0) as host:
+            for bot in bots:
+                body = {
+                    "model": f"acme/{bot}",
+                    "temperature": 0,
+                    "max_tokens": 32,
+                    "messages": [{"role": "user", "content": QUESTION}],
+                }
+                url = f"{host.url}/v1/chat/completions"
+                answer = httpx.post(url, headers=host.headers("acme"), json=body, timeout=120).json()
+                answers[bot] = answer["choices"][0]["message"]["content"]
+    write(options.out, {"question": QUESTION, "answers": answers})
+
+
+if __name__ == "__main__":
+    main()
