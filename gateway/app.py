@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
+from fastapi import FastAPI
 
 from gateway import chats, models, probes
+from gateway.admin import router as admin
 from gateway.call import Call, ClientGone, Receive, Scope, Send
 from gateway.dashboard import pages
 from gateway.outcomes import Code, Refused
@@ -38,6 +40,7 @@ class App:
         self._opened = opened
         self.state: Gateway | None = None
         self._pages: pages.Pages | None = None
+        self._admin: FastAPI | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,7 +74,9 @@ class App:
 
     async def _answered(self, gateway: Gateway, call: Call) -> None:
         try:
-            if self._pages is not None and pages.takes(call.path):
+            if self._admin is not None and admin.takes(call.path):
+                await call.forward(self._admin, "admin")
+            elif self._pages is not None and pages.takes(call.path):
                 await call.forward(self._pages, "pages")
             else:
                 await _routed(gateway, call)
@@ -91,6 +96,7 @@ class App:
         await receive()
         try:
             async with self._opened() as state, pages.opened(state, self) as self._pages:
+                self._admin = admin.admin_app(state)
                 self.state = state
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

@@ -4,6 +4,9 @@ store      jobs as Redis keeps them: state, progress, words, result
 broker     the Celery application
 run        one attempt at a job: claim, heartbeat, cancel, end
 tasks      kinds of jobs and what does them
+scene      reads what a plan looks at
+follow     a command to a model's worker, followed to its end
+figures    measured quality, as Redis keeps it
 precision  change of a model's KV bits       power     load, unload, sleep, wake
 quality    what KV bits cost a model         loadtest  a scenario against this host
 rollup     a day's usage, kept for good      autotune  KV bits per bot, proposed

@@ -22,8 +22,8 @@ from typing import Any
 from services.audit import Note
 from services.config import KvPolicyConfig
 from services.edit import edit, with_tenant
+from services.jobs.figures import Measured, measured
 from services.jobs.plan import PRESET_FLOORS
-from services.jobs.quality import Measured, measured
 from services.jobs.run import Context
 from services.queues.connection import Connection
 from services.queues.door import Door, read_registry

@@ -14,12 +14,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from services.audit import Note
 from services.edit import edit, with_tenant
 from services.jobs.run import Context, JobFailed
+from services.jobs.scenario import BadScenario, parse
 from services.loadtest.cli import summary
 from services.loadtest.http import Http
 from services.loadtest.record import ChatRecord, RunWriter, read_run
@@ -27,30 +25,9 @@ from services.loadtest.runner import Runner
 from services.loadtest.scenario import Scenario
 from services.registry import KeyRecord, Registry, digest, new_key
 
-DURATION_S_MAX = 3600.0
 KEY_MARGIN_S = 300.0
 LOOK_S = 0.5
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
-
-
-class BadScenario(ValueError):
-    """A scenario that this host does not run. Says what is wrong."""
-
-
-def parse(text: str) -> Scenario:
-    """A scenario from YAML. Raises BadScenario."""
-    try:
-        scenario = Scenario.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise BadScenario(f"no valid YAML: {error}") from error
-    except (ValidationError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
-        raise BadScenario(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if scenario.duration_s + scenario.drain_s > DURATION_S_MAX:
-        raise BadScenario(f"duration_s and drain_s are at most {DURATION_S_MAX:.0f} together here")
-    if any(tenant.key or tenant.key_env for tenant in scenario.tenants):
-        raise BadScenario("key and key_env are not taken here: the host makes keys for the test")
-    return scenario
 
 
 async def run(context: Context) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def _bandwidth_seen(scene: Scene) -> float | None:
 
 def floor_of(kv: KvPolicyConfig) -> int:
     """The least KV bits that a bot's policy allows."""
-    fixed = kv.bits if kv.policy == "fixed" and kv.bits is not None else 4
+    fixed = (kv.bits or 16) if kv.policy == "fixed" else 4
     return max(kv.floor, fixed, PRESET_FLOORS.get(kv.policy, 4))
 
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import orjson
-
 from services.engines.base import EngineError
+from services.jobs.figures import Measured, keep
 from services.jobs.run import Context, JobFailed
 from services.planner.plan import read_shape
 from services.prove.logits import LlamaCppLogits
 from services.prove.quality import Readings, fidelity, read, support_text
-from services.queues import keys
-from services.queues.connection import Connection, translated
 from services.tokenizer import load_tokenizer
 from services.weights import WeightsError, resolve
 
@@ -30,18 +27,6 @@ TEXT_TOKENS_MIN = 32
 BASE = 16
 STEPS = 8  # between two looks at whether to go on
 BUNDLED = "bundled support dialogues"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One model at one precision. `source` names the job and the text."""
-
-    bits: int
-    perplexity: float
-    perplexity_change: float
-    kl: float
-    top1_agrees: float
-    source: str
 
 
 async def run(context: Context) -> dict[str, Any]:
@@ -113,17 +98,3 @@ def pieces(texts: Sequence[Sequence[int]], tokens_max: int) -> list[list[int]]:
     if size < TEXT_TOKENS_MIN:
         return []
     return [tokens[place * size : (place + 1) * size] for place in range(TEXTS)]
-
-
-async def keep(connection: Connection, model: str, rows: Sequence[Measured]) -> None:
-    """Remember a model's figures; precisions that were not measured this time keep theirs."""
-    known = {row.bits: row for row in await measured(connection, model)} | {row.bits: row for row in rows}
-    with translated():
-        await connection.redis.hset(keys.QUALITY, model, orjson.dumps([known[bits] for bits in sorted(known)]))
-
-
-async def measured(connection: Connection, model: str) -> list[Measured]:
-    """A model's figures, by bits. Raises QueueUnavailable."""
-    with translated():
-        stored = await connection.redis.hget(keys.QUALITY, model)
-    return [Measured(**values) for values in orjson.loads(stored)] if stored else []

@@ -1,0 +1,125 @@
+"""Bots: what tenants call as `model`. A change counts from the next chat on; running chats finish as they began."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Body, Path, Query, status
+
+from gateway.admin.auth import Operator, Viewer
+from gateway.admin.common import Host, bot_of, note, routes, tenant_of
+from gateway.admin.errors import BadValue
+from gateway.admin.schemas import Bot, Page
+from gateway.kv import policy_of
+from services.config import NAME_RULE, BotConfig, Config, KvPolicyConfig
+from services.edit import edit, with_tenant
+from services.queues.door import read_registry
+from services.registry import Registry
+
+EXAMPLE = {
+    "model": "smol",
+    "system": "You answer questions about orders.",
+    "kv": {"policy": "auto", "floor": 4, "ceiling": 8},
+    "max_tokens_default": 256,
+}
+BotName = Annotated[str, Path(pattern=NAME_RULE, examples=["support"])]
+
+router = routes("bots")
+
+
+@router.get("/bots")
+async def index(host: Host, _: Viewer, tenant: Annotated[str | None, Query()] = None) -> Page[Bot]:
+    """All bots, or one tenant's."""
+    registry = await read_registry(host.connection)
+    names = sorted(registry.tenants) if tenant is None else [tenant]
+    return Page(
+        items=[
+            shown(name, bot, config)
+            for name in names
+            for bot, config in sorted(tenant_of(registry, name).config.bots.items())
+        ]
+    )
+
+
+@router.get("/bots/{tenant}/{bot}")
+async def show(tenant: str, bot: str, host: Host, _: Viewer) -> Bot:
+    """One bot."""
+    return shown(tenant, bot, bot_of(await read_registry(host.connection), tenant, bot))
+
+
+@router.put("/bots/{tenant}/{bot}")
+async def put(
+    tenant: str,
+    bot: BotName,
+    config: Annotated[BotConfig, Body(examples=[EXAMPLE])],
+    host: Host,
+    actor: Operator,
+) -> Bot:
+    """Make a bot, or replace it."""
+    check(host.config, config)
+
+    def change(registry: Registry) -> tuple[Registry, Any]:
+        before = tenant_of(registry, tenant).config.bots.get(bot)
+        entry = note(
+            host, actor, "bot.change" if before else "bot.create", f"{tenant}/{bot}", before=before, after=config
+        )
+        return with_bot(registry, tenant, bot, config), entry
+
+    await edit(host.connection, change)
+    return shown(tenant, bot, config)
+
+
+@router.delete("/bots/{tenant}/{bot}", status_code=status.HTTP_204_NO_CONTENT)
+async def delete(tenant: str, bot: str, host: Host, actor: Operator) -> None:
+    """Delete a bot."""
+
+    def change(registry: Registry) -> tuple[Registry, Any]:
+        before = bot_of(registry, tenant, bot)
+        return with_bot(registry, tenant, bot, None), note(host, actor, "bot.delete", f"{tenant}/{bot}", before=before)
+
+    await edit(host.connection, change)
+
+
+def check(config: Config, bot: BotConfig) -> None:
+    """Raises BadValue where the bot refers to something that this host has not, or its KV policy does not work."""
+    model = config.models.get(bot.model)
+    if model is None:
+        raise BadValue(f"There is no model {bot.model!r}; there are {', '.join(config.models)}.", param="model")
+    if bot.adapter is not None and bot.adapter not in model.adapters:
+        raise BadValue(f"{bot.adapter!r} is no adapter of {bot.model}.", param="adapter")
+    if bot.overflow is not None and bot.overflow not in config.overflow:
+        raise BadValue(f"{bot.overflow!r} is not under `overflow` in the configuration.", param="overflow")
+    if bot.context_tokens is not None and bot.context_tokens > model.context_tokens:
+        raise BadValue(
+            f"context_tokens is {bot.context_tokens}, the model's are {model.context_tokens}.", param="context_tokens"
+        )
+    check_policy(bot.kv)
+
+
+def check_policy(kv: KvPolicyConfig) -> None:
+    """Raises BadValue for options that do not go together."""
+    if kv.floor > kv.ceiling:
+        raise BadValue(f"kv.floor {kv.floor} is above kv.ceiling {kv.ceiling}.", param="kv.floor")
+    if kv.policy == "fixed" and kv.bits is None:
+        raise BadValue("The policy `fixed` needs kv.bits.", param="kv.bits")
+    if kv.policy not in ("fixed", "manufacturing") and kv.bits is not None:
+        raise BadValue(f"The policy {kv.policy!r} takes no kv.bits.", param="kv.bits")
+    try:
+        policy_of(kv)
+    except ValueError as error:
+        raise BadValue(f"kv: {error}.", param="kv") from None
+
+
+def with_bot(registry: Registry, tenant: str, name: str, bot: BotConfig | None) -> Registry:
+    """The registry with one bot put in or taken out. Raises NotFound for an unknown tenant."""
+    record = tenant_of(registry, tenant)
+    bots = {known: config for known, config in record.config.bots.items() if known != name}
+    if bot is not None:
+        bots[name] = bot
+    config = record.config.model_copy(update={"bots": bots})
+    return with_tenant(registry, tenant, record.model_copy(update={"config": config}))
+
+
+def shown(tenant: str, name: str, config: BotConfig) -> Bot:
+    """As answers show it."""
+    return Bot(id=f"{tenant}/{name}", tenant=tenant, name=name, config=config)

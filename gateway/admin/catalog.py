@@ -1,0 +1,98 @@
+"""Models as the admin API shows them: configuration, what the engine says of itself, quality, who changes it now."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from gateway.admin.errors import NotFound
+from gateway.admin.schemas import Model, Quality
+from gateway.state import Gateway
+from services.config import ModelConfig
+from services.jobs.figures import measured
+from services.jobs.plan import bots_of, per_token, possible_bits
+from services.jobs.quality_table import TABLE
+from services.jobs.scene import ConfigError, WeightsError, needs_beside
+from services.jobs.store import Jobs
+from services.planner.need import Need
+from services.queues.desk import Desk, EngineSeen
+from services.queues.door import read_registry
+
+
+def lock_of(model: str) -> str:
+    """What jobs that change a model hold."""
+    return f"model:{model}"
+
+
+def configured(gateway: Gateway, model: str) -> ModelConfig:
+    """Raises NotFound."""
+    found = gateway.config.models.get(model)
+    if found is None:
+        raise NotFound(f"There is no model {model!r}; there are {', '.join(gateway.config.models)}.", param="model")
+    return found
+
+
+async def models(gateway: Gateway) -> list[Model]:
+    """All models, in the configuration's order. Raises QueueUnavailable."""
+    seen = {engine.facts.model: engine for engine in await Desk(gateway.connection).engines()}
+    registry, snapshot = await read_registry(gateway.connection), await gateway.door.snapshot() or {}
+    found = []
+    for name, config in gateway.config.models.items():
+        job = await Jobs(gateway.connection).holder(lock_of(name))
+        waiting = sum(snapshot.get("models", {}).get(name, {}).get("waiting", {}).values())
+        engine, need = seen.get(name), await need_of_model(gateway, name)
+        found.append(
+            Model(
+                name=name,
+                engine=config.engine,
+                state=engine.report.state.value if engine else "down",
+                heard_s=engine.report.at_s if engine else None,
+                kv_bits=int(engine.facts.kv_bits) if engine else None,
+                kv_bits_live=bool(engine and engine.facts.live_kv_bits),
+                context_tokens=engine.facts.context_tokens if engine else config.context_tokens,
+                chats_max=engine.facts.chats_max if engine else config.chats_max,
+                running=engine.report.running if engine else 0,
+                waiting=waiting,
+                job=job.id if job else None,
+                quality=await quality_of(gateway, name),
+                bots=list(bots_of(registry, name)),
+                **_sizes(engine, need),
+            )
+        )
+    return found
+
+
+async def need_of_model(gateway: Gateway, model: str) -> Need | None:
+    """What the model takes by its own files, or None where they cannot be read here."""
+    try:
+        return (await asyncio.to_thread(needs_beside, gateway.config, model))[model]
+    except (ConfigError, WeightsError):
+        return None
+
+
+def _sizes(engine: EngineSeen | None, need: Need | None) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"kv_bits_possible": [], "kv_bytes_per_token": {}}
+    if need is not None:
+        sizes |= {"kv_bits_possible": possible_bits(need, engine), "kv_bytes_per_token": per_token(need, engine)}
+        sizes |= {"weight_bytes": need.weight_bytes, "overhead_bytes": need.overhead_bytes}
+    if engine is not None:
+        facts = engine.facts
+        sizes |= {
+            "weight_bytes": facts.weight_bytes,
+            "overhead_bytes": facts.overhead_bytes,
+            "kv_budget_bytes": facts.kv_budget_bytes,
+        }
+    return sizes
+
+
+async def quality_of(gateway: Gateway, model: str) -> list[Quality]:
+    """Measured figures of a model, by bits; published ones of another model where it was not measured."""
+    found = {row.bits: Quality(**asdict(row)) for row in await measured(gateway.connection, model)}
+    published = {row.bits: Quality(**asdict(row)) for row in TABLE}
+    return [{**published, **found}[bits] for bits in sorted({**published, **found})]
+
+
+def at_bits(quality: list[Quality], bits: int) -> Quality | None:
+    """The row of these bits."""
+    return next((row for row in quality if row.bits == bits), None)

@@ -1,0 +1,149 @@
+"""Jobs: start, look at, cancel, do again; carry out what autotune proposes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query, status
+
+from gateway.admin.auth import Actor, Operator, Viewer
+from gateway.admin.common import Host, note, noted, routes
+from gateway.admin.errors import BadValue, Conflict, NotFound
+from gateway.admin.schemas import Applied, Job, JobKind, JobNew, JobState, Page
+from gateway.state import Gateway
+from services.jobs.autotune import Proposal, apply
+from services.jobs.scenario import BadScenario, parse
+from services.jobs.store import JOBS_MAX, Jobs, Locked
+from services.jobs.store import Job as StoredJob
+from services.usage import day_before
+
+router = routes("jobs")
+
+
+@router.get("/jobs")
+async def index(
+    host: Host,
+    _: Viewer,
+    state: Annotated[JobState | None, Query()] = None,
+    kind: Annotated[JobKind | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Page[Job]:
+    """The newest jobs first."""
+    found = [
+        job
+        for job in await Jobs(host.connection).recent(JOBS_MAX)
+        if (state is None or job.state == state) and (kind is None or job.kind == kind)
+    ]
+    return Page(items=[shown(job) for job in found[:limit]], more=len(found) > limit)
+
+
+@router.post("/jobs", status_code=status.HTTP_202_ACCEPTED)
+async def create(new: JobNew, host: Host, actor: Operator) -> Job:
+    """Measure quality, test under load, roll a day up, or have KV bits proposed."""
+    args = new.args.model_dump(mode="json")
+    target = str(args.get("model") or args.get("day") or "")
+    if new.kind == "quality":
+        _check_model(host, target)
+    if new.kind == "loadtest":
+        _check_scenario(str(args["scenario"]))
+    if new.kind == "usage_rollup" and args["day"] is not None:
+        _check_day(str(args["day"]))
+    try:
+        job = await started(host, actor, new.kind, target, args, lock=f"{new.kind}:{target}")
+    except Locked as error:
+        raise job_running(new.kind, error.job) from None
+    await noted(host, note(host, actor, "job.create", job.id, after={"kind": job.kind, "target": job.target}))
+    return shown(job)
+
+
+@router.get("/jobs/{job}")
+async def show(job: str, host: Host, _: Viewer) -> Job:
+    """One job."""
+    return shown(await _found(host, job))
+
+
+@router.post("/jobs/{job}/cancel")
+async def cancel(job: str, host: Host, actor: Operator) -> Job:
+    """Ask a job to stop. It does at its next safe point; what it has begun it ends or undoes."""
+    found = await _found(host, job)
+    if not found.open:
+        raise Conflict(f"The job has ended: {found.state.value}.", code="has_ended")
+    await Jobs(host.connection).cancel(found, host.clock())
+    await noted(host, note(host, actor, "job.cancel", job))
+    return shown(await _found(host, job))
+
+
+@router.post("/jobs/{job}/retry", status_code=status.HTTP_202_ACCEPTED)
+async def retry(job: str, host: Host, actor: Operator) -> Job:
+    """The same again, as a new job."""
+    old = await _found(host, job)
+    if old.open:
+        raise job_running(old.target or old.kind, old.id)
+    try:
+        again = await Jobs(host.connection).create(
+            old.kind, old.target, old.args, by=actor.name, now_s=host.clock(), lock=old.lock, retry_of=old.id
+        )
+    except Locked as error:
+        raise job_running(old.target or old.kind, error.job) from None
+    await noted(host, note(host, actor, "job.retry", job, after={"job": again.id}))
+    return shown(again)
+
+
+@router.post("/jobs/{job}/apply")
+async def carry_out(job: str, host: Host, actor: Operator) -> Applied:
+    """Carry out an autotune job's proposals, but for bots whose policy was changed since."""
+    found = await _found(host, job)
+    if found.kind != "autotune" or found.result is None:
+        raise Conflict("This job has no proposals.", code="no_proposals")
+    proposals = [Proposal(**values) for values in found.result.get("proposals", [])]
+    changed, left = await apply(host.connection, proposals, note(host, actor, "bot.kv", ""))
+    return Applied(job=job, changed=changed, left=left)
+
+
+async def started(host: Gateway, actor: Actor, kind: str, target: str, args: dict[str, Any], *, lock: str) -> StoredJob:
+    """A new job. Raises Locked, QueueUnavailable."""
+    return await Jobs(host.connection).create(kind, target, args, by=actor.name, now_s=host.clock(), lock=lock)
+
+
+def job_running(what: str, job: str) -> Conflict:
+    """Another job is in the way."""
+    return Conflict(f"Another job has {what!r} right now: {job}.", code="job_running", job=job)
+
+
+def shown(job: StoredJob) -> Job:
+    """As answers show it: a load test's scenario and a measurement's text are not repeated."""
+    args = {name: value for name, value in job.args.items() if name not in ("scenario", "transcripts")}
+    names = ("id", "kind", "target", "words", "created_s", "started_s", "ended_s", "attempt", "by", "result", "error")
+    values = {name: getattr(job, name) for name in (*names, "retry_of")}
+    return Job.model_validate(
+        {**values, "args": args, "state": job.state.value, "progress": min(1.0, max(0.0, job.progress))}
+    )
+
+
+async def _found(host: Gateway, job: str) -> StoredJob:
+    found = await Jobs(host.connection).get(job)
+    if found is None:
+        raise NotFound(f"There is no job {job!r}.", param="job")
+    return found
+
+
+def _check_model(host: Gateway, model: str) -> None:
+    config = host.config.models.get(model)
+    if config is None:
+        raise BadValue(f"There is no model {model!r}.", param="args.model")
+    if config.engine != "llamacpp":
+        raise BadValue("Quality is measured through llama.cpp, which reads GGUF files alone.", param="args.model")
+
+
+def _check_scenario(text: str) -> None:
+    try:
+        parse(text)
+    except BadScenario as error:
+        raise BadValue(f"The scenario: {error}.", param="args.scenario") from None
+
+
+def _check_day(day: str) -> None:
+    try:
+        day_before(day, 0)
+    except ValueError as error:
+        raise BadValue(f"{day!r} is no day: {error}.", param="args.day") from None

@@ -1,0 +1,45 @@
+"""Who asks, what the host looks like now, and why a chat waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.admin.auth import Actor, Viewer
+from gateway.admin.catalog import models
+from gateway.admin.common import Host, routes
+from gateway.admin.schemas import Explanation, Me, Overview
+from services.explain import explain
+from services.jobs.scene import card_of
+
+router = routes("scheduler")
+explain_router = routes("scheduler")
+
+
+@router.get("/me")
+async def me(actor: Viewer) -> Me:
+    """Whose key this is."""
+    return _me(actor)
+
+
+@router.get("/overview")
+async def overview(host: Host, _: Viewer) -> Overview:
+    """Engines, ledger and queues: what a memory map needs."""
+    first = next(iter(host.config.models))
+    card = await asyncio.to_thread(card_of, host.config, first)
+    return Overview(
+        at_s=host.clock(),
+        snapshot=await host.door.snapshot(),
+        models=await models(host),
+        card_bytes=card.total_bytes if card else None,
+        reserve_bytes=int(card.total_bytes * host.config.memory.reserve) if card else None,
+    )
+
+
+@explain_router.get("/scheduler/explain/{chat}")
+async def explained(chat: str, host: Host, _: Viewer) -> Explanation:
+    """Why a chat waits, runs or was refused, in numbers. A chat that nobody knows is `unknown`."""
+    return Explanation.model_validate(await explain(host.connection, chat))
+
+
+def _me(actor: Actor) -> Me:
+    return Me(name=actor.name, role=actor.role)

@@ -1,0 +1,182 @@
+"""Sessions: conversations seen lately, what they hold, and their end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+from gateway.admin.auth import Operator, Viewer
+from gateway.admin.catalog import at_bits, quality_of
+from gateway.admin.common import Host, bot_of, note, noted, routes
+from gateway.admin.errors import BadValue, Conflict, NotFound
+from gateway.admin.live import demote
+from gateway.admin.schemas import Page, Session, SessionChat, SessionEnded, SessionKv, SessionKvAnswer
+from gateway.state import Gateway
+from scheduler.types import Ticket
+from services.jobs.plan import floor_of
+from services.queues import keys
+from services.queues.connection import translated
+from services.queues.desk import Desk, EngineSeen
+from services.queues.door import SESSION_KEEP_S, read_registry
+
+SessionId = Annotated[str, Path(examples=["chat-42"])]
+
+router = routes("sessions")
+
+
+@dataclass
+class Held:
+    """What runs and waits of all sessions, by tenant and session."""
+
+    chats: dict[tuple[str, str], list[SessionChat]] = field(default_factory=dict)
+    tickets: dict[str, Ticket] = field(default_factory=dict)
+
+
+@router.get("/sessions")
+async def index(
+    host: Host,
+    _: Viewer,
+    tenant: Annotated[str | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[Session]:
+    """The sessions that were used last, of all tenants or one."""
+    held = await _held(host)
+    now_s = host.clock()
+    with translated():
+        await host.connection.redis.zremrangebyscore(keys.SESSIONS, 0, now_s - SESSION_KEEP_S)
+        places = [name.decode().partition(" ") for name in await host.connection.redis.zrevrange(keys.SESSIONS, 0, -1)]
+        wanted = [(owner, name) for owner, _, name in places if tenant in (None, owner)]
+        async with host.connection.redis.pipeline(transaction=False) as pipe:
+            for owner, name in wanted[:limit]:
+                pipe.hgetall(keys.session(owner, name))
+            stored = await pipe.execute()
+    shown = [_shown(*place, values, held) for place, values in zip(wanted, stored, strict=False) if values]
+    return Page(items=shown, more=len(wanted) > limit)
+
+
+@router.get("/sessions/{tenant}/{session:path}")
+async def show(tenant: str, session: SessionId, host: Host, _: Viewer) -> Session:
+    """One session."""
+    return _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
+
+
+@router.put("/sessions/{tenant}/{session:path}/kv")
+async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host, actor: Operator) -> SessionKvAnswer:
+    """KV bits of one conversation. Chats that run are lowered at once; later ones start with these bits."""
+    found = _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
+    engine = next((seen for seen in await Desk(host.connection).engines() if seen.facts.model == found.model), None)
+    await _check_bits(host, found, engine, wanted.bits)
+    running = [chat for chat in found.chats if chat.state != "waiting" and (chat.kv_bits or 0) > wanted.bits]
+    freed = sum(chat.reserved_bytes * ((chat.kv_bits or 0) - wanted.bits) // (chat.kv_bits or 1) for chat in running)
+    done = False
+    if not wanted.dry_run:
+        with translated():
+            await host.connection.redis.hset(keys.session(tenant, session), "wanted", wanted.bits)
+        done = await demote(host, found.model, [chat.chat for chat in running], wanted.bits)
+        before, after = {"kv_bits": found.kv_bits_wanted or found.kv_bits}, {"kv_bits": wanted.bits}
+        await noted(host, note(host, actor, "session.kv", f"{tenant}/{session}", before=before, after=after))
+    return SessionKvAnswer(
+        tenant=tenant,
+        session=session,
+        dry_run=wanted.dry_run,
+        done=done,
+        bits_now=found.kv_bits,
+        bits_new=wanted.bits,
+        chats=[chat.chat for chat in running],
+        freed_bytes=freed,
+        quality_new=at_bits(await quality_of(host, found.model), wanted.bits),
+        words=f"{len(running)} running chats are lowered; the next ones start with {wanted.bits} bits.",
+    )
+
+
+@router.delete("/sessions/{tenant}/{session:path}")
+async def end(tenant: str, session: SessionId, host: Host, actor: Operator) -> SessionEnded:
+    """Cancel what waits and runs of a session, and forget it. Its next chat would begin a new one."""
+    await _stored(host, tenant, session)
+    held = await _held(host)
+    cancelled = []
+    for chat in held.chats.get((tenant, session), ()):
+        keep_s = host.config.gateway.reply_keep_s
+        if await host.door.cancel(held.tickets[chat.chat], keep_s, host.clock()):
+            cancelled.append(chat.chat)
+    with translated():
+        await host.connection.redis.delete(keys.session(tenant, session))
+        await host.connection.redis.zrem(keys.SESSIONS, f"{tenant} {session}")
+    await noted(host, note(host, actor, "session.end", f"{tenant}/{session}", after={"cancelled": cancelled}))
+    return SessionEnded(tenant=tenant, session=session, cancelled=cancelled)
+
+
+async def _check_bits(host: Gateway, found: Session, engine: EngineSeen | None, bits: int) -> None:
+    if engine is None:
+        raise Conflict(f"{found.model} was not heard of.", code="not_up")
+    if not engine.facts.live_kv_bits:
+        raise Conflict(
+            f"All sessions of {found.model} have the same KV bits ({int(engine.facts.kv_bits)}). Change the model's.",
+            code="kv_bits",
+            param="bits",
+        )
+    able = sorted(engine.facts.kv_bytes_per_token)
+    if bits not in able:
+        raise BadValue(f"{found.model} holds KV at {', '.join(map(str, able))} bits.", code="kv_bits", param="bits")
+    tenant, _, name = found.bot.partition("/")
+    floor = floor_of(bot_of(await read_registry(host.connection), tenant, name).kv)
+    if bits < floor:
+        raise Conflict(f"{found.bot} promises at least {floor} bits.", code="below_floor", param="bits")
+
+
+async def _stored(host: Gateway, tenant: str, session: str) -> dict[bytes, bytes]:
+    with translated():
+        stored: dict[bytes, bytes] = await host.connection.redis.hgetall(keys.session(tenant, session))
+    if not stored:
+        raise NotFound(f"The tenant {tenant!r} has no session {session!r} lately.", param="session")
+    return stored
+
+
+async def _held(host: Gateway) -> Held:
+    desk, held = Desk(host.connection), Held()
+    reservations = await desk.reservations()
+    for ticket in await desk.waiting():
+        held.tickets[ticket.chat] = ticket
+        chat = SessionChat(
+            chat=ticket.chat,
+            state="waiting",
+            kv_bits=int(ticket.kv_bits),
+            kv_bits_floor=int(ticket.kv_bits_floor),
+            tokens_max=ticket.tokens_max,
+            since_s=ticket.created_s,
+        )
+        held.chats.setdefault((ticket.tenant, ticket.session), []).append(chat)
+    for reservation in reservations:
+        info = await host.door.chat(reservation.chat)
+        if info is None or info.state == "done":
+            continue
+        held.tickets[reservation.chat] = info.ticket
+        chat = SessionChat(
+            chat=reservation.chat,
+            state="ready" if info.state == "ready" else "running",
+            kv_bits=info.kv_bits or int(reservation.kv_bits),
+            kv_bits_floor=int(reservation.kv_bits_floor),
+            reserved_bytes=reservation.reserved_bytes,
+            tokens_max=reservation.tokens_max,
+            since_s=reservation.admitted_s,
+        )
+        held.chats.setdefault((reservation.tenant, reservation.session), []).append(chat)
+    return held
+
+
+def _shown(tenant: str, session: str, stored: dict[bytes, bytes], held: Held) -> Session:
+    values: dict[str, Any] = {name.decode(): value.decode() for name, value in stored.items()}
+    chats = held.chats.get((tenant, session), [])
+    return Session(
+        tenant=tenant,
+        session=session,
+        bot=values.get("bot", ""),
+        model=values.get("model", ""),
+        last_s=float(values.get("last_s", 0)),
+        kv_bits=int(values["kv_bits"]) if "kv_bits" in values else None,
+        kv_bits_wanted=int(values["wanted"]) if "wanted" in values else None,
+        reserved_bytes=sum(chat.reserved_bytes for chat in chats),
+        chats=chats,
+    )
