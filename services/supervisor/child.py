@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,5 +116,7 @@ class Child:
             else f"died {self._restarts.deaths_max} times within {self._restarts.window_s:.0f} s; the last time, "
             f"{self.last_words}"
         )
-        lines = process.tail(self.program.log_path, TAIL_LINES)
+        lines = "(it cannot be read)"
+        with contextlib.suppress(OSError):
+            lines = process.tail(self.program.log_path, TAIL_LINES)
         return f"{self.name} {tries}. The end of {self.program.log_path}:\n{lines}"
