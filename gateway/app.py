@@ -95,7 +95,7 @@ class App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with self._opened() as state, pages.opened(state, self) as self._pages:
+            async with self._opened() as state, pages.opened(state) as self._pages:
                 self._admin = admin.admin_app(state)
                 self.state = state
                 await send({"type": "lifespan.startup.complete"})

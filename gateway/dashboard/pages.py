@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from gateway.admin.router import admin_app
 from gateway.call import Receive, Scope, Send
 from gateway.dashboard import controls, playground, router
 from gateway.dashboard.backstage import Backstage
@@ -17,7 +18,6 @@ from gateway.widget.router import Widgets
 from gateway.widget.router import router as widget_router
 
 PREFIXES = ("/dashboard", "/widget")
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def takes(path: str) -> bool:
@@ -41,9 +41,9 @@ class Pages:
 
 
 @asynccontextmanager
-async def opened(gateway: Gateway, host: App) -> AsyncIterator[Pages]:
-    """The pages, with everything that runs beside their requests. `host` serves the admin API."""
-    async with Backstage(host) as backstage:
+async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
+    """The pages, with everything that runs beside their requests."""
+    async with Backstage(admin_app(gateway)) as backstage:
         pages = Pages(gateway, backstage)
         beside = [
             asyncio.create_task(pages.widgets.outbox.run()),

@@ -37,6 +37,7 @@ from gateway.dashboard.sessions import COOKIE, Session, Sessions
 from gateway.outcomes import Refused
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
+from services.bandwidth import read_measured
 from services.queues.connection import QueueUnavailable
 
 FORM_BYTES_MAX = 4096
@@ -82,13 +83,14 @@ class Dashboard:
 
     async def now(self, session: Session) -> dict[str, Any]:
         """Values of the page Now. Raises AdminRefused, QueueUnavailable."""
-        overview, engines, jobs = await asyncio.gather(
+        overview, engines, jobs, measured = await asyncio.gather(
             self.backstage.get(session.key, "/overview"),
             self.gateway.door.engines(),
             self.backstage.get(session.key, "/jobs", limit=str(JOBS_SHOWN)),
+            read_measured(self.gateway.connection),
         )
         reports = {name: engine["report"] for name, engine in engines.items()}
-        now = view.now(overview, reports, self.gateway.config.memory.bandwidth_bytes_per_s)
+        now = view.now(overview, reports, self.gateway.config.memory.bandwidth_bytes_per_s or measured)
         return {"now": now, "jobs": jobs["items"], "session": session}
 
 
