@@ -43,7 +43,7 @@ def load_secrets(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Sec
     path = data_dir / FILE_NAME
     if not path.exists():
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # conversations lie there, too
             write_secrets(path)
         except FileExistsError:
             pass  # another process of this host was first

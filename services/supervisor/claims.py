@@ -21,7 +21,7 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
     """Hold the data folder. Raises Taken. The kernel gives the lock back however this process ends."""
     path = data_dir / "lock"
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
         raise Taken(f"data_dir {data_dir}: cannot be used: {error.strerror}") from error

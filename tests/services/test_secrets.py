@@ -16,6 +16,7 @@ def test_made_at_the_first_start_and_kept(tmp_path: Path) -> None:
     first = load_secrets(tmp_path / "data", {})
     path = tmp_path / "data" / "secrets.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert load_secrets(tmp_path / "data", {}) == first
     assert [each.name for each in path.parent.iterdir()] == ["secrets.json"]
 
