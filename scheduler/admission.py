@@ -13,14 +13,16 @@ In order, and the first that holds decides:
        KV bytes there, and no model's target broken                -> admit, admit_demoted
     8. else                                                        -> wait, with what was short
 
-A tenant above its share of an engine meets a smaller one: `headroom` of its pool, slots and targets is
-kept for the others, as far as that holds a chat like this one. Fails closed: without fresh telemetry
+A tenant above its share of an engine meets a smaller one, while others are about: `headroom` of its pool and slots is
+kept for them, as far as that holds a chat like this one, and `latency_headroom` of each target; its prompts are let in
+one at a time. Fails closed: without fresh telemetry
 nothing is admitted.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from scheduler.bandwidth import Device
 from scheduler.ledger import Account, reserve_bytes
@@ -44,6 +46,7 @@ class Ask:
 
     options: Options
     prompt_tokens_new: int  # without what the engine's cache is expected to hold
+    prompt_tokens_kept: int = 0  # that the engine saw in the session's earlier turn
     over_share: bool = False  # the tenant holds more of this engine than its fair part
     limit: str | None = None  # the limit that the tenant is at
     limit_wait_s: float = 0.0
@@ -53,17 +56,27 @@ def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> 
     """(bits, bytes to reserve) to try, best first: as wanted, or the next higher that the engine holds, then,
     if the ticket is demotable, down to its floor. Empty where the engine holds nothing at or above the floor.
     """
-    held = [int(facts.kv_bits)]
-    if facts.live_kv_bits or facts.kv_bits not in facts.kv_bytes_per_token:
-        held = sorted(facts.kv_bytes_per_token)
-    enough = [bits for bits in held if bits >= ticket.kv_bits_floor]
+    page, tokens = settings.page_tokens, ticket.tokens_max
+    bits = precisions(facts, ticket.kv_bits, ticket.kv_bits_floor, ticket.demotable)
+    return tuple([(value, reserve_bytes(facts, tokens, value, page)) for value in bits])
+
+
+def precisions(facts: EngineFacts, wanted: int, floor: int, demotable: bool) -> tuple[KvBits, ...]:
+    """Bits to try, best first."""
+    held = tuple(facts.kv_bytes_per_token)
+    if not facts.live_kv_bits and facts.kv_bits in held:
+        held = (int(facts.kv_bits),)
+    return _precisions(held, int(wanted), int(floor), demotable)
+
+
+@cache
+def _precisions(held: tuple[int, ...], wanted: int, floor: int, demotable: bool) -> tuple[KvBits, ...]:
+    enough = sorted(bits for bits in held if bits >= floor)
     if not enough:
         return ()
-    first = next((bits for bits in enough if bits >= ticket.kv_bits), enough[-1])
-    lower = [bits for bits in reversed(enough) if bits < first] if ticket.demotable else []
-    return tuple(
-        (KvBits(bits), reserve_bytes(facts, ticket.tokens_max, bits, settings.page_tokens)) for bits in (first, *lower)
-    )
+    first = next((bits for bits in enough if bits >= wanted), enough[-1])
+    lower = [bits for bits in reversed(enough) if bits < first] if demotable else []
+    return tuple(KvBits(bits) for bits in (first, *lower))
 
 
 def decide(
@@ -77,7 +90,7 @@ def decide(
     refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
-    closed = closed_to_all(account, device, settings, now_s) or _closed_to_tenant(account, ask, settings)
+    closed = closed_to_all(account, device, settings, now_s) or _closed_to_tenant(account, device, ask, settings, now_s)
     if closed is not None:
         return Decision(ticket.chat, Outcome.WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
     return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
@@ -100,12 +113,19 @@ def closed_to_all(
     return None
 
 
-def _closed_to_tenant(account: Account, ask: Ask, settings: SchedulerSettings) -> tuple[Reason, Numbers] | None:
+def _closed_to_tenant(
+    account: Account, device: Device, ask: Ask, settings: SchedulerSettings, now_s: float
+) -> tuple[Reason, Numbers] | None:
     if ask.limit is not None:
         return Reason.TENANT_LIMIT, {"limit": ask.limit, "limit_wait_s": ask.limit_wait_s}
-    slots_kept = int(settings.headroom * account.facts.chats_max) if ask.over_share else 0
+    if not ask.over_share:
+        return None
+    slots_kept = int(settings.headroom * account.facts.chats_max)
     if account.chats_free <= slots_kept:
         return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": slots_kept}
+    backlog_s = device.prefill_backlog_s(now_s)
+    if settings.latency_headroom and backlog_s > 0:
+        return Reason.FIRST_TOKEN, {"backlog_s": backlog_s, "ahead_s_max": 0.0}
     return None
 
 
@@ -138,7 +158,7 @@ def _fit(
 ) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
     prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
-    margin = settings.headroom if ask.over_share else 0.0
+    margin = max(settings.latency_margin, settings.latency_headroom if ask.over_share else 0.0)
     available = account.available_bytes
     reason, numbers = Reason.KV_MEMORY, Numbers()
     for bits, need in ask.options:

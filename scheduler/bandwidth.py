@@ -10,7 +10,8 @@ prediction stays good for as long as the chat runs. Prefill is bound by compute:
 the last `DUTY_S` seconds that admitted prompts take, and it slows every step by that part.
 
 The correction is observed over predicted inter-token time, from the engine's reports and the KV bytes
-that those steps really read; it moves by a fifth at each report and stays within 1/4..4. Bandwidth is
+that those steps really read; it moves by a tenth at each report and stays within 1..4: no step is faster than its
+bytes allow, and a report that leaves out pauses for prompts must not talk the scheduler into more. Bandwidth is
 bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or no
 target, nothing is refused here. A target that the model could not meet alone on an idle device is not
 weighed, since waiting would not help (`unattainable` in the snapshot).
@@ -26,7 +27,7 @@ from scheduler.types import EngineFacts, EngineReport, Reason
 
 DUTY_S = 5.0
 DUTY_MAX = 0.8
-_SMOOTHING = 0.2
+_SMOOTHING = 0.1
 _CORRECTION_MAX = 4.0
 
 
@@ -218,5 +219,4 @@ class Device:
             return
         duty = min(DUTY_MAX, self._duty_now(report.at_s))
         seen = report.inter_token_s * self._bandwidth * (1.0 - duty) / read
-        seen = min(_CORRECTION_MAX, max(1.0 / _CORRECTION_MAX, seen))
-        load.correction += _SMOOTHING * (seen - load.correction)
+        load.correction += _SMOOTHING * (min(_CORRECTION_MAX, max(1.0, seen)) - load.correction)

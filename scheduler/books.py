@@ -2,6 +2,7 @@
 
     ledger     KV bytes          device    bandwidth and prefill       sessions   leases
     counters   fair shares       limits    the tenant's own bounds     drain      how long chats take
+    hits       how much of an earlier turn the engine still has cached
 
 One admission or settlement touches all of them, so nobody else writes to any.
 """
@@ -15,6 +16,7 @@ from scheduler.admission import Ask, decide, options
 from scheduler.bandwidth import Device
 from scheduler.drain import Drain
 from scheduler.fairness import Counters, Present
+from scheduler.hits import Hits
 from scheduler.ledger import Ledger, reserve_bytes
 from scheduler.limits import Limits
 from scheduler.queues import Waiting
@@ -30,6 +32,7 @@ class Charge:
     cost: float  # for the tenant's counter
     tokens: float  # for its tokens a minute
     prefill_s: float
+    prompt_tokens_kept: int = 0
 
 
 class Books:
@@ -43,6 +46,7 @@ class Books:
         self.sessions = Sessions()
         self.limits = Limits()
         self.drain = Drain()
+        self.hits = Hits()
         self._present: dict[str, Present] = {}
         self._charges: dict[str, Charge] = {}
 
@@ -72,10 +76,11 @@ class Books:
         ask = Ask(entry.options, ticket.prompt_tokens)
         tenant = ticket.tenant
         part = self._present[ticket.model].share(tenant, now_s)
-        ask.over_share = part < 1.0 and account.by_tenant.get(tenant, 0) > part * account.total_bytes
-        if entry.turn and account.cached_bytes > 0:
+        ask.over_share = part < 1.0 and account.by_tenant.get(tenant, 0) > part * account.reserved_bytes
+        if entry.turn:
             lease = self.sessions.held(tenant, ticket.session, now_s)
-            ask.prompt_tokens_new = max(1, ticket.prompt_tokens - (lease.tokens if lease else 0))
+            ask.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)
+            ask.prompt_tokens_new -= self.hits.expected(ticket.model, ask.prompt_tokens_kept)
         share = self.settings.share(tenant)
         if share.limited and ask.options:
             tokens = ticket.prompt_tokens + self.limits.completion_estimate(ticket)
@@ -109,7 +114,8 @@ class Books:
         completion = self.limits.completion_estimate(ticket)
         cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
         prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
-        charge = self._charges[ticket.chat] = Charge(cost, ticket.prompt_tokens + completion, prefill_s)
+        tokens = ticket.prompt_tokens + completion
+        charge = self._charges[ticket.chat] = Charge(cost, tokens, prefill_s, ask.prompt_tokens_kept)
         self.device.add(ticket.model, size)
         self.device.prefill(prefill_s, now_s)
         self.counters.charge(ticket.tenant, cost, now_s)
@@ -136,6 +142,7 @@ class Books:
             return None
         self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
         if usage is not None:
+            self.hits.settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
             self.drain.settled(held.model, max(0.0, now_s - held.admitted_s))
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)

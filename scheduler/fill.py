@@ -108,34 +108,37 @@ class Fill:
         if account is None or self._closed(account, now_s):
             return
         front, lanes = self._room.order(model).front, self._room.queues.per_model.get(model, {})
-        passed, short = 0, _ENDLESS
+        passed, short, available = 0, _ENDLESS, account.available_bytes
         while passed < len(front):
             lane = lanes[front[passed][2]]
             entry = lane.waiting[0]
-            if entry.short_bytes <= account.available_bytes or entry.seen != self._reviews:
+            if entry.short_bytes <= available or entry.seen != self._reviews:
                 ask = self._books.ask(entry, now_s)
                 decision = self._books.decide(entry, ask, now_s)
                 if decision.outcome is not Outcome.WAIT:
                     self._take(entry, decision, ask, now_s, out)
                     if self._closed(account, now_s) or self.holder(model) is not None:
                         return
+                    available = account.available_bytes
                     continue
                 lane.blocked = decision
                 if decision.reason is Reason.TENANT_LIMIT:
                     self._room.park(lane, now_s + ask.limit_wait_s)
                     continue
-                self._look_past(entry, decision, ask, account)
+                self._look_past(entry, decision, ask, account, now_s)
             short = min(short, entry.short_bytes)
             passed += 1
         self._short[model] = short
 
-    def _look_past(self, entry: Waiting, decision: Decision, ask: Ask, account: Account) -> None:
+    def _look_past(self, entry: Waiting, decision: Decision, ask: Ask, account: Account, now_s: float) -> None:
         """Note why a lane's first ticket waits."""
         model = entry.ticket.model
         if not ask.over_share:
             self.stuck.setdefault(model, entry)
         if decision.reason in _BANDWIDTH_REASONS:
             self._for_bandwidth.add(model)
+        if decision.reason is Reason.FIRST_TOKEN:
+            self._look_again(model, 0.0, now_s)
         entry.seen, entry.short_bytes = self._reviews, 0
         if decision.reason is Reason.KV_MEMORY:
             least = entry.options[-1][1]
@@ -143,13 +146,17 @@ class Fill:
 
     def _closed(self, account: Account, now_s: float) -> bool:
         """Whether the engine takes nobody now."""
-        settings, model = self._books.settings, account.facts.model
+        settings = self._books.settings
         closed = closed_to_all(account, self._books.device, settings, now_s)
-        if closed is not None and closed[0] is Reason.FIRST_TOKEN and model not in self._paced:
-            self._paced.add(model)
-            backlog_s = self._books.device.prefill_backlog_s(now_s)
-            self._room.timers.at(now_s + backlog_s - settings.prefill_ahead_s_max, "pace", model)
+        if closed is not None and closed[0] is Reason.FIRST_TOKEN:
+            self._look_again(account.facts.model, settings.prefill_ahead_s_max, now_s)
         return closed is not None
+
+    def _look_again(self, model: str, ahead_s: float, now_s: float) -> None:
+        """Look at the model when no more than `ahead_s` of prompts are left to read."""
+        if model not in self._paced:
+            self._paced.add(model)
+            self._room.timers.at(now_s + self._books.device.prefill_backlog_s(now_s) - ahead_s, "pace", model)
 
     def _serve_holder(self, entry: Waiting, now_s: float, out: list[Decision]) -> None:
         """Everyone else waits until the holder has room, or turns out to wait for something else."""

@@ -71,7 +71,9 @@ class Overload:
         running = len(account.reservations) if account else 0
         if self._books.drain.per_s(ticket.model, running) is None:
             return None
-        mine = settings.share(ticket.tenant).weight
         lanes = self._room.queues.per_model.get(ticket.model, {})
-        others = sum(settings.share(tenant).weight for tenant in lanes if tenant != ticket.tenant)
+        mine, weights = settings.share(ticket.tenant).weight, float(len(lanes))
+        for tenant in settings.shares.keys() & lanes.keys():
+            weights += settings.shares[tenant].weight - 1.0
+        others = weights - (mine if ticket.tenant in lanes else 0.0)
         return self._books.drain.wait_s(ticket.model, running, ahead, mine / (mine + others))

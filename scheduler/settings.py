@@ -52,7 +52,9 @@ class SchedulerSettings:
     cached_weight: float = 0.1  # a cached prompt token's price, in prompt tokens
     overtakes_max: int = 16  # so many smaller chats may go before a big one that waits for room
     lookahead_max: int = 8  # blocked chats looked past in one step, per model
-    headroom: float = 0.1  # part of an engine kept from tenants above their share, while others are about
+    headroom: float = 0.1  # part of an engine's memory and slots kept from tenants above their share
+    latency_headroom: float = 0.3  # part of each latency target kept from them
+    latency_margin: float = 0.1  # part of each latency target kept from everyone, for what no prediction sees
     tenant_seen_s: float = 600.0  # a tenant is about that long after its last chat
     prefill_ahead_s_max: float = 0.25  # prompt work an engine may hold before it starts; more waits in our queue
     review_s: float = 0.25  # blocked chats are looked at again at least that often
@@ -61,8 +63,9 @@ class SchedulerSettings:
         for name in ("telemetry_age_s_max", "queue_wait_s_max", "page_tokens", "lookahead_max", "review_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.headroom < 1:
-            raise ValueError(f"headroom must be in [0, 1), not {self.headroom}")
+        for name in ("headroom", "latency_headroom", "latency_margin"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.bandwidth_bytes_per_s is not None and not self.bandwidth_bytes_per_s > 0:
             raise ValueError(f"bandwidth_bytes_per_s must be above 0, not {self.bandwidth_bytes_per_s}")
 

@@ -1,0 +1,188 @@
+"""The scheduler's figures, from the simulator and from the clock: `python -m benchmarks.scheduler`.
+
+Last line: one JSON object. The same, with the machine's name, goes to docs/benchmarks/scheduler.json, and the plots of
+docs/scheduling.md are drawn anew. `--quick` runs a tenth of it and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import median
+from time import process_time
+
+from benchmarks.output import write
+from benchmarks.simulation import scenarios
+from benchmarks.simulation.decisions import decisions_per_s
+from benchmarks.simulation.figures import percentile, target_breaks
+from benchmarks.simulation.svg import Line, bars, lines
+from benchmarks.simulation.traffic import DAY_S
+from benchmarks.simulation.world import World
+from scheduler.classify import classify
+
+ROOT = Path(__file__).parents[1]
+IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "docs" / "benchmarks"
+MESSAGES = ROOT / "tests" / "scheduler" / "data"
+SEED = 1
+
+Figures = dict[str, float | int | None]
+Plots = dict[str, str]
+
+
+def flood(scale: float) -> tuple[Figures, Plots]:
+    """A quiet tenant under a 32:1 flood."""
+    seconds = 2000.0 * scale
+    alone = scenarios.flood("bunkhouse", False, seed=SEED, seconds=seconds)
+    beside = {
+        kind: scenarios.flood(kind, True, seed=SEED, seconds=seconds) for kind in ("bunkhouse", "token_bucket", "fifo")
+    }
+    ratios = {kind: scenarios.ratio_p99(times, alone) for kind, times in beside.items()}
+    figures: Figures = {
+        "quiet_ttft_ratio": ratios["bunkhouse"],
+        "quiet_ttft_ratio_token_bucket": ratios["token_bucket"],
+        "quiet_ttft_ratio_fifo": ratios["fifo"],
+        "quiet_ttft_p99_alone_s": percentile(alone, 0.99),
+    }
+    for variant in ("documents", "conversations"):
+        harder = [
+            scenarios.flood("bunkhouse", flooded, seed=SEED, seconds=seconds / 2, variant=variant)
+            for flooded in (True, False)
+        ]
+        figures[f"quiet_ttft_ratio_{variant}"] = scenarios.ratio_p99(*harder)
+    names = {"bunkhouse": "Bunkhouse", "token_bucket": "token bucket", "fifo": "FIFO"}
+    plot = bars(
+        "A quiet tenant's p99 time to first token under a 32:1 flood",
+        "times as long as alone",
+        [(names[kind], ratio) for kind, ratio in ratios.items()],
+        "Bars: " + ", ".join(f"{names[kind]} {ratio:.2f} times" for kind, ratio in ratios.items()),
+        "x",
+    )
+    return figures, {"flood": plot}
+
+
+def overload(scale: float) -> tuple[Figures, Plots]:
+    """Goodput as the offered load grows past what the device can do."""
+    seconds, names = 240.0 * scale, {"bunkhouse": "Bunkhouse", "fifo": "FIFO, 16 bits", "least_kv": "least KV, 16 bits"}
+    grid = (5, 10, 15, 20, 25, 30, 40, 60, 80)
+    figures: Figures = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for kind in names:
+        runs = {rate: scenarios.overload(kind, rate, seed=SEED, seconds=seconds) for rate in grid}
+        curves[kind] = [(float(rate), good) for rate, (good, _, _) in runs.items()]
+        capacity = max((rate for rate, (good, offered, _) in runs.items() if good >= 0.95 * offered), default=grid[0])
+        peak = max(good for good, _, _ in runs.values())
+        at_3x, _, breaks = scenarios.overload(kind, 3 * capacity, seed=SEED, seconds=seconds)
+        suffix = "" if kind == "bunkhouse" else f"_{kind}"
+        figures |= {
+            f"goodput_3x{suffix}": at_3x / peak,
+            f"goodput_peak_tokens_per_s{suffix}": peak,
+            f"capacity_chats_per_s{suffix}": capacity,
+            f"target_breaks_3x{suffix}": breaks,
+        }
+    return figures, {
+        "overload": lines(
+            "Answer tokens a second within targets, as more and more is asked",
+            "chats offered a second",
+            "tokens/s",
+            [Line(names[kind], curve, dashed=kind != "bunkhouse") for kind, curve in curves.items()],
+            "Line chart: Bunkhouse's goodput stays near its peak past capacity, the baselines' falls to nothing.",
+        )
+    }
+
+
+def precision(scale: float) -> tuple[Figures, Plots]:
+    """What fewer bits bring: sessions at once, models on a card."""
+    runs = {name: scenarios.sessions(name, seed=SEED, seconds=240.0 * max(scale, 0.5)) for name in ("auto", "fixed")}
+    held = {bits: scenarios.models_held(bits) for bits in (4, 8, 16)}
+    figures: Figures = {
+        "sessions_ratio": runs["auto"][0] / runs["fixed"][0],
+        "sessions_auto": runs["auto"][0],
+        "sessions_16_bits": runs["fixed"][0],
+        "models_ratio": held[4] / held[16],
+    }
+    plot = bars(
+        "Chats at once within target, same GPU, four 8B models",
+        "chats",
+        [("auto, 4 to 8 bits", runs["auto"][0]), ("16 bits", runs["fixed"][0])],
+        f"Bars: auto {runs['auto'][0]:.0f} chats, 16 bits {runs['fixed'][0]:.0f}",
+    )
+    return figures, {"sessions": plot}
+
+
+def day(scale: float) -> tuple[Figures, Plots]:
+    """A day of support traffic: targets kept, and memory as it goes."""
+    reserved: list[tuple[float, float]] = []
+    used: list[tuple[float, float]] = []
+
+    def look(world: World) -> None:
+        hour = world.gpu.now_s / 3600.0
+        if not reserved or hour - reserved[-1][0] >= 0.1:
+            reserved.append((hour, world.subject.reserved_bytes() / scenarios.GIB))
+            used.append((hour, sum(engine.kv_bytes for engine in world.gpu.engines.values()) / scenarios.GIB))
+
+    world = scenarios.day(seed=SEED, seconds=DAY_S * scale, scale=0.5, watch=look)
+    chats = list(world.chats.values())
+    figures: Figures = {
+        "target_breaks": target_breaks(chats, scenarios.DAY_TARGETS),
+        "day_chats": len(chats),
+        "day_answered": sum(chat.answered for chat in chats),
+    }
+    plot = lines(
+        "KV memory over a day: what the ledger promises, what the engines use",
+        "hour",
+        "GiB",
+        [Line("reserved", reserved), Line("used", used)],
+        "Line chart over 24 hours: reserved memory stays above used memory and below the pool at all times.",
+    )
+    return figures, {"day": plot}
+
+
+def classifier() -> Figures:
+    """Accuracy on messages the weights were not tuned on, and time a message."""
+    figures: Figures = {}
+    for part in ("tuning", "held_out"):
+        text = (MESSAGES / f"messages_{part}.tsv").read_text(encoding="utf-8")
+        rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+        begun = process_time()
+        right = [classify(message)[0].value == task for task, _, message in rows]
+        took_s = process_time() - begun
+        figures[f"classify_accuracy_{part}"] = sum(right) / len(right)
+        figures["classify_ms"] = took_s / len(rows) * 1e3
+    return figures
+
+
+def predict_error() -> float | None:
+    """Median error of the predicted step time on the GPU, from docs/benchmarks/workers.json; None until measured."""
+    path = RESULTS / "workers.json"
+    measured = json.loads(path.read_text()).get("predict_error") if path.exists() else None
+    return float(measured) if isinstance(measured, int | float) else None
+
+
+def main() -> None:
+    """Run all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of it; writes nothing")
+    quick = parser.parse_args().quick
+    scale = 0.1 if quick else 1.0
+    figures: Figures = {"decisions_per_s": median(decisions_per_s(20_000) for _ in range(1 if quick else 3))}
+    plots: Plots = {}
+    for part in (flood, overload, precision, day):
+        more, drawn = part(scale)
+        figures |= more
+        plots |= drawn
+        print(part.__name__, {name: round(value or 0.0, 4) for name, value in more.items()}, flush=True)
+    figures |= classifier()
+    figures["predict_error"] = predict_error()
+    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+    if quick:
+        print(json.dumps(rounded))
+        return
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, drawing in plots.items():
+        (IMAGES / f"scheduling-{name}.svg").write_text(drawing, encoding="utf-8")
+    write(RESULTS / "scheduler.json", rounded)
+
+
+if __name__ == "__main__":
+    main()
