@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
 
 from gateway import chats, models, probes
 from gateway.admin import router as admin
@@ -40,7 +39,7 @@ class App:
         self._opened = opened
         self.state: Gateway | None = None
         self._pages: pages.Pages | None = None
-        self._admin: FastAPI | None = None
+        self._admin: admin.AdminApi | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

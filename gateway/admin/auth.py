@@ -22,6 +22,7 @@ from services.queues import keys
 from services.queues.connection import translated
 from services.registry import Keyring, digest
 
+GATEWAY = "bunkhouse.gateway"  # in the request's scope
 ADMIN_PREFIX = "bh-admin-"
 RANKS: dict[Role, int] = {"viewer": 0, "operator": 1, "owner": 2}
 OWNER = "owner"
@@ -71,7 +72,7 @@ def may(role: Role) -> Any:
     ) -> Actor:
         if credentials is None or not credentials.credentials:
             raise Unauthorized("No admin key given. Send `Authorization: Bearer <admin key>`.")
-        actor = await identify(request.app.state.gateway, credentials.credentials)
+        actor = await identify(request.scope[GATEWAY], credentials.credentials)
         if RANKS[actor.role] < RANKS[role]:
             raise Forbidden(f"This needs the role {role}; the key {actor.name!r} is a {actor.role}'s.")
         return Actor(actor.name, actor.role, request.headers.get("x-request-id", ""))

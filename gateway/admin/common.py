@@ -6,24 +6,28 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from gateway.admin.auth import Actor
+from gateway.admin.auth import GATEWAY, Actor
 from gateway.admin.errors import NotFound
-from gateway.admin.schemas import Problem
 from gateway.admin.strict import StrictRoute
 from gateway.state import Gateway
 from services.audit import Note, record
 from services.config import BotConfig
 from services.registry import Registry, TenantRecord
 
+DESCRIPTIONS = {
+    400: "A value that cannot be used; names the parameter.",
+    401: "No admin key, or one that is not valid.",
+    403: "The key's role may not do this.",
+    404: "No such thing.",
+    409: "Not as things are now; `job` names the job in the way.",
+    413: "The body is too large.",
+    415: "The body is no JSON by its Content-Type.",
+    503: "Redis or the scheduler does not answer.",
+}
+# By reference, and not as `model`: that would build a validator for each of them in each route.
+_PROBLEM = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "A value that cannot be used; names the parameter."},
-    401: {"model": Problem, "description": "No admin key, or one that is not valid."},
-    403: {"model": Problem, "description": "The key's role may not do this."},
-    404: {"model": Problem, "description": "No such thing."},
-    409: {"model": Problem, "description": "Not as things are now; `job` names the job in the way."},
-    413: {"model": Problem, "description": "The body is too large."},
-    415: {"model": Problem, "description": "The body is no JSON by its Content-Type."},
-    503: {"model": Problem, "description": "Redis or the scheduler does not answer."},
+    status: {"description": words, "content": _PROBLEM} for status, words in DESCRIPTIONS.items()
 }
 
 
@@ -33,7 +37,7 @@ def routes(tag: str) -> APIRouter:
 
 
 def _gateway(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
+    gateway: Gateway = request.scope[GATEWAY]
     return gateway
 
 

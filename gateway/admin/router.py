@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
 
 from gateway.admin import admins, audit, bot_kv, bots, jobs, keys, models, scheduler, sessions, tenants, usage
+from gateway.admin.auth import GATEWAY
 from gateway.admin.errors import add_handlers
+from gateway.admin.schemas import Problem
+from gateway.call import Receive, Scope, Send
 from gateway.state import Gateway
 
 PREFIX = "/admin"
@@ -33,8 +40,26 @@ def router() -> APIRouter:
     return found
 
 
-def admin_app(gateway: Gateway) -> FastAPI:
+class AdminApi:
+    """The admin API of one gateway: an ASGI application. What does not depend on the gateway is built once."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.fastapi = application()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[GATEWAY] = self._gateway
+        await self.fastapi(scope, receive, send)
+
+
+def admin_app(gateway: Gateway) -> AdminApi:
     """The application for one gateway process."""
+    return AdminApi(gateway)
+
+
+@cache
+def application() -> FastAPI:
+    """Routes and errors. Takes a fraction of a second to build."""
     app = FastAPI(
         title="Bunkhouse admin API",
         version="1",
@@ -45,9 +70,17 @@ def admin_app(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation,
     )
-    app.state.gateway = gateway
     add_handlers(app)
     app.include_router(router())
+    build = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = build()
+        schema = models_json_schema([(Problem, "validation")], ref_template="#/components/schemas/{model}")[1]
+        document["components"]["schemas"].update(schema["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app
 
 
