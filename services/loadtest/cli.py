@@ -20,11 +20,13 @@ from .compare import compare as compare_runs
 from .compare import render_comparison
 from .figures import by_tenant, counted, figures
 from .http import Http, raise_open_files_limit
+from .meter import watch
 from .progress import run_with_progress
 from .record import Run, RunFileError, RunWriter, read_run
 from .report import fairness_of, render_report, scenario_of
 from .runner import Runner
 from .scenario import Scenario, load_scenario
+from .stream import CountTokens
 from .yamlfile import YamlError
 
 app = typer.Typer(help="Load tests against any OpenAI-compatible server.", no_args_is_help=True)
@@ -138,12 +140,35 @@ async def run_scenario(scenario: Scenario, out: Path, console: Console) -> Path:
     http = Http(scenario.url, time.perf_counter)
     writer = RunWriter(path, head)
     try:
-        runner = Runner(scenario, http, time.perf_counter, run_id=secrets.token_hex(4), on_record=writer.add)
-        await run_with_progress(runner, console, scenario.duration_s)
+        runner = Runner(
+            scenario,
+            http,
+            time.perf_counter,
+            run_id=secrets.token_hex(4),
+            on_record=writer.add,
+            count_tokens=_counter(scenario.tokenizer),
+        )
+        await run_with_progress(runner, console, scenario.duration_s, watch(http, runner.now, writer.sample))
     finally:
         http.close()
         writer.close()
     return path
+
+
+def _counter(weights: str | None) -> CountTokens | None:
+    """The named model's tokenizer as a function. Raises ValueError where there is none that is exact."""
+    if weights is None:
+        return None
+    from services.tokenizer import load_tokenizer  # noqa: PLC0415  (a load test of a foreign server needs none)
+    from services.weights import WeightsError, resolve  # noqa: PLC0415
+
+    try:
+        tokenizer = load_tokenizer(resolve(weights))
+    except WeightsError as error:
+        raise ValueError(str(error)) from error
+    if not tokenizer.exact:
+        raise ValueError(f"tokenizer {weights!r}: its family is unknown, so texts cannot be checked with it")
+    return tokenizer.count
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import httptools
 Clock = Callable[[], float]
 Sink = Callable[[bytes, float], bool]  # a piece of the body and when it came; False cuts the connection
 
-ERROR_BODY_BYTES_MAX = 65_536
+BODY_BYTES_MAX = 1_048_576  # of answers that are no streams
 
 
 class LinkError(Exception):
@@ -85,7 +85,7 @@ class _Link(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if not self._streams:
-            if len(self._answer.body) < ERROR_BODY_BYTES_MAX:
+            if len(self._answer.body) < BODY_BYTES_MAX:
                 self._answer.body += body
         elif not self._answer.cut and not self._sink(body, self._now):
             self._answer.cut = True
@@ -146,7 +146,14 @@ class Http:
         lines = [f"POST {self._base}{path} HTTP/1.1", f"host: {self._host}:{self._port}"]
         lines += [f"{k}: {v}" for k, v in headers.items()]
         lines += ["content-type: application/json", f"content-length: {len(body)}", "", ""]
-        request = "\r\n".join(lines).encode("latin-1") + body
+        return await self._send("\r\n".join(lines).encode("latin-1") + body, sink)
+
+    async def get(self, path: str) -> Answer:
+        """GET a path of the server itself, not of its API's base. Raises LinkError."""
+        request = f"GET {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n\r\n"
+        return await self._send(request.encode("latin-1"), _nothing)
+
+    async def _send(self, request: bytes, sink: Sink) -> Answer:
         link = self._take_idle()
         if link is not None:
             try:
@@ -194,6 +201,10 @@ class Http:
         """Close idle connections."""
         while self._idle:
             self._idle.pop().abort()
+
+
+def _nothing(_piece: bytes, _at: float) -> bool:
+    return True
 
 
 def raise_open_files_limit() -> int:

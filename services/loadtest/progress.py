@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -18,9 +20,11 @@ PLAIN_LINE_S = 10.0
 RECENT_S = 10.0
 
 
-async def run_with_progress(runner: Runner, console: Console, duration_s: float) -> None:
-    """Run `runner` to its end, showing how it goes on `console`."""
-    run = asyncio.create_task(runner.run())
+async def run_with_progress(
+    runner: Runner, console: Console, duration_s: float, beside: Coroutine[Any, Any, None]
+) -> None:
+    """Run `runner` to its end, showing how it goes on `console`. `beside` runs as long, and is cancelled then."""
+    run = asyncio.create_task(_run_beside(runner, beside))
     try:
         if console.is_terminal:
             with Live(_table(runner, duration_s), console=console, refresh_per_second=4) as live:
@@ -35,6 +39,15 @@ async def run_with_progress(runner: Runner, console: Console, duration_s: float)
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
     run.result()
+
+
+async def _run_beside(runner: Runner, beside: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(beside)
+    try:
+        await runner.run()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _line(runner: Runner, duration_s: float) -> str:

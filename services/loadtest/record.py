@@ -1,6 +1,7 @@
 """What is kept of each chat, and the JSON-lines file of a run.
 
-First line: `{"kind": "run", ...}`; then one `{"kind": "chat", ...}` a chat, in the order in which they ended.
+First line: `{"kind": "run", ...}`; then one `{"kind": "chat", ...}` a chat, in the order in which they ended, and
+`{"kind": "sample", ...}` once a second where the server is a Bunkhouse.
 All `*_s` are seconds since the run's start, but for durations, which say so.
 """
 
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from .meter import Sample
 
 
 class Result(StrEnum):
@@ -83,6 +86,7 @@ class Run:
 
     head: dict[str, Any]  # scenario, url, started, machine
     chats: tuple[ChatRecord, ...]
+    samples: tuple[Sample, ...] = ()
 
 
 class RunFileError(Exception):
@@ -100,6 +104,9 @@ class RunWriter:
     def add(self, chat: ChatRecord) -> None:
         self._write({"kind": "chat"} | asdict(chat))
 
+    def sample(self, sample: Sample) -> None:
+        self._write({"kind": "sample"} | asdict(sample))
+
     def _write(self, value: dict[str, Any]) -> None:
         self._file.write(orjson.dumps(value) + b"\n")
 
@@ -111,10 +118,13 @@ def read_run(path: Path) -> Run:
     """Read a run back. Raises RunFileError."""
     head: dict[str, Any] | None = None
     chats: list[ChatRecord] = []
+    samples: list[Sample] = []
     for number, value in _lines(path):
         kind = value.pop("kind", None)
         if kind == "run":
             head = value
+        elif kind == "sample":
+            samples.append(Sample(**value))
         elif kind == "chat":
             try:
                 chats.append(ChatRecord(**(value | {"result": Result(value["result"])})))
@@ -122,7 +132,7 @@ def read_run(path: Path) -> Run:
                 raise RunFileError(f"{path}:{number}: not a chat record: {error}") from error
     if head is None:
         raise RunFileError(f"{path}: not a load test's file: its first line should have kind `run`")
-    return Run(head, tuple(chats))
+    return Run(head, tuple(chats), tuple(samples))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from . import charts
 from .figures import Figures, Spread, by_tenant, counted, figures, jain, quantile
+from .meter import Sample
 from .record import ChatRecord, Result, Run
 from .scenario import Scenario
 
@@ -25,9 +26,11 @@ METHODS = (
     "First token: to the first piece of text. Between tokens: a chat's time from first to last piece, divided by the "
     "server's token count less one. Silence: the time between two pieces.",
     "Good: answered whole, within every target. Goodput is good chats a second over the counted part of the run.",
-    "Lost and doubled: event ids that jump or repeat, and more pieces than the server's own token count. A stream "
+    "Lost and doubled: event ids that jump or repeat, more pieces than the server's own token count, and (where the "
+    "scenario names a tokenizer) texts clearly shorter than that count. A stream "
     "without finish reason and [DONE] counts as broken.",
-    "Queue wait, KV bits and KV bytes are what the server says in its x-bunkhouse headers; other servers say nothing.",
+    "Queue wait and KV bits are what a Bunkhouse says in its answers, KV memory what its /metrics say once a second; "
+    "other servers say nothing of it.",
     "Quantiles are order statistics of the counted chats, with no smoothing.",
 )
 
@@ -66,7 +69,7 @@ def render_report(run: Run) -> str:
             lede=_lede(total, scenario),
             warnings=warnings(total),
             tiles=_tiles(total),
-            charts=[*_time_charts(run.chats, scenario), *_spread_charts(chats, tenants)],
+            charts=[*_time_charts(run.chats, scenario), *_host_charts(run.samples), *_spread_charts(chats, tenants)],
             latencies=list(_latencies(total)),
             tenants=[_tenant_row(scenario, name, f) for name, f in tenants.items()],
             fairness="nothing was served" if fairness is None else f"{fairness:.3f}",
@@ -170,7 +173,7 @@ def _tenant_row(scenario: Scenario, name: str, f: Figures) -> tuple[str, ...]:
     )
 
 
-def _time_charts(chats: Sequence[ChatRecord], scenario: Scenario) -> list[Any]:
+def _time_charts(chats: Sequence[ChatRecord], scenario: Scenario) -> list[Markup]:
     end_s = max([scenario.duration_s, *(c.end_s for c in chats)])
     width = end_s / BINS
     first: list[list[float]] = [[] for _ in range(BINS)]
@@ -216,7 +219,23 @@ def _time_charts(chats: Sequence[ChatRecord], scenario: Scenario) -> list[Any]:
     ]
 
 
-def _spread_charts(chats: Sequence[ChatRecord], tenants: dict[str, Figures]) -> list[Any]:
+def _host_charts(samples: Sequence[Sample]) -> list[Markup]:
+    if not samples:
+        return []
+
+    def line(name: str, field: str) -> charts.Series:
+        return charts.Series(name, [(s.at_s, getattr(s, field)) for s in samples])
+
+    memory = [line("reserved", "reserved_bytes"), line("used", "used_bytes"), line("budget", "budget_bytes")]
+    chats = [line("let in", "running"), line("waiting", "waiting")]
+    x_label = "seconds into the run"
+    return [
+        charts.line_chart("KV memory of the host", memory, x_label, charts.size),
+        charts.line_chart("Chats in the host", chats, x_label),
+    ]
+
+
+def _spread_charts(chats: Sequence[ChatRecord], tenants: dict[str, Figures]) -> list[Markup]:
     first = [
         (name, [c.first_token_s for c in chats if c.tenant == name and c.first_token_s is not None])
         for name in list(tenants)[:5]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from itertools import count
 from typing import Any
 
@@ -19,11 +19,12 @@ import orjson
 
 from . import arrivals
 from .checker import is_correct
+from .headers import read_headers
 from .http import Answer, Clock, Http, LinkError
 from .record import ChatRecord, Result
 from .scenario import Closed, Scenario, TenantLoad
 from .session import SessionPlan, TurnPlan, plan_session
-from .stream import ChatStream, error_label
+from .stream import ChatStream, CountTokens, error_label
 from .tally import Tally
 
 OnRecord = Callable[[ChatRecord], None]
@@ -41,6 +42,7 @@ class Runner:
         run_id: str,
         on_record: OnRecord,
         tally: Tally | None = None,
+        count_tokens: CountTokens | None = None,
     ) -> None:
         self.tally = tally or Tally()
         self._scenario = scenario
@@ -48,6 +50,7 @@ class Runner:
         self._clock = clock
         self._run_id = run_id
         self._on_record = on_record
+        self._count_tokens = count_tokens
         self._keys = {t.name: t.api_key() for t in scenario.tenants}
         self._slots = asyncio.Semaphore(scenario.streams_max)
         self._start_s = 0.0
@@ -188,7 +191,7 @@ class Runner:
             if not headers.get("content-type", "").startswith("text/event-stream"):
                 record.reason = "200 without a stream"
                 return
-            stream.close(answer.cut)
+            stream.close(answer.cut, self._count_tokens)
             return
         try:
             body = orjson.loads(answer.body)
@@ -196,21 +199,3 @@ class Runner:
             body = None
         record.result = Result.REFUSED if answer.status in (429, 503) else Result.FAILED
         record.reason = error_label(answer.status, body)
-
-
-def read_headers(record: ChatRecord, headers: Mapping[str, str]) -> None:
-    """Take what Bunkhouse says about the chat in its `x-bunkhouse-*` headers; other servers send none."""
-    record.served_by = headers.get("x-bunkhouse-served-by")
-    record.overhead_ms = _number(headers.get("x-bunkhouse-overhead-ms"))
-    queue_ms = _number(headers.get("x-bunkhouse-queue-ms"))
-    record.queue_s = None if queue_ms is None else queue_ms / 1000
-    for name in ("kv_bits", "kv_bytes"):
-        value = _number(headers.get(f"x-bunkhouse-{name.replace('_', '-')}"))
-        setattr(record, name, None if value is None else int(value))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

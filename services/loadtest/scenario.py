@@ -163,6 +163,7 @@ class Scenario(Strict):
     chat_s_max: Annotated[float, Field(gt=0)] = 300.0
     streams_max: Annotated[int, Field(ge=1, le=60_000)] = 10_000
     session_header: str | None = "x-openwebui-chat-id"
+    tokenizer: str | None = None  # the model's weights, as in a host's file: texts are checked for lost tokens
     send_task: bool = False  # put the corpus's task class into metadata.task
     targets: Targets = Targets()
     tenants: Annotated[tuple[TenantLoad, ...], Field(min_length=1)]

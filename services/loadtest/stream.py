@@ -2,8 +2,10 @@
 
 The check, for every stream:
 
-- the event ids, where the server gives whole numbers, must rise by one: a jump is lost events, a repeat or a
-  step back is doubled ones;
+- event ids that are whole numbers must rise by one: a jump is lost events, a repeat or a step back doubled ones;
+- ids such as 1-17 (Bunkhouse: attempt and place) must rise from text to text; a jump is no loss there, because a
+  host that falls behind joins pieces;
+- where a tokenizer is given, a text that is clearly shorter than `usage.completion_tokens` has lost some;
 - more pieces of text than `usage.completion_tokens` are doubled tokens (a piece may hold several: fewer are
   not lost ones);
 - a finish reason, then `[DONE]`, and nothing after it; otherwise the stream was cut off.
@@ -11,12 +13,15 @@ The check, for every stream:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from .record import ChatRecord, Result
 from .sse import Event, SseParser
+
+CountTokens = Callable[[str], int]
 
 
 class ChatStream:
@@ -31,6 +36,7 @@ class ChatStream:
         self._text: list[str] = []
         self._last_s = 0.0
         self._last_id: int | None = None
+        self._last_place: tuple[int, int] = (-1, -1)
         self._finish: str | None = None
         self._done = False
 
@@ -47,7 +53,7 @@ class ChatStream:
                 return False
         return True
 
-    def close(self, cut: bool) -> None:
+    def close(self, cut: bool, count_tokens: CountTokens | None = None) -> None:
         """Judge the stream after its end and set the record's result."""
         record = self.record
         if cut:
@@ -63,15 +69,24 @@ class ChatStream:
             # one piece over is allowed: text held back for a stop sequence is flushed at the end
             record.doubled = record.pieces - tokens
             record.faults.append(f"{record.pieces} pieces, but the server counted {tokens} tokens")
+        if tokens is not None and count_tokens is not None and not record.lost:
+            self._compare_text(tokens, count_tokens(self.text))
         record.result = Result.BROKEN if record.faults else Result.OK
         record.reason = record.faults[0] if record.faults else ""
+
+    def _compare_text(self, reported: int, in_text: int) -> None:
+        """The end-of-turn token has no text, and a model may spell a word with more tokens than it needs."""
+        missing = reported - in_text
+        if missing > 2 + reported // 8:
+            self.record.lost = missing
+            self.record.faults.append(f"the server counted {reported} tokens, but the text has {in_text}")
 
     def _event(self, event: Event, at: float) -> None:
         if self._done:
             self._fault_once("events after [DONE]")
             return
         if event.id is not None:
-            self._check_id(event.id)
+            self._check_number(event.id)
         if event.data == b"[DONE]":
             self._done = True
             return
@@ -86,15 +101,18 @@ class ChatStream:
         if "error" in value:
             self.error = error_label(200, value)
             return
-        self._chunk(value, at)
+        self._chunk(value, event.id, at)
 
-    def _chunk(self, value: dict[str, Any], at: float) -> None:
+    def _chunk(self, value: dict[str, Any], identity: str | None, at: float) -> None:
+        if isinstance(facts := value.get("bunkhouse"), dict):
+            self._facts(facts)
         if isinstance(usage := value.get("usage"), dict):
             self._usage(usage)
         for choice in value.get("choices") or ():
             delta = choice.get("delta") or {}
             text = delta.get("content") or delta.get("reasoning_content")
             if text:
+                self._check_place(identity)
                 self._piece(text if delta.get("content") else "", at)
             self._finish = choice.get("finish_reason") or self._finish
 
@@ -113,7 +131,25 @@ class ChatStream:
         self.record.completion_tokens = usage.get("completion_tokens")
         self.record.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
 
-    def _check_id(self, identity: str) -> None:
+    def _facts(self, facts: dict[str, Any]) -> None:
+        """What Bunkhouse says at the end of an answer; it is surer than the headers, which went out before."""
+        record = self.record
+        record.kv_bits = facts.get("kv_bits") or record.kv_bits
+        record.served_by = facts.get("served_by") or record.served_by
+        if (queue_ms := facts.get("queue_ms")) is not None:
+            record.queue_s = queue_ms / 1000
+
+    def _check_place(self, identity: str | None) -> None:
+        attempt, dash, number = (identity or "").partition("-")
+        if not (dash and attempt.isdigit() and number.isdigit()):
+            return
+        place = int(attempt), int(number)
+        if place <= self._last_place:
+            self.record.doubled += 1
+            self._fault_once("a piece came twice or out of order")
+        self._last_place = max(place, self._last_place)
+
+    def _check_number(self, identity: str) -> None:
         if not identity.isascii() or not identity.isdigit():
             return
         number, last = int(identity), self._last_id

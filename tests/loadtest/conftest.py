@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 WORDS = ["The", " parcel", " is", " at", " the", " depot", "."]
@@ -30,11 +30,12 @@ class FakeServer:
     hung_up: int = 0  # clients that left in mid-stream
     under_way: int = 0
     under_way_max: int = 0
+    metrics: str = ""  # what /metrics says; empty: 404
     gate: int = 0  # "gated" answers nobody before this many have asked
     gate_open: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def _event(value: object, number: int | None = None) -> str:
+def _event(value: object, number: int | str | None = None) -> str:
     head = "" if number is None else f"id: {number}\n"
     return f"{head}data: {value if isinstance(value, str) else json.dumps(value)}\n\n"
 
@@ -47,7 +48,8 @@ def _delta(text: str, finish: str | None = None) -> dict[str, Any]:
 def _events(model: str, words: list[str]) -> list[str]:
     """The stream's events for one behaviour, already encoded."""
     chunks: list[object] = [_delta(w) for w in words] + [_delta("", "stop")]
-    counts = {"prompt_tokens": 11, "completion_tokens": len(words), "prompt_tokens_details": {"cached_tokens": 4}}
+    counted = 40 if model == "short" else len(words)
+    counts = {"prompt_tokens": 11, "completion_tokens": counted, "prompt_tokens_details": {"cached_tokens": 4}}
     if model != "no-usage":
         chunks.append({"choices": [], "usage": counts})
     chunks.append("[DONE]")
@@ -68,8 +70,21 @@ def _events(model: str, words: list[str]) -> list[str]:
             ]
         case _:
             pass
-    plain = model in ("overcounts", "no-ids")
+    if model in ("places", "repeats"):
+        return [": ping\n\n", *_places(chunks, repeat=model == "repeats")]
+    plain = model in ("overcounts", "no-ids", "short")
     return [": ping\n\n"] + [_event(c, None if plain else n) for n, c in numbered]
+
+
+def _places(chunks: list[object], *, repeat: bool) -> list[str]:
+    """Bunkhouse's ids: attempt and place on the role and on texts, with jumps, none on the tail with its facts."""
+    facts = {"bunkhouse": {"kv_bits": 8, "queue_ms": 250.0, "served_by": "bunkhouse"}}
+    ids = ["1-1", "1-2", "1-5", "1-6", "2-1", "2-2", "2-3"]
+    texts = [_event(chunk, place) for chunk, place in zip(chunks[:7], ids, strict=True)]
+    if repeat:
+        texts.insert(5, texts[4])
+    tail = {**_delta("", "stop"), **facts}
+    return [_event(_delta(""), "1-0"), *texts, _event(tail), *(_event(c) for c in chunks[8:])]
 
 
 class _App:
@@ -97,11 +112,14 @@ class _App:
             self._stream(model, request), media_type="text/event-stream", headers=headers if model == "ours" else {}
         )
 
+    async def metrics(self, request: Request) -> Response:
+        return PlainTextResponse(self.state.metrics, 200 if self.state.metrics else 404)
+
     async def _stream(self, model: str, request: Request) -> AsyncIterator[bytes]:
         state = self.state
         state.under_way += 1
         state.under_way_max = max(state.under_way_max, state.under_way)
-        words = ["42"] if model == "knows" else WORDS * (200 if model == "long" else 1)
+        words = {"knows": ["42"], "long": WORDS * 200, "short": [" hello"] * 4}.get(model, WORDS)
         text = "".join(_events(model, words))
         if model == "crlf":
             text = text.replace("\n", "\r\n")
@@ -122,7 +140,9 @@ class _App:
 def server() -> Iterator[FakeServer]:
     """A running server on a free loopback port."""
     state = FakeServer()
-    app = Starlette(routes=[Route("/v1/chat/completions", _App(state).chat, methods=["POST"])])
+    handlers = _App(state)
+    routes = [Route("/v1/chat/completions", handlers.chat, methods=["POST"]), Route("/metrics", handlers.metrics)]
+    app = Starlette(routes=routes)
     config = uvicorn.Config(app, port=0, log_level="error", ws="none", lifespan="off", backlog=4096)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)

@@ -9,6 +9,7 @@ from services.loadtest.http import Http
 from services.loadtest.record import ChatRecord
 from services.loadtest.runner import Runner
 from services.loadtest.scenario import Scenario
+from services.loadtest.stream import CountTokens
 
 
 def scenario(url: str, *tenants: dict[str, Any], **settings: Any) -> Scenario:
@@ -19,12 +20,13 @@ def scenario(url: str, *tenants: dict[str, Any], **settings: Any) -> Scenario:
     return Scenario.model_validate(short | settings | {"tenants": filled})
 
 
-async def run(plan: Scenario) -> list[ChatRecord]:
+async def run(plan: Scenario, count_tokens: CountTokens | None = None) -> list[ChatRecord]:
     """All records of one run."""
     records: list[ChatRecord] = []
     http = Http(plan.url, time.perf_counter)
     try:
-        await Runner(plan, http, time.perf_counter, run_id="r1", on_record=records.append).run()
+        runner = Runner(plan, http, time.perf_counter, run_id="r1", on_record=records.append, count_tokens=count_tokens)
+        await runner.run()
     finally:
         http.close()
     return records

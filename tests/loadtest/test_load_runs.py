@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from services.loadtest.record import Result
@@ -11,7 +13,7 @@ from tests.loadtest.helpers import run, scenario
 ONE_TURN = {"chats": {"kind": "dialogues", "turns_max": 1}}
 
 
-@pytest.mark.parametrize("model", ["good", "torn", "crlf", "no-ids", "no-usage"])
+@pytest.mark.parametrize("model", ["good", "torn", "crlf", "no-ids", "no-usage", "places"])
 async def test_a_whole_answer_is_ok(server: FakeServer, model: str) -> None:
     records = await run(scenario(server.url, {"model": model, **ONE_TURN}))
     assert records
@@ -27,6 +29,7 @@ async def test_a_whole_answer_is_ok(server: FakeServer, model: str) -> None:
     [
         ("loses", 1, 0, "missing after id 3"),
         ("doubles", 0, 1, "twice or out of order"),
+        ("repeats", 0, 1, "a piece came twice"),
         ("overcounts", 0, 3, "10 pieces, but the server counted 7 tokens"),
         ("cut", 0, 0, "cut off"),
     ],
@@ -94,7 +97,9 @@ async def test_users_go_away_and_the_server_sees_it(server: FakeServer) -> None:
     records = await run(scenario(server.url, tenant))
     assert {r.result for r in records} == {Result.ABANDONED}
     assert all(3 <= r.pieces < len(WORDS) * 200 for r in records)
-    assert server.under_way == 0
+    async with asyncio.timeout(20):
+        while server.under_way:  # noqa: ASYNC110  (the server is in another thread)
+            await asyncio.sleep(0.05)
     assert server.hung_up == len(records)
 
 
@@ -142,6 +147,18 @@ async def test_what_bunkhouse_reports_is_kept(server: FakeServer) -> None:
     records = await run(scenario(server.url, {"model": "ours", **ONE_TURN}))
     assert {(r.kv_bits, r.kv_bytes, r.queue_s) for r in records} == {(4, 8192, 0.0125)}
     assert {(r.prompt_tokens, r.cached_tokens, r.completion_tokens) for r in records} == {(11, 4, 7)}
+
+
+async def test_the_end_of_an_answer_is_surer_than_its_headers(server: FakeServer) -> None:
+    records = await run(scenario(server.url, {"model": "places", **ONE_TURN}))
+    assert {(r.kv_bits, r.queue_s, r.served_by) for r in records} == {(8, 0.25, "bunkhouse")}
+
+
+async def test_a_text_shorter_than_its_count_lost_tokens(server: FakeServer) -> None:
+    tenants = {"model": "short", **ONE_TURN}, {"model": "good", **ONE_TURN}
+    records = await run(scenario(server.url, *tenants), count_tokens=lambda text: len(text.split()))
+    lost = {r.tenant: (r.result, r.lost) for r in records}
+    assert lost == {"t0": (Result.BROKEN, 36), "t1": (Result.OK, 0)}
 
 
 async def test_a_thousand_streams_at_once_from_one_process(server: FakeServer) -> None:
