@@ -55,12 +55,12 @@ def split(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (first >> 4) | (second & 0xF0), (first & 0xF) | ((second & 0xF) << 4)
 
 
-def _nibbles(plane: torch.Tensor) -> torch.Tensor:
-    return torch.cat((plane & 0xF, plane >> 4), -1).float()
-
-
 def dequantize(high: torch.Tensor, low: torch.Tensor, has_low: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Rotated values (..., D) float32 from planes (..., D/2) uint8, `has_low` (...) bool and scales (..., 2) fp16."""
     step, middle = scales.float().unbind(-1)
-    fine = torch.where(has_low[..., None], _nibbles(low) / 16.0 + (0.5 / 16.0), torch.full((), 0.5, device=low.device))
-    return middle[..., None] + step[..., None] * (_nibbles(high) - 8.0 + fine)
+    step = step / 16.0
+    # Without a low plane the lower nibble reads as 8 of codes that then lie half a step higher: the middle, 7.5.
+    low = torch.where(has_low[..., None], low, torch.full((), 0x88, dtype=torch.uint8, device=low.device))
+    codes = torch.cat(((high << 4) | (low & 0xF), (high & 0xF0) | (low >> 4)), -1)
+    offset = middle - step * torch.where(has_low, 127.5, 128.0)
+    return codes.float().mul_(step[..., None]).add_(offset[..., None])

@@ -52,12 +52,14 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: f
 
     Query i sees keys up to and with ``causal_from + i``.
     """
-    group = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    score = torch.einsum("nhd,mhd->hnm", query, key) * scale
+    heads, group = key.shape[1], query.shape[1] // key.shape[1]
+    grouped = query.view(query.shape[0], heads, group, -1).permute(1, 2, 0, 3).flatten(1, 2)  # H, group * n, D
+    score = grouped @ key.permute(1, 2, 0) * scale
     last = torch.arange(query.shape[0], device=query.device)[:, None] + causal_from
-    score = score.masked_fill(torch.arange(key.shape[0], device=key.device)[None, :] > last, float("-inf"))
-    return torch.einsum("hnm,mhd->nhd", score.softmax(-1), value)
+    hidden = torch.arange(key.shape[0], device=key.device)[None, :] > last
+    score = score.unflatten(1, (group, -1)).masked_fill(hidden, float("-inf")).softmax(-1)
+    out = score.flatten(1, 2) @ value.transpose(0, 1)
+    return out.unflatten(1, (group, -1)).permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def finish(layer: LayerPlanes, rotated: torch.Tensor) -> torch.Tensor:

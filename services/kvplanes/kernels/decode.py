@@ -46,7 +46,7 @@ def plan_kernel(
 
 
 @triton.jit
-def _tile(
+def fold_tile(
     state, query, first, end, slots, low_of, codes, scales, score_scale,
     BOTH: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -150,14 +150,14 @@ def decode_kernel(
     state = (top, few, wide, wide, few)
     for tile in tl.range(0, head_tiles + tail_tiles, num_stages=LOW_STAGES):
         first = tl.where(tile < head_tiles, start + tile * LOW_BLOCK, tail_start + (tile - head_tiles) * LOW_BLOCK)
-        state = _tile(
+        state = fold_tile(
             state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, LOW_BLOCK, ASM
         )  # fmt: skip
     top, few, lower, upper, few_constant = state
     few, few_constant, low_top = tl.sum(few, 1), tl.sum(few_constant, 1), top
     state = (top, mass, lower, upper, mass)
     for first in tl.range(head_end, tail_start, BLOCK, num_stages=STAGES):
-        state = _tile(
+        state = fold_tile(
             state, q, first, tail_start, slots, low_of, codes, scales, score_scale, False, HALF, BLOCK, ASM
         )  # fmt: skip
 

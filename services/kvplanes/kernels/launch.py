@@ -10,6 +10,7 @@ import triton
 
 from services.kvplanes.kernels.common import INTERPRETED
 from services.kvplanes.kernels.decode import LOG2E, combine_kernel, decode_kernel, plan_kernel
+from services.kvplanes.kernels.extend import extend_kernel
 from services.kvplanes.kernels.store import store_kernel
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class DecodePlan:
     batch: int = 0
 
     @classmethod
-    def allocate(cls, batch_max: int, query_heads: int, kv_heads: int, dim: int, device: str, tuning: Tuning) -> DecodePlan:
+    def allocate(
+        cls, batch_max: int, query_heads: int, kv_heads: int, dim: int, device: str, tuning: Tuning
+    ) -> DecodePlan:
         """Room for `batch_max` requests of `query_heads` heads of `dim` channels."""
         processors = 4
         if torch.device(device).type == "cuda":
@@ -174,5 +177,51 @@ def decode(
     )
     combine_kernel[(batch, heads)](
         plan.part, plan.part_lse, plan.indptr, layer.centres[1], out, out.stride(0), **shape, num_warps=4
+    )
+    return out
+
+
+def extend(
+    layer: LayerPlanes,
+    rotated: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    req_to_token: torch.Tensor,
+    req_rows: torch.Tensor,
+    prefix_lens: torch.Tensor,
+    extend_lens: torch.Tensor,
+    scale: float,
+    *,
+    out: torch.Tensor,
+    extend_max: int,
+) -> torch.Tensor:
+    """``reference.extend`` into `out` (T, Hq, D), contiguous; `extend_max` is the largest of `extend_lens`."""
+    query, key, value = rotated
+    heads, dim = key.shape[1:]
+    starts = torch.zeros(extend_lens.shape[0] + 1, dtype=torch.int32, device=query.device)
+    torch.cumsum(extend_lens, 0, dtype=torch.int32, out=starts[1:])
+    block = 64 if dim <= 128 else 32
+    extend_kernel[(triton.cdiv(extend_max, block), query.shape[1], extend_lens.shape[0])](
+        query,
+        key,
+        value,
+        layer.codes,
+        layer.scales.view(torch.int32),
+        layer.low_of,
+        req_to_token,
+        req_rows,
+        prefix_lens,
+        starts,
+        layer.centres[1],
+        out,
+        req_to_token.stride(0),
+        layer.codes.stride(0),
+        layer.scales.stride(0) // 2,
+        scale * LOG2E.value,
+        HEADS=heads,
+        GROUP=query.shape[1] // heads,
+        HALF=dim // 2,
+        ROWS=block,
+        BLOCK=block,
+        ASM=not INTERPRETED,
+        num_warps=4,
     )
     return out

@@ -1,0 +1,136 @@
+"""KV planes against SGLang's own caches on a GPU: kernels alone, decode steps, prefill, demotion.
+
+    python -m benchmarks.gpu.kvplanes --models FOLDER --out docs/benchmarks/kvplanes.json
+
+FOLDER holds weightless model folders (config and tokenizer; SGLang fills them with dummy weights): speed and memory
+depend on shapes alone. Every engine configuration runs in a process of its own, one after another on the GPU. Requests
+get a cache of random codes in place of a prefill, so that only decoding is timed; a step is timed as SGLang's own
+``bench_one_batch`` does it, the host's work included, and by GPU events around the forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.output import write
+from services.kvplanes.config import KVPlanesConfig
+from services.kvplanes.environment import plugin_environment
+
+BATCH = 32
+STEPS = 24
+
+
+@dataclass(frozen=True)
+class Run:
+    """One engine configuration: a model folder, a cache (``kv4``, ``kv8`` or SGLang's dtype), contexts in tokens."""
+
+    model: str
+    cache: str
+    contexts: tuple[int, ...]
+    prefill: bool = False
+    demote: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.cache}"
+
+
+RUNS = (
+    Run("qwen2.5-7b", "kv4", (1024, 4096, 16384), prefill=True),
+    Run("qwen2.5-7b", "auto", (1024, 4096, 16384), prefill=True),
+    Run("qwen2.5-7b", "kv8", (1024, 4096, 16384), demote=True),
+    Run("qwq-32b-awq", "kv4", (1024, 4096, 16384), prefill=True),
+    Run("qwq-32b-awq", "auto", (1024, 4096), prefill=True),
+    Run("qwq-32b-awq", "kv8", (1024, 4096), demote=True),
+    Run("qwen2.5-7b", "fp8_e5m2", (1024, 4096, 16384)),
+    Run("qwq-32b-awq", "fp8_e5m2", (1024, 4096)),
+    Run("qwen2.5-7b", "fp4_mx_block16", (4096,)),
+)
+
+
+def worker(run: Run, models: Path, scratch: Path, started: float) -> subprocess.Popen[bytes]:
+    """Start one configuration's process; it waits its turn for the GPU."""
+    environment = dict(os.environ)
+    if run.cache.startswith("kv"):
+        config = KVPlanesConfig(bits=int(run.cache[2:]))
+        environment = plugin_environment(config, scratch / "site", environment)
+    command = [sys.executable, "-m", "benchmarks.gpu.kvplanes_worker", str(models / run.model), run.cache]
+    command += [",".join(map(str, run.contexts)), str(int(run.prefill)), str(int(run.demote))]
+    log = (scratch / f"{run.name.replace(' ', '-')}.log").open("wb")
+    turn = scratch / "turn"
+    environment |= {"KVPLANES_TURN": str(turn), "KVPLANES_RESULT": str(result_path(run, scratch))}
+    del started
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def result_path(run: Run, scratch: Path) -> Path:
+    """Where a worker leaves its figures."""
+    return scratch / f"{run.name.replace(' ', '-')}.json"
+
+
+def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Decode and prefill of planes against bf16, by model and context."""
+    found: dict[str, float] = {}
+    for model in {run.model for run in RUNS}:
+        base = results.get(f"{model} auto", {})
+        for bits in ("kv4", "kv8", "fp8_e5m2", "fp4_mx_block16"):
+            for key, value in results.get(f"{model} {bits}", {}).items():
+                if key in base and key.endswith("_ms") and value:
+                    found[f"{model} {bits} {key.removesuffix('_ms')}"] = round(base[key] / value, 3)
+    return found
+
+
+def main() -> None:
+    """Run every configuration and write one file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/kvplanes.json"))
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp/kvplanes"))
+    parser.add_argument("--seconds", type=float, default=400.0, help="stop waiting for configurations after this long")
+    parser.add_argument("--only", default="", help="run only configurations whose name contains this")
+    parser.add_argument("--kernels", action="store_true", help="time the decode kernels alone, too")
+    options = parser.parse_args()
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + options.seconds
+    figures: dict[str, object] = {"batch": BATCH}
+    results: dict[str, dict[str, float]] = {}
+    figures["engines"] = results
+    turn = (options.scratch / "turn").open("w")
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    chosen = [run for run in RUNS if options.only in run.name]
+    processes: list[tuple[Run, subprocess.Popen[bytes]]] = []
+    for number, run in enumerate(chosen):
+        processes.append((run, worker(run, options.models, options.scratch, deadline)))
+        if number == 0 and options.kernels:
+            from benchmarks.gpu import kvplanes_kernels  # needs torch and a GPU
+
+            figures["kernels"] = kvplanes_kernels.measure()
+            figures["gpu"] = kvplanes_kernels.gpu_name()
+            write(options.out, figures)
+    for run, process in processes:
+        # Locks are granted in any order, so each worker also waits for its name in this file.
+        (options.scratch / "turn-of").write_text(result_path(run, options.scratch).name)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        try:
+            process.wait(timeout=max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        path = result_path(run, options.scratch)
+        if path.exists():
+            results[run.name] = json.loads(path.read_text())
+        print(run.name, process.returncode, results.get(run.name), flush=True)
+        figures["speedup_against_bf16"] = ratios(results)
+        write(options.out, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""SGLang's attention backend over planes: Triton kernels on a GPU, the PyTorch reference elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+
+from services.kvplanes import reference
+from services.kvplanes.pool import PlanesKVPool
+
+
+class PlanesBackend(AttentionBackend):  # type: ignore[misc]  # SGLang ships no types
+    """What both backends share: the pool, the request table, and refusing what the planes do not know."""
+
+    needs_cpu_seq_lens = False
+
+    def __init__(self, runner: Any) -> None:
+        super().__init__()
+        self.token_to_kv_pool: PlanesKVPool = runner.token_to_kv_pool
+        if not isinstance(self.token_to_kv_pool, PlanesKVPool):
+            raise TypeError(f"kvplanes needs its own KV pool, found {type(self.token_to_kv_pool).__name__}")
+        self.req_to_token_pool = runner.req_to_token_pool
+        self.req_to_token: torch.Tensor = runner.req_to_token_pool.req_to_token
+        self.config = self.token_to_kv_pool.config
+        self.device = runner.device
+        self.forward_metadata: Any = None
+        self.calibrating = False
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        """Prepare one forward pass; the first long prefill fixes the centres."""
+        pool = self.token_to_kv_pool
+        if forward_batch.forward_mode.is_extend():
+            self.calibrating, pool.calibrate_next = pool.calibrate_next, False
+
+    def _heads(
+        self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values as (T, heads, D). Raises NotImplementedError for attention that planes lack."""
+        named = [name for name, option in options.items() if option is not None]
+        if layer.logit_cap or layer.is_cross_attention or (layer.sliding_window_size or -1) > -1:
+            named.append("logit cap, cross attention or sliding window")
+        if named:
+            raise NotImplementedError(f"kvplanes does not know {', '.join(named)}")
+        tokens, dim = query.shape[0], layer.head_dim
+        return query.view(tokens, -1, dim), key.view(tokens, -1, dim), value.view(tokens, -1, dim)
+
+
+class ReferenceBackend(PlanesBackend):
+    """For machines without a GPU."""
+
+    def support_triton(self) -> bool:
+        """No Triton here."""
+        return False
+
+    def _store(self, layer: Any, forward_batch: Any, qkv: tuple[torch.Tensor, ...]) -> Any:
+        query, key, value = qkv
+        if self.calibrating:
+            self.token_to_kv_pool.calibrate(layer.layer_id, key, value)
+        planes = self.token_to_kv_pool.layer(layer.layer_id)
+        return planes, reference.store(planes, query, key, value, forward_batch.out_cache_loc.long())
+
+    def forward_decode(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
+    ) -> torch.Tensor:
+        """One token a request; returns (B, Hq * D)."""
+        planes, rotated = self._store(layer, forward_batch, self._heads(layer, q, k, v, options))
+        out = reference.decode(
+            planes, rotated[0], self.req_to_token, forward_batch.req_pool_indices, forward_batch.seq_lens, layer.scaling
+        )
+        return out.to(q.dtype).view(q.shape[0], -1)
+
+    def forward_extend(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
+    ) -> torch.Tensor:
+        """New tokens over a prefix; returns (T, Hq * D)."""
+        planes, rotated = self._store(layer, forward_batch, self._heads(layer, q, k, v, options))
+        out = reference.extend(
+            planes,
+            rotated,
+            self.req_to_token,
+            forward_batch.req_pool_indices,
+            forward_batch.extend_prefix_lens,
+            forward_batch.extend_seq_lens,
+            layer.scaling,
+        )
+        return out.to(q.dtype).view(q.shape[0], -1)
+
+
+class TritonPlanesBackend(PlanesBackend):
+    """For NVIDIA GPUs from Ampere on, with CUDA graphs for decode."""
+
+    def __init__(self, runner: Any) -> None:
+        super().__init__(runner)
+        from sglang.kernels.ops.attention.extend_attention import extend_attention_fwd  # noqa: PLC0415 - GPU only
+        from sglang.srt.runtime_context import get_parallel  # noqa: PLC0415 - GPU only
+
+        from services.kvplanes.kernels import launch  # noqa: PLC0415 - Triton is absent beside the host
+
+        self.launch = launch
+        self.plain_extend = extend_attention_fwd
+        self.tuning = launch.Tuning()
+        self.query_heads = runner.model_config.num_attention_heads // get_parallel().attn_tp_size
+        self.plan: Any = None
+        self.empty = torch.zeros(1, dtype=torch.int64, device=self.device)
+
+    def _reserve(self, batch_max: int) -> None:
+        shape = self.token_to_kv_pool.planes.shape
+        self.plan = self.launch.DecodePlan.allocate(
+            batch_max, self.query_heads, shape.kv_heads, shape.head_dim, str(self.device), self.tuning
+        )
+        self.plan_max = batch_max
+
+    def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
+        """Buffers that captured graphs keep the addresses of."""
+        self._reserve(max(max_bs, max_num_tokens))
+
+    def get_cuda_graph_seq_len_fill_value(self) -> int:
+        """Length of a padded request: one token, slot 0's."""
+        return 1
+
+    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+        """Cut the batch into chunks before a graph is captured or replayed."""
+        if not forward_batch.forward_mode.is_decode_or_idle():
+            raise NotImplementedError("kvplanes captures decode only; disable CUDA graphs for prefill")
+        self.plan.fill(forward_batch.seq_lens[: forward_batch.batch_size], self.tuning)
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        """Prepare one eager pass."""
+        super().init_forward_metadata(forward_batch)
+        mode = forward_batch.forward_mode
+        if mode.is_decode_or_idle():
+            if forward_batch.batch_size:
+                if self.plan is None or forward_batch.batch_size > self.plan_max:
+                    self._reserve(forward_batch.batch_size)
+                self.plan.fill(forward_batch.seq_lens, self.tuning)
+            return
+        starts = torch.zeros(forward_batch.batch_size + 1, dtype=torch.int64, device=self.device)
+        starts[1:] = torch.cumsum(forward_batch.extend_seq_lens, 0)
+        self.extend_max = max(forward_batch.extend_seq_lens_cpu)
+        self.has_prefix = any(forward_batch.extend_prefix_lens_cpu)
+        self.forward_metadata = (starts, torch.zeros_like(starts, dtype=torch.int32))
+
+    def forward_decode(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
+    ) -> torch.Tensor:
+        """One token a request; returns (B, Hq * D)."""
+        query, key, value = self._heads(layer, q, k, v, options)
+        planes = self.token_to_kv_pool.layer(layer.layer_id)
+        rotated, _, _ = self.launch.store(planes, query, key, value, forward_batch.out_cache_loc)
+        out = torch.empty(q.shape[0], query.shape[1] * layer.head_dim, dtype=q.dtype, device=q.device)
+        return self.launch.decode(  # type: ignore[no-any-return]
+            planes,
+            rotated,
+            self.req_to_token,
+            forward_batch.req_pool_indices,
+            forward_batch.seq_lens,
+            layer.scaling,
+            plan=self.plan,
+            req_bits=self.token_to_kv_pool.req_bits,
+            sinks=self.config.sink_tokens,
+            recent=self.config.recent_tokens,
+            out=out,
+            tuning=self.tuning,
+        )
+
+    def forward_extend(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
+    ) -> torch.Tensor:
+        """New tokens over a prefix; returns (T, Hq * D). Without any prefix SGLang's own kernel does it."""
+        query, key, value = self._heads(layer, q, k, v, options)
+        if self.calibrating:
+            self.token_to_kv_pool.calibrate(layer.layer_id, key, value)
+        planes = self.token_to_kv_pool.layer(layer.layer_id)
+        out = torch.empty(query.shape, dtype=q.dtype, device=q.device)
+        rotated = self.launch.store(planes, query, key, value, forward_batch.out_cache_loc, keep=self.has_prefix)
+        if self.has_prefix:
+            self.launch.extend(
+                planes,
+                rotated,
+                self.req_to_token,
+                forward_batch.req_pool_indices,
+                forward_batch.extend_prefix_lens,
+                forward_batch.extend_seq_lens,
+                layer.scaling,
+                out=out,
+                extend_max=self.extend_max,
+            )
+        else:
+            key, value = key.contiguous(), value.contiguous()
+            starts, prefix = self.forward_metadata
+            self.plain_extend(
+                query, key, value, out, key, value, starts, prefix, self.empty, None, True, None, self.extend_max,
+                1.0, 1.0, layer.scaling,
+            )  # fmt: skip
+        return out.view(q.shape[0], -1)

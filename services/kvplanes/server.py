@@ -1,0 +1,78 @@
+"""The control socket's far end: a thread takes requests, the scheduler's own thread answers them between steps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import socketserver
+import threading
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+REQUESTS_MAX = 64
+ANSWER_S_MAX = 30.0
+LINE_BYTES_MAX = 1 << 20
+
+Answer = dict[str, Any]
+
+
+class ControlServer:
+    """Listens at `path` (made fresh, for this user only). ``poll`` must be called by the thread that owns the pools."""
+
+    def __init__(self, path: str, handle: Callable[[Answer], Answer]) -> None:
+        self._handle = handle
+        self._requests: queue.Queue[tuple[Answer, queue.Queue[Answer]]] = queue.Queue(REQUESTS_MAX)
+        if os.path.exists(path):
+            os.unlink(path)
+        mask = os.umask(0o177)
+        try:
+            self._server = socketserver.ThreadingUnixStreamServer(path, self._handler())
+        finally:
+            os.umask(mask)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="kvplanes-control", daemon=True).start()
+
+    def _handler(self) -> type[socketserver.StreamRequestHandler]:
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while line := self.rfile.readline(LINE_BYTES_MAX):
+                    self.wfile.write(json.dumps(outer.exchange(line)).encode() + b"\n")
+
+        return Handler
+
+    def exchange(self, line: bytes) -> Answer:
+        """Parse one request and wait for the scheduler's answer."""
+        try:
+            request = json.loads(line)
+        except ValueError as error:
+            return {"error": f"not JSON: {error}"}
+        if not isinstance(request, dict):
+            return {"error": "a request is a JSON object"}
+        answer: queue.Queue[Answer] = queue.Queue(1)
+        try:
+            self._requests.put_nowait((request, answer))
+            return answer.get(timeout=ANSWER_S_MAX)
+        except queue.Full:
+            return {"error": f"{REQUESTS_MAX} requests are waiting already"}
+        except queue.Empty:
+            return {"error": f"the scheduler did not answer in {ANSWER_S_MAX} s"}
+
+    def poll(self) -> None:
+        """Answer what has come in. Costs a fraction of a microsecond when nothing has."""
+        while not self._requests.empty():
+            request, answer = self._requests.get_nowait()
+            try:
+                answer.put(self._handle(request))
+            except ValueError as error:
+                answer.put({"error": str(error)})
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,252 @@
+"""Which running request keeps which planes: decided when tokens get slots, changed while they run.
+
+All of this runs in SGLang's scheduler thread, between its steps. A step that is already on the GPU may still read a low
+plane freed here: its bytes stay until a later step writes them, and steps run in order.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from services.kvplanes.config import KVPlanesConfig
+from services.kvplanes.keys import parse_extra_key
+from services.kvplanes.pool import PlanesAllocator
+
+logger = logging.getLogger(__name__)
+
+
+class SessionPlanes:
+    """Precision of the requests that share one allocator.
+
+    `table` is SGLang's request table, `tree_cache` its prefix cache. `scheduler` is set once SGLang's scheduler runs;
+    its benchmarks run batches without one.
+    """
+
+    def __init__(
+        self, allocator: PlanesAllocator, table: torch.Tensor, tree_cache: Any, config: KVPlanesConfig
+    ) -> None:
+        self.allocator, self.table, self.tree_cache, self.config = allocator, table, tree_cache, config
+        self.scheduler: Any = None
+        self.slots = allocator.slots
+        self.req_bits: torch.Tensor = allocator.get_kvcache().req_bits
+        self.yielded_tokens = 0  # low planes that gave way to new tokens
+        self.short_tokens = 0  # tokens of 8-bit sessions that found no room for a low plane
+        self.allocator.relieve = self.relieve
+
+    # Tokens get slots.
+
+    def on_extend(self, batch: Any, loc: torch.Tensor) -> None:
+        """New prompt tokens of `batch` own the high slots `loc` (T): give low planes where policy says so."""
+        self._plan_calibration(batch)
+        wanted: list[torch.Tensor] = []
+        start, coarse = 0, 0
+        for req, prefix, count in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
+            end = prefix + count
+            if req.kvplanes_bits == 8:
+                wanted.append(torch.arange(start, start + count))
+            else:
+                sinks = max(0, min(self.config.sink_tokens, end) - prefix)
+                last = end == len(req.origin_input_ids) + len(req.output_ids)
+                recent = min(self.config.recent_tokens, count - sinks) if last else 0
+                wanted += [torch.arange(start, start + sinks), torch.arange(start + count - recent, start + count)]
+                coarse += sinks + recent
+            start += count
+        rows = torch.tensor([req.req_pool_idx for req in batch.reqs])
+        bits = torch.tensor([req.kvplanes_bits for req in batch.reqs], dtype=torch.int32)
+        self.req_bits[rows.to(self.req_bits.device)] = bits.to(self.req_bits.device)
+        index = torch.cat(wanted)
+        self._grant(loc[index.to(loc.device)], coarse)
+
+    def _plan_calibration(self, batch: Any) -> None:
+        """Let this prefill fix the centres, if nothing stored depends on them."""
+        pool = self.allocator.get_kvcache()
+        total = sum(batch.extend_lens)
+        if pool.calibrated or not 0 < self.config.calibration_tokens <= total or any(batch.prefix_lens):
+            return
+        if self.slots.high_used > total:
+            self._evict(self.slots.high_used - total)
+        if self.slots.high_used == total:
+            pool.calibrate_next = pool.calibrated = True
+
+    def on_decode(self, batch: Any, loc: torch.Tensor) -> None:
+        """One new token a request of `batch` owns a high slot of `loc` (B): low planes by policy.
+
+        A 4-bit session's newest token takes over the low plane of the token that leaves the window of newest ones.
+        """
+        sinks, recent = self.config.sink_tokens, self.config.recent_tokens
+        fresh: list[int] = []
+        passed: list[int] = []
+        coarse = 0
+        for index, (req, position) in enumerate(zip(batch.reqs, batch.seq_lens_cpu.tolist(), strict=True)):
+            if req.kvplanes_bits == 8:
+                fresh.append(index)
+            elif position < sinks + recent:
+                fresh.append(index)
+                coarse += 1
+            elif recent:
+                passed.append(index)
+        if passed:
+            every = len(passed) == loc.shape[0]
+            pick = slice(None) if every else torch.tensor(passed).to(loc.device, non_blocking=True)
+            old = self.table[batch.req_pool_indices[pick].long(), batch.seq_lens[pick].long() - recent]
+            self.slots.pass_low(old.long(), loc[pick])
+        if fresh:
+            every = len(fresh) == loc.shape[0]
+            self._grant(loc if every else loc[torch.tensor(fresh).to(loc.device, non_blocking=True)], coarse)
+
+    def _grant(self, slots: torch.Tensor, coarse: int) -> None:
+        short = slots.shape[0] - self.slots.free.shape[0]
+        if short > 0:
+            self.slots.collect()
+            short = slots.shape[0] - self.slots.free.shape[0]
+        if short > 0:
+            self._evict(short)
+        missing = slots.shape[0] - self.slots.grant_low(slots)
+        self.short_tokens += max(0, missing - coarse)
+
+    # Room.
+
+    def _evict(self, tokens: int) -> None:
+        from sglang.srt.mem_cache.base_prefix_cache import EvictParams  # noqa: PLC0415 - SGLang loads late
+
+        self.tree_cache.evict(EvictParams(num_tokens=tokens))
+
+    def relieve(self, need: int) -> None:
+        """Free slots until `need` are free: evict idle cached tokens, then demote the newest sessions first."""
+        self.slots.collect()
+        missing = need - self.slots.free.shape[0]
+        if missing > 0:
+            self._evict(missing)
+            self.slots.collect()
+        for req in reversed(self.running()):
+            if self.slots.free.shape[0] >= need:
+                return
+            self.yielded_tokens += self.demote_request(req, whole=True)
+        if self.slots.free.shape[0] < need:
+            self.yielded_tokens += self.slots.drop_low(torch.arange(1, self.slots.size + 1, device=self.table.device))
+
+    # Live control.
+
+    def running(self) -> list[Any]:
+        """Requests that own slots, oldest first."""
+        seen: dict[str, Any] = {}
+        if self.scheduler is None:
+            return []
+        for batch in (self.scheduler.running_batch, self.scheduler.last_batch):
+            for req in batch.reqs if batch is not None else ():
+                if req.req_pool_idx is not None and req.kv is not None and not req.finished():
+                    seen[req.rid] = req
+        chunked = getattr(self.scheduler, "chunked_req", None)
+        if chunked is not None and chunked.req_pool_idx is not None and chunked.kv is not None:
+            seen[chunked.rid] = chunked
+        return list(seen.values())
+
+    def shared_length(self, req: Any) -> int:
+        """Tokens at the front of `req` that another running request reads too, from the radix cache."""
+        node = req.last_node
+        while node is not None and node.parent is not None and node.lock_ref <= 1:
+            node = node.parent
+        length = 0
+        while node is not None and node.parent is not None:
+            length += len(node.key)
+            node = node.parent
+        return length
+
+    def _droppable(self, req: Any, *, whole: bool) -> torch.Tensor:
+        """Slots of `req` whose low planes a demotion frees: not the sinks, the newest, or others' prefix."""
+        first = max(self.config.sink_tokens, 0 if whole else self.shared_length(req))
+        last = req.kv.kv_allocated_len - self.config.recent_tokens
+        return self.table[req.req_pool_idx, first : max(first, last)].long()
+
+    def demote_request(self, req: Any, *, whole: bool) -> int:
+        """Free `req`'s low planes, of a shared prefix too with `whole`; returns how many slots came free."""
+        req.kvplanes_bits = 4
+        freed = self.slots.drop_low(self._droppable(req, whole=whole))
+        self._mark_coarse([req], whole=whole)
+        return freed
+
+    def _mark_coarse(self, reqs: list[Any], *, whole: bool) -> None:
+        """Let attention skip the low planes of `reqs`, except where a shared prefix kept its own."""
+        rows = [r.req_pool_idx for r in reqs if whole or self.shared_length(r) <= self.config.sink_tokens]
+        if rows:
+            self.req_bits[torch.tensor(rows).to(self.req_bits.device)] = 4
+
+    def demote(self, reqs: list[Any], prefix: str | None) -> int:
+        """Demote all of `reqs` at once; `prefix` names the cached tokens that go with them, None for none."""
+        whole = prefix is not None
+        parts = [self._droppable(req, whole=whole) for req in reqs]
+        if prefix is not None:
+            parts += self._cached(prefix)
+        freed = self.slots.drop_low(torch.cat(parts)) if parts else 0
+        for req in reqs:
+            req.kvplanes_bits = 4
+        self._mark_coarse(reqs, whole=whole)
+        return freed
+
+    def promote(self, reqs: list[Any]) -> None:
+        """Give `reqs` both planes for tokens from now on; what was dropped stays dropped."""
+        for req in reqs:
+            req.kvplanes_bits = 8
+        owners = [req.req_pool_idx for req in reqs if req.req_pool_idx is not None]
+        if owners:
+            self.req_bits[torch.tensor(owners).to(self.req_bits.device)] = 8
+
+    def _cached(self, prefix: str) -> list[torch.Tensor]:
+        """Slots of cached tokens whose ``extra_key`` starts with `prefix`, first tokens of a prompt left out."""
+        root = getattr(self.tree_cache, "root_node", None)
+        found: list[torch.Tensor] = []
+        stack = [(child, True) for child in root.children.values()] if root is not None else []
+        while stack:
+            node, first = stack.pop()
+            if (node.key.extra_key or "").startswith(prefix):
+                found.append(node.value[self.config.sink_tokens if first else 0 :].to(self.table.device).long())
+                stack += [(child, False) for child in node.children.values()]
+        return found
+
+    def select(self, wanted: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        """Running and waiting requests named by ``rid``, ``salt`` or ``all``. Raises ValueError for neither."""
+        if wanted.get("all") is True:
+            matches = lambda _req: True  # noqa: E731
+        elif isinstance(wanted.get("rid"), str):
+            matches = lambda req: req.rid == wanted["rid"]  # noqa: E731
+        elif isinstance(wanted.get("salt"), str):
+            matches = lambda req: parse_extra_key(req.extra_key, 8)[0] == wanted["salt"]  # noqa: E731
+        else:
+            raise ValueError('name the sessions: "rid", "salt" or "all": true')
+        waiting = [req for req in self.scheduler.waiting_queue if matches(req)]
+        return [req for req in self.running() if matches(req)], waiting
+
+    def report(self) -> dict[str, Any]:
+        """Tokens by precision, bytes and slots in use, and what had to give way."""
+        low, high = self.slots.low_used(), self.slots.high_used
+        slot_bytes = self.allocator.get_kvcache().planes.shape.slot_bytes
+        return {
+            "tokens": {"4": high - low, "8": low},
+            "bytes": {"total": self.slots.size * slot_bytes, "used": (high + low) * slot_bytes},
+            "slots": {"total": self.slots.size, "used": high + low, "free": self.slots.size - high - low},
+            "sessions": {str(bits): sum(r.kvplanes_bits == bits for r in self.running()) for bits in (4, 8)},
+            "calibrated": self.allocator.get_kvcache().calibrated,
+            "yielded_tokens": self.yielded_tokens,
+            "short_tokens": self.short_tokens,
+        }
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one control request; raises ValueError where it makes no sense."""
+        op = request.get("op")
+        if op == "report":
+            return self.report()
+        if op not in ("demote", "promote"):
+            raise ValueError(f'op must be "demote", "promote" or "report", not {op!r}')
+        running, waiting = self.select(request)
+        if op == "promote":
+            self.promote(running + waiting)
+            return {"freed_bytes": 0, "tokens": 0, "sessions": len(running) + len(waiting)}
+        for req in waiting:
+            req.kvplanes_bits = 4
+        prefix = "" if request.get("all") else f"{request['salt']}|" if "salt" in request else None
+        freed = self.demote(running, prefix)
+        slot_bytes = self.allocator.get_kvcache().planes.shape.slot_bytes
+        return {"freed_bytes": freed * slot_bytes, "tokens": freed, "sessions": len(running) + len(waiting)}
