@@ -14,13 +14,13 @@ from gateway.call import Call
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest, session_of
 from gateway.state import Gateway
-from gateway.tickets import new_chat_id, payload_for, ticket_for
+from gateway.tickets import payload_for, ticket_for
 from scheduler.types import Ticket
 from services.queues.connection import QueueUnavailable
 from services.queues.door import Submission, Submitted
 from services.queues.limits import Charge
 from services.queues.records import Payload
-from services.queues.replies import START
+from services.queues.replies import START, Reader
 from services.registry import salt
 
 STALE_TRIES_MAX = 5
@@ -40,16 +40,17 @@ class Admitted:
     waits: bool = True  # it was not dispatched yet when we last looked
     charge: Charge | None = None
     keyed: bool = False  # the client can ask for it again with its Idempotency-Key
+    reader: Reader | None = None  # follows the chat already; None: to be made
 
 
-async def admit(gateway: Gateway, call: Call, request: ChatRequest) -> Admitted:
+async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Reader) -> Admitted:
     """Check a request against the registry and submit it, again if the registry changed meanwhile.
 
-    Raises Refused, QueueUnavailable.
+    `reader` follows the new chat's reply already, so that no news is missed. Raises Refused, QueueUnavailable.
     """
     session = session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id")))
     key = _idempotency_key(call)
-    chat = new_chat_id()
+    chat = reader.chat
     for _ in range(STALE_TRIES_MAX):
         tenant = await gateway.directory.authenticate(call.header(b"authorization"))
         ticket, payload, version = await prepare(
@@ -63,7 +64,7 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest) -> Admitted:
                 _in_background(gateway, _abandon(gateway, ticket, charge))
                 raise
             if submission.outcome is Submitted.OK:
-                return Admitted(ticket, charge=charge, keyed=key is not None)
+                return Admitted(ticket, reader.after, charge=charge, keyed=key is not None, reader=reader)
             await limits.give_back_all(gateway, charge, ticket)
             if submission.outcome is Submitted.SAME:
                 return await _join(gateway, submission, ticket)

@@ -14,9 +14,10 @@ from gateway.outcomes import Code, Refused
 from gateway.relay import relay_stream, relay_whole
 from gateway.request import parse_chat
 from gateway.state import Gateway
+from gateway.tickets import new_chat_id
 from services.queues.door import ChatInfo
 from services.queues.records import ReplyEnd
-from services.queues.replies import START
+from services.queues.replies import QUEUED, START
 
 LOOK_UP_S_MAX = 2.0
 _ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
@@ -30,15 +31,16 @@ async def create(gateway: Gateway, call: Call) -> None:
     bounds = gateway.config.gateway
     body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
     request = parse_chat(body, call.header(b"content-type"))
-    chat = await admit(gateway, call, request)
-    call.chat = chat.ticket.chat
-    call.limit_headers = limits.headers(chat.charge, gateway.clock())
-    call.overhead_s = call.elapsed_s
-    gateway.metrics.overhead.observe(call.overhead_s)
-    if request.stream:
-        await relay_stream(gateway, call, chat, include_usage=request.include_usage)
-    else:
-        await relay_whole(gateway, call, chat)
+    with gateway.hub.follow(new_chat_id(), QUEUED, fresh=True) as reader:
+        chat = await admit(gateway, call, request, reader)
+        call.chat = chat.ticket.chat
+        call.limit_headers = limits.headers(chat.charge, gateway.clock())
+        call.overhead_s = call.elapsed_s
+        gateway.metrics.overhead.observe(call.overhead_s)
+        if request.stream:
+            await relay_stream(gateway, call, chat, include_usage=request.include_usage)
+        else:
+            await relay_whole(gateway, call, chat)
 
 
 async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:

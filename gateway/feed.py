@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from time import monotonic
 
 from gateway.admit import Admitted
@@ -63,7 +63,8 @@ class Feed:
 @asynccontextmanager
 async def feed(gateway: Gateway, call: Call, chat: Admitted) -> AsyncIterator[Feed]:
     """Follow a chat's reply for one client."""
-    with gateway.hub.follow(chat.ticket.chat, chat.after) as reader:
+    follow = nullcontext(chat.reader) if chat.reader else gateway.hub.follow(chat.ticket.chat, chat.after)
+    with follow as reader:
         entries = Feed(gateway, chat, reader)
 
         def gone(_: asyncio.Task[None]) -> None:

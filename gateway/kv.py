@@ -26,15 +26,19 @@ _OPTIONS = {
 
 def choose(config: KvPolicyConfig, task: Task, engine: EngineNow) -> Choice:
     """Bits wanted, floor, demotable. Raises ValueError for a policy that does not take the bot's options."""
-    made = policy_of(config)
     if not engine.live:
-        floor = min((made.choose(any_task, _ALL, 0.0).floor for any_task in Task), default=KvBits.FOUR)
-        wanted = KvBits(engine.bits_available[0])
-        return Choice(max(wanted, floor), floor, demotable=False)
-    chosen = made.choose(task, engine.bits_available, engine.pressure)
+        floor = promised(config)
+        return Choice(max(KvBits(engine.bits_available[0]), floor), floor, demotable=False)
+    chosen = policy_of(config).choose(task, engine.bits_available, engine.pressure)
     if config.demotable is None:
         return chosen
     return chosen._replace(demotable=config.demotable and chosen.floor < chosen.wanted)
+
+
+@lru_cache(maxsize=512)
+def promised(config: KvPolicyConfig) -> KvBits:
+    """The lowest bits that the policy gives to any task. Raises ValueError."""
+    return min(policy_of(config).choose(task, _ALL, 0.0).floor for task in Task)
 
 
 @lru_cache(maxsize=512)

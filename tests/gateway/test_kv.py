@@ -12,7 +12,6 @@ from scheduler.types import Task
 from services.config import KvPolicyConfig
 
 from .conftest import Host
-from .driver import until
 from .test_bad_input import GOOD
 
 MIXED = EngineNow((4, 8), live=True, context_tokens=2048)
@@ -50,14 +49,12 @@ def test_options_a_policy_does_not_take() -> None:
 
 
 async def test_the_task_is_read_from_the_message(host: Host) -> None:
-    await until(lambda: hasattr(host.driver, "lease"))
     for text, task in (("What is 17 * 23 + 4?", Task.MATHS), ("Write a poem about the sea", Task.CREATIVE)):
         await host.ask({**GOOD, "messages": [{"role": "user", "content": text}]})
         assert host.driver.tickets[-1].task is task
 
 
 async def test_the_engines_own_bits_count(host: Host) -> None:
-    await until(lambda: hasattr(host.driver, "lease"))
     await host.driver.ready(bits=4)
     await host.state.engines.look()
     await host.ask(GOOD)

@@ -72,7 +72,7 @@ async def test_a_client_that_leaves_a_whole_answer_cancels_at_once(host: Host) -
     asking = asyncio.create_task(host.ask(GOOD))
     await until(lambda: host.driver.claims)
     asking.cancel()
-    await until(lambda: host.driver.cancelled, 0.25)
+    await until(lambda: host.driver.cancelled, 0.8)  # less than the grace
     await until(lambda: host.driver.settled)
     assert not host.state.readers
 
@@ -87,9 +87,9 @@ async def test_a_client_that_leaves_while_waiting(host: Host) -> None:
 
 
 async def test_a_client_that_leaves_a_stream_cancels_after_the_grace(host: Host) -> None:
-    host.driver.script_for = lambda _: Script(pieces=["x"] * 100, pause_s=0.05)
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 200, pause_s=0.05)
     await begin(host, Heard(), 2)
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.5)
     assert not host.driver.cancelled
     await until(lambda: host.driver.cancelled)
 
@@ -103,7 +103,7 @@ async def test_a_stream_is_resumed_with_nothing_lost_or_doubled(host: Host) -> N
     await go_on(host.http, host.url, heard)
     assert heard.text == SLOW_TEXT
     assert (heard.done, heard.roles) == (True, 1)
-    await asyncio.sleep(0.4)  # past the grace of the first two readers
+    await asyncio.sleep(1.2)  # past the grace of the first two readers
     assert not host.driver.cancelled
     assert len(host.driver.claims) == 1
 
@@ -199,4 +199,4 @@ async def test_no_grace_at_all(hosts: HostFactory) -> None:
     async with hosts(resume_grace_s=0) as host:
         host.driver.script_for = lambda _: Script(pieces=["x"] * 100, pause_s=0.05)
         await begin(host, Heard(), 2)
-        await until(lambda: host.driver.cancelled, 0.5)
+        await until(lambda: host.driver.cancelled)

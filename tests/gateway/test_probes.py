@@ -7,13 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.queues import keys
 
 from .conftest import ACME, Host
-from .driver import until
 from .test_bad_input import GOOD
 
 
 async def test_ready_says_what_is_missing(host: Host) -> None:
     url = f"{host.url}/ready"
-    await until(lambda: hasattr(host.driver, "lease"))
     assert (await host.http.get(f"{host.url}/health")).json() == {"status": "ok"}
     answer = await host.http.get(url)
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": [], "models": {"small": "ready"}})
