@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -67,9 +68,13 @@ async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host,
     """KV bits of one conversation. Chats that run are lowered at once; later ones start with these bits."""
     found = _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
     engine = next((seen for seen in await Desk(host.connection).engines() if seen.facts.model == found.model), None)
-    await _check_bits(host, found, engine, wanted.bits)
+    sizes = await _checked_sizes(host, found, engine, wanted.bits)
     running = [chat for chat in found.chats if chat.state != "waiting" and (chat.kv_bits or 0) > wanted.bits]
-    freed = sum(chat.reserved_bytes * ((chat.kv_bits or 0) - wanted.bits) // (chat.kv_bits or 1) for chat in running)
+    freed = sum(
+        chat.reserved_bytes
+        - chat.reserved_bytes * sizes[wanted.bits] // sizes.get(chat.kv_bits or 0, sizes[wanted.bits])
+        for chat in running
+    )
     done = False
     if not wanted.dry_run:
         with translated():
@@ -108,7 +113,8 @@ async def end(tenant: str, session: SessionId, host: Host, actor: Operator) -> S
     return SessionEnded(tenant=tenant, session=session, cancelled=cancelled)
 
 
-async def _check_bits(host: Gateway, found: Session, engine: EngineSeen | None, bits: int) -> None:
+async def _checked_sizes(host: Gateway, found: Session, engine: EngineSeen | None, bits: int) -> Mapping[int, int]:
+    """Bytes a token at each precision, if the session can have these bits. Raises BadValue, Conflict."""
     if engine is None:
         raise Conflict(f"{found.model} was not heard of.", code="not_up")
     if not engine.facts.live_kv_bits:
@@ -124,6 +130,7 @@ async def _check_bits(host: Gateway, found: Session, engine: EngineSeen | None, 
     floor = floor_of(bot_of(await read_registry(host.connection), tenant, name).kv)
     if bits < floor:
         raise Conflict(f"{found.bot} promises at least {floor} bits.", code="below_floor", param="bits")
+    return engine.facts.kv_bytes_per_token
 
 
 async def _stored(host: Gateway, tenant: str, session: str) -> dict[bytes, bytes]:

@@ -63,7 +63,9 @@ class StrictRoute(APIRoute):
             given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if self.body_field is not None and given != "application/json":
                 raise WrongType(f"Content-Type must be application/json, not {given!r}.")
-            return await handler(StrictRequest(request.scope, request.receive))
+            read = StrictRequest(request.scope, request.receive)
+            await read.body()  # here: FastAPI would turn what it raises into a 400
+            return await handler(read)
 
         return strict
 

@@ -1,0 +1,135 @@
+"""Tenants, keys and bots: what the admin API changes in the registry, and what it writes down."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import time
+
+import orjson
+
+from services.queues.door import read_registry, write_registry
+from services.registry import Keyring, seeded
+from tests.admin.conftest import ACME, CONFIG, PEPPER, Admin
+
+
+async def works(admin: Admin, key: str, at_s: float | None = None) -> str | None:
+    registry = await read_registry(admin.gateway.connection)
+    return Keyring(registry, PEPPER).tenant_of(key, time.time() if at_s is None else at_s)
+
+
+async def test_a_tenant_is_made_changed_and_deleted(admin: Admin) -> None:
+    made = await admin.ask("POST", "/tenants", {"name": "initech", "limits": {"chats_max": 2}})
+    assert (made["weight"], made["limits"]["chats_max"], made["keys"]) == (1.0, 2, 0)
+    assert (await admin.refused(409, "POST", "/tenants", {"name": "initech"}))["code"] == "exists"
+    changed = await admin.ask("PATCH", "/tenants/initech", {"weight": 3})
+    assert (changed["weight"], changed["limits"]["chats_max"]) == (3.0, 2)
+    await admin.ask("DELETE", "/tenants/initech")
+    await admin.refused(404, "GET", "/tenants/initech")
+    actions = [entry["action"] for entry in (await admin.ask("GET", "/audit"))["items"]]
+    assert actions == ["tenant.delete", "tenant.change", "tenant.create"]
+
+
+async def test_a_deleted_tenant_stays_away_until_its_section_changes(admin: Admin) -> None:
+    connection = admin.gateway.connection
+    await admin.ask("DELETE", "/tenants/acme")
+    assert await works(admin, ACME) is None
+    for config, there in (
+        (CONFIG, False),
+        (
+            CONFIG.model_copy(update={"tenants": {"acme": CONFIG.tenants["acme"].model_copy(update={"weight": 2})}}),
+            True,
+        ),
+    ):
+        now = await read_registry(connection)
+        assert await write_registry(connection, now.version, seeded(now, config, PEPPER, time.time()))
+        assert ("acme" in (await read_registry(connection)).tenants) is there
+
+
+async def test_a_key_is_shown_once_and_rotates_with_overlap(admin: Admin) -> None:
+    made = await admin.ask("POST", "/tenants/acme/keys", {})
+    assert await works(admin, made["key"]) == "acme"
+    listed = (await admin.ask("GET", "/tenants/acme/keys"))["items"]
+    assert {key["id"] for key in listed} == {"acme-ready", made["id"]}
+    assert all("key" not in key and "digest" not in key for key in listed)
+    again = await admin.ask("POST", f"/tenants/acme/keys/{made['id']}/rotate", {"overlap_s": 60})
+    assert await works(admin, again["key"]) == await works(admin, made["key"]) == "acme"
+    assert await works(admin, made["key"], time.time() + 61) is None
+    assert await works(admin, again["key"], time.time() + 61) == "acme"
+    await admin.ask("DELETE", f"/tenants/acme/keys/{again['id']}")
+    assert await works(admin, again["key"]) is None
+    audit = (await admin.raw("GET", "/audit")).text
+    assert made["key"] not in audit
+    assert again["key"] not in audit
+
+
+async def test_a_revoked_ready_key_is_not_made_again(admin: Admin) -> None:
+    connection = admin.gateway.connection
+    await admin.ask("DELETE", "/tenants/acme/keys/acme-ready")
+    now = await read_registry(connection)
+    assert await write_registry(connection, now.version, seeded(now, CONFIG, PEPPER, time.time()))
+    assert await works(admin, ACME) is None
+
+
+async def test_a_clock_that_jumps_back_revives_no_revoked_key(admin: Admin) -> None:
+    made = await admin.ask("POST", "/tenants/acme/keys", {"expires_in_s": 60})
+    await admin.ask("DELETE", f"/tenants/acme/keys/{made['id']}")
+    assert await works(admin, made["key"], time.time() - 3600) is None
+
+
+async def test_a_bot_is_put_and_deleted(admin: Admin) -> None:
+    bot = {"model": "m", "system": "You sell shoes.", "kv": {"policy": "fixed", "bits": 8}}
+    assert (await admin.ask("PUT", "/bots/acme/shoes", bot))["config"]["system"] == "You sell shoes."
+    assert (await admin.ask("GET", "/bots", tenant="acme"))["items"][1]["id"] == "acme/shoes"
+    for change, param in (
+        ({"model": "nope"}, "model"),
+        ({"adapter": "x"}, "adapter"),
+        ({"overflow": "x"}, "overflow"),
+        ({"context_tokens": 4096}, "context_tokens"),
+        ({"kv": {"policy": "fixed"}}, "kv.bits"),
+        ({"kv": {"floor": 16, "ceiling": 4}}, "kv.floor"),
+        ({"kv": {"policy": "medical", "floor": 4, "bits": 4}}, "kv.bits"),
+        ({"temperature": 1}, "temperature"),
+    ):
+        assert (await admin.refused(400, "PUT", "/bots/acme/shoes", bot | change))["param"] == param
+    await admin.refused(400, "PUT", "/bots/acme/Not a name", bot)
+    await admin.refused(404, "PUT", "/bots/nobody/shoes", bot)
+    await admin.ask("DELETE", "/bots/acme/shoes")
+    await admin.refused(404, "GET", "/bots/acme/shoes")
+
+
+async def test_changes_at_the_same_time_are_all_made(admin: Admin) -> None:
+    made = await asyncio.gather(*(admin.ask("POST", "/tenants/acme/keys", {}) for _ in range(8)))
+    assert len({key["id"] for key in made}) == 8
+    assert len((await admin.ask("GET", "/tenants/acme/keys"))["items"]) == 9
+    entries = (await admin.ask("GET", "/audit"))["items"]
+    assert sorted(entry["target"] for entry in entries) == sorted(f"acme/{key['id']}" for key in made)
+
+
+async def test_the_audit_log_says_who_when_before_and_after(admin: Admin) -> None:
+    begin_s = time.time()
+    key = (await admin.ask("POST", "/admins", {"name": "night", "role": "operator"}))["key"]
+    await admin.ask("PATCH", "/tenants/acme", {"limits": {"tokens_per_minute": 100}}, key=key)
+    entry = (await admin.ask("GET", "/audit", limit=1))["items"][0]
+    assert (entry["who"], entry["role"], entry["action"], entry["target"]) == (
+        "night",
+        "operator",
+        "tenant.change",
+        "acme",
+    )
+    assert entry["at_s"] >= begin_s
+    assert entry["before"]["limits"]["tokens_per_minute"] is None
+    assert entry["after"]["limits"]["tokens_per_minute"] == 100
+    assert (await admin.ask("GET", "/audit", limit=1))["more"]
+    rows = list(csv.DictReader(io.StringIO((await admin.raw("GET", "/audit", format="csv")).text)))
+    assert [row["action"] for row in rows] == ["tenant.change", "admin.create"]
+    assert (await admin.ask("GET", "/audit", until_s=begin_s - 60))["items"] == []
+
+
+async def test_a_quota_below_use_is_said(admin: Admin) -> None:
+    snapshot = {"models": {}, "chats_per_tenant": {"acme": 5}, "kv_bytes_per_tenant": {"acme": 900}}
+    await admin.gateway.connection.redis.set("bh:snapshot", orjson.dumps(snapshot))
+    changed = await admin.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 2, "kv_bytes_max": 1000}})
+    assert changed["over"] == ["chats_max"]
+    assert changed["use"]["chats_running"] == 5
