@@ -14,6 +14,7 @@ from collections.abc import Callable
 import psutil
 
 from scheduler.types import EngineFacts, KvBits
+from services.config import ConfigError
 from services.engines.base import Engine, EngineError, EngineStartError, KvBitsUnsupported, Sampling
 from services.loadtest.corpus import dialogues
 
@@ -23,6 +24,7 @@ from .logits import LlamaCppLogits
 from .memory import Sizes, held
 from .results import AtBits, Results
 from .room import models_held, sessions_held
+from .running import Running, silent
 from .style import distance
 from .subject import Subject
 
@@ -74,38 +76,39 @@ class Study:
         return [at for at in self.results.at.values() if at.unavailable is None]
 
     async def _speed(self) -> None:
-        """Rounds through all precisions with one engine that changes its KV bits."""
-        engine = self.subject.engine(BITS[0])
+        """Rounds through all precisions."""
         runs: dict[int, list[speed.Decoded]] = {bits: [] for bits in BITS}
+        running = Running(self.subject)
         try:
-            self._say(f"starting {self.subject.name} at {BITS[0]} KV bits")
-            facts = await engine.start(_silent)
-            self._facts[BITS[0]] = facts
-            self.results.live_kv_bits = facts.live_kv_bits
             for number in range(self._settings.rounds):
                 if number and self._late(f"round {number + 1} of decoding speed", 0.2):
                     break
                 for at in self._usable:
-                    if await self._change(engine, at):
-                        self._say(f"decoding at {at.bits} KV bits, round {number + 1} of {self._settings.rounds}")
+                    self._say(f"decoding at {at.bits} KV bits, round {number + 1} of {self._settings.rounds}")
+                    engine = await self._bring(running, at)
+                    if engine is not None:
                         runs[at.bits].append(await self._decode(engine, at))
         finally:
-            await engine.stop()
+            await running.stop()
         for at in self._usable:
             at.decode_tokens_per_s = speed.tokens_per_s(runs[at.bits])
             at.first_token_s = min((run.first_s for run in runs[at.bits] if run.gaps_s), default=None)
 
-    async def _change(self, engine: Engine, at: AtBits) -> bool:
-        begun = time.perf_counter()
+    async def _bring(self, running: Running, at: AtBits) -> Engine | None:
+        """The engine at this precision; None, and a note, where it cannot be had. Raises for 16 bits."""
         try:
-            self._facts[at.bits] = await engine.set_kv_bits(KvBits(at.bits), _silent)
-        except (KvBitsUnsupported, EngineStartError) as error:
+            found = await running.at(at.bits)
+        except (KvBitsUnsupported, EngineStartError, ConfigError) as error:
+            if at.bits == BITS[0]:
+                raise
             at.unavailable = str(error).splitlines()[0]
             self.results.notes.append(f"{at.bits} KV bits: {at.unavailable}")
-            return False
-        took = time.perf_counter() - begun
-        at.change_s = took if at.change_s is None else max(took, at.change_s)
-        return True
+            return None
+        self._facts[at.bits] = found.facts
+        self.results.live_kv_bits |= found.facts.live_kv_bits
+        if found.change_s is not None:
+            at.change_s = max(found.change_s, at.change_s or 0.0)
+        return found.engine
 
     def _talker(self, bits: int) -> Talker:
         return Talker(self.subject.tokenizer, KvBits(bits))
@@ -123,29 +126,35 @@ class Study:
         asked = quality.question_order()[: self._settings.questions]
         found: dict[int, quality.Answers] = {}
         style: dict[int, list[str]] = {}
-        for at in self._usable:
-            if self._late(f"questions and style at {at.bits} bits"):
-                continue
-            engine, talker = self.subject.engine(at.bits), self._talker(at.bits)
-            try:
-                facts = await engine.start(_silent)
+        running = Running(self.subject)
+        try:
+            for at in self._usable:
+                if self._late(f"questions and style at {at.bits} bits"):
+                    continue
+                engine = await self._bring(running, at)
+                if engine is None:
+                    continue
+                talker, slots = self._talker(at.bits), self._facts[at.bits].chats_max
                 self._say(f"{len(asked)} questions at {at.bits} KV bits")
                 seconds = self._left() if found else self._settings.questions_s_max
-                found[at.bits] = await quality.ask(engine, talker, asked, facts.chats_max, seconds=seconds)
+                found[at.bits] = await quality.ask(engine, talker, asked, slots, seconds=seconds)
                 asked = [q for q in asked if q.id in found[at.bits].texts]
                 self._say(f"style of answers at {at.bits} KV bits")
-                style[at.bits] = await self._style_sample(engine, talker, facts.chats_max, seed=2)
+                style[at.bits] = await self._style_sample(engine, talker, slots, seed=2)
                 if at.bits == BITS[0]:
-                    other = await self._style_sample(engine, talker, facts.chats_max, seed=1)
-                    self.results.style_yardstick = distance(other, style[at.bits])
-                    style[at.bits] = other
-            finally:
-                await engine.stop()
+                    first = await self._style_sample(engine, talker, slots, seed=1)
+                    self.results.style_yardstick = distance(first, style[at.bits])
+                    style[at.bits] = first
+        finally:
+            await running.stop()
+        self._compare_answers({bits: answers.only(asked) for bits, answers in found.items()}, style)
+
+    def _compare_answers(self, found: dict[int, quality.Answers], style: dict[int, list[str]]) -> None:
         for bits, answers in found.items():
-            at, common = self.results.at[bits], answers.only(asked)
-            at.maths, at.logic = common.share("maths"), common.share("logic")
+            at = self.results.at[bits]
+            at.maths, at.logic = answers.share("maths"), answers.share("logic")
             if BITS[0] in found:
-                at.same_answers = common.same_as(found[BITS[0]])
+                at.same_answers = answers.same_as(found[BITS[0]])
             if BITS[0] in style and bits != BITS[0]:
                 at.style_distance = distance(style[BITS[0]], style[bits])
 
@@ -220,7 +229,7 @@ class Study:
             self._say(f"sessions at {at.bits} KV bits: searching up to {limit}")
             engine = self.subject.engine(at.bits, chats=limit)
             try:
-                await engine.start(_silent)
+                await engine.start(silent)
                 at.sessions = await sessions_held(
                     engine, self._talker(at.bits), limit, self.results.targets, self._settings
                 )
@@ -239,15 +248,11 @@ class Study:
             self._say(f"models at {at.bits} KV bits: searching up to {limit}")
             engines = [self.subject.engine(at.bits, name=f"{self.subject.name}-{n}") for n in range(limit)]
             try:
-                found = await models_held(engines, self._talker(at.bits), self.results.targets, self._settings, _silent)
+                found = await models_held(engines, self._talker(at.bits), self.results.targets, self._settings, silent)
             except EngineError as error:
                 self.results.notes.append(f"Models at {at.bits} bits: {str(error).splitlines()[0]}")
                 continue
             at.models, at.contention = found.capacity, found.contention
-
-
-def _silent(_words: str) -> None:
-    pass
 
 
 def _free_bytes() -> float:

@@ -26,9 +26,22 @@ class Subject:
     tokenizer: Tokenizer
     folder: Path  # for engines' logs
 
+    def with_planes(self, bits: int) -> bool:
+        """Whether this precision takes another engine than 16 bits do: SGLang's KV planes hold 8 and 4."""
+        return self.settings.engine == "sglang" and bits < 16
+
     def engine(self, bits: int, chats: int | None = None, name: str | None = None) -> Engine:
-        """An engine that is not started. `chats` None: as configured. Raises ConfigError."""
-        changes = {"kv_bits": bits, "chats_max": chats or self.settings.chats_max}
+        """An engine that is not started. `chats` None: as configured. Raises ConfigError.
+
+        SGLang's pool is set to hold all chats at full context, so that it is no larger than what is counted for it.
+        """
+        slots = chats or self.settings.chats_max
+        sglang = self.settings.engine == "sglang"
+        changes = {
+            "kv_bits": "mixed" if self.with_planes(bits) else bits,
+            "chats_max": slots,
+            "kv_tokens": slots * self.settings.context_tokens if sglang else None,
+        }
         return build_engine(name or self.name, self.settings.model_copy(update=changes), self.weights, self.folder)
 
     @property
