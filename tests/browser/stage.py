@@ -9,19 +9,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+import yaml
 
 from browser.talker import Shape, Talker
 from gateway.app import App
@@ -90,8 +93,8 @@ def config_of(data_dir: Path, webhook: str | None) -> Config:
     }
     tenants: dict[str, Any] = {}
     for place, (name, (weight, bot, model)) in enumerate(TENANTS.items()):
-        bits = (8, 16, 4, 8, 4)[place]
-        kv = {"policy": "fixed", "bits": bits, "floor": 4, "demotable": True}
+        bits = (None, 16, 4, 8, None)[place]
+        kv = {"policy": "fixed", "bits": bits} if bits else {"policy": "auto", "floor": 4, "demotable": True}
         tenants[name] = {
             "weight": weight,
             "ready_key": True,
@@ -165,8 +168,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(redis_url: str, *, customers: int = 0, webhook: str | None = None) -> AsyncIterator[Stage]:
-    """Everything of the host in this event loop."""
+async def staged(
+    redis_url: str, *, customers: int = 0, webhook: str | None = None, jobs: bool = False
+) -> AsyncIterator[Stage]:
+    """Everything of the host in this event loop. `jobs`: with a Celery worker in a process of its own."""
     async with AsyncExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-stage-")))
         config = config_of(data_dir, webhook)
@@ -175,6 +180,8 @@ async def staged(redis_url: str, *, customers: int = 0, webhook: str | None = No
         connection = await stack.enter_async_context(connect(redis_url))
         old = await read_registry(connection)
         await write_registry(connection, old.version, seeded(old, config, secrets.pepper, time.time()))
+        if jobs:
+            stack.enter_context(_jobs(runtime))
         settings = LiveSettings(connection, config)
         await settings.refresh()
         loop = Loop(Desk(connection), settings, name="stage", clock=time.time)
@@ -201,6 +208,24 @@ async def staged(redis_url: str, *, customers: int = 0, webhook: str | None = No
             await asyncio.gather(*beside, serving, return_exceptions=True)
 
 
+@contextmanager
+def _jobs(runtime: Runtime) -> Iterator[None]:
+    runtime.config_path.write_text(yaml.safe_dump(runtime.config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "services.jobs", str(runtime.config_path)]
+    env = {**os.environ, "BUNKHOUSE_REDIS_URL": runtime.redis_url}
+    with (runtime.config.data_dir / "jobs.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
 def _uvicorn(app: App, config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -213,12 +238,12 @@ def _uvicorn(app: App, config: Config) -> uvicorn.Config:
     )
 
 
-async def serve(redis_url: str, customers: int, webhook: str | None) -> None:
+async def serve(redis_url: str, customers: int, webhook: str | None, jobs: bool) -> None:
     """Run everything until SIGTERM."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with staged(redis_url, customers=customers, webhook=webhook) as stage:
+    async with staged(redis_url, customers=customers, webhook=webhook, jobs=jobs) as stage:
         sys.stdout.write(json.dumps({"url": stage.url, "admin_key": stage.secrets.admin_key}) + "\n")
         sys.stdout.flush()
         await stopped.wait()
@@ -250,9 +275,10 @@ def main() -> None:
     parser.add_argument("redis_url")
     parser.add_argument("--customers", type=int, default=0)
     parser.add_argument("--webhook")
+    parser.add_argument("--jobs", action="store_true")
     given = parser.parse_args()
     setup("stage")
-    asyncio.run(serve(given.redis_url, given.customers, given.webhook))
+    asyncio.run(serve(given.redis_url, given.customers, given.webhook, given.jobs))
 
 
 if __name__ == "__main__":
