@@ -1,0 +1,226 @@
+"""What the page shows adds up to what the host says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dashboard import view
+from gateway.dashboard.recorder import buckets, median
+from gateway.dashboard.render import ago, amount, milliseconds, page, spoken
+from gateway.dashboard.usage import Usage
+from gateway.metrics import Metrics
+
+GB = 10**9
+
+
+def model(name: str = "m", **given: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "engine": "sglang",
+        "state": "ready",
+        "kv_bits": 8,
+        "kv_bits_live": True,
+        "kv_bits_possible": [16, 8, 4],
+        "weight_bytes": 5 * GB,
+        "overhead_bytes": GB,
+        "kv_budget_bytes": 4 * GB,
+        "chats_max": 8,
+        "running": 0,
+        "job": None,
+        "bots": [],
+    } | given
+
+
+def account(**given: Any) -> dict[str, Any]:
+    return {
+        "stale": False,
+        "reserved_by_bits": {"16": GB, "4": GB // 2},
+        "reserved_bytes": GB + GB // 2,
+        "used_bytes": GB,
+        "cached_bytes": GB // 4,
+        "withheld_bytes": 0,
+        "running": 3,
+        "waiting": {"acme": 2},
+        "blocked": {"acme": "kv_memory"},
+        "observed_inter_token_s": 0.02,
+        "predicted_inter_token_s": None,
+        "target_unattainable": False,
+    } | given
+
+
+def overview(**accounts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "models": [model(name) for name in accounts],
+        "card_bytes": 24 * GB,
+        "reserve_bytes": GB,
+        "snapshot": {
+            "models": accounts,
+            "waiting": 2,
+            "waiting_per_tenant": {"acme": 2},
+            "chats_per_tenant": {"acme": 3},
+            "kv_bytes_per_tenant": {"acme": GB},
+            "sessions": 3,
+            "counters": {},
+        },
+    }
+
+
+REPORT = {"m": {"inter_token_s": 0.02, "running": 3, "step_kv_bytes": GB}}
+
+
+def test_the_card_is_full_to_the_last_byte() -> None:
+    now = view.now(overview(m=account(), n=account()), REPORT, None)
+    assert sum(segment.size for segment in now.card.segments) == now.card.total == 24 * GB
+    assert sum(segment.width for segment in now.card.segments) == pytest.approx(100)
+    assert [group.model for group in now.card.groups] == ["m", "n"]
+    sums = {kind: size for kind, _, size in now.card.sums}
+    assert sums["weights"] == 10 * GB
+    assert sums["kv16"] == 2 * GB
+    assert sums["kv4"] == GB
+    assert sums["reserve"] == GB
+
+
+@given(
+    st.lists(st.integers(0, 10**11), min_size=3, max_size=3),
+    st.integers(0, 10**11),
+    st.integers(0, 10**11),
+    st.integers(0, 10**11),
+    st.one_of(st.none(), st.integers(0, 10**12)),
+)
+def test_segments_never_overlap_whatever_the_host_says(
+    bits: list[int], cached: int, withheld: int, budget: int, card: int | None
+) -> None:
+    found = overview(
+        m=account(
+            reserved_by_bits=dict(zip(("16", "8", "4"), bits, strict=True)),
+            cached_bytes=cached,
+            withheld_bytes=withheld,
+        )
+    )
+    found["card_bytes"] = card
+    found["models"][0]["kv_budget_bytes"] = budget
+    now = view.now(found, {}, None)
+    at = 0.0
+    for segment in now.card.segments:
+        assert segment.size > 0
+        assert segment.x == pytest.approx(at, abs=1e-6)
+        at += segment.width
+    assert at <= 100 + 1e-6
+    assert now.card.held <= now.card.total
+
+
+def test_bandwidth_counts_weights_and_running_kv_once_a_step() -> None:
+    now = view.now(overview(m=account()), REPORT, 600e9)
+    assert now.bandwidth.bytes_per_s == pytest.approx((5 * GB + GB) / 0.02)
+    assert now.bandwidth.part == pytest.approx(50)
+    idle = view.now(overview(m=account()), {"m": {"inter_token_s": None, "running": 0}}, None)
+    assert idle.bandwidth.part is None
+    assert idle.bandwidth.stretches == []
+
+
+def test_words() -> None:
+    assert view.now(overview(m=account()), {}, None).sentence == "1 model serves 3 chats. 2 chats wait."
+    silent = overview(m=account())
+    silent["snapshot"] = None
+    now = view.now(silent, {}, None)
+    assert now.sentence == "No scheduler runs, so no chat is let in."
+    assert now.tenants == []
+    down = overview(m=account())
+    down["models"][0]["state"] = "down"
+    assert view.now(down, {}, None).sentence.startswith("0 models of 1 ready")
+    assert view.now(overview(m=account()), {}, None).tenants[0].why == "KV memory is taken"
+
+
+def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
+    never = model(weight_bytes=None, overhead_bytes=None, kv_budget_bytes=None, state="down", kv_bits=None)
+    found = overview(m=account()) | {"models": [never]}
+    found["snapshot"]["models"] = {}
+    now = view.now(found, {}, None)
+    assert now.models[0].pool == []
+    html = bytes(page("parts/now.html", now=now, jobs=[]).body).decode()
+    assert "state-down" in html
+
+
+def test_names_from_outside_stay_text() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    html = bytes(page("parts/now.html", now=view.now(overview(**{evil: account()}), {}, None), jobs=[]).body).decode()
+    assert "<img" not in html
+    assert "&lt;img" in html
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (4096, "4 kB"),
+        (84_934_656, "85 MB"),
+        (24 * GB, "24.0 GB"),
+        (150 * GB, "150 GB"),
+        (1e12, "1.0 TB"),
+    ],
+)
+def test_bytes(size: float, words: str) -> None:
+    assert view.gigabytes(size) == words
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert [milliseconds(value) for value in (None, 0.04, 14.24, 140.6, 1400.0)] == [
+        "–",
+        "0.0 ms",
+        "14.2 ms",
+        "141 ms",
+        "1.4 s",
+    ]
+    assert [amount(value) for value in (None, 12_480, 3_200_000, 2.5e9)] == [
+        "–",
+        "12,480",
+        "3.20 million",
+        "2.50 billion",
+    ]
+    assert ago(0).count(" ") == 1
+    sentence = "it needs 84934656 bytes, 12582912 are to be had (0 more are kept for tenants below their share)."
+    assert spoken(sentence) == "it needs 85 MB, 13 MB are to be had (0 B more are kept for tenants below their share)."
+
+
+def test_the_median_of_the_last_half_minute() -> None:
+    metrics = Metrics()
+    before = buckets(metrics)
+    for seconds in (0.03, 0.07, 0.08, 0.09, 4.0):
+        metrics.first_token.labels("a/b").observe(seconds)
+    found = median(before, buckets(metrics))
+    assert found is not None
+    assert 0.05 < found < 0.1
+    assert median(buckets(metrics), buckets(metrics)) is None
+    metrics.first_token.labels("a/b").observe(1e6)
+    assert median(dict.fromkeys(buckets(metrics), 5.0), buckets(metrics)) == 120.0
+
+
+def test_usage_adds_up() -> None:
+    row = {
+        "day": "2026-11-24",
+        "tenant": "acme",
+        "bot": "acme/help",
+        "chats": 2,
+        "prompt_tokens": 10,
+        "cached_tokens": 3,
+        "completion_tokens": 5,
+        "kv_byte_seconds": 3.6e12,
+        "queue_seconds": 1.0,
+        "overflow_usd": 0.5,
+        "refused": {"deadline": 2},
+    }
+    other = row | {"day": "2026-11-23", "tenant": "globex", "refused": {}}
+    usage = Usage.of({"rows": [row, row, other]}, "2026-11-22", "2026-11-24")
+    assert [day.tokens for day in usage.days] == [0, 15, 30]
+    assert [tenant.tenant for tenant in usage.tenants] == ["acme", "globex"]
+    assert usage.total.chats == 6
+    assert usage.tenants[0].gigabyte_hours == pytest.approx(2.0)
+    assert usage.tenants[0].reasons == "4 deadline"
+    assert usage.days[2].parts == [(0, 0.0, 100.0)]
+    nothing = Usage.of({"rows": []}, "2026-11-24", "2026-11-24")
+    assert nothing.total.queue_s == 0.0
