@@ -25,7 +25,10 @@ def build_engine(model: str, settings: ModelConfig, weights: Path, data_dir: Pat
 def _sglang(model: str, settings: ModelConfig, weights: Path, log_path: Path) -> SglangEngine:
     if settings.kv_bits == 4:
         raise ConfigError(f"models.{model}: {NO_FOUR_BITS}")
-    planes = settings.kv_bits == "mixed"
+    if settings.adapters and settings.device == "cpu":
+        raise ConfigError(
+            f"models.{model}: adapters need a GPU; SGLang pins host memory for them, which needs a driver"
+        )
     options = SglangOptions(
         weights=weights,
         log_path=log_path,
@@ -37,7 +40,7 @@ def _sglang(model: str, settings: ModelConfig, weights: Path, log_path: Path) ->
         quantization=settings.quantization,
         adapters=dict(settings.adapters),
         can_sleep=settings.idle_after_s is not None,
-        kvplanes=planes,
+        kvplanes=settings.kv_bits == "mixed",
         flags=settings.flags,
     )
     if settings.python is not None:

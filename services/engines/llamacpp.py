@@ -136,17 +136,17 @@ class LlamaCppEngine:
         try:
             slots = await http.get_json("/slots", _REPORT_S)
             metrics = _gauges(await http.get("/metrics", _REPORT_S))
-        except HttpStatusError as error:
+            held = [int(slot.get("n_prompt_tokens", 0)) for slot in slots if slot["is_processing"]]
+        except (HttpStatusError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise EngineUnavailable(f"llama.cpp ({self.model}): {error}") from error
-        busy = [slot for slot in slots if slot["is_processing"]]
         per_token = facts.kv_bytes_per_token[int(self._bits)]
         return EngineReport(
             model=self.model,
             at_s=time.time(),
             state=EngineState.READY,
-            kv_used_bytes=sum(slot.get("n_prompt_tokens", 0) for slot in busy) * per_token,
+            kv_used_bytes=sum(held) * per_token,
             kv_cached_bytes=self._slots.cached_tokens * per_token,
-            running=len(busy),
+            running=len(held),
             queued=int(metrics.get("llamacpp:requests_deferred", 0)),
             prefill_tokens_per_s=self._prefill_speed(metrics),
         )
@@ -243,8 +243,11 @@ class LlamaCppEngine:
         """The server's own ids of `text`, special tokens parsed, no BOS added. Raises EngineUnavailable."""
         http, _ = self._up()
         body = {"content": text, "add_special": False, "parse_special": True}
-        answer = await http.post_json("/tokenize", body, _REPORT_S)
-        return [int(number) for number in answer["tokens"]]
+        try:
+            answer = await http.post_json("/tokenize", body, _REPORT_S)
+            return [int(number) for number in answer["tokens"]]
+        except (HttpStatusError, KeyError, TypeError, ValueError) as error:
+            raise EngineUnavailable(f"llama.cpp ({self.model}): {error}") from error
 
     def _up(self) -> tuple[EngineHttp, EngineFacts]:
         if self._http is None or self._facts is None or not self._server.running:

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
@@ -128,6 +129,7 @@ class SglangEngine:
         if self._server.control is not None and self._facts is not None and self._server.running:
             await self._change(bits)
             self._bits = KvBits(bits)
+            self._facts = replace(self._facts, kv_bits=self._bits)
             return self._facts
         if bits == self._bits and self._facts is not None and self._server.running:
             return self._facts

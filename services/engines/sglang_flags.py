@@ -19,7 +19,9 @@ NO_FOUR_BITS = (
 )
 CPU_STAND_IN = Path(__file__).with_name("sglang_cpu")
 _ADA = (8, 9)  # the first compute capability with 8-bit floats in hardware, both kinds
+# Room for any usual adapter that may be loaded later. Without embeddings: those make every step slower.
 _LORA_RANK_MAX = 64
+_LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class SglangPlan:
     def _lora(self) -> list[str]:
         if not self.adapters:
             return []
-        words = ["--enable-lora", "--max-lora-rank", str(_LORA_RANK_MAX), "--lora-target-modules", "all"]
+        words = ["--enable-lora", "--max-lora-rank", str(_LORA_RANK_MAX), "--lora-target-modules", *_LORA_MODULES]
         words += ["--max-loras-per-batch", str(min(len(self.adapters) + 1, 8)), "--lora-paths"]
         return words + [f"{name}={folder}" for name, folder in self.adapters.items()]
 

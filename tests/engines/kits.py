@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
+import struct
 import subprocess
+import tempfile
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,6 +22,7 @@ from services.engines.base import Engine, EngineRequest, Piece, Sampling
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_server import SglangOptions
+from services.telemetry import GpuSource
 from services.tokenizer import Tokenizer, load_tokenizer
 from services.weights import resolve
 
@@ -40,6 +47,7 @@ class Kit:
     other_bits: KvBits  # what it can change to
     corrupt: Callable[[Path], Path]  # makes broken weights in a folder
     seeds: bool = True  # whether a seed repeats an answer
+    adapter: Path | None = None  # a LoRA adapter that `build` loads as "noise"
 
     def request(self, chat: str, text: str, max_tokens: int = 24, **changes: object) -> EngineRequest:
         """A greedy request for one question, with no system prompt."""
@@ -82,6 +90,9 @@ def sglang_kit() -> Kit:
         convert = ["-m", "services.engines.sglang_weights", str(GGUF), str(SMOLLM2_FOLDER)]
         subprocess.run([str(SGLANG_PYTHON), *convert], check=True, cwd=REPOSITORY)
 
+    gpu = GpuSource().available
+    adapter = noise_adapter(Path(tempfile.mkdtemp(prefix="bunkhouse-adapter-"))) if gpu else None
+
     def build(log_path: Path, weights: Path, port: int) -> Engine:
         options = SglangOptions(
             weights,
@@ -91,7 +102,10 @@ def sglang_kit() -> Kit:
             CHATS_MAX,
             port,
             SGLANG_PYTHON,
-            device="cpu",
+            device="cuda" if gpu else "cpu",
+            attention_backend="triton" if gpu else None,
+            adapters={"noise": str(adapter)} if adapter else {},
+            can_sleep=gpu,
             kv_tokens=2048,
             token_s_max=20,
             stop_grace_s=5,
@@ -99,7 +113,27 @@ def sglang_kit() -> Kit:
         return SglangEngine("smollm2", options)
 
     tokenizer = load_tokenizer(SMOLLM2_FOLDER)
-    return Kit("sglang", SMOLLM2_FOLDER, build, tokenizer, KvBits.SIXTEEN, KvBits.EIGHT, _cut_config, seeds=False)
+    bits, other_bits = KvBits.SIXTEEN, KvBits.EIGHT
+    return Kit("sglang", SMOLLM2_FOLDER, build, tokenizer, bits, other_bits, _cut_config, False, adapter)
+
+
+def noise_adapter(folder: Path) -> Path:
+    """A LoRA adapter for SmolLM2 (30 layers, 576 wide) whose values are noise, the same each time."""
+    widths = {"q_proj": 576, "k_proj": 192, "v_proj": 192}
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 64, "target_modules": list(widths), "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    source = random.Random(3)
+    header: dict[str, object] = {}
+    data = array("f")
+    for layer, module in product(range(30), widths):
+        for part, shape in (("A", (8, 576)), ("B", (widths[module], 8))):
+            start = 4 * len(data)
+            data.extend(source.gauss(0, 0.2) for _ in range(shape[0] * shape[1]))
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{part}.weight"
+            header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, 4 * len(data)]}
+    words = json.dumps(header).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(words)) + words + data.tobytes())
+    return folder
 
 
 def _cut_config(folder: Path) -> Path:
