@@ -57,8 +57,9 @@ $(BIN)/.installed: requirements.lock requirements-weights.lock pyproject.toml | 
 	$(PIP) install --quiet --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-$(BIN)/.installed-dev: $(BIN)/.installed requirements-dev.lock
+$(BIN)/.installed-dev: $(BIN)/.installed requirements-dev.lock requirements-overflow.lock
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements-overflow.lock
 	@touch $@
 
 tests/browser/node_modules/.installed: tests/browser/package-lock.json

@@ -84,8 +84,24 @@ async def prepare(
         raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
     prompt = await gateway.prompts.prepare(bot, request, engine)
     now_s = gateway.clock()
-    ticket = ticket_for(chat, bot, engine, request, prompt, session=session, call=call, now_s=now_s)
+    ticket = ticket_for(
+        chat,
+        bot,
+        engine,
+        request,
+        prompt,
+        session=session,
+        call=call,
+        now_s=now_s,
+        overflow=bot.config.overflow is not None and await _money_left(gateway, tenant, now_s),
+    )
     return ticket, payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
+
+
+async def _money_left(gateway: Gateway, tenant: str, now_s: float) -> bool:
+    """Whether a tenant may still spend on other providers this month."""
+    most = gateway.directory.limits(tenant).overflow_usd_per_month
+    return most is None or await gateway.door.spent_usd(tenant, now_s) < most
 
 
 async def _join(gateway: Gateway, submission: Submission, asked: Ticket) -> Admitted:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.outcomes import Code, Refused
-from services.config import BotConfig
+from services.config import BotConfig, LimitsConfig
 from services.queues.connection import QueueUnavailable
 from services.queues.door import Door
 from services.registry import Keyring, Registry
@@ -94,6 +94,11 @@ class Directory:
         if config is None:
             raise Refused(Code.MODEL_NOT_FOUND, f"The model {name!r} does not exist for this key.", param="model")
         return Bot(tenant, f"{tenant}/{name.rpartition('/')[2]}", config)
+
+    def limits(self, tenant: str) -> LimitsConfig:
+        """A tenant's limits."""
+        record = self.registry.tenants.get(tenant)
+        return record.config.limits if record else LimitsConfig()
 
     def bots(self, tenant: str) -> list[str]:
         """Ids of a tenant's bots."""

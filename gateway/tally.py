@@ -34,7 +34,7 @@ class Tally:
                 self._first_s = self._last_s
                 self._first_tokens = entry.tokens
         elif entry.kind == "start":
-            self.kv_bits, self.queue_s = entry.kv_bits, entry.queue_s
+            self.kv_bits, self.queue_s, self.served_by = entry.kv_bits, entry.queue_s, entry.served_by
         elif entry.end is not None:
             self.served_by = entry.end.served_by
 

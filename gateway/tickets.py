@@ -8,7 +8,7 @@ from gateway.directory import Bot
 from gateway.engines import EngineNow
 from gateway.kv import choose
 from gateway.outcomes import Code, Refused
-from gateway.prompt import Prompt
+from gateway.prompt import Prompt, conversation
 from gateway.request import ChatRequest
 from scheduler.classify import classify
 from scheduler.types import Task, Ticket
@@ -57,8 +57,12 @@ def ticket_for(
     session: str,
     call: str,
     now_s: float,
+    overflow: bool,
 ) -> Ticket:
-    """The ticket. Raises Refused when the answer would not fit."""
+    """The ticket. `overflow`: the bot allows another provider and the tenant has money left for it.
+
+    Raises Refused when the answer would not fit.
+    """
     task = task_of(bot, request)
     try:
         wanted, floor, demotable = choose(bot.config.kv, task, engine)
@@ -80,7 +84,8 @@ def ticket_for(
         deadline_s=now_s + bot.config.queue_wait_s_max,
         priority=bot.config.priority,
         demotable=demotable,
-        overflow=bot.config.overflow is not None,
+        overflow=overflow,
+        overflow_to=bot.config.overflow if overflow else None,
     )
 
 
@@ -96,4 +101,5 @@ def payload_for(bot: Bot, request: ChatRequest, prompt: Prompt, salt: str) -> Pa
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
         adapter=bot.config.adapter,
+        messages=conversation(bot.config.system, request) if bot.config.overflow is not None else (),
     )

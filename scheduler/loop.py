@@ -15,6 +15,7 @@ from scheduler.core import Scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.types import Decision, EngineFacts, Outcome, Reservation, Ticket
 from scheduler.words import refusal
+from services.queues import keys
 from services.queues.connection import QueueUnavailable
 from services.queues.desk import Desk, Dispatched
 from services.queues.records import Event
@@ -53,6 +54,7 @@ class Loop:
         self._lease = ""
         self._tickets: dict[str, Ticket] = {}
         self._facts: dict[str, EngineFacts] = {}
+        self._providers: dict[str, float] = {}  # overflow provider -> when its worker was heard last
         self._missing: set[str] = set()
         self._asked: list[tuple[str, str]] = []  # where the answer goes, the chat that it is about
         self._lowered: list[str] = []
@@ -127,6 +129,9 @@ class Loop:
         if settings != self._core.settings:
             self._core.configure(settings)
         for seen in await self._desk.engines():
+            if keys.is_provider(seen.facts.model):  # no memory of ours, nothing to weigh
+                self._providers[seen.facts.model] = seen.report.at_s
+                continue
             if self._facts.get(seen.facts.model) != seen.facts:
                 self._facts[seen.facts.model] = seen.facts
                 self._core.engine_started(seen.facts, now)
@@ -171,6 +176,11 @@ class Loop:
         for ask, chat in asked:
             await self._desk.explained(ask, self._core.explain(chat, self._clock()))
 
+    def _served_elsewhere(self, ticket: Ticket, now: float) -> bool:
+        """Whether the other provider's worker is there to take it."""
+        heard_s = self._providers.get(keys.provider(ticket.overflow_to or ""), 0.0)
+        return now - heard_s <= self._core.settings.telemetry_age_s_max
+
     async def _decide(self, now: float) -> None:
         decisions = self._core.step(now)
         if decisions:
@@ -184,6 +194,9 @@ class Loop:
             return
         if decision.outcome in (Outcome.ADMIT, Outcome.ADMIT_DEMOTED):
             answer = await self._desk.dispatch(self._lease, ticket, reservation_of(ticket, decision, now))
+        elif decision.outcome is Outcome.OVERFLOW and self._served_elsewhere(ticket, now):
+            waited_s = max(0.0, now - ticket.created_s)
+            answer = await self._desk.overflow(self._lease, ticket, ticket.overflow_to or "", waited_s)
         else:
             answer = await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
         if answer is Dispatched.FENCED:

@@ -79,6 +79,7 @@ class Ticket:
     priority: int = 0  # higher goes first within a tenant
     demotable: bool = False  # may be let in, or later lowered, to `kv_bits_floor`
     overflow: bool = False  # the bot allows another provider
+    overflow_to: str | None = None  # its name in the configuration
 
     @property
     def tokens_max(self) -> int:
@@ -139,6 +140,7 @@ class Usage:
     kv_byte_seconds: float = 0.0
     queue_s: float = 0.0
     first_token_s: float | None = None
+    overflow_microusd: int = 0  # what another provider takes for it
 
 
 @dataclass(frozen=True, slots=True)

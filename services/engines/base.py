@@ -6,7 +6,7 @@ its worker. One conformance suite (tests/engines) runs over both sides.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +76,8 @@ class EngineRequest:
     kv_bits: KvBits
     priority: int = 0
     adapter: str | None = None
+    messages: Sequence[Mapping[str, str]] = ()  # the conversation before its template, for other providers
+    said: str = ""  # what earlier attempts wrote; `prompt` ends with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from services.queues import keys
 from services.queues.commands import Commands
 from services.queues.connection import Connection, translated
 from services.queues.desk import decode_engine
-from services.queues.records import Claim, Payload, ReplyEnd, decode, encode
-from services.queues.usage import counters, day_of
+from services.queues.records import HERE, Claim, Payload, ReplyEnd, decode, encode
+from services.queues.usage import counters, day_of, month_of
 
 
 class Settled(StrEnum):
@@ -52,7 +52,8 @@ class Line:
 class Bench:
     """One model's worker works here. Methods raise QueueUnavailable."""
 
-    def __init__(self, connection: Connection, model: str, consumer: str) -> None:
+    def __init__(self, connection: Connection, model: str, consumer: str, served_by: str = HERE) -> None:
+        self.served_by = served_by
         self._connection = connection
         self._model = model
         self._consumer = consumer
@@ -104,7 +105,9 @@ class Bench:
 
     async def claim(self, entry: str, chat: str) -> Claim | None:
         """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
-        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [keys.REPLY_HINTS, chat])
+        answer = await self._connection.script(
+            "claim", [keys.chat(chat), keys.reply(chat)], [keys.REPLY_HINTS, chat, self.served_by]
+        )
         state = answer[0].decode()
         if state in ("done", "gone"):
             with translated():
@@ -178,6 +181,7 @@ class Bench:
                 keys.EVENTS,
                 keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
                 keys.USAGES,
+                keys.spent(month_of(now_s), ticket.tenant),
             ],
             [
                 ticket.chat,

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import orjson
 
-from scheduler.types import Decision, EngineFacts, EngineReport, EngineState, Reservation, Ticket
+from scheduler.types import Decision, EngineFacts, EngineReport, EngineState, KvBits, Reservation, Ticket
 from services.queues import keys
 from services.queues.connection import Connection, translated
 from services.queues.door import refuse_keys
@@ -88,6 +88,16 @@ class Desk:
 
     async def dispatch(self, lease: str, ticket: Ticket, reservation: Reservation) -> Dispatched:
         """Reserve and move to the ready stream, at once."""
+        waited_s = max(0.0, reservation.admitted_s - ticket.created_s)
+        return await self._move(lease, ticket, ticket.model, encode(reservation), reservation.kv_bits, waited_s)
+
+    async def overflow(self, lease: str, ticket: Ticket, provider: str, waited_s: float) -> Dispatched:
+        """Hand a waiting chat to another provider's worker. It holds no KV memory here."""
+        return await self._move(lease, ticket, keys.provider(provider), b"", KvBits.SIXTEEN, waited_s)
+
+    async def _move(  # noqa: PLR0917  (ticket, where to and with what: one script's arguments)
+        self, lease: str, ticket: Ticket, to: str, reservation: bytes, bits: KvBits, waited_s: float
+    ) -> Dispatched:
         answer = await self._connection.script(
             "dispatch",
             [
@@ -96,17 +106,10 @@ class Desk:
                 keys.WAITING,
                 keys.chat(ticket.chat),
                 keys.RESERVATIONS,
-                keys.ready(ticket.model),
+                keys.ready(to),
                 keys.session(ticket.tenant, ticket.session),
             ],
-            [
-                lease,
-                ticket.tenant,
-                ticket.chat,
-                encode(reservation),
-                int(reservation.kv_bits),
-                f"{max(0.0, reservation.admitted_s - ticket.created_s):.6f}",
-            ],
+            [lease, ticket.tenant, ticket.chat, reservation, int(bits), f"{waited_s:.6f}"],
         )
         return Dispatched(answer.decode())
 

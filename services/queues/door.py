@@ -13,7 +13,7 @@ from scheduler.types import Ticket
 from services.queues import keys
 from services.queues.connection import Connection, translated
 from services.queues.records import Finish, Payload, ReplyEnd, ReplyError, decode, encode
-from services.queues.usage import REFUSED, day_of
+from services.queues.usage import REFUSED, day_of, month_of
 from services.registry import Registry
 
 AUDIT_ENTRIES_MAX = 100_000  # about: the stream is trimmed in whole blocks
@@ -136,6 +136,12 @@ class Door:
         the gateway whose client went away leaves the chat alone."""
         values = await self._connection.script("follow", [keys.chat(chat_id)], [tenant, int(take)])
         return None if values is None else _chat_info(values)
+
+    async def spent_usd(self, tenant: str, now_s: float) -> float:
+        """What a tenant's chats cost at other providers this month."""
+        with translated():
+            spent = await self._connection.redis.get(keys.spent(month_of(now_s), tenant))
+        return int(spent or 0) / 1e6
 
     async def registry(self) -> Registry:
         """Tenants, keys and bots as they are now."""

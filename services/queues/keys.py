@@ -10,6 +10,8 @@ bh:events               stream  what the scheduler must hear: arrivals, cancella
 bh:reservations         hash    chat -> reservation: the ledger as Redis keeps it
 bh:ready:MODEL          stream  admitted chats; consumer group `workers`
 bh:engines              hash    model -> facts and last report
+bh:progress             hash    model -> what its engine is doing while it starts, in words
+bh:bandwidth            string  what the GPU was measured to move; bh:bandwidth:probe while somebody measures
 bh:lease, bh:fence      string  who schedules, and the number of takeovers
 bh:snapshot             string  what the scheduler last saw, for gateways and the dashboard
 bh:registry             hash    version, and the document of tenants, keys and bots
@@ -17,6 +19,7 @@ bh:idempotency:T:KEY    string  chat that an Idempotency-Key stands for
 bh:usage:DAY:T:BOT      hash    counters for billing
 bh:usages               set     names of all the hashes above
 bh:rollup               hash    day -> rows, for days whose counters are given up
+bh:spent:MONTH:T        string  micro-dollars that a tenant's chats cost elsewhere
 bh:limit:T:...          string  windows of the rate limits
 bh:session:T:S          hash    bot, model, last use, KV bits of the last chat, `wanted` by an operator
 bh:sessions             zset    "T S" by last use
@@ -97,6 +100,21 @@ def idempotency(tenant: str, key: str) -> str:
 def usage(day: str, tenant: str, bot: str) -> str:
     """Counters of one bot on one day (UTC, YYYY-MM-DD)."""
     return f"bh:usage:{day}:{tenant}:{bot}"
+
+
+def spent(month: str, tenant: str) -> str:
+    """What other providers took for a tenant's chats in one month (UTC, YYYY-MM), in micro-dollars."""
+    return f"bh:spent:{month}:{tenant}"
+
+
+def provider(name: str) -> str:
+    """What an overflow provider is called where models are named: no model's name has a colon."""
+    return f"overflow:{name}"
+
+
+def is_provider(model: str) -> bool:
+    """Whether a name is that of an overflow provider."""
+    return model.startswith("overflow:")
 
 
 def limit(tenant: str, what: str, window: int) -> str:

@@ -12,6 +12,7 @@ import orjson
 from scheduler.types import KvBits, Task, Ticket, Usage
 
 T = TypeVar("T")
+HERE = "bunkhouse"  # who served a chat, unless another provider did
 
 # Whatever a field of this name holds is an enum again after decoding.
 _ENUMS: Mapping[str, Any] = {"kv_bits": KvBits, "kv_bits_floor": KvBits, "task": Task}
@@ -30,6 +31,7 @@ class Payload:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     adapter: str | None = None
+    messages: Sequence[Mapping[str, str]] = ()  # only where the chat may go to another provider
 
 
 class Finish(StrEnum):
@@ -57,12 +59,13 @@ class ReplyEnd:
     finish: Finish
     usage: Usage | None = None
     error: ReplyError | None = None
-    served_by: str = "bunkhouse"
+    served_by: str = HERE
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyEntry:
-    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. `kv_bits` and `queue_s` with start."""
+    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. The last three
+    come with start."""
 
     id: str
     kind: Literal["queued", "start", "text", "end"]
@@ -71,6 +74,7 @@ class ReplyEntry:
     end: ReplyEnd | None = None
     kv_bits: int | None = None
     queue_s: float | None = None
+    served_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def _end_of(values: Mapping[str, Any]) -> ReplyEnd:
         finish=Finish(values["finish"]),
         usage=decode(Usage, usage) if usage else None,
         error=decode(ReplyError, error) if error else None,
-        served_by=values.get("served_by", "bunkhouse"),
+        served_by=values.get("served_by", HERE),
     )
 
 
@@ -140,7 +144,9 @@ def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     if kind == "end":
         return ReplyEntry(place, "end", end=decode_end(values[b"d"]))
     if kind == "start":
-        return ReplyEntry(place, "start", kv_bits=int(values[b"b"]), queue_s=float(values[b"q"]))
+        return ReplyEntry(
+            place, "start", kv_bits=int(values[b"b"]), queue_s=float(values[b"q"]), served_by=values[b"s"].decode()
+        )
     return ReplyEntry(place, "queued")
 
 
@@ -150,7 +156,7 @@ def decode_news(place: str, what: str | dict[str, Any], tokens: int = 0) -> Repl
         return ReplyEntry(place, "text", what, tokens)
     if "finish" in what:
         return ReplyEntry(place, "end", end=_end_of(what))
-    return ReplyEntry(place, "start", kv_bits=int(what["b"]), queue_s=float(what["q"]))
+    return ReplyEntry(place, "start", kv_bits=int(what["b"]), queue_s=float(what["q"]), served_by=what["s"])
 
 
 def decode_event(values: Mapping[bytes, bytes]) -> Event:

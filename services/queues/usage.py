@@ -17,6 +17,11 @@ def day_of(now_s: float) -> str:
     return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
 
 
+def month_of(now_s: float) -> str:
+    """The UTC month of a moment."""
+    return day_of(now_s)[:7]
+
+
 async def count_refusal(connection: Connection, tenant: str, bot: str, reason: str, now_s: float) -> None:
     """A chat that was refused before it got a ticket: a rate limit, a quota. Raises QueueUnavailable."""
     name = keys.usage(day_of(now_s), tenant, bot)
@@ -31,7 +36,9 @@ def counters(usage: Usage | None, finish: Finish, code: str | None) -> list[str 
     """Alternating names and amounts that one settled chat adds. Floats carry a point: settle.lua tells by it."""
     if usage is None:
         return [f"{REFUSED}{code or finish.value}", 1]
+    money: list[str | int] = ["overflow_microusd", usage.overflow_microusd] if usage.overflow_microusd else []
     return [
+        *money,
         "chats",
         1,
         f"finish:{finish.value}",

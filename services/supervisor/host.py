@@ -162,7 +162,7 @@ class Host:
         if not isinstance(error, GaveUp):
             raise HostFailed(f"{child.name}: {error!r}") from error
         log.error("child.gave_up", child=child.name)
-        if not self._serving or not child.name.startswith(("worker", "jobs")):
+        if not self._serving or not child.name.startswith(("worker", "overflow", "jobs")):
             raise HostFailed(str(error)) from error
         self._display.event(f"Going on without it: {error}")
 

@@ -43,9 +43,10 @@ class Desk:
     life: EngineLife
     writer: ReplyWriter
     meter: Meter
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # None: another provider's, who gets messages
     reply_keep_s: int
     clock: Callable[[], float]
+    usd_per_million_tokens: float = 0.0
 
 
 @dataclass
@@ -176,7 +177,7 @@ def _request(claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
     """
     payload, facts = claim.payload, desk.life.facts
     prompt = payload.prompt
-    if text:
+    if text and desk.tokenizer is not None:
         prompt = prompt + text if isinstance(prompt, str) else [*prompt, *desk.tokenizer.encode(text)]
     return EngineRequest(
         chat=claim.ticket.chat,
@@ -194,6 +195,8 @@ def _request(claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
         kv_bits=claim.kv_bits if int(claim.kv_bits) in facts.kv_bytes_per_token else facts.kv_bits,
         priority=claim.ticket.priority,
         adapter=payload.adapter,
+        messages=payload.messages,
+        said=text,
     )
 
 
@@ -210,8 +213,9 @@ async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> N
             kv_byte_seconds=running.byte_seconds,
             queue_s=claim.queue_s,
             first_token_s=running.first_token_s,
+            overflow_microusd=round(desk.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
-    done = ReplyEnd(end.finish, usage, end.error, end.served_by)
+    done = ReplyEnd(end.finish, usage, end.error, desk.bench.served_by)
     settled = await insist(
         lambda: desk.bench.settle(
             claim.ticket, claim.attempt, done, usage=usage, keep_s=desk.reply_keep_s, now_s=desk.clock()

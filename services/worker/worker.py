@@ -38,13 +38,14 @@ class Worker:
         self,
         model: str,
         engine: Engine,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         bench: Bench,
         *,
         reply_keep_s: int,
         drain_s: float,
         clock: Callable[[], float],
         means: Means | None = None,
+        usd_per_million_tokens: float = 0.0,
     ) -> None:
         self._model = model
         self._bench = bench
@@ -57,7 +58,9 @@ class Worker:
         self._stopping = asyncio.Event()
         self._life = EngineLife(engine, model, self._say, clock)
         writer = ReplyWriter(bench, self._fenced)
-        self._desk = chats.Desk(bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock)
+        self._desk = chats.Desk(
+            bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock, usd_per_million_tokens
+        )
         self._orders = Orders(
             model, self._life, means or Means(bench.order_book(), probe_prompt(tokenizer)), self._streaming
         )
@@ -263,8 +266,10 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def probe_prompt(tokenizer: Tokenizer) -> Prompt:
+def probe_prompt(tokenizer: Tokenizer | None) -> Prompt:
     """What a probe chat asks; without a chat template, bare text."""
+    if tokenizer is None:
+        return "Hello"
     try:
         text = tokenizer.render([{"role": "user", "content": "Say hello."}])
     except TokenizerError:

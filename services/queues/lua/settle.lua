@@ -1,5 +1,5 @@
 -- Ends a dispatched chat, exactly once: last entry of the reply, reservation released, usage counted, ticket acknowledged.
--- KEYS: chat, reply, reservations, ready:M, events, usage, usages
+-- KEYS: chat, reply, reservations, ready:M, events, usage, usages, spent
 -- ARGV: chat, attempt, end entry, usage event, keep_s, group, hint channel, then pairs: counter, amount
 -- Answers 'ok' | 'fenced' (a newer attempt has it) | 'done' (settled before)
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -25,6 +25,7 @@ for i = 8, #ARGV, 2 do
     redis.call('HINCRBYFLOAT', KEYS[6], ARGV[i], ARGV[i + 1])
   else
     redis.call('HINCRBY', KEYS[6], ARGV[i], ARGV[i + 1])
+    if ARGV[i] == 'overflow_microusd' then redis.call('INCRBY', KEYS[8], ARGV[i + 1]) end
   end
 end
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 20000, '*', 'k', 'settle', 'd', ARGV[4])

@@ -1,0 +1,87 @@
+"""A host that is full hands chats to another provider, which is a second Bunkhouse reached through LiteLLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from benchmarks.host import LAPTOP, HostProcess, run_host
+
+pytest.importorskip("litellm", reason="LiteLLM is not installed: make dev")
+
+USD_PER_MILLION = 100.0
+
+
+def _small(folder: Path, provider: HostProcess, **limits: float) -> Path:
+    """One model with room for one chat; its bot may overflow after a moment."""
+    key_file = folder / "provider-key"
+    key_file.write_text(provider.keys["acme"])
+    config = yaml.safe_load(LAPTOP.read_text())
+    config["models"] = {"one": config["models"]["smollm2-kv8"] | {"chats_max": 1, "context_tokens": 512}}
+    bot = config["tenants"]["acme"]["bots"]["support"] | {"model": "one", "overflow": "second"}
+    config["tenants"] = {"acme": {"ready_key": True, "limits": limits, "bots": {"support": bot}}}
+    config["scheduler"] = {"overflow_after_s": 0.5}
+    config["overflow"] = {
+        "second": {
+            "model": "openai/acme/support",
+            "api_base": f"{provider.url}/v1",
+            "api_key_file": str(key_file),
+            "usd_per_million_tokens": USD_PER_MILLION,
+        }
+    }
+    path = folder / "host.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    with run_host(tmp_path_factory.mktemp("provider"), LAPTOP) as running:
+        yield running
+
+
+async def _ask(client: httpx.AsyncClient, host: HostProcess, max_tokens: int) -> httpx.Response:
+    body: dict[str, Any] = {
+        "model": "acme/support",
+        "max_tokens": max_tokens,
+        "messages": [{"role": "user", "content": "Count from 1 to 100, please."}],
+    }
+    return await client.post(f"{host.url}/v1/chat/completions", headers=host.headers("acme"), json=body)
+
+
+async def _until_provider_runs(client: httpx.AsyncClient, host: HostProcess) -> None:
+    async with asyncio.timeout(90):
+        while True:
+            ready = (await client.get(f"{host.url}/ready")).json()
+            if ready["models"].get("overflow:second") == "ready":
+                return
+            await asyncio.sleep(0.3)
+
+
+async def _three_at_once(host: HostProcess) -> list[httpx.Response]:
+    async with httpx.AsyncClient(timeout=90) as client:
+        await _until_provider_runs(client, host)
+        return list(await asyncio.gather(*(_ask(client, host, 120) for _ in range(3))))
+
+
+async def test_a_full_host_overflows_and_says_so(provider: HostProcess, tmp_path: Path) -> None:
+    with run_host(tmp_path / "data", _small(tmp_path, provider)) as host:
+        answers = await _three_at_once(host)
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    served = sorted(answer.headers["x-bunkhouse-served-by"] for answer in answers)
+    assert served == ["bunkhouse", "openai/acme/support", "openai/acme/support"]
+    for answer in answers:
+        assert answer.json()["choices"][0]["message"]["content"]
+        assert 0 < answer.json()["usage"]["completion_tokens"] <= 120
+
+
+async def test_a_tenant_without_money_waits_instead(provider: HostProcess, tmp_path: Path) -> None:
+    with run_host(tmp_path / "data", _small(tmp_path, provider, overflow_usd_per_month=0.0)) as host:
+        answers = await _three_at_once(host)
+    assert [answer.headers["x-bunkhouse-served-by"] for answer in answers] == ["bunkhouse"] * 3
