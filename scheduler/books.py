@@ -29,7 +29,7 @@ from scheduler.types import Decision, KvBits, Reservation, Usage
 class Charge:
     """What a chat was charged when it was let in: an estimate, corrected when it settles."""
 
-    cost: float  # for the tenant's counter
+    counted: float  # in the tenant's counter
     tokens: float  # for its tokens a minute
     prefill_s: float
     prompt_tokens_kept: int = 0
@@ -115,10 +115,10 @@ class Books:
         cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
         prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
         tokens = ticket.prompt_tokens + completion
-        charge = self._charges[ticket.chat] = Charge(cost, tokens, prefill_s, ask.prompt_tokens_kept)
+        counted = self.counters.admit(ticket.tenant, cost, now_s)
+        charge = self._charges[ticket.chat] = Charge(counted, tokens, prefill_s, ask.prompt_tokens_kept)
         self.device.add(ticket.model, size)
         self.device.prefill(prefill_s, now_s)
-        self.counters.charge(ticket.tenant, cost, now_s)
         self.limits.take(ticket.tenant, size, charge.tokens)
         self.sessions.begin(ticket.tenant, ticket.session)
 
@@ -129,7 +129,7 @@ class Books:
         if held is not None:
             self.sessions.drop(held.tenant, held.session)
             if charge is not None:
-                self.counters.charge(held.tenant, -charge.cost)
+                self.counters.settle(held.tenant, charge.counted, 0.0)
                 self.device.prefill_undone(charge.prefill_s)
         return held
 
@@ -146,7 +146,7 @@ class Books:
             self.drain.settled(held.model, max(0.0, now_s - held.admitted_s))
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-            self.counters.charge(held.tenant, cost - charge.cost)
+            self.counters.settle(held.tenant, charge.counted, cost)
         return held
 
     def _release(self, chat: str, tokens_over: float, now_s: float) -> Reservation | None:

@@ -78,7 +78,7 @@ def _load() -> tuple[dict[str, dict[Task, float]], re.Pattern[str], re.Pattern[s
 def _any_of(keywords: list[str]) -> str:
     """Longest first, grouped by first letter: a position costs one look at a letter, not one at each keyword."""
     groups: dict[str, list[str]] = {}
-    for keyword in sorted(set(keywords), key=len, reverse=True):
+    for keyword in sorted(dict.fromkeys(keywords), key=len, reverse=True):
         rest = re.escape(keyword[1:].rstrip("$")) + (r"(?!\w)" if keyword.endswith("$") else "")
         groups.setdefault(keyword[0], []).append(rest)
     return "(?:" + "|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in groups.items()) + ")"

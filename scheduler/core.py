@@ -67,7 +67,7 @@ class Scheduler:
         """An engine answers for the first time, or again with other flags."""
         self.books.ledger.started(facts, now_s)
         self.books.device.started(facts)
-        self._fill.news.add(facts.model)
+        self._fill.look_at(facts.model)
 
     def engine_reported(self, report: EngineReport) -> None:
         """Load of one engine. Unknown engines' are dropped (facts come first), and so are old or repeated ones."""
@@ -76,7 +76,7 @@ class Scheduler:
             return
         account.reported(report, self.settings.drift_bytes_max)
         self.books.device.reported(report)
-        self._fill.news.add(report.model)
+        self._fill.look_at(report.model)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:
         """Take over from another scheduler: these chats are running. What waits arrives through `arrive`."""
@@ -145,7 +145,7 @@ class Scheduler:
             if what == "pace":
                 self._fill.paced(name)
             elif what == "unpark":
-                self._fill.news |= self.room.unpark(name)
+                self._fill.look_at(*self.room.unpark(name))
             elif (entry := self.room.queues.entries.get(name)) is not None:
                 reason: Reason | None = Reason.DEADLINE
                 if what == "overflow":

@@ -3,10 +3,10 @@
     counter += (prompt - cached + cached_weight x cached + output_weight x completion) / weight
 
 The tenant with the lowest counter goes first (Sheng et al., "Fairness in Serving Large Language
-Models", OSDI 2024). An estimate is charged at admission and corrected at settlement. A tenant that
-begins to wait is lifted to the lowest counter among those that wait already, so being idle earns no
-credit; where nobody waits, to the counter of the last one served. Work-conserving: a counter orders,
-it never refuses. Units: prompt tokens. Defaults: weight 1, output_weight 2, cached_weight 0.1.
+Models", OSDI 2024). An estimate is charged at admission and corrected at settlement. A tenant that begins to
+wait is lifted to the lowest counter among those that wait already, less what of it is an estimate still, so
+being idle earns no credit; where nobody waits, to that of the last one served. Work-conserving: a counter
+orders, it never refuses. Units: prompt tokens. Defaults: weight 1, output_weight 2, cached_weight 0.1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Counters:
         self.values: dict[str, float] = {}
         self._served_s: dict[str, float] = {}
         self._waiting = LeastFirst(self.key)
-        self._last_served = 0.0
+        self._pending: dict[str, float] = {}  # of each counter, what is an estimate still
+        self._served_last: str | None = None
 
     def key(self, tenant: str) -> Key:
         """Order of service. Equal counters: the one that was served longest ago goes first."""
@@ -37,26 +38,37 @@ class Counters:
         return prompt - cached + settings.cached_weight * cached + settings.output_weight * completion
 
     def enter(self, tenant: str) -> None:
-        """The tenant begins to wait: lift it to where the others are."""
+        """The tenant begins to wait: lift it to what the others have really had, estimates left out."""
         if tenant in self._waiting:
             return
-        least = self._waiting.peek()
-        floor = self.values[least] if least is not None else self._last_served
-        self.values[tenant] = max(self.values.get(tenant, 0.0), floor)
+        least = self._waiting.peek() or self._served_last
+        if least is not None:
+            floor = self.values[least] - self._pending.get(least, 0.0)
+            self.values[tenant] = max(self.values.get(tenant, 0.0), floor)
+        self.values.setdefault(tenant, 0.0)
         self._waiting.add(tenant)
 
     def leave(self, tenant: str) -> None:
         """The tenant waits for nothing any more."""
         self._waiting.discard(tenant)
 
-    def charge(self, tenant: str, cost: float, now_s: float | None = None) -> None:
-        """Add to a counter; a negative cost gives back. `now_s`: the tenant was served just now."""
-        value = max(0.0, self.values.get(tenant, 0.0) + cost / self.settings.share(tenant).weight)
-        self.values[tenant] = value
-        if now_s is not None:
-            self._served_s[tenant] = now_s
-            self._last_served = value
-        elif cost < 0:
+    def admit(self, tenant: str, cost: float, now_s: float) -> float:
+        """Charge an estimate. Returns what to `settle` it with: the charge at today's weight."""
+        charge = cost / self.settings.share(tenant).weight
+        self._pending[tenant] = self._pending.get(tenant, 0.0) + charge
+        self._add(tenant, charge)
+        self._served_s[tenant] = now_s
+        self._served_last = tenant
+        return charge
+
+    def settle(self, tenant: str, charge: float, cost: float) -> None:
+        """A chat is over: its estimate goes, what it really took stays."""
+        self._pending[tenant] = max(0.0, self._pending.get(tenant, 0.0) - charge)
+        self._add(tenant, cost / self.settings.share(tenant).weight - charge)
+
+    def _add(self, tenant: str, change: float) -> None:
+        self.values[tenant] = max(0.0, self.values.get(tenant, 0.0) + change)
+        if change < 0:
             self._waiting.touch(tenant)
 
 

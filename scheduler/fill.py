@@ -30,26 +30,36 @@ class Fill:
     """Lets tickets in until nothing more moves."""
 
     def __init__(self, books: Books, room: Room, explained: Explain) -> None:
-        self.news: set[str] = set()  # models to look at
+        self._news: dict[str, None] = {}  # models to look at, in order: a set's order would differ from run to run
         self.stuck: dict[str, Waiting] = {}  # by model
         self._books = books
         self._room = room
         self._explained = explained
         self._reviews = 0
         self._short: dict[str, int] = {}  # by model: a release that leaves less room than this is no news
-        self._for_bandwidth: set[str] = set()  # models where something waits for bandwidth
+        self._for_bandwidth: dict[str, None] = {}  # models where something waits for bandwidth
         self._paced: set[str] = set()  # models with a timer for the end of the prefill backlog
+
+    @property
+    def news(self) -> bool:
+        """Whether a step would look at anything."""
+        return bool(self._news)
+
+    def look_at(self, *models: str) -> None:
+        """Something changed for these models."""
+        for model in models:
+            self._news[model] = None
 
     def arrived(self, entry: Waiting) -> None:
         """A ticket came. News only if it is its lane's first."""
         if self._room.queues.lane_of(entry.ticket).waiting[0] is entry:
-            self.news.add(entry.ticket.model)
+            self.look_at(entry.ticket.model)
 
     def leave(self, entry: Waiting) -> None:
         """A ticket leaves the room, for whatever reason."""
         model = entry.ticket.model
         self._room.leave(entry)
-        self.news.add(model)
+        self.look_at(model)
         if self.stuck.get(model) is entry:
             del self.stuck[model]
             if entry.overtaken >= self._books.settings.overtakes_max:
@@ -60,32 +70,33 @@ class Fill:
         if held is None:
             return
         model = held.model
-        self.news |= self._room.unpark(held.tenant)
-        self._room.cheaper(held.tenant)
+        self.look_at(*self._room.unpark(held.tenant))
+        self._room.recount(held.tenant, model)
         account = self._books.ledger.accounts.get(model)
         lane = self._room.queues.lane(held.tenant, model)
         if lane is not None:
             lane.waiting[0].short_bytes = 0  # the tenant may be within its share again
         if lane is not None or account is None or account.available_bytes >= self._short.get(model, 0):
-            self.news.add(model)
-        self.news |= self._for_bandwidth
+            self.look_at(model)
+        self.look_at(*self._for_bandwidth)
 
     def paced(self, model: str) -> None:
         """The prefill backlog is short enough again."""
         self._paced.discard(model)
-        self.news.add(model)
+        self.look_at(model)
 
     def review(self) -> None:
         """Look at everything that waits, closely."""
         self._reviews += 1
         for model in self._room.queues.models():
             self._room.order(model).refresh()
-            self.news.add(model)
+            self.look_at(model)
 
     def run(self, now_s: float, out: list[Decision]) -> None:
         """Until there is no news."""
-        while self.news:
-            model = self.news.pop()
+        while self._news:
+            model = next(iter(self._news))
+            del self._news[model]
             holder = self.holder(model)
             if holder is None:
                 self._fill(model, now_s, out)
@@ -102,7 +113,7 @@ class Fill:
 
     def _fill(self, model: str, now_s: float, out: list[Decision]) -> None:
         """One pass over the tenants in front, least service first."""
-        self._for_bandwidth.discard(model)
+        self._for_bandwidth.pop(model, None)
         self._short[model] = 0
         account = self._books.ledger.accounts.get(model)
         if account is None or self._closed(account, now_s):
@@ -136,7 +147,7 @@ class Fill:
         if not ask.over_share:
             self.stuck.setdefault(model, entry)
         if decision.reason in _BANDWIDTH_REASONS:
-            self._for_bandwidth.add(model)
+            self._for_bandwidth[model] = None
         if decision.reason is Reason.FIRST_TOKEN:
             self._look_again(model, 0.0, now_s)
         entry.seen, entry.short_bytes = self._reviews, 0
@@ -171,13 +182,13 @@ class Fill:
             del self.stuck[model]
             self.review()
         elif decision.reason in _BANDWIDTH_REASONS:
-            self._for_bandwidth.add(model)
+            self._for_bandwidth[model] = None
 
     def _take(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float, out: list[Decision]) -> None:
         """Carry a final decision out: the ticket leaves the room, an admitted one enters the books."""
         model = entry.ticket.model
         self.leave(entry)
-        self.news.discard(model)
+        self._news.pop(model, None)
         out.append(self._explained.decided(entry.ticket, decision, now_s))
         if decision.outcome not in _ADMITTED:
             return
@@ -185,4 +196,4 @@ class Fill:
             if other == model or other in self._for_bandwidth:
                 stuck.overtaken += 1
         self._books.admit(entry, decision, ask, now_s)
-        self._room.order(model).served(entry.ticket.tenant)
+        self._room.order(model).moved(entry.ticket.tenant)

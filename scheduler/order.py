@@ -107,14 +107,16 @@ class Order:
         if following is not None:
             self._put(following)
 
-    def served(self, name: str) -> None:
-        """The name's key grew."""
-        if name in self._keys:
+    def moved(self, name: str) -> None:
+        """The name's key changed."""
+        if name not in self._keys:
+            self.touch(name)
+        elif self._key(name) != self._keys[name]:
             self._rest.add(name)
             self.discard(name)
 
     def touch(self, name: str) -> None:
-        """The name's key may have shrunk."""
+        """The name's key may have shrunk: enough for where it is not in front."""
         if name in self._rest and self._key(name) < self.front[-1]:
             self._rest.discard(name)
             self.add(name)

@@ -25,7 +25,7 @@ class Room:
         self.timers = Timers()
         self._counters = counters
         self._orders: dict[str, Order] = {}
-        self._parked: dict[str, set[str]] = {}  # tenant -> models
+        self._parked: dict[str, dict[str, None]] = {}  # tenant -> models
 
     def configure(self, settings: SchedulerSettings) -> None:
         """Other bounds."""
@@ -76,25 +76,28 @@ class Room:
         if self.queues.lane(ticket.tenant, ticket.model) is None:
             self.order(ticket.model).discard(ticket.tenant)
             if ticket.tenant in self._parked:
-                self._parked[ticket.tenant].discard(ticket.model)
+                self._parked[ticket.tenant].pop(ticket.model, None)
         if ticket.tenant not in self.queues.per_tenant:
             self._counters.leave(ticket.tenant)
 
-    def cheaper(self, tenant: str) -> None:
-        """The tenant's counter may have gone down."""
-        for order in self._orders.values():
-            order.touch(tenant)
+    def recount(self, tenant: str, model: str) -> None:
+        """The tenant's counter changed. At once for `model`; elsewhere a grown one is noticed at the next review."""
+        for name, order in self._orders.items():
+            if name == model:
+                order.moved(tenant)
+            else:
+                order.touch(tenant)
 
     def park(self, lane: Lane, until_s: float) -> None:
         """Take the tenant out of the model's order until `unpark`, which a timer does at `until_s` at the latest."""
-        self._parked.setdefault(lane.tenant, set()).add(lane.model)
+        self._parked.setdefault(lane.tenant, {})[lane.model] = None
         self.order(lane.model).discard(lane.tenant)
         if until_s != float("inf"):
             self.timers.at(until_s, "unpark", lane.tenant)
 
-    def unpark(self, tenant: str) -> set[str]:
+    def unpark(self, tenant: str) -> list[str]:
         """Back into the order. Returns the models where the tenant has something waiting."""
-        models = {model for model in self._parked.pop(tenant, ()) if self.queues.lane(tenant, model) is not None}
+        models = [model for model in self._parked.pop(tenant, ()) if self.queues.lane(tenant, model) is not None]
         for model in models:
             self.order(model).add(tenant)
         return models

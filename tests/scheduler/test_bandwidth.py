@@ -1,0 +1,100 @@
+"""What decoding is predicted to cost, and how predictions are put right."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.bandwidth import DUTY_S, Device
+from scheduler.settings import ModelTargets, SchedulerSettings
+from scheduler.types import EngineReport, EngineState, Reason
+
+from .kit import NOW_S, facts
+
+BANDWIDTH = 100_000.0
+
+
+def device(**targets_ms: float) -> Device:
+    targets = {model: ModelTargets(inter_token_ms_max=most) for model, most in targets_ms.items()}
+    made = Device(SchedulerSettings(targets=targets, bandwidth_bytes_per_s=BANDWIDTH))
+    made.started(facts("m"))
+    made.started(facts("n", weight_bytes=2000))
+    return made
+
+
+def observe(made: Device, inter_token_s: float, kv_bytes: int, times: int = 200) -> None:
+    for number in range(times):
+        made.reported(
+            EngineReport("m", NOW_S + number, EngineState.READY, inter_token_s=inter_token_s, step_kv_bytes=kv_bytes)
+        )
+
+
+def test_engines_that_share_the_device_add_up_and_idle_ones_do_not() -> None:
+    made = device()
+    assert made.predicted_s("m", NOW_S) is None, "nothing runs"
+    made.add("m", 500)
+    assert made.predicted_s("m", NOW_S) == pytest.approx(0.015)
+    made.add("n", 1500)
+    assert made.predicted_s("m", NOW_S) == pytest.approx(0.050)
+    made.remove("n", 1500)
+    assert made.predicted_s("m", NOW_S) == pytest.approx(0.015)
+
+
+def test_an_admission_is_refused_for_the_sake_of_another_model() -> None:
+    made = device(m=45.0)
+    made.add("m", 500)
+    broken = made.breaks("n", 1500, 0.0, NOW_S)
+    assert broken is not None
+    assert broken[:2] == (Reason.BANDWIDTH, "m")
+    assert made.breaks("n", 900, 0.0, NOW_S) is None
+
+
+def test_a_target_of_an_idle_model_holds_nobody_up() -> None:
+    made = device(m=20.0)
+    assert made.breaks("n", 1500, 0.0, NOW_S) is None
+
+
+def test_a_target_out_of_reach_even_alone_is_not_weighed_and_shown() -> None:
+    made = device(n=10.0)
+    assert made.loads["n"].unattainable
+    assert made.breaks("n", 100, 0.0, NOW_S) is None
+
+
+def test_observed_latencies_correct_the_prediction() -> None:
+    made = device()
+    made.add("m", 1000)
+    observe(made, inter_token_s=0.030, kv_bytes=500)  # 15 ms by the formula
+    assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.040, rel=0.01)
+
+
+def test_no_observation_makes_a_step_faster_than_its_bytes_allow() -> None:
+    made = device()
+    made.add("m", 500)
+    observe(made, inter_token_s=0.001, kv_bytes=500)
+    assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.015)
+
+
+def test_prompts_slow_decoding_by_their_part_of_the_time_and_are_forgotten() -> None:
+    made = device()
+    made.add("m", 500)
+    made.prefill(DUTY_S / 2, NOW_S)
+    assert made.predicted_s("m", NOW_S) == pytest.approx(0.030)
+    assert made.predicted_s("m", NOW_S + 100) == pytest.approx(0.015)
+
+
+def test_first_tokens_wait_for_the_prompts_before_them() -> None:
+    made = Device(
+        SchedulerSettings(targets={"m": ModelTargets(first_token_s_max=1.0)}, bandwidth_bytes_per_s=BANDWIDTH)
+    )
+    made.started(facts("m"))
+    made.prefill(0.7, NOW_S)
+    assert made.breaks("m", 100, prefill_s=0.2, now_s=NOW_S) is None
+    broken = made.breaks("m", 100, prefill_s=0.4, now_s=NOW_S)
+    assert broken is not None
+    assert broken[0] is Reason.FIRST_TOKEN
+    assert made.breaks("m", 100, prefill_s=0.4, now_s=NOW_S + 0.2) is None, "the backlog is worked off"
+
+
+def test_without_a_measured_bandwidth_nothing_is_refused() -> None:
+    made = Device(SchedulerSettings(targets={"m": ModelTargets(inter_token_ms_max=0.001)}))
+    made.started(facts("m"))
+    assert made.breaks("m", 10**9, 100.0, NOW_S) is None

@@ -1,0 +1,280 @@
+"""The scheduler over time: who goes past whom, what ends a wait, what is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
+from scheduler.types import EngineReport, EngineState, KvBits, Outcome, Reason, Reservation
+
+from .kit import NOW_S, Host, facts, ticket, usage
+
+
+def test_three_of_ten_run_and_all_are_answered_as_room_comes_free() -> None:
+    host = Host(facts())
+    running = host.send(*(ticket(f"c{number}", tokens=300) for number in range(10)))
+    assert running == ["c0", "c1", "c2"]
+    answered = 0
+    while running:
+        answered += 1
+        running += host.end(running.pop(0))
+    assert answered == 10
+    assert host.scheduler.snapshot(host.now_s).models["m"].reserved_bytes == 0
+
+
+def test_a_blocked_chat_holds_up_neither_other_tenants_nor_other_models() -> None:
+    host = Host(facts("m"), facts("n"))
+    host.send(ticket("half", "z", tokens=500))
+    assert host.send(ticket("big", "a", tokens=800)) == []
+    assert host.send(ticket("small", "b", tokens=100)) == ["small"]
+    assert host.send(ticket("elsewhere", "a", "n", tokens=800)) == ["elsewhere"]
+
+
+def test_a_big_chat_is_overtaken_only_so_often() -> None:
+    host = Host(facts(), overtakes_max=4)
+    host.send(ticket("first", "z", tokens=500), ticket("second", "z", tokens=400))
+    host.send(ticket("big", "a", tokens=900))
+    passed = 0
+    running = ["first", "second"]
+    for number in range(30):
+        running += host.send(ticket(f"small-{number}", f"t{number}", tokens=100))
+        running += host.end(running.pop(0)) if running else []
+        if "big" in host.decided:
+            break
+        passed = sum(chat.startswith("small") for chat in host.decided)
+    assert host.answer("big") == (Outcome.ADMIT, Reason.ROOM)
+    assert passed <= 4 + 1
+
+
+def test_a_chat_that_waits_for_bandwidth_is_not_starved_by_other_models() -> None:
+    """`slow` fits only where little else is read; small chats of another model keep coming."""
+    targets = {"n": ModelTargets(inter_token_ms_max=26.0)}
+    host = Host(facts("m"), facts("n"), targets=targets, bandwidth_bytes_per_s=100_000.0, overtakes_max=3)
+    running = host.send(*(ticket(f"old-{number}", "b", tokens=100) for number in range(4)))
+    host.send(ticket("slow", "a", "n", tokens=600))
+    for number in range(20):
+        running += host.send(ticket(f"new-{number}", "b", tokens=100))
+        running += host.end(running.pop(0)) if running else []
+        if "slow" in host.decided:
+            break
+    assert host.answer("slow") == (Outcome.ADMIT, Reason.ROOM)
+
+
+def test_turns_of_admitted_sessions_go_before_new_sessions() -> None:
+    host = Host(facts())
+    host.send(ticket("turn-1", session="s", tokens=900))
+    host.send(ticket("new-1", tokens=900), ticket("new-2", tokens=900))
+    host.end("turn-1")
+    host.send(ticket("turn-2", session="s", tokens=900))
+    assert host.end("new-1") == ["turn-2"]
+
+
+def test_a_lease_ends_when_its_session_is_idle_too_long() -> None:
+    host = Host(facts(), session_idle_s=60.0)
+    host.send(ticket("turn-1", session="s", tokens=900))
+    host.end("turn-1")
+    host.wait(61.0)
+    host.send(ticket("busy", tokens=900), ticket("new", tokens=900))
+    host.send(ticket("turn-2", session="s", tokens=900))
+    assert host.end("busy") == ["new"]
+
+
+def test_higher_priority_goes_first_within_a_tenant() -> None:
+    host = Host(facts())
+    host.send(ticket("running", tokens=900))
+    host.send(ticket("low", tokens=900), ticket("high", tokens=900, priority=1))
+    assert host.end("running") == ["high"]
+
+
+def test_a_ticket_told_twice_is_one_ticket() -> None:
+    host = Host(facts())
+    host.send(ticket("c", tokens=100))
+    assert host.send(ticket("c", tokens=100)) == []
+    assert host.scheduler.snapshot(host.now_s).models["m"].reserved_bytes == 100
+
+
+def test_a_chat_settled_twice_is_settled_once() -> None:
+    host = Host(facts())
+    host.send(ticket("c"), ticket("d"))
+    host.end("c")
+    host.end("c")
+    assert host.scheduler.snapshot(host.now_s).models["m"].reserved_bytes == 100
+
+
+def test_a_withdrawn_ticket_leaves_queue_and_ledger_without_charge() -> None:
+    host = Host(facts())
+    host.send(ticket("running", "a", tokens=900), ticket("waiting", "a", tokens=900))
+    host.scheduler.cancel("waiting", host.now_s)
+    assert host.scheduler.waiting("waiting") is None
+    host.scheduler.undo(host.decided["running"], host.now_s)
+    host.step()
+    snapshot = host.scheduler.snapshot(host.now_s)
+    assert (snapshot.waiting, snapshot.models["m"].reserved_bytes, snapshot.counters["a"]) == (0, 0, 0.0)
+
+
+def test_a_deadline_that_passes_is_an_answer() -> None:
+    host = Host(facts())
+    host.send(ticket("running", tokens=900), ticket("c", tokens=900, deadline_s=NOW_S + 5))
+    host.wait(4.9)
+    assert "c" not in host.decided
+    host.wait(0.2)
+    assert host.answer("c") == (Outcome.REJECT, Reason.DEADLINE)
+    assert host.decided["c"].retry_after_s is not None
+
+
+def test_a_new_session_that_cannot_make_its_deadline_is_told_so_at_once() -> None:
+    host = Host(facts())
+    host.send(ticket("first", tokens=900))
+    host.now_s += 10
+    host.report("m")
+    host.end("first")  # chats take ten seconds, one at a time
+    host.send(ticket("running", tokens=900), ticket("next", tokens=900, deadline_s=host.now_s + 15))
+    host.send(ticket("hopeless", tokens=900, deadline_s=host.now_s + 15))
+    assert "next" not in host.decided
+    assert host.answer("hopeless") == (Outcome.REJECT, Reason.DEADLINE)
+    assert host.decided["hopeless"].retry_after_s == pytest.approx(20.0)
+
+
+def test_queues_are_bounded_and_say_when_to_come_back() -> None:
+    host = Host(facts(), waiting_per_tenant_max=2)
+    host.send(ticket("running", tokens=900))
+    host.send(*(ticket(f"c{number}", tokens=900) for number in range(3)))
+    assert host.answer("c2") == (Outcome.REJECT, Reason.QUEUE_FULL)
+    assert (host.decided["c2"].retry_after_s or 0) >= 1.0
+
+
+def test_a_turn_displaces_a_new_session_from_a_full_queue() -> None:
+    host = Host(facts(), waiting_per_tenant_max=2)
+    host.send(ticket("turn-1", session="s", tokens=900), ticket("new-1", tokens=900), ticket("new-2", tokens=900))
+    host.send(ticket("turn-2", session="s", tokens=900))
+    assert host.answer("new-2") == (Outcome.REJECT, Reason.QUEUE_FULL)
+    assert host.end("turn-1") == ["turn-2"]
+
+
+def test_a_flood_that_fills_the_room_does_not_keep_others_out() -> None:
+    host = Host(facts(), waiting_max=5)
+    host.send(ticket("running", "flood", tokens=900))
+    host.send(*(ticket(f"f{number}", "flood", tokens=900) for number in range(5)))
+    host.send(ticket("quiet", "quiet", tokens=900))
+    assert host.answer("f4") == (Outcome.REJECT, Reason.QUEUE_FULL)
+    assert host.end("running") == ["quiet"]
+
+
+def test_a_bot_that_may_overflow_does_so_when_room_is_short_for_long() -> None:
+    host = Host(facts(), overflow_after_s=10.0)
+    host.send(ticket("running", tokens=900), ticket("c", tokens=900, overflow=True))
+    host.wait(9.9)
+    assert "c" not in host.decided
+    host.wait(0.2)
+    assert host.answer("c") == (Outcome.OVERFLOW, Reason.KV_MEMORY)
+
+
+def test_a_tenant_at_its_own_limit_does_not_overflow_and_holds_nobody_up() -> None:
+    host = Host(facts(), shares={"a": TenantShare(chats_max=1)}, overflow_after_s=10.0)
+    host.send(ticket("a1", "a"), ticket("a2", "a", overflow=True))
+    assert host.send(ticket("b1", "b")) == ["b1"]
+    host.wait(11.0)
+    assert "a2" not in host.decided
+    assert host.why("a2")["reason"] == "tenant_limit"
+    assert host.end("a1") == ["a2"]
+
+
+def test_tokens_a_minute_come_back_evenly() -> None:
+    host = Host(facts(), shares={"a": TenantShare(tokens_per_minute_max=120)})
+    assert host.send(ticket("c1", "a", tokens=100)) == ["c1"]
+    host.end("c1", used=usage(60, 60))
+    assert host.send(ticket("c2", "a", tokens=100)) == []
+    assert host.wait(30.0) == []
+    assert host.wait(30.1) == ["c2"]
+
+
+def test_a_tenant_holds_no_more_kv_than_its_limit() -> None:
+    host = Host(facts("m"), facts("n"), shares={"a": TenantShare(kv_bytes_max=250)})
+    assert host.send(ticket("c1", "a"), ticket("c2", "a", "n"), ticket("c3", "a", "n")) == ["c1", "c2"]
+    assert host.end("c1") == ["c3"]
+
+
+def test_limits_changed_live_let_the_parked_go() -> None:
+    host = Host(facts(), shares={"a": TenantShare(chats_max=1)})
+    host.send(ticket("c1", "a"), ticket("c2", "a"))
+    host.scheduler.configure(replace(host.scheduler.settings, shares={}))
+    assert host.step() == ["c2"]
+
+
+def test_an_engine_gone_quiet_takes_nobody_until_it_is_heard_again() -> None:
+    host = Host(facts(), telemetry_age_s_max=5.0)
+    host.now_s += 6.0
+    assert host.send(ticket("c")) == []
+    assert host.why("c")["reason"] == "telemetry_stale"
+    assert host.wait(0.1) == ["c"]
+
+
+def test_a_sleeping_model_is_wanted_by_what_waits_for_it() -> None:
+    host = Host(facts("m"), facts("n"))
+    host.wait(0.1)
+    host.scheduler.engine_reported(EngineReport("n", host.now_s + 0.1, EngineState.ASLEEP))
+    host.now_s += 0.1
+    assert host.scheduler.wanted_models() == []
+    assert host.send(ticket("c", model="n")) == []
+    assert host.scheduler.wanted_models() == ["n"]
+    assert host.scheduler.snapshot(host.now_s).models["n"].budget_bytes == 0
+    assert host.wait(1.0) == ["c"], "awake again"
+
+
+def test_a_model_nobody_has_heard_of_may_still_come_up() -> None:
+    host = Host(facts("m"))
+    host.send(ticket("c", model="later"))
+    host.scheduler.engine_started(facts("later"), host.now_s)
+    assert host.step() == ["c"]
+
+
+def test_whoever_takes_over_counts_what_runs() -> None:
+    host = Host(facts())
+    running = Reservation("old", "a", "s", "m", KvBits.FOUR, 700, NOW_S, 700)
+    host.scheduler.restore([running], host.now_s)
+    assert host.send(ticket("new", "b", tokens=400), ticket("turn", "a", session="s", tokens=500)) == []
+    assert host.scheduler.reservations() == [running]
+    assert host.end("old") == ["new", "turn"]
+
+
+def test_facts_alone_let_nobody_in_before_the_engine_reports() -> None:
+    from scheduler.core import Scheduler
+
+    scheduler = Scheduler(SchedulerSettings(), {"m": facts()})
+    scheduler.arrive(ticket("c"), NOW_S)
+    assert scheduler.step(NOW_S) == []
+    scheduler.engine_reported(EngineReport("m", NOW_S, EngineState.READY))
+    assert [decision.chat for decision in scheduler.step(NOW_S)] == ["c"]
+
+
+def test_running_sessions_are_lowered_for_a_chat_that_cannot_be() -> None:
+    host = Host(facts())
+    lowerable: dict[str, Any] = {"kv_bits": KvBits.EIGHT, "kv_bits_floor": KvBits.FOUR, "demotable": True}
+    host.send(*(ticket(f"c{number}", tokens=150, **lowerable) for number in range(3)))
+    host.send(ticket("exact", "b", tokens=120, kv_bits=KvBits.EIGHT, kv_bits_floor=KvBits.EIGHT))
+    assert "exact" not in host.decided
+    wanted = host.scheduler.demotions()
+    assert [(one.kv_bits, one.freed_bytes) for one in wanted] == [(KvBits.FOUR, 150)], "no more than is needed"
+    host.scheduler.demoted(wanted[0].chat, wanted[0].kv_bits, host.now_s)
+    assert host.step() == ["exact"]
+    assert host.scheduler.demotions() == []
+
+
+def test_no_session_is_lowered_where_that_would_not_be_enough() -> None:
+    host = Host(facts())
+    host.send(ticket("c", tokens=400, kv_bits=KvBits.EIGHT, demotable=True), ticket("d", tokens=200))
+    host.send(ticket("huge", "b", tokens=900))
+    assert host.scheduler.demotions() == []
+
+
+def test_the_next_step_is_due_when_something_can_change() -> None:
+    host = Host(facts(), review_s=0.25)
+    host.step()
+    assert host.scheduler.next_step_s() is None, "nothing waits"
+    host.send(ticket("running", tokens=900), ticket("c", tokens=900, deadline_s=NOW_S + 0.1))
+    assert host.scheduler.next_step_s() == pytest.approx(NOW_S + 0.1)
+    host.scheduler.settle("running", usage(), host.now_s)
+    assert host.scheduler.next_step_s() == 0.0, "now"

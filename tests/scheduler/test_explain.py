@@ -1,0 +1,73 @@
+"""Why a chat waits, runs or was refused, in words and numbers; and the state as one value."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scheduler.types import Reason
+
+from .kit import Host, facts, ticket
+
+
+def test_a_waiting_chat_is_told_what_is_short_and_where_it_stands() -> None:
+    host = Host(facts())
+    host.send(ticket("running", tokens=900), ticket("c1", tokens=300), ticket("c2", tokens=300))
+    host.now_s += 2
+    why = host.why("c2")
+    assert (why["state"], why["position"], why["waited_s"]) == ("waiting", 2, 2.0)
+    assert why["numbers"] == {"need_bytes": 300, "available_bytes": 100, "kept_bytes": 0}
+    assert "300 bytes" in why["why"]
+    assert "100 are to be had" in why["why"]
+
+
+def test_the_wait_is_expected_from_how_fast_chats_end() -> None:
+    host = Host(facts())
+    host.send(ticket("first", tokens=900))
+    host.now_s += 8
+    host.end("first")
+    host.report("m")
+    host.send(ticket("running", tokens=900), ticket("c1", tokens=900), ticket("c2", tokens=900))
+    assert host.why("c1")["expected_wait_s"] == pytest.approx(8.0)
+    assert host.why("c2")["expected_wait_s"] == pytest.approx(16.0)
+
+
+def test_running_settled_refused_and_unknown_chats() -> None:
+    host = Host(facts())
+    host.send(ticket("c", tokens=300), ticket("too-long", tokens=2000))
+    assert (host.why("c")["state"], host.why("c")["reserved_bytes"]) == ("running", 300)
+    host.end("c")
+    assert host.why("c")["state"] == "settled"
+    assert (host.why("too-long")["state"], host.why("too-long")["reason"]) == ("refused", "never_fits")
+    assert host.why("nobody") == {"chat": "nobody", "state": "unknown"}
+
+
+def test_a_chat_overtaken_too_often_is_named_to_those_who_wait_for_it() -> None:
+    host = Host(facts(), overtakes_max=1)
+    host.send(ticket("half", "z", tokens=500))
+    host.send(ticket("big", "a", tokens=800))
+    host.send(ticket("small", "b", tokens=50))
+    host.send(ticket("later", "c", tokens=50))
+    assert host.why("later")["model_kept_for"] == "big"
+    assert host.why("big")["overtaken"] == 1
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_words(reason: Reason) -> None:
+    from scheduler.explain import SENTENCES
+
+    assert len(SENTENCES[reason]) > 20
+
+
+def test_a_snapshot_is_json_and_adds_up() -> None:
+    host = Host(facts())
+    host.wait(0.1, kv_used_bytes=120, kv_cached_bytes=300)
+    host.send(ticket("c", tokens=300), ticket("d", "b", tokens=900))
+    snapshot = json.loads(json.dumps(host.scheduler.snapshot(host.now_s).as_dict()))
+    model = snapshot["models"]["m"]
+    assert model["free_bytes"] + model["reserved_bytes"] + model["cached_bytes"] == model["budget_bytes"] == 1000
+    assert model["reserved_by_bits"] == {"4": 300}
+    assert model["used_bytes"] == 120
+    assert (snapshot["waiting"], model["waiting"], model["blocked"]) == (1, {"b": 1}, {"b": "kv_memory"})
+    assert snapshot["kv_bytes_per_tenant"] == {"a": 300}

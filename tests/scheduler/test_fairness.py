@@ -1,0 +1,144 @@
+"""Who is served, when more is asked than there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.order import LeastFirst, Order
+from scheduler.settings import TenantShare
+
+from .kit import Host, facts, ticket, usage
+
+
+def served(host: Host, tenants: list[str], rounds: int) -> Counter[str]:
+    """Every tenant always has something waiting; one chat runs at a time. How many chats each got."""
+    count: Counter[str] = Counter()
+    number = 0
+    running: list[str] = []
+    for _ in range(rounds):
+        for tenant in tenants:
+            while host.scheduler.room.queues.per_tenant.get(tenant, 0) < 3:
+                number += 1
+                running += host.send(ticket(f"{tenant}-{number}", tenant, tokens=1000))
+        host.wait(0.1)
+        count.update(chat.partition("-")[0] for chat in running)
+        running = host.end(*running)
+    return count
+
+
+def one_at_a_time(**shares: TenantShare) -> Host:
+    return Host(facts(context_tokens=1000), shares=shares)
+
+
+def test_equal_tenants_get_equal_service() -> None:
+    got = served(one_at_a_time(), ["a", "b", "c"], 90)
+    assert max(got.values()) - min(got.values()) <= 2
+
+
+def test_service_follows_weights() -> None:
+    got = served(one_at_a_time(a=TenantShare(weight=3.0)), ["a", "b"], 120)
+    assert 2.7 <= got["a"] / got["b"] <= 3.3
+
+
+def test_a_tenant_alone_gets_everything() -> None:
+    assert served(one_at_a_time(), ["a"], 30)["a"] == 30
+
+
+def test_being_idle_earns_no_credit() -> None:
+    host = one_at_a_time()
+    served(host, ["a"], 60)
+    got = served(host, ["a", "late"], 40)
+    assert got["late"] - got["a"] <= 2
+
+
+def test_a_tenant_that_was_served_much_while_alone_owes_nothing_for_it() -> None:
+    host = one_at_a_time()
+    served(host, ["a"], 60)
+    got = served(host, ["late", "a"], 40)
+    assert got["a"] >= got["late"] - 2
+
+
+def test_service_is_counted_in_tokens_not_in_chats() -> None:
+    """`long` has chats with ten times the tokens of `short`, so it gets about a tenth as many."""
+    host = Host(facts(context_tokens=1000))
+    count: Counter[str] = Counter()
+    running: list[str] = []
+    for number in range(200):
+        running += host.send(ticket(f"short-{number}", "short", tokens=1000))
+        running += host.send(ticket(f"long-{number}", "long", tokens=1000))
+        for chat in running:
+            tenant = chat.partition("-")[0]
+            count[tenant] += 1
+            size = 500 if tenant == "long" else 50
+            host.scheduler.settle(chat, usage(size, size), host.now_s)
+        running = host.wait(0.1)
+    assert 7 <= count["short"] / count["long"] <= 13
+
+
+def test_what_was_charged_too_much_is_given_back() -> None:
+    host = Host(facts())
+    host.send(ticket("c", "a", tokens=800))
+    charged = host.scheduler.books.counters.values["a"]
+    host.end("c", used=usage(10, 5))
+    assert host.scheduler.books.counters.values["a"] == 10 + 2 * 5 < charged
+
+
+def test_cached_prompt_tokens_are_cheaper() -> None:
+    host = Host(facts())
+    host.send(ticket("c", "a", tokens=800))
+    host.end("c", used=usage(prompt=400, completion=0, cached=300))
+    assert host.scheduler.books.counters.values["a"] == 100 + 0.1 * 300
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "discard", "pop", "grow", "shrink"]), st.integers(0, 9)), max_size=80)
+)
+def test_least_first_always_gives_the_least(actions: list[tuple[str, int]]) -> None:
+    values = {str(name): float(name) for name in range(10)}
+    queue = LeastFirst(lambda name: (values[name], 0.0, name))
+    members: set[str] = set()
+    for action, number in actions:
+        name = str(number)
+        if action == "add":
+            queue.add(name)
+            members.add(name)
+        elif action == "discard":
+            queue.discard(name)
+            members.discard(name)
+        elif action == "pop":
+            least = min(members, key=lambda n: (values[n], n), default=None)
+            assert queue.pop() == least
+            members.discard(least or "")
+        else:
+            values[name] += 5.0 if action == "grow" else -5.0
+            if action == "shrink":
+                queue.touch(name)
+        assert len(queue) == len(members)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "discard", "served", "touch"]), st.integers(0, 9)), max_size=80))
+def test_the_front_holds_the_first_of_all(actions: list[tuple[str, int]]) -> None:
+    values = {str(name): float(name) for name in range(10)}
+    order = Order(lambda name: (values[name], 0.0, name), size=3)
+    members: set[str] = set()
+    for action, number in actions:
+        name = str(number)
+        if action == "add":
+            order.add(name)
+            members.add(name)
+        elif action == "discard":
+            order.discard(name)
+            members.discard(name)
+        elif action == "served":
+            values[name] += 4.0
+            order.moved(name)
+        else:
+            values[name] -= 4.0
+            order.touch(name)
+        assert len(order.front) == min(3, len(members)), "full unless there are no more"
+        assert {key[2] for key in order.front} <= members
+    order.refresh()
+    assert [key[2] for key in order.front] == sorted(members, key=lambda n: (values[n], n))[:3]

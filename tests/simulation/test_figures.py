@@ -1,0 +1,36 @@
+"""Short runs of what the benchmark measures: the order of things must already show."""
+
+from __future__ import annotations
+
+from benchmarks.simulation.scenarios import flood, models_held, overload, ratio_p99, sessions
+
+SEED = 3
+
+
+def test_a_quiet_tenant_hardly_notices_a_flood_that_fifo_would_drown_it_in() -> None:
+    alone = flood("bunkhouse", False, seed=SEED, seconds=200.0)
+    beside = flood("bunkhouse", True, seed=SEED, seconds=200.0)
+    drowned = flood("fifo", True, seed=SEED, seconds=200.0)
+    assert len(beside) == len(alone), "none is lost"
+    assert ratio_p99(beside, alone) <= 1.15
+    assert ratio_p99(drowned, alone) > 3.0
+
+
+def test_goodput_stays_when_three_times_too_much_is_asked() -> None:
+    peak, offered, _ = overload("bunkhouse", 18, seed=SEED, seconds=60.0)
+    flooded, _, breaks = overload("bunkhouse", 54, seed=SEED, seconds=60.0)
+    assert peak > 0.9 * offered
+    assert flooded >= 0.95 * peak
+    assert breaks <= 0.03
+    assert overload("fifo", 54, seed=SEED, seconds=60.0)[0] < 0.5 * flooded
+
+
+def test_fewer_bits_hold_more_chats_within_target() -> None:
+    auto, auto_breaks = sessions("auto", seed=SEED, seconds=120.0)
+    sixteen, _ = sessions("fixed", seed=SEED, seconds=120.0)
+    assert auto >= 2.3 * sixteen
+    assert auto_breaks <= 0.01
+
+
+def test_a_card_holds_twice_the_models_at_4_bits() -> None:
+    assert models_held(4) >= 2 * models_held(16)
