@@ -72,6 +72,5 @@ def programs(config: Config, config_path: Path, logs_dir: Path, env: Mapping[str
         program(f"worker {model}", "services.worker", drain_s + ENGINE_STOP_S_MAX, model) for model in config.models
     ]
     workers += [program(f"overflow {name}", "services.overflow", drain_s, name) for name in config.overflow]
-    if Path(__file__).parents[1].joinpath("jobs", "__main__.py").exists():
-        workers.append(program("jobs", "services.jobs", JOBS_STOP_S_MAX))
+    workers.append(program("jobs", "services.jobs", JOBS_STOP_S_MAX))
     return [gateways, [scheduler], workers]
