@@ -20,6 +20,8 @@ from services.queues.records import ReplyEnd
 from services.queues.replies import QUEUED, START
 
 LOOK_UP_S_MAX = 2.0
+OUR_HEADERS = b"x-bunkhouse-"
+CLIENT_HEADERS = frozenset({b"x-bunkhouse-session"})
 _ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
 _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -28,6 +30,7 @@ async def create(gateway: Gateway, call: Call) -> None:
     """POST /v1/chat/completions: authenticate, parse, admit, relay. Raises Refused, QueueUnavailable, ClientGone."""
     refuse_while_draining(gateway)
     call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    refuse_internal_headers(call)
     bounds = gateway.config.gateway
     body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
     request = parse_chat(body, call.header(b"content-type"))
@@ -97,6 +100,14 @@ async def _whole_reply(gateway: Gateway, info: ChatInfo) -> tuple[str, ReplyEnd 
     with gateway.hub.follow(info.ticket.chat) as reader:
         entries = await reader.read(LOOK_UP_S_MAX)
     return "".join(entry.text for entry in entries), entries[-1].end if entries else None
+
+
+def refuse_internal_headers(call: Call) -> None:
+    """Names that this host speaks itself, and a client must not."""
+    for name in call.headers:
+        if name.startswith(OUR_HEADERS) and name not in CLIENT_HEADERS:
+            shown = name.decode("latin-1")
+            raise Refused(Code.UNSUPPORTED_PARAMETER, f"The header {shown} cannot be set by a client.", param=shown)
 
 
 def refuse_while_draining(gateway: Gateway) -> None:

@@ -60,10 +60,10 @@ class Prompts:
     async def prepare(self, bot: Bot, request: ChatRequest, engine: EngineNow) -> Prompt:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""
         context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
-        messages = conversation(bot.config.system, request)
-        chars = sum(len(message["content"]) for message in messages)
+        chars = len(bot.config.system) + sum(len(message.text) for message in request.messages)
         if chars > context * CHARS_PER_TOKEN_MAX:
             raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
+        messages = conversation(bot.config.system, request)
         tokenizer = self._tokenizers[bot.config.model]
         if chars <= INLINE_CHARS_MAX:
             tokens, content = _tokenized(tokenizer, messages)

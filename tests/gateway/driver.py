@@ -73,7 +73,7 @@ class Driver:
         facts = EngineFacts(
             self.model, "llamacpp", 1, 1, 1, {bits: 100}, context_tokens=2048, chats_max=8, kv_bits=held
         )
-        await self.bench.publish_engine(facts, EngineReport(self.model, time.time(), EngineState.READY))
+        await self.bench.publish_engine(facts, EngineReport(self.model, time.time() + 3600, EngineState.READY))
         await self.desk.publish_snapshot({"at_s": time.time(), "models": {}, "waiting_per_tenant": {}}, 60_000)
 
     async def _schedule(self) -> None:

@@ -253,6 +253,13 @@ async def test_a_body_over_the_limit(hosts: HostFactory) -> None:
         assert (await host.ask(GOOD)).status_code == 200
 
 
+async def test_internal_headers(host: Host) -> None:
+    for name in ("x-bunkhouse-chat", "x-bunkhouse-kv-bits", "X-Bunkhouse-Tenant"):
+        error_of(await host.ask(GOOD, **{name: "x"}), 400, "unsupported_parameter", name.lower())
+    assert (await host.ask(GOOD, **{"x-bunkhouse-session": "s1"})).status_code == 200
+    assert host.driver.tickets[0].session == "s1"
+
+
 async def test_no_such_route_or_method(host: Host) -> None:
     error_of(await host.http.get(f"{host.url}/v1/nothing"), 404, "not_found")
     error_of(await host.http.get(f"{host.url}/v1/chats/x/y"), 404, "not_found")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.queues import keys
@@ -15,6 +17,10 @@ async def test_ready_says_what_is_missing(host: Host) -> None:
     assert (await host.http.get(f"{host.url}/health")).json() == {"status": "ok"}
     answer = await host.http.get(url)
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": [], "models": {"small": "ready"}})
+    host.state.clock = lambda: time.time() + 7200
+    answer = await host.http.get(url)
+    assert (answer.status_code, answer.json()["models"]) == (503, {"small": "silent"})
+    host.state.clock = time.time
     await host.connection.redis.delete(keys.SNAPSHOT)
     assert (await host.http.get(url)).json()["missing"] == ["scheduler"]
     await host.connection.redis.delete(keys.ENGINES)
