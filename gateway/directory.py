@@ -7,6 +7,7 @@ older one: a revoked key or a changed bot counts from the next chat on, at any n
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from gateway.outcomes import Code, Refused
 from services.config import BotConfig, LimitsConfig
 from services.queues.connection import QueueUnavailable
 from services.queues.door import Door
-from services.registry import Keyring, Registry
+from services.registry import ADMIN_PREFIX, Keyring, Registry, digest
 
 RETRY_S = 0.2
 UNKNOWN_KEY_RELOAD_S_MIN = 1.0  # a wrong key makes us look for a newer registry that often at most
@@ -36,10 +37,11 @@ class Bot:
 class Directory:
     """The registry in memory, kept fresh by `watch`."""
 
-    def __init__(self, door: Door, pepper: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, door: Door, pepper: bytes, clock: Callable[[], float], admin_key: str = "") -> None:
         self._door = door
         self._pepper = pepper
         self._clock = clock
+        self._admin_digest = digest(admin_key, pepper) if admin_key else ""
         self._reloading: asyncio.Task[None] | None = None
         self._loaded_s = float("-inf")
         self.registry = Registry()
@@ -84,9 +86,14 @@ class Directory:
         if tenant is None and self._clock() - self._loaded_s >= UNKNOWN_KEY_RELOAD_S_MIN:
             await self.reload()  # it may have been made a moment ago
             tenant = self._keyring.tenant_of(key, self._clock())
+        if tenant is None and self._is_admin(key):
+            raise _unauthorized("This is an admin key: it is for /admin/v1. Chats take a tenant's API key.")
         if tenant is None:
             raise _unauthorized("This API key is not valid.")
         return tenant
+
+    def _is_admin(self, key: str) -> bool:
+        return key.startswith(ADMIN_PREFIX) or hmac.compare_digest(digest(key, self._pepper), self._admin_digest)
 
     def bot(self, tenant: str, name: str) -> Bot:
         """A tenant's bot by `tenant/bot` or `bot`. Raises Refused, in the same words for a bot of another tenant."""

@@ -45,6 +45,6 @@ class Gateway:
         self.hub = ReplyHub(self.connection)
         self.limits = Limits(self.connection)
         self.breaker = Breaker()
-        self.directory = Directory(self.door, self.secrets.pepper, self.clock)
+        self.directory = Directory(self.door, self.secrets.pepper, self.clock, self.secrets.admin_key)
         self.engines = Engines(self.door, self.config.models)
         self.metrics = Metrics()

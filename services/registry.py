@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from services.config import BotConfig, Config, TenantConfig
 
 KEY_PREFIX = "bh-"
+ADMIN_PREFIX = "bh-admin-"  # of further admin keys; the owner's is the host's own (services.secrets)
 
 
 class KeyRecord(BaseModel):

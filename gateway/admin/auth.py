@@ -20,10 +20,9 @@ from gateway.admin.schemas import Role
 from gateway.state import Gateway
 from services.queues import keys
 from services.queues.connection import translated
-from services.registry import Keyring, digest
+from services.registry import ADMIN_PREFIX, Keyring, digest
 
 GATEWAY = "bunkhouse.gateway"  # in the request's scope
-ADMIN_PREFIX = "bh-admin-"
 RANKS: dict[Role, int] = {"viewer": 0, "operator": 1, "owner": 2}
 OWNER = "owner"
 

@@ -68,6 +68,18 @@ def ps(
     run(config, as_json)
 
 
+@app.command()
+def explain(
+    chat: Annotated[str, typer.Argument(metavar="CHAT", help="A chat's id: chatcmpl-...")],
+    config: Annotated[Path | None, typer.Option(help="Default: of the host that runs here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a chat waits, runs or was refused, in numbers."""
+    from services.cli.explain import run  # noqa: PLC0415
+
+    run(chat, config, as_json)
+
+
 @app.command(hidden=True)
 def seed(config: ConfigPath) -> None:
     """Write the configuration's tenants and keys into Redis (`up` does it by itself)."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.admin.router import application
+from gateway.outcomes import Refused
 from services.registry import new_key
-from tests.admin.conftest import ACME, Admin
+from tests.admin.conftest import ACME, ADMIN_KEY, Admin
 
 
 async def test_the_owners_key_is_the_hosts(admin: Admin) -> None:
@@ -19,6 +20,16 @@ async def test_a_tenants_key_is_told_apart_from_a_wrong_one(admin: Admin) -> Non
     assert "tenant's API key" in error["message"]
     assert "not valid" in (await admin.refused(401, "GET", "/me", key=new_key()))["message"]
     assert "No admin key" in (await admin.refused(401, "GET", "/me", key=""))["message"]
+
+
+async def test_an_admin_key_is_none_of_the_chat_apis(admin: Admin) -> None:
+    made = (await admin.ask("POST", "/admins", {"name": "night", "role": "owner"}))["key"]
+    for key in (ADMIN_KEY, made):
+        with pytest.raises(Refused) as refused:
+            await admin.gateway.directory.authenticate(f"Bearer {key}")
+        assert refused.value.row.status == 401
+        assert "admin key" in refused.value.message
+    assert await admin.gateway.directory.authenticate(f"Bearer {ACME}") == "acme"
 
 
 async def test_roles_hold_at_every_endpoint(admin: Admin) -> None:

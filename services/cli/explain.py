@@ -1,0 +1,53 @@
+"""`bunkhouse explain CHAT`: why a chat waits, runs or was refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.errors import WRONG_INPUT, fail, out, told
+from services.cli.running import DEFAULT_DATA_DIR, state
+from services.explain import NoScheduler, explain
+from services.runtime import Runtime, open_runtime
+
+
+def run(chat: str, config_path: Path | None, as_json: bool) -> None:
+    """Print what the scheduler says. Exit code 1 when none answers, or nobody knows the chat."""
+    with told():
+        if config_path is None:
+            running = state(DEFAULT_DATA_DIR)
+            if running is None:
+                fail("no host runs here (no `bunkhouse up` on .bunkhouse); name its --config", WRONG_INPUT)
+            config_path = Path(running["config"])
+        found = asyncio.run(_ask(open_runtime(config_path), chat))
+    if as_json:
+        out.print_json(data=found)
+    elif found["state"] != "unknown":
+        _show(found)
+    if found["state"] == "unknown":
+        fail(f"nobody knows the chat {chat!r}: it ended long ago, or never was")
+
+
+async def _ask(runtime: Runtime, chat: str) -> dict[str, Any]:
+    async with runtime.connect() as connection:
+        try:
+            return await explain(connection, chat)
+        except NoScheduler as error:
+            fail(str(error))
+            raise  # `fail` has ended the command
+
+
+def _show(found: dict[str, Any]) -> None:
+    out.print(Text(f"{found['chat']}: {found['state']}", "bold"))
+    if found.get("why"):
+        out.print(Text(str(found["why"])))
+    table = Table("", "", show_header=False, box=None, pad_edge=False)
+    numbers = found.get("numbers") or {}
+    for name, value in {**found, **numbers}.items():
+        if name not in ("chat", "state", "why", "numbers") and value is not None:
+            table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+    out.print(table)
