@@ -131,18 +131,18 @@ def _closed_to_tenant(
 
 def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:
     """The refusals that no waiting can change."""
-    reason, numbers = Reason.NEVER_FITS, Numbers()
     least = choices[-1][1] if choices else 0
+    if choices and least <= facts.kv_budget_bytes and ticket.tokens_max <= facts.context_tokens:
+        return None
+    reason, numbers = Reason.NEVER_FITS, Numbers()
     if ticket.tokens_max > facts.context_tokens:
         numbers = {"tokens": ticket.tokens_max, "context_tokens": facts.context_tokens}
     elif not choices:
         reason = Reason.KV_BITS
         best = max(facts.kv_bytes_per_token) if facts.live_kv_bits else int(facts.kv_bits)
         numbers = {"floor": int(ticket.kv_bits_floor), "engine_bits": best}
-    elif least > facts.kv_budget_bytes:
-        numbers = {"need_bytes": least, "budget_bytes": facts.kv_budget_bytes}
     else:
-        return None
+        numbers = {"need_bytes": least, "budget_bytes": facts.kv_budget_bytes}
     outcome = Outcome.OVERFLOW if ticket.overflow else Outcome.REJECT
     return Decision(ticket.chat, outcome, reason, ticket.kv_bits, reserve_bytes=least, numbers=numbers)
 

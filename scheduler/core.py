@@ -203,7 +203,7 @@ class Scheduler:
         if entry is None:
             return self.explained.known(chat, self.books.ledger.get(chat), now_s)
         holder = self._fill.holder(entry.ticket.model)
-        counter = self.books.counters.values[entry.ticket.tenant]
+        counter = self.books.counters.value(entry.ticket.tenant)
         return self.explained.waiting(entry, self._now(entry, now_s), counter, holder, now_s)
 
     def _now(self, entry: Waiting, now_s: float) -> Decision:

@@ -22,15 +22,15 @@ class Counters:
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
-        self.values: dict[str, float] = {}
-        self._served_s: dict[str, float] = {}
-        self._waiting = LeastFirst(self.key)
+        self.keys: dict[str, Key] = {}  # (counter, last served, tenant): of equals, who waited longest goes first
         self._pending: dict[str, float] = {}  # of each counter, what is an estimate still
         self._served_last: str | None = None
+        self._waiting = LeastFirst(self.keys)
 
-    def key(self, tenant: str) -> Key:
-        """Order of service. Equal counters: the one that was served longest ago goes first."""
-        return self.values.get(tenant, 0.0), self._served_s.get(tenant, 0.0), tenant
+    def value(self, tenant: str) -> float:
+        """The tenant's counter."""
+        key = self.keys.get(tenant)
+        return key[0] if key else 0.0
 
     def cost(self, prompt: int, cached: int, completion: float) -> float:
         """Price of a chat in prompt tokens, before the tenant's weight."""
@@ -39,13 +39,12 @@ class Counters:
 
     def enter(self, tenant: str) -> None:
         """The tenant begins to wait: lift it to what the others have really had, estimates left out."""
-        if tenant in self._waiting:
+        if tenant in self._waiting.live:
             return
         least = self._waiting.peek() or self._served_last
-        if least is not None:
-            floor = self.values[least] - self._pending.get(least, 0.0)
-            self.values[tenant] = max(self.values.get(tenant, 0.0), floor)
-        self.values.setdefault(tenant, 0.0)
+        floor = self.value(least) - self._pending.get(least, 0.0) if least is not None else 0.0
+        value, served_s, _ = self.keys.get(tenant, (0.0, 0.0, tenant))
+        self.keys[tenant] = (max(value, floor), served_s, tenant)
         self._waiting.add(tenant)
 
     def leave(self, tenant: str) -> None:
@@ -56,20 +55,17 @@ class Counters:
         """Charge an estimate. Returns what to `settle` it with: the charge at today's weight."""
         charge = cost / self.settings.share(tenant).weight
         self._pending[tenant] = self._pending.get(tenant, 0.0) + charge
-        self._add(tenant, charge)
-        self._served_s[tenant] = now_s
+        self.keys[tenant] = (self.value(tenant) + charge, now_s, tenant)
         self._served_last = tenant
         return charge
 
     def settle(self, tenant: str, charge: float, cost: float) -> None:
         """A chat is over: its estimate goes, what it really took stays."""
         self._pending[tenant] = max(0.0, self._pending.get(tenant, 0.0) - charge)
-        self._add(tenant, cost / self.settings.share(tenant).weight - charge)
-
-    def _add(self, tenant: str, change: float) -> None:
-        self.values[tenant] = max(0.0, self.values.get(tenant, 0.0) + change)
-        if change < 0:
-            self._waiting.touch(tenant)
+        value, served_s, _ = self.keys.get(tenant, (0.0, 0.0, tenant))
+        change = cost / self.settings.share(tenant).weight - charge
+        self.keys[tenant] = (max(0.0, value + change), served_s, tenant)
+        self._waiting.touch(tenant)
 
 
 class Present:

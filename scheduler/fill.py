@@ -23,6 +23,13 @@ from scheduler.types import Decision, Outcome, Reason, Reservation
 _BANDWIDTH_REASONS = (Reason.BANDWIDTH, Reason.FIRST_TOKEN)
 _ADMITTED = (Outcome.ADMIT, Outcome.ADMIT_DEMOTED)
 _STUCK_REASONS = (Reason.KV_MEMORY, Reason.CHATS_MAX, *_BANDWIDTH_REASONS)
+_CLOSED_REASONS = (
+    Reason.MODEL_DOWN,
+    Reason.MODEL_ASLEEP,
+    Reason.TELEMETRY_STALE,
+    Reason.CHATS_MAX,
+    Reason.FIRST_TOKEN,
+)
 _ENDLESS = 2**63
 
 
@@ -71,7 +78,7 @@ class Fill:
             return
         model = held.model
         self.look_at(*self._room.unpark(held.tenant))
-        self._room.recount(held.tenant, model)
+        self._room.order(model).moved(held.tenant)
         account = self._books.ledger.accounts.get(model)
         lane = self._room.queues.lane(held.tenant, model)
         if lane is not None:
@@ -116,7 +123,7 @@ class Fill:
         self._for_bandwidth.pop(model, None)
         self._short[model] = 0
         account = self._books.ledger.accounts.get(model)
-        if account is None or self._closed(account, now_s):
+        if account is None:
             return
         front, lanes = self._room.order(model).front, self._room.queues.per_model.get(model, {})
         passed, short, available = 0, _ENDLESS, account.available_bytes
@@ -128,16 +135,18 @@ class Fill:
                 decision = self._books.decide(entry, ask, now_s)
                 if decision.outcome is not Outcome.WAIT:
                     self._take(entry, decision, ask, now_s, out)
-                    if self._closed(account, now_s) or self.holder(model) is not None:
+                    if self.stuck and self.holder(model) is not None:
                         return
                     available = account.available_bytes
                     continue
                 lane.blocked = decision
+                if self._closed(decision, account, now_s):
+                    return
                 if decision.reason is Reason.TENANT_LIMIT:
                     self._room.park(lane, now_s + ask.limit_wait_s)
                     continue
                 self._look_past(entry, decision, ask, account, now_s)
-            short = min(short, entry.short_bytes)
+            short = entry.short_bytes if entry.short_bytes < short else short
             passed += 1
         self._short[model] = short
 
@@ -155,8 +164,10 @@ class Fill:
             least = entry.options[-1][1]
             entry.short_bytes = least + kept_bytes(account, ask, least, self._books.settings)
 
-    def _closed(self, account: Account, now_s: float) -> bool:
-        """Whether the engine takes nobody now."""
+    def _closed(self, decision: Decision, account: Account, now_s: float) -> bool:
+        """Whether what made one ticket wait makes all of them wait."""
+        if decision.reason not in _CLOSED_REASONS:
+            return False
         settings = self._books.settings
         closed = closed_to_all(account, self._books.device, settings, now_s)
         if closed is not None and closed[0] is Reason.FIRST_TOKEN:

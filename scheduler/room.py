@@ -39,7 +39,7 @@ class Room:
         """Tenants with something waiting for the model, least service first."""
         order = self._orders.get(model)
         if order is None:
-            order = self._orders[model] = Order(self._counters.key, self._settings.lookahead_max)
+            order = self._orders[model] = Order(self._counters.keys, self._settings.lookahead_max)
         return order
 
     def crowded_out(self, ticket: Ticket, turn: bool) -> Ticket | None:
@@ -79,14 +79,6 @@ class Room:
                 self._parked[ticket.tenant].pop(ticket.model, None)
         if ticket.tenant not in self.queues.per_tenant:
             self._counters.leave(ticket.tenant)
-
-    def recount(self, tenant: str, model: str) -> None:
-        """The tenant's counter changed. At once for `model`; elsewhere a grown one is noticed at the next review."""
-        for name, order in self._orders.items():
-            if name == model:
-                order.moved(tenant)
-            else:
-                order.touch(tenant)
 
     def park(self, lane: Lane, until_s: float) -> None:
         """Take the tenant out of the model's order until `unpark`, which a timer does at `until_s` at the latest."""

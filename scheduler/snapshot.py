@@ -66,7 +66,7 @@ def take(books: Books, queues: Queues, wanted_models: list[str], now_s: float) -
         models={m: _model(books, queues, account, now_s) for m, account in books.ledger.accounts.items()},
         waiting=len(queues),
         waiting_per_tenant=dict(queues.per_tenant),
-        counters=dict(books.counters.values),
+        counters={tenant: key[0] for tenant, key in books.counters.keys.items()},
         chats_per_tenant={tenant: use.chats for tenant, use in uses if use.chats},
         kv_bytes_per_tenant={tenant: use.kv_bytes for tenant, use in uses if use.kv_bytes},
         sessions=len(books.sessions),

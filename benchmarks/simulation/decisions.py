@@ -53,6 +53,7 @@ def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
             f"m{number}", "sglang", 4 << 30, 1 << 30, 3 << 30, {4: 16_384, 8: 32_768}, 8192, 64, KvBits.EIGHT, True
         )
         scheduler.engine_started(facts, 0.0)
+    places = iter([rng.random() for _ in range(4 * decisions)])
     usage = Usage(1000, 0, 200, KvBits.EIGHT)
     now_s, reported_s, decided = 0.0, 0.0, 0
     running: list[str] = []
@@ -71,7 +72,7 @@ def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
                 running.append(decision.chat)
         for _ in range(2):
             if running:
-                place = rng.randrange(len(running))
+                place = int(next(places) * len(running))
                 running[place], running[-1] = running[-1], running[place]
                 scheduler.settle(running.pop(), usage, now_s)
     took_s = process_time() - begun
