@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from gateway.main import serve
-from services.config import ConfigError
+from services.config import Config, ConfigError, load
 from services.secrets import SecretsError
 
 
@@ -15,11 +15,23 @@ def main() -> int:
         sys.stderr.write("usage: python -m gateway CONFIG\n")
         return 2
     try:
-        serve(Path(sys.argv[1]))
+        path = Path(sys.argv[1])
+        share_metrics(load(path))
+        from gateway.main import serve  # noqa: PLC0415  (prometheus_client looks at the environment when imported)
+
+        serve(path)
     except (ConfigError, SecretsError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def share_metrics(config: Config) -> None:
+    """Name the folder that several gateway processes keep their counters in (gateway.metrics)."""
+    if config.gateway.processes > 1:
+        folder = config.data_dir.absolute() / "metrics"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(folder))
 
 
 if __name__ == "__main__":

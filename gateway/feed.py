@@ -74,9 +74,11 @@ async def feed(gateway: Gateway, call: Call, chat: Admitted) -> AsyncIterator[Fe
         watch = asyncio.create_task(call.gone())
         watch.add_done_callback(gone)
         gateway.readers.add(reader)
+        gateway.metrics.chats.inc()
         try:
             yield entries
         finally:
             gateway.readers.discard(reader)
+            gateway.metrics.chats.dec()
             watch.remove_done_callback(gone)
             watch.cancel()

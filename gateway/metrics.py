@@ -1,14 +1,22 @@
-"""Prometheus metrics, with OpenTelemetry's GenAI names where those fit. No ids and no text as labels."""
+"""Prometheus metrics, with OpenTelemetry's GenAI names where those fit. No ids and no text as labels.
+
+Several gateway processes of one host share a port, so that a scrape meets any of them. They then keep their counters in
+files of one folder, named by SHARED_ENV before this module is imported, and each answers for all.
+"""
 
 from __future__ import annotations
 
+import os
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.host_metrics import HostCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+SHARED_ENV = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -25,7 +33,12 @@ class Metrics:
             ("route", "status", "outcome"),
             registry=self.registry,
         )
-        self.chats = Gauge("bunkhouse_gateway_open_chats", "Chats being answered now.", registry=self.registry)
+        self.chats = Gauge(
+            "bunkhouse_gateway_open_chats",
+            "Chats being answered now.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.overhead = Histogram(
             "bunkhouse_gateway_overhead_seconds",
             "From a chat's request to its place in the waiting room.",
@@ -62,5 +75,10 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """The exposition format."""
-        return generate_latest(self.registry)
+        """The exposition format, over all of the host's gateway processes."""
+        if SHARED_ENV not in os.environ:
+            return generate_latest(self.registry)
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+        shared.register(self.host)
+        return generate_latest(shared)

@@ -53,5 +53,4 @@ async def metrics(gateway: Gateway, call: Call) -> None:
     gateway.metrics.host.snapshot = None
     with contextlib.suppress(QueueUnavailable), gateway.breaker:
         gateway.metrics.host.snapshot = await gateway.door.snapshot()
-    gateway.metrics.chats.set(len(gateway.readers))
     await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])

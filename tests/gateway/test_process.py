@@ -34,12 +34,13 @@ LONG_TEXT = "".join(LONG.pieces)
 
 @asynccontextmanager
 async def process(
-    folder: Path, redis_url: str, drain_s: float = 5.0
+    folder: Path, redis_url: str, drain_s: float = 5.0, processes: int = 1, port: int | None = None
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """`python -m gateway CONFIG`, ready."""
-    with listening("127.0.0.1", 0) as probe:
-        port = probe.getsockname()[1]
-    config = config_of(port=port, drain_s=drain_s).model_copy(update={"data_dir": folder})
+    if port is None:
+        with listening("127.0.0.1", 0) as probe:
+            port = probe.getsockname()[1]
+    config = config_of(port=port, drain_s=drain_s, processes=processes).model_copy(update={"data_dir": folder})
     path = folder / "bunkhouse.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     stored = {"pepper": SECRETS.pepper.hex(), "salt": SECRETS.salt.hex(), "redis_password": "", "admin_key": ""}
@@ -159,3 +160,19 @@ async def test_no_configuration_is_told_in_words(tmp_path: Path) -> None:
         assert child.returncode == 2
         assert words in said.decode()
         assert "Traceback" not in said.decode()
+
+
+async def test_processes_that_share_a_port_count_together(outside: Outside, redis_url: str, tmp_path: Path) -> None:
+    outside.driver.script_for = lambda _: Script()
+    async with process(tmp_path, redis_url, processes=2) as (_, url):
+        port = int(url.rpartition(":")[2])
+        async with process(tmp_path, redis_url, processes=2, port=port):
+            for _ in range(12):  # each on a connection of its own, so that the kernel spreads them
+                async with httpx.AsyncClient(timeout=20.0) as http:
+                    await http.post(f"{url}/v1/chat/completions", json=GOOD, headers=BEARER)
+            for _ in range(4):
+                async with httpx.AsyncClient() as http:
+                    told = (await http.get(f"{url}/metrics")).text
+                labels = 'error_type="",gen_ai_request_model="acme/support"'
+                assert f"gen_ai_server_request_duration_seconds_count{{{labels}}} 12.0" in told
+                assert "bunkhouse_gateway_open_chats 0.0" in told
