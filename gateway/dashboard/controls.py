@@ -5,6 +5,7 @@ POST /dashboard/models/{model}/kv/{bits}      the change itself
 GET  /dashboard/tenants                       tenants and usage; /dashboard/usage.csv
 GET  /dashboard/jobs, /dashboard/parts/jobs   jobs
 POST /dashboard/jobs/{job}/{cancel|retry}
+GET  /dashboard/jobs/{job}/proposals, POST .../apply
 POST /dashboard/jobs/new/{quality|autotune}
 """
 
@@ -17,6 +18,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
+from gateway.dashboard.jobs import row
 from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute, form_of
 from gateway.dashboard.security import HEADERS, check_csrf
@@ -98,7 +100,7 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
 def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     async def listed(session: Session) -> dict[str, Any]:
         jobs = await dashboard.backstage.get(session.key, "/jobs", limit=str(JOBS_MAX))
-        return {"session": session, "jobs": jobs["items"]}
+        return {"session": session, "jobs": [row(job) for job in jobs["items"]]}
 
     @routes.get("/dashboard/jobs")
     async def jobs(request: Request) -> Response:
@@ -123,6 +125,19 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         args = {"model": form.get("model", "")} if kind == "quality" else {}
         await dashboard.backstage.ask(session.key, "POST", "/jobs", body={"kind": kind, "args": args})
         return page("parts/jobs.html", **await listed(session))
+
+    @routes.get("/dashboard/jobs/{job}/proposals")
+    async def proposals(request: Request, job: str) -> Response:
+        session = await dashboard.session(request)
+        found = await dashboard.backstage.get(session.key, f"/jobs/{quote(job, safe='')}")
+        proposed = (found["result"] or {}).get("proposals", [])
+        return page("parts/proposals.html", session=session, job=job, proposals=proposed)
+
+    @routes.post("/dashboard/jobs/{job}/apply")
+    async def apply(request: Request, job: str) -> Response:
+        session = await changing(dashboard, request)
+        done = await dashboard.backstage.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/apply")
+        return page("parts/applied.html", changed=done["changed"], left=done["left"])
 
     @routes.post("/dashboard/jobs/{job}/{verb}")
     async def act(request: Request, job: str, verb: Literal["cancel", "retry"]) -> Response:

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from gateway.dashboard.security import HEADERS
-from gateway.dashboard.view import gigabytes
+from gateway.dashboard.view import count, gigabytes
 
 _BYTES = re.compile(r"\b(\d+)( bytes| (?=are to be had)| (?=more are kept))")  # scheduler/explain.py
 
@@ -61,11 +61,6 @@ def amount(value: float | None) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:.2f} million"
     return f"{value:,.0f}"
-
-
-def count(number: int, what: str) -> str:
-    """`1 chat`, `3 chats`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def spoken(words: str) -> str:

@@ -30,6 +30,7 @@ from fastapi.routing import APIRoute
 
 from gateway.dashboard import view
 from gateway.dashboard.backstage import AdminRefused, Backstage
+from gateway.dashboard.jobs import row
 from gateway.dashboard.recorder import Recorder
 from gateway.dashboard.render import page
 from gateway.dashboard.security import HEADERS, check_same_site, is_secure
@@ -91,7 +92,7 @@ class Dashboard:
         )
         reports = {name: engine["report"] for name, engine in engines.items()}
         now = view.now(overview, reports, self.gateway.config.memory.bandwidth_bytes_per_s or measured)
-        return {"now": now, "jobs": jobs["items"], "session": session}
+        return {"now": now, "jobs": [row(job) for job in jobs["items"]], "session": session}
 
 
 class PageRoute(APIRoute):

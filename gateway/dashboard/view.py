@@ -153,10 +153,10 @@ class Now:
         if not self.scheduler:
             return "No scheduler runs, so no chat is let in."
         ready = sum(row.state == "ready" and not row.stale for row in self.models)
-        serving = f"{_count(ready, 'model')} of {len(self.models)} ready" if ready < len(self.models) else ""
-        serving = serving or f"{_count(ready, 'model')} {'serves' if ready == 1 else 'serve'}"
-        chats = _count(self.running, "chat") if self.running else "no chat"
-        waits = f"{_count(self.waiting, 'chat')} {'waits' if self.waiting == 1 else 'wait'}"
+        serving = f"{count(ready, 'model')} of {len(self.models)} ready" if ready < len(self.models) else ""
+        serving = serving or f"{count(ready, 'model')} {'serves' if ready == 1 else 'serve'}"
+        chats = count(self.running, "chat") if self.running else "no chat"
+        waits = f"{count(self.waiting, 'chat')} {'waits' if self.waiting == 1 else 'wait'}"
         return f"{serving} {chats}. {waits if self.waiting else 'Nobody waits'}."
 
 
@@ -311,5 +311,6 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1000
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def count(number: int, what: str) -> str:
+    """`1 chat`, `3 chats`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dashboard import view
+from gateway.dashboard.jobs import row
 from gateway.dashboard.recorder import buckets, median
 from gateway.dashboard.render import ago, amount, milliseconds, page, spoken
 from gateway.dashboard.usage import Usage
@@ -198,6 +199,43 @@ def test_the_median_of_the_last_half_minute() -> None:
     assert median(buckets(metrics), buckets(metrics)) is None
     metrics.first_token.labels("a/b").observe(1e6)
     assert median(dict.fromkeys(buckets(metrics), 5.0), buckets(metrics)) == 120.0
+
+
+def job(**given: Any) -> dict[str, Any]:
+    return {
+        "id": "job-1",
+        "kind": "kv_bits",
+        "target": "m",
+        "args": {"bits": 4},
+        "state": "succeeded",
+        "progress": 1.0,
+        "words": "done",
+        "created_s": 1.0,
+        "result": None,
+        "error": None,
+    } | given
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (job(result={"kv_bits": 4}), "holds KV at 4 bits now"),
+        (job(state="running", words="draining", result=None), "draining"),
+        (job(state="failed", error="It did not fit."), "It did not fit."),
+        (job(kind="usage_rollup", result={"day": "2026-11-23", "rows": 1}), "summed up 2026-11-23: 1 row"),
+        (job(kind="autotune", result={"proposals": []}), "every bot has the bits it should have"),
+        (job(kind="autotune", result={"proposals": [1, 2]}), "2 proposals"),
+        (job(kind="autotune", result={"proposals": [1], "changed": ["a/b"]}), "changed a/b"),
+        (
+            job(kind="quality", result={"measured": [{"bits": 4, "perplexity_change": 0.048}]}),
+            "Perplexity: 4 bits +4.8%",
+        ),
+        (job(kind="quality", result={"figures": "of another version"}), "done"),
+        (job(kind="wake", result={"x": 1}), "done"),
+    ],
+)
+def test_jobs_in_words(found: dict[str, Any], words: str) -> None:
+    assert row(found).words == words
 
 
 def test_usage_adds_up() -> None:
