@@ -1,0 +1,65 @@
+"""The ecosystem's own load tools against a whole host: they must not notice that it is not their usual server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.host import LAPTOP, HostProcess, run_host
+from services.loadtest.corpus import dialogues
+from tests.engines.kits import CACHE, SGLANG_PYTHON
+
+pytestmark = pytest.mark.timeout(300)  # foreign tools take long to start
+
+LOCUST = shutil.which("locust", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+TOKENIZER = CACHE / "smollm2-135m"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    with run_host(tmp_path_factory.mktemp("host"), LAPTOP) as running:
+        yield running
+
+
+def _run(command: list[str], host: HostProcess) -> str:
+    environment = os.environ | {"ACME_KEY": host.keys["acme"], "OPENAI_API_KEY": host.keys["acme"]}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(LOCUST is None, reason="locust is not installed (pip install locust)")
+def test_locust(host: HostProcess) -> None:
+    script = "examples/loadtest/locustfile.py"
+    options = ["--headless", "-u", "3", "-r", "3", "-t", "20s", "-s", "60", "--json", "--only-summary"]
+    said = json.loads(_run([str(LOCUST), "-f", script, "--host", host.url, *options], host))
+    rows = {row["name"]: row for row in said}
+    assert rows["answer"]["num_requests"] >= 3
+    assert rows["first token"]["num_requests"] >= 3
+    assert all(row["num_failures"] == 0 for row in said)
+
+
+@pytest.mark.skipif(
+    not (Path(SGLANG_PYTHON).exists() and (TOKENIZER / "tokenizer.json").exists()),
+    reason="no SGLang environment, or no tokenizer folder beside it",
+)
+def test_sglang_bench_serving(host: HostProcess, tmp_path: Path) -> None:
+    data, out = tmp_path / "chats.jsonl", tmp_path / "out.jsonl"
+    chats = [{"messages": [{"role": "user", "content": d.turns[0].user}], "max_tokens": 12} for d in dialogues()[:6]]
+    data.write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
+    command = [str(SGLANG_PYTHON), "-m", "sglang.benchmark.serving", "--backend", "sglang-oai-chat"]
+    command += ["--base-url", host.url, "--served-model-name", "acme/support", "--model", str(TOKENIZER)]
+    command += ["--dataset-name", "openai", "--dataset-path", str(data), "--num-prompts", "6", "--request-rate", "3"]
+    # Its stream parser takes data lines only, and breaks on the event ids that resuming needs.
+    _run([*command, "--disable-ignore-eos", "--disable-stream", "--output-file", str(out)], host)
+    figures = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
+    assert figures["completed"] == 6
+    assert figures["mean_e2e_latency_ms"] > 0
+    assert figures["total_output_tokens"] > 0
