@@ -67,7 +67,7 @@ class Scheduler:
         """An engine answers for the first time, or again with other flags."""
         self.books.ledger.started(facts, now_s)
         self.books.device.started(facts)
-        self._fill.look_at(facts.model)
+        self._fill.review()
 
     def engine_reported(self, report: EngineReport) -> None:
         """Load of one engine. Unknown engines' are dropped (facts come first), and so are old or repeated ones."""

@@ -42,7 +42,7 @@ class Fill:
         self._books = books
         self._room = room
         self._explained = explained
-        self._reviews = 0
+        self._reviewed: dict[str, bool] = {}  # models where the next pass looks at every ticket in front
         self._short: dict[str, int] = {}  # by model: a release that leaves less room than this is no news
         self._for_bandwidth: dict[str, None] = {}  # models where something waits for bandwidth
         self._paced: set[str] = set()  # models with a timer for the end of the prefill backlog
@@ -59,6 +59,7 @@ class Fill:
 
     def arrived(self, entry: Waiting) -> None:
         """A ticket came. News only if it is its lane's first."""
+        entry.short_bytes = entry.least_bytes
         if self._room.queues.lane_of(entry.ticket).waiting[0] is entry:
             self.look_at(entry.ticket.model)
 
@@ -82,7 +83,8 @@ class Fill:
         account = self._books.ledger.accounts.get(model)
         lane = self._room.queues.lane(held.tenant, model)
         if lane is not None:
-            lane.waiting[0].short_bytes = 0  # the tenant may be within its share again
+            first = lane.waiting[0]
+            first.short_bytes = first.least_bytes  # the tenant may be within its share again
         if lane is not None or account is None or account.available_bytes >= self._short.get(model, 0):
             self.look_at(model)
         self.look_at(*self._for_bandwidth)
@@ -94,8 +96,8 @@ class Fill:
 
     def review(self) -> None:
         """Look at everything that waits, closely."""
-        self._reviews += 1
         for model in self._room.queues.models():
+            self._reviewed[model] = True
             self._room.order(model).refresh()
             self.look_at(model)
 
@@ -126,11 +128,12 @@ class Fill:
         if account is None:
             return
         front, lanes = self._room.order(model).front, self._room.queues.per_model.get(model, {})
+        everyone = self._reviewed.pop(model, False)
         passed, short, available = 0, _ENDLESS, account.available_bytes
         while passed < len(front):
             lane = lanes[front[passed][2]]
             entry = lane.waiting[0]
-            if entry.short_bytes <= available or entry.seen != self._reviews:
+            if everyone or entry.short_bytes <= available or (not passed and model not in self.stuck):
                 ask = self._books.ask(entry, now_s)
                 decision = self._books.decide(entry, ask, now_s)
                 if decision.outcome is not Outcome.WAIT:
@@ -159,9 +162,9 @@ class Fill:
             self._for_bandwidth[model] = None
         if decision.reason is Reason.FIRST_TOKEN:
             self._look_again(model, 0.0, now_s)
-        entry.seen, entry.short_bytes = self._reviews, 0
+        entry.short_bytes = 0
         if decision.reason is Reason.KV_MEMORY:
-            least = entry.options[-1][1]
+            least = entry.least_bytes
             entry.short_bytes = least + kept_bytes(account, ask, least, self._books.settings)
 
     def _closed(self, decision: Decision, account: Account, now_s: float) -> bool:

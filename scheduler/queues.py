@@ -28,8 +28,12 @@ class Waiting:
     overtaken: int = 0  # chats that went before it although it was first
     options: Options = ()  # what admission may try for it, by `facts`
     facts: EngineFacts | None = None
-    short_bytes: int = 0  # it was seen to find no room while less than this is to be had
-    seen: int = 0  # in which review that was
+    short_bytes: int = 0  # with less than this to be had it finds no room, for all that is known
+
+    @property
+    def least_bytes(self) -> int:
+        """What it needs at its lowest precision; 0 while its engine is unknown."""
+        return self.options[-1][1] if self.options else 0
 
     @property
     def turn(self) -> bool:
