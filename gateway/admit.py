@@ -20,7 +20,7 @@ from services.queues.connection import QueueUnavailable
 from services.queues.door import Submission, Submitted
 from services.queues.limits import Charge
 from services.queues.records import Payload
-from services.queues.replies import START, Reader
+from services.queues.replies import QUEUED, START, Reader
 from services.registry import salt
 
 STALE_TRIES_MAX = 5
@@ -64,7 +64,7 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Read
                 _in_background(gateway, _abandon(gateway, ticket, charge))
                 raise
             if submission.outcome is Submitted.OK:
-                return Admitted(ticket, reader.after, charge=charge, keyed=key is not None, reader=reader)
+                return Admitted(ticket, QUEUED, charge=charge, keyed=key is not None, reader=reader)
             await limits.give_back_all(gateway, charge, ticket)
             if submission.outcome is Submitted.SAME:
                 return await _join(gateway, submission, ticket)

@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 import orjson
+import pytest
 
 from services.queues.records import Finish
 
 from .conftest import ACME, GLOBEX, Host, HostFactory
-from .driver import Script
+from .driver import Script, until
 
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
 TEXT = "Hello, wörld!"
@@ -63,6 +64,21 @@ async def test_a_stream_as_bytes(host: Host) -> None:
     bodies = [orjson.loads(event.rpartition("data: ")[2]) for event in events[:-2]]
     assert all("usage" not in body for body in bodies)
     assert bodies[-1]["bunkhouse"]["kv_bits"] == 8
+
+
+async def test_news_that_outrun_the_submissions_own_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = host.state.door.submit
+
+    async def late(*args: Any, **more: Any) -> Any:
+        answer = await submit(*args, **more)
+        await until(lambda: host.driver.settled)
+        return answer
+
+    monkeypatch.setattr(host.state.door, "submit", late)
+    stream = await host.client().chat.completions.create(model="support", messages=HELLO, stream=True)
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
 
 
 async def test_what_the_worker_gets(host: Host) -> None:
