@@ -35,7 +35,7 @@ GPU_FLAGS = [
     *("--mem-fraction-static", "0.85"),
 ]
 TARGET_MS = 30.0
-START_S_MAX = 400.0
+START_S_MAX = 280.0
 
 
 def used_bytes() -> int:

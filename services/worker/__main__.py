@@ -17,6 +17,7 @@ from services.config import ConfigError
 from services.engines.base import Engine
 from services.engines.factory import build_engine
 from services.logs import setup
+from services.planner.plan import settled
 from services.queues.bench import Bench
 from services.queues.commands import Commands
 from services.queues.connection import QueueUnavailable
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 
 async def serve(runtime: Runtime, model: str) -> None:
     """Run the worker. Raises EngineGone, QueueUnavailable, WeightsError."""
-    settings = runtime.config.models[model]
+    settings = settled(runtime.config, model)
     weights = resolve(settings.weights)
     tokenizer = load_tokenizer(weights)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -47,11 +47,20 @@ class Means:
 class Orders:
     """A model's orders. `run` must be running; it raises EngineGone."""
 
-    def __init__(self, model: str, life: EngineLife, means: Means, streaming: Callable[[Engine | None], int]) -> None:
+    def __init__(
+        self,
+        model: str,
+        life: EngineLife,
+        means: Means,
+        *,
+        streaming: Callable[[Engine | None], int],
+        publish: Callable[[], Awaitable[None]],
+    ) -> None:
         self._model = model
         self._life = life
         self._means = means
         self._streaming = streaming  # chats that an engine works on; None: that this worker has at all
+        self._publish = publish  # describes the engine in Redis, so that nobody sees an order done before its effect
         self._hint = asyncio.Event()
         self._wake = False
         self._busy_at = 0.0
@@ -139,9 +148,11 @@ class Orders:
             log.error("worker.order_failed", model=self._model, kind=command.kind, why=str(error))
             cancelled = isinstance(error, ChangeCancelled)
             result = {"kv_bits": int(self._life.facts.kv_bits), "cancelled": cancelled}
+            await self._publish()
             await self._write(state=CommandState.FAILED, result=result, error=str(error))
         else:
             result = {"kv_bits": int(self._life.facts.kv_bits)}
+            await self._publish()
             await self._write(state=CommandState.DONE, progress=1.0, words="done", result=result)
 
     async def _do(self, command: Command) -> None:
@@ -162,6 +173,7 @@ class Orders:
             await self._desire(kv_bits=int(bits), power=Power.UP)
 
         async def say(progress: float, words: str) -> None:
+            await self._publish()
             await self._write(progress=progress, words=words)
 
         async def cancelled() -> bool:

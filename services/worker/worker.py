@@ -62,7 +62,11 @@ class Worker:
             bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock, usd_per_million_tokens
         )
         self._orders = Orders(
-            model, self._life, means or Means(bench.order_book(), probe_prompt(tokenizer)), self._streaming
+            model,
+            self._life,
+            means or Means(bench.order_book(), probe_prompt(tokenizer)),
+            streaming=self._streaming,
+            publish=self._publish,
         )
 
     def stop(self) -> None:
@@ -160,13 +164,17 @@ class Worker:
 
     async def _report(self) -> None:
         while True:
-            report = await self._life.report()
-            per_token = self._life.facts.kv_bytes_per_token.get(int(self._life.facts.kv_bits), 0)
-            try:
-                await self._bench.publish_engine(self._life.facts, self._desk.meter.add_to(report, per_token))
-            except QueueUnavailable as error:
-                log.warning("worker.report_failed", why=str(error))
+            await self._publish()
             await asyncio.sleep(REPORT_S)
+
+    async def _publish(self) -> None:
+        """Describe the engine as it is now."""
+        report = await self._life.report()
+        per_token = self._life.facts.kv_bytes_per_token.get(int(self._life.facts.kv_bits), 0)
+        try:
+            await self._bench.publish_engine(self._life.facts, self._desk.meter.add_to(report, per_token))
+        except QueueUnavailable as error:
+            log.warning("worker.report_failed", why=str(error))
 
     async def _commands(self) -> None:
         while True:
