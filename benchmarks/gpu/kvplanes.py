@@ -11,7 +11,6 @@ get a cache of random codes in place of a prefill, so that only decoding is time
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import subprocess
@@ -25,7 +24,6 @@ from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.environment import plugin_environment
 
 BATCH = 32
-STEPS = 24
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,13 @@ class Run:
         return f"{self.model} {self.cache}"
 
 
+VARIANTS = {
+    "low_block_32": {"low_block": 32},
+    "low_block_128": {"low_block": 128},
+    "long_chunk_512": {"long_chunk": 512},
+    "long_chunk_2048": {"long_chunk": 2048},
+    "waves_4": {"waves": 4},
+}
 RUNS = (
     Run("qwen2.5-7b", "kv4", (1024, 4096, 16384), prefill=True),
     Run("qwen2.5-7b", "auto", (1024, 4096, 16384), prefill=True),
@@ -51,12 +56,12 @@ RUNS = (
     Run("qwq-32b-awq", "auto", (1024, 4096), prefill=True),
     Run("qwq-32b-awq", "kv8", (1024, 4096), demote=True),
     Run("qwen2.5-7b", "fp8_e5m2", (1024, 4096, 16384)),
-    Run("qwq-32b-awq", "fp8_e5m2", (1024, 4096)),
     Run("qwen2.5-7b", "fp4_mx_block16", (4096,)),
+    Run("qwq-32b-awq", "fp8_e5m2", (1024, 4096)),
 )
 
 
-def worker(run: Run, models: Path, scratch: Path, started: float) -> subprocess.Popen[bytes]:
+def worker(run: Run, models: Path, scratch: Path) -> subprocess.Popen[bytes]:
     """Start one configuration's process; it waits its turn for the GPU."""
     environment = dict(os.environ)
     if run.cache.startswith("kv"):
@@ -67,7 +72,6 @@ def worker(run: Run, models: Path, scratch: Path, started: float) -> subprocess.
     log = (scratch / f"{run.name.replace(' ', '-')}.log").open("wb")
     turn = scratch / "turn"
     environment |= {"KVPLANES_TURN": str(turn), "KVPLANES_RESULT": str(result_path(run, scratch))}
-    del started
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
@@ -96,6 +100,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/kvplanes"))
     parser.add_argument("--seconds", type=float, default=400.0, help="stop waiting for configurations after this long")
     parser.add_argument("--only", default="", help="run only configurations whose name contains this")
+    parser.add_argument("--first", default="", help="a shell command to run before anything is timed")
     parser.add_argument("--kernels", action="store_true", help="time the decode kernels alone, too")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
@@ -103,22 +108,18 @@ def main() -> None:
     figures: dict[str, object] = {"batch": BATCH}
     results: dict[str, dict[str, float]] = {}
     figures["engines"] = results
-    turn = (options.scratch / "turn").open("w")
-    fcntl.flock(turn, fcntl.LOCK_EX)
     chosen = [run for run in RUNS if options.only in run.name]
-    processes: list[tuple[Run, subprocess.Popen[bytes]]] = []
-    for number, run in enumerate(chosen):
-        processes.append((run, worker(run, options.models, options.scratch, deadline)))
-        if number == 0 and options.kernels:
-            from benchmarks.gpu import kvplanes_kernels  # needs torch and a GPU
+    processes = [(run, worker(run, options.models, options.scratch)) for run in chosen]
+    if options.first:
+        subprocess.run(options.first, shell=True, check=False)
+    if options.kernels:
+        from benchmarks.gpu import kvplanes_kernels  # needs torch and a GPU
 
-            figures["kernels"] = kvplanes_kernels.measure()
-            figures["gpu"] = kvplanes_kernels.gpu_name()
-            write(options.out, figures)
+        figures["gpu"] = kvplanes_kernels.gpu_name()
+        figures["kernels"] = kvplanes_kernels.measure(VARIANTS)
+        write(options.out, figures)
     for run, process in processes:
-        # Locks are granted in any order, so each worker also waits for its name in this file.
         (options.scratch / "turn-of").write_text(result_path(run, options.scratch).name)
-        fcntl.flock(turn, fcntl.LOCK_UN)
         try:
             process.wait(timeout=max(1.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

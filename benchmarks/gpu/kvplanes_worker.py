@@ -48,7 +48,7 @@ def load(model: str, cache: str, contexts: list[int], device: str) -> Any:
     flags += ["--kv-cache-dtype", "auto" if cache.startswith("kv") else cache, "--chunked-prefill-size", "8192"]
     if device == "cuda":
         flags += ["--attention-backend", "triton", "--cuda-graph-backend-prefill=disabled"]
-        flags += ["--cuda-graph-max-bs", str(BATCH), "--mem-fraction-static", "0.93"]
+        flags += ["--cuda-graph-bs-decode", str(BATCH), "--mem-fraction-static", "0.93"]
     else:
         flags += ["--device", "cpu", "--attention-backend", "torch_native", "--disable-cuda-graph"]
     args = prepare_server_args(flags)

@@ -100,7 +100,7 @@ class TritonPlanesBackend(PlanesBackend):
 
         self.launch = launch
         self.plain_extend = extend_attention_fwd
-        self.tuning = launch.Tuning()
+        self.tuning = launch.tuning_for(self.token_to_kv_pool.planes.shape.head_dim)
         self.query_heads = runner.model_config.num_attention_heads // get_parallel().attn_tp_size
         self.plan: Any = None
         self.empty = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -121,9 +121,12 @@ class TritonPlanesBackend(PlanesBackend):
         return 1
 
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
-        """Cut the batch into chunks before a graph is captured or replayed."""
+        """Nothing to prepare: the captured graph reads lengths and tables itself."""
         if not forward_batch.forward_mode.is_decode_or_idle():
             raise NotImplementedError("kvplanes captures decode only; disable CUDA graphs for prefill")
+
+    def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
+        """Cut the batch into chunks, inside the captured graph."""
         self.plan.fill(forward_batch.seq_lens[: forward_batch.batch_size], self.tuning)
 
     def init_forward_metadata(self, forward_batch: Any) -> None:

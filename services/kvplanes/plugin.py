@@ -137,6 +137,7 @@ class Hooks:
         )
         rows = req_to_token_pool.req_to_token.shape[0]
         pool.req_bits = torch.full((rows,), self.config.bits, dtype=torch.int32, device=pools.device)
+        pool.req_policy = pool.req_bits.clone()
         return pool
 
     def build_allocator(self, pools: Any, *, sizes: Any, token_to_kv_pool: Any, **_rest: Any) -> Any:

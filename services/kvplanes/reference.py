@@ -107,3 +107,26 @@ def extend(
         key, value = torch.cat((key, new_key[here])), torch.cat((value, new_value[here]))
         out.append(attend(query[here], key, value, scale, prefix))
     return finish(layer, torch.cat(out)) if out else torch.zeros_like(query)
+
+
+def pass_low(
+    low_of: torch.Tensor,
+    table: torch.Tensor,
+    req_rows: torch.Tensor,
+    positions: torch.Tensor,
+    loc: torch.Tensor,
+    policy: torch.Tensor,
+    sinks: int,
+    recent: int,
+) -> None:
+    """Keep both planes for the newest `recent` tokens of 4-bit sessions (``policy[row]`` is 4).
+
+    The new token of request b, at `positions` (B) and in slot `loc` (B), takes over the low plane of the token `recent`
+    places before it, once the session is longer than its `sinks` and `recent` tokens. `low_of` is changed.
+    """
+    for row, position, slot in zip(req_rows.tolist(), positions.tolist(), loc.tolist(), strict=True):
+        if int(policy[row]) == 4 and position >= sinks + recent:
+            old = int(table[row, position - recent])
+            low = int(low_of[old])
+            low_of[old] = -1
+            low_of[slot] = low

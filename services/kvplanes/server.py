@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import os
 import queue
 import socketserver
@@ -11,13 +11,16 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-logger = logging.getLogger(__name__)
-
 REQUESTS_MAX = 64
 ANSWER_S_MAX = 30.0
 LINE_BYTES_MAX = 1 << 20
 
 Answer = dict[str, Any]
+
+
+class _Listener(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = REQUESTS_MAX  # a Unix socket refuses who finds the queue full
 
 
 class ControlServer:
@@ -30,10 +33,9 @@ class ControlServer:
             os.unlink(path)
         mask = os.umask(0o177)
         try:
-            self._server = socketserver.ThreadingUnixStreamServer(path, self._handler())
+            self._server = _Listener(path, self._handler())
         finally:
             os.umask(mask)
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="kvplanes-control", daemon=True).start()
 
     def _handler(self) -> type[socketserver.StreamRequestHandler]:
@@ -41,8 +43,9 @@ class ControlServer:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                while line := self.rfile.readline(LINE_BYTES_MAX):
-                    self.wfile.write(json.dumps(outer.exchange(line)).encode() + b"\n")
+                with contextlib.suppress(ConnectionError):  # a client may leave at any time
+                    while line := self.rfile.readline(LINE_BYTES_MAX):
+                        self.wfile.write(json.dumps(outer.exchange(line)).encode() + b"\n")
 
         return Handler
 

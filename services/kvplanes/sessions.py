@@ -7,13 +7,15 @@ plane freed here: its bytes stay until a later step writes them, and steps run i
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.keys import parse_extra_key
-from services.kvplanes.pool import PlanesAllocator
+
+if TYPE_CHECKING:
+    from services.kvplanes.pool import PlanesAllocator
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,14 @@ class SessionPlanes:
         self.allocator, self.table, self.tree_cache, self.config = allocator, table, tree_cache, config
         self.scheduler: Any = None
         self.slots = allocator.slots
-        self.req_bits: torch.Tensor = allocator.get_kvcache().req_bits
+        pool = allocator.get_kvcache()
+        self.req_bits: torch.Tensor = pool.req_bits  # what attention reads: 4 skips low planes but the windows'
+        self.req_policy: torch.Tensor = pool.req_policy  # what new tokens get
+        self._pass_low = _handover(table.device.type)
         self.yielded_tokens = 0  # low planes that gave way to new tokens
         self.short_tokens = 0  # tokens of 8-bit sessions that found no room for a low plane
         self.allocator.relieve = self.relieve
+        self.slots.drop_low(torch.zeros(2, dtype=torch.int64, device=table.device))  # loads its kernels ahead of need
 
     # Tokens get slots.
 
@@ -54,9 +60,10 @@ class SessionPlanes:
                 wanted += [torch.arange(start, start + sinks), torch.arange(start + count - recent, start + count)]
                 coarse += sinks + recent
             start += count
-        rows = torch.tensor([req.req_pool_idx for req in batch.reqs])
-        bits = torch.tensor([req.kvplanes_bits for req in batch.reqs], dtype=torch.int32)
-        self.req_bits[rows.to(self.req_bits.device)] = bits.to(self.req_bits.device)
+        rows = torch.tensor([req.req_pool_idx for req in batch.reqs]).to(self.req_bits.device)
+        bits = torch.tensor([req.kvplanes_bits for req in batch.reqs], dtype=torch.int32).to(self.req_bits.device)
+        self.req_bits[rows] = bits
+        self.req_policy[rows] = bits
         index = torch.cat(wanted)
         self._grant(loc[index.to(loc.device)], coarse)
 
@@ -78,7 +85,6 @@ class SessionPlanes:
         """
         sinks, recent = self.config.sink_tokens, self.config.recent_tokens
         fresh: list[int] = []
-        passed: list[int] = []
         coarse = 0
         for index, (req, position) in enumerate(zip(batch.reqs, batch.seq_lens_cpu.tolist(), strict=True)):
             if req.kvplanes_bits == 8:
@@ -86,13 +92,17 @@ class SessionPlanes:
             elif position < sinks + recent:
                 fresh.append(index)
                 coarse += 1
-            elif recent:
-                passed.append(index)
-        if passed:
-            every = len(passed) == loc.shape[0]
-            pick = slice(None) if every else torch.tensor(passed).to(loc.device, non_blocking=True)
-            old = self.table[batch.req_pool_indices[pick].long(), batch.seq_lens[pick].long() - recent]
-            self.slots.pass_low(old.long(), loc[pick])
+        if recent and len(fresh) - coarse < len(batch.reqs):
+            self._pass_low(
+                self.slots.low_of,
+                self.table,
+                batch.req_pool_indices,
+                batch.seq_lens,
+                loc,
+                self.req_policy,
+                sinks,
+                recent,
+            )
         if fresh:
             every = len(fresh) == loc.shape[0]
             self._grant(loc if every else loc[torch.tensor(fresh).to(loc.device, non_blocking=True)], coarse)
@@ -170,6 +180,8 @@ class SessionPlanes:
 
     def _mark_coarse(self, reqs: list[Any], *, whole: bool) -> None:
         """Let attention skip the low planes of `reqs`, except where a shared prefix kept its own."""
+        if reqs:
+            self.req_policy[torch.tensor([r.req_pool_idx for r in reqs]).to(self.req_policy.device)] = 4
         rows = [r.req_pool_idx for r in reqs if whole or self.shared_length(r) <= self.config.sink_tokens]
         if rows:
             self.req_bits[torch.tensor(rows).to(self.req_bits.device)] = 4
@@ -192,7 +204,9 @@ class SessionPlanes:
             req.kvplanes_bits = 8
         owners = [req.req_pool_idx for req in reqs if req.req_pool_idx is not None]
         if owners:
-            self.req_bits[torch.tensor(owners).to(self.req_bits.device)] = 8
+            rows = torch.tensor(owners).to(self.req_bits.device)
+            self.req_bits[rows] = 8
+            self.req_policy[rows] = 8
 
     def _cached(self, prefix: str) -> list[torch.Tensor]:
         """Slots of cached tokens whose ``extra_key`` starts with `prefix`, first tokens of a prompt left out."""
@@ -250,3 +264,13 @@ class SessionPlanes:
         freed = self.demote(running, prefix)
         slot_bytes = self.allocator.get_kvcache().planes.shape.slot_bytes
         return {"freed_bytes": freed * slot_bytes, "tokens": freed, "sessions": len(running) + len(waiting)}
+
+
+def _handover(device: str) -> Any:
+    if device == "cuda":
+        from services.kvplanes.kernels.launch import pass_low  # noqa: PLC0415 - Triton, on a GPU only
+
+        return pass_low
+    from services.kvplanes.reference import pass_low as on_cpu  # noqa: PLC0415
+
+    return on_cpu

@@ -67,11 +67,6 @@ class SlotPool:
             self.low_of[slots[:count]] = lows.int()
         return count
 
-    def pass_low(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Hand the low planes, if any, of tokens `source` (n) to the new tokens `target` (n), both int64."""
-        self.low_of[target] = self.low_of[source]
-        self.low_of[source] = -1
-
     def drop_low(self, slots: torch.Tensor) -> int:
         """Free the low planes of tokens `slots` (n) int64, repeats allowed; returns how many. Waits for the device."""
         slots = torch.unique(slots)

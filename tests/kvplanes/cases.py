@@ -34,7 +34,9 @@ class Pool:
     slots: list[torch.Tensor]
 
     @classmethod
-    def make(cls, dim: int, heads: int, lengths: list[int], fine: list[float], windows: tuple[int, int] = (0, 0)) -> Pool:
+    def make(
+        cls, dim: int, heads: int, lengths: list[int], fine: list[float], windows: tuple[int, int] = (0, 0)
+    ) -> Pool:
         """Requests of `lengths` tokens; a share `fine` of each one's tokens, its first and its newest own a low plane."""
         torch.manual_seed(sum(lengths) * dim + heads)
         total = sum(lengths)

@@ -40,7 +40,12 @@ def test_store(dim: int, heads: int, group: int, count: int) -> None:
 @pytest.mark.parametrize(("dim", "heads", "group"), SHAPES)
 @pytest.mark.parametrize(
     ("lengths", "fine"),
-    [([1], [0.0]), ([129, 1, 300], [0.0, 1.0, 0.0]), ([70, 257], [0.4, 1.0]), ([33, 34, 35, 36, 37], [0, 1, 0.5, 0, 0])],
+    [
+        ([1], [0.0]),
+        ([129, 1, 300], [0.0, 1.0, 0.0]),
+        ([70, 257], [0.4, 1.0]),
+        ([33, 34, 35, 36, 37], [0, 1, 0.5, 0, 0]),
+    ],
 )
 def test_decode(dim: int, heads: int, group: int, lengths: list[int], fine: list[float]) -> None:
     sinks, recent = 4, 32
@@ -51,7 +56,7 @@ def test_decode(dim: int, heads: int, group: int, lengths: list[int], fine: list
     expected = reference.decode(pool.layer, query, pool.req_to_token, pool.req_rows, pool.lengths, scale)
     bits = torch.full((pool.req_to_token.shape[0],), 4, dtype=torch.int32, device=DEVICE)
     bits[pool.req_rows[torch.tensor(fine, device=DEVICE) > 0]] = 8
-    tuning = launch.Tuning()
+    tuning = launch.tuning_for(dim)
     plan = launch.DecodePlan.allocate(len(lengths) + 1, heads * group, heads, dim, DEVICE, tuning)
     plan.fill(pool.lengths, tuning)
     out = torch.full((len(lengths), heads * group * dim), float("nan"), device=DEVICE)
@@ -74,7 +79,8 @@ def test_decode(dim: int, heads: int, group: int, lengths: list[int], fine: list
 
 @pytest.mark.parametrize(("dim", "heads", "group"), [(64, 1, 3), (128, 1, 7), (128, 2, 1), (256, 1, 2)])
 @pytest.mark.parametrize(
-    ("prefixes", "counts", "fine"), [([0], [1], [0.0]), ([0, 70, 5], [33, 1, 66], [0.0, 0.5, 1.0]), ([100], [65], [0.0])]
+    ("prefixes", "counts", "fine"),
+    [([0], [1], [0.0]), ([0, 70, 5], [33, 1, 66], [0.0, 0.5, 1.0]), ([100], [65], [0.0])],
 )
 def test_extend(dim: int, heads: int, group: int, prefixes: list[int], counts: list[int], fine: list[float]) -> None:
     lengths = [prefix + count for prefix, count in zip(prefixes, counts, strict=True)]
@@ -106,3 +112,26 @@ def test_plan_covers_every_token_once() -> None:
         assert len(items) == -(-length // chunk)
         assert all(owners[item] == request for item in items)
     assert all(owner == -1 for owner in owners[starts[-1] :])
+
+
+def test_pass_low_gives_a_low_plane_to_one_heir_only() -> None:
+    table = torch.randint(1, 99, (6, 60), dtype=torch.int32, device=DEVICE)
+    rows_, positions = torch.tensor([4, 1, 2], device=DEVICE), torch.tensor([40, 35, 36], device=DEVICE)
+    loc = torch.tensor([95, 96, 97], device=DEVICE)
+    policy = torch.tensor([4, 4, 8, 4, 4, 4], dtype=torch.int32, device=DEVICE)
+    low_of = torch.arange(100, dtype=torch.int32, device=DEVICE)
+    expected = low_of.clone()
+    reference.pass_low(expected, table, rows_, positions, loc, policy, 4, 32)
+    found = low_of.clone()
+    launch.pass_low(found, table, rows_, positions, loc, policy, 4, 32)
+    assert torch.equal(found, expected)
+    old = int(table[4, 8])
+    assert int(found[95]) == old
+    assert int(found[old]) == -1
+    assert int(found[96]) == 96  # still too short
+    assert int(found[97]) == 97  # both planes for every token
+
+    table[1], positions[1] = table[4], 40  # two sessions that share a prefix leave the same token at once
+    found = low_of.clone()
+    launch.pass_low(found, table, rows_, positions, loc, policy, 4, 32)
+    assert sorted(found[loc[:2]].tolist()) == [-1, old]

@@ -22,9 +22,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def plan_kernel(
     seq_lens, items, indptr, batch, target, max_items,
-    BATCH: tl.constexpr, BLOCK: tl.constexpr, MIN_CHUNK: tl.constexpr,
+    BATCH: tl.constexpr, BLOCK: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """Cut `batch` requests into at most `max_items` chunks, aiming at `target` of them.
+    """Cut `batch` requests into at most `max_items` chunks, aiming at no more than `target` of them.
+
+    A chunk costs about as much to start and to merge as 256 tokens to read, so a small batch is cut into a quarter of
+    `target` (one chunk a multiprocessor's place) and no finer, until chunks reach LONG tokens; then finer cuts even out
+    the multiprocessors' load.
 
     seq_lens (batch) int64 -> indptr (batch + 2) int32: first item of each request, end, chunk length;
     items (max_items) int32: the request of an item, -1 past the end.
@@ -32,7 +36,9 @@ def plan_kernel(
     lane = tl.arange(0, BATCH)
     lens = tl.load(seq_lens + lane, mask=lane < batch, other=0).to(tl.int32)
     total = tl.sum(lens)
-    chunk = tl.maximum(tl.cdiv(tl.cdiv(total, target), BLOCK) * BLOCK, MIN_CHUNK)
+    few = tl.maximum(target // 4, 1)
+    chunk = tl.maximum(tl.cdiv(total, target), tl.minimum(tl.cdiv(total, few), LONG))
+    chunk = tl.maximum(tl.cdiv(chunk, BLOCK), 1) * BLOCK
     counts = tl.cdiv(lens, chunk)
     ends = tl.cumsum(counts)
     tl.store(indptr + lane, ends - counts, mask=lane < batch)
@@ -72,12 +78,12 @@ def fold_tile(
     else:
         shift = tl.full([BLOCK], 0.5, tl.float32)
     score = tl.dot(query_lower, key_lower) + tl.dot(query_upper, key_upper)
-    score = (score * step + query_sum[:, None] * (middle + shift[None, :] * step)) * score_scale
+    score = score * (step * score_scale) + query_sum[:, None] * ((middle + shift[None, :] * step) * score_scale)
     score = tl.where(valid[None, :], score, float("-inf"))
     peak = tl.maximum(top, tl.max(score, 1))
     shrink = tl.exp2(top - peak)
     # 2 to the 5th keeps small weights out of fp16's subnormals; it cancels in the division by the mass.
-    weight = tl.exp2(score - peak[:, None] + 5.0)
+    weight = tl.exp2(score - (peak - 5.0)[:, None])
     mass = mass * shrink[:, None] + weight
     pair = tl.load(scales + slot * 2 + 1)[None, :]
     step = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
@@ -139,23 +145,28 @@ def decode_kernel(
     wide = tl.zeros([ROWS, HALF], tl.float32)
     mass = tl.zeros([ROWS, BLOCK], tl.float32)  # summed over tokens at the end, not once a tile
 
-    # Tokens that may hold low planes: all of a session at 8 bits, else the sinks and the newest. They go through a
-    # loop of smaller tiles, which reads both planes; the rest goes through one that reads the high plane alone.
-    head_end = tl.where(fine, end, tl.minimum(tl.maximum(tl.cdiv(sinks, LOW_BLOCK) * LOW_BLOCK, start), end))
+    # Three loops. A session at 8 bits reads both planes of everything. Another reads both only of its first and newest
+    # tokens, in small tiles, and of all others the high plane alone.
+    fine_end = tl.where(fine, end, start)
+    head_end = tl.minimum(tl.maximum(tl.cdiv(sinks, LOW_BLOCK) * LOW_BLOCK, fine_end), end)
     tail_start = tl.where(recent > 0, tl.maximum(length - recent, 0) // LOW_BLOCK * LOW_BLOCK, end)
     tail_start = tl.minimum(tl.maximum(tail_start, head_end), end)
-    head_tiles = tl.cdiv(head_end - start, LOW_BLOCK)
+    head_tiles = tl.cdiv(head_end - fine_end, LOW_BLOCK)
     tail_tiles = tl.cdiv(end - tail_start, LOW_BLOCK)
     few = tl.zeros([ROWS, LOW_BLOCK], tl.float32)
     state = (top, few, wide, wide, few)
     for tile in tl.range(0, head_tiles + tail_tiles, num_stages=LOW_STAGES):
-        first = tl.where(tile < head_tiles, start + tile * LOW_BLOCK, tail_start + (tile - head_tiles) * LOW_BLOCK)
+        first = tl.where(tile < head_tiles, fine_end + tile * LOW_BLOCK, tail_start + (tile - head_tiles) * LOW_BLOCK)
         state = fold_tile(
             state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, LOW_BLOCK, ASM
         )  # fmt: skip
     top, few, lower, upper, few_constant = state
     few, few_constant, low_top = tl.sum(few, 1), tl.sum(few_constant, 1), top
     state = (top, mass, lower, upper, mass)
+    for first in tl.range(start, fine_end, BLOCK, num_stages=LOW_STAGES):
+        state = fold_tile(
+            state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, BLOCK, ASM
+        )  # fmt: skip
     for first in tl.range(head_end, tail_start, BLOCK, num_stages=STAGES):
         state = fold_tile(
             state, q, first, tail_start, slots, low_of, codes, scales, score_scale, False, HALF, BLOCK, ASM
@@ -191,20 +202,18 @@ def combine_kernel(
     used = member < GROUP
     heads = head * GROUP + member
     top = tl.full([ROWS], -1.0e30, tl.float32)
+    for item in range(first, last):
+        top = tl.maximum(top, tl.load(part_lse + item * (HEADS * GROUP) + heads, mask=used, other=0.0))
     mass = tl.zeros([ROWS], tl.float32)
     lower = tl.zeros([ROWS, HALF], tl.float32)
     upper = tl.zeros([ROWS, HALF], tl.float32)
-    for item in range(first, last):
+    for item in tl.range(first, last, num_stages=3):
         base = item * (HEADS * GROUP) + heads
-        lse = tl.load(part_lse + base, mask=used, other=0.0)
+        weight = tl.exp2(tl.load(part_lse + base, mask=used, other=0.0) - top)
         source = part + base[:, None] * (2 * HALF) + channel[None, :]
-        peak = tl.maximum(top, lse)
-        shrink = tl.exp2(top - peak)
-        weight = tl.exp2(lse - peak)
-        mass = mass * shrink + weight
-        lower = lower * shrink[:, None] + weight[:, None] * tl.load(source, mask=used[:, None], other=0.0)
-        upper = upper * shrink[:, None] + weight[:, None] * tl.load(source + HALF, mask=used[:, None], other=0.0)
-        top = peak
+        mass += weight
+        lower += weight[:, None] * tl.load(source, mask=used[:, None], other=0.0)
+        upper += weight[:, None] * tl.load(source + HALF, mask=used[:, None], other=0.0)
     lower, upper = rotate_halves(lower / mass[:, None], upper / mass[:, None], HALF)
     lower += tl.load(centre + head * (2 * HALF) + channel)[None, :]
     upper += tl.load(centre + head * (2 * HALF) + HALF + channel)[None, :]

@@ -11,6 +11,7 @@ import triton
 from services.kvplanes.kernels.common import INTERPRETED
 from services.kvplanes.kernels.decode import LOG2E, combine_kernel, decode_kernel, plan_kernel
 from services.kvplanes.kernels.extend import extend_kernel
+from services.kvplanes.kernels.handover import pass_low_kernel
 from services.kvplanes.kernels.store import store_kernel
 
 if TYPE_CHECKING:
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
 
 
 class Tuning(NamedTuple):
-    """How the decode kernel is cut: tokens a tile, warps, pipeline stages, chunks a multiprocessor."""
+    """How the decode kernel is cut: tokens a tile, warps, pipeline stages, chunks a multiprocessor at most; the tiles
+    that read both planes; tokens a chunk before more than one is made for each place on the GPU."""
 
     block: int = 128
     warps: int = 4
     stages: int = 5
     waves: int = 8
-    low_block: int = 64
+    low_block: int = 32
     low_stages: int = 2
+    long_chunk: int = 2048
     asm: bool = not INTERPRETED
     maxnreg: int | None = None
 
 
-MIN_CHUNK = 128  # tokens; shorter chunks cost more in merging than they win
+def tuning_for(dim: int) -> Tuning:
+    """The tuning for heads of `dim` channels: tiles of half as many tokens where a token is twice as wide."""
+    return Tuning() if dim <= 128 else Tuning(block=64)
 
 
 @dataclass(slots=True)
@@ -74,7 +79,7 @@ class DecodePlan:
             self.batch + self.target,
             BATCH=max(16, triton.next_power_of_2(self.batch)),
             BLOCK=tuning.block,
-            MIN_CHUNK=max(MIN_CHUNK, tuning.block),
+            LONG=tuning.long_chunk,
         )
 
 
@@ -225,3 +230,19 @@ def extend(
         num_warps=4,
     )
     return out
+
+
+def pass_low(
+    low_of: torch.Tensor,
+    table: torch.Tensor,
+    req_rows: torch.Tensor,
+    positions: torch.Tensor,
+    loc: torch.Tensor,
+    policy: torch.Tensor,
+    sinks: int,
+    recent: int,
+) -> None:
+    """``reference.pass_low``, one launch and no wait."""
+    pass_low_kernel[(loc.shape[0],)](
+        low_of, table, req_rows, positions, loc, policy, table.stride(0), sinks, recent, num_warps=1
+    )
