@@ -115,24 +115,25 @@ def day(scale: float) -> tuple[Figures, Plots]:
     used: list[tuple[float, float]] = []
 
     def look(world: World) -> None:
-        hour = world.gpu.now_s / 3600.0
-        if not reserved or hour - reserved[-1][0] >= 0.1:
-            reserved.append((hour, world.subject.reserved_bytes() / scenarios.GIB))
-            used.append((hour, sum(engine.kv_bytes for engine in world.gpu.engines.values()) / scenarios.GIB))
+        minute = world.gpu.now_s / 60.0
+        if not reserved or minute - reserved[-1][0] >= 0.5:
+            reserved.append((minute, world.subject.reserved_bytes() / scenarios.GIB))
+            used.append((minute, sum(engine.kv_bytes for engine in world.gpu.engines.values()) / scenarios.GIB))
 
-    world = scenarios.day(seed=SEED, seconds=DAY_S * scale, scale=0.5, watch=look)
+    world = scenarios.day(seed=SEED, seconds=DAY_S * scale, watch=look)
     chats = list(world.chats.values())
     figures: Figures = {
         "target_breaks": target_breaks(chats, scenarios.DAY_TARGETS),
         "day_chats": len(chats),
         "day_answered": sum(chat.answered for chat in chats),
+        "day_demotions": world.demotions,
     }
     plot = lines(
-        "KV memory over a day: what the ledger promises, what the engines use",
-        "hour",
+        "KV memory over a day on a 24 GB card",
+        "minute of a day played in two hours",
         "GiB",
-        [Line("reserved", reserved), Line("used", used)],
-        "Line chart over 24 hours: reserved memory stays above used memory and below the pool at all times.",
+        [Line("promised", reserved), Line("used", used)],
+        "Line chart: reserved memory stays above used memory and below the pool at all times.",
     )
     return figures, {"day": plot}
 

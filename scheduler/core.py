@@ -26,6 +26,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.snapshot import Snapshot, take
 from scheduler.types import (
     Decision,
+    DeviceReport,
     EngineFacts,
     EngineReport,
     EngineState,
@@ -77,6 +78,10 @@ class Scheduler:
         account.reported(report, self.settings.drift_bytes_max)
         self.books.device.reported(report)
         self._fill.look_at(report.model)
+
+    def device_reported(self, report: DeviceReport) -> None:
+        """Memory of the device, from NVML. Never called where there is none."""
+        self.ledger.device_reported(report, self.settings.drift_bytes_max)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:
         """Take over from another scheduler: these chats are running. What waits arrives through `arrive`."""

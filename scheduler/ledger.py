@@ -7,8 +7,9 @@ Formula, per engine, in bytes:
 
 `total` is the engine's pool (0 while it sleeps), `reserved` what admitted chats may grow to, `cached`
 prefixes that the engine gives up when room is short, `withheld` what the engine uses beyond what the
-ledger knows of (drift), once that passes a bound. Drift only ever lowers what is available. Fails
-closed: an engine that was not heard of for too long is full.
+ledger knows of (drift), once that passes a bound, and its part of what strangers use of the device (NVML) once
+that runs out of memory. Drift only ever lowers what is available. Fails closed: an engine that was not heard
+of for too long is full.
 
 `overcommitted` is above 0 only after an engine came back with a smaller pool than its chats hold.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, Reservation
+from scheduler.types import DeviceReport, EngineFacts, EngineReport, EngineState, Reservation
 
 _REPORT_LAG_S = 1.0  # a report may still count chats that were released so long before it
 
@@ -35,6 +36,7 @@ class Account:
     """One engine's side of the ledger."""
 
     __slots__ = (
+        "_device_withheld",
         "_released",
         "_withheld",
         "available_bytes",
@@ -58,6 +60,7 @@ class Account:
         self.by_tenant: dict[str, int] = {}
         self.drift_bytes = 0
         self._withheld = 0
+        self._device_withheld = 0
         self._released: deque[tuple[float, int]] = deque()
         self.available_bytes = 0  # what a new chat can have: free, or cached and given up for it
         self._add_up()
@@ -72,7 +75,7 @@ class Account:
 
     @property
     def withheld_bytes(self) -> int:
-        return min(self._withheld, max(0, self.total_bytes - self.reserved_bytes))
+        return min(self._withheld + self._device_withheld, max(0, self.total_bytes - self.reserved_bytes))
 
     @property
     def cached_bytes(self) -> int:
@@ -87,7 +90,8 @@ class Account:
         return self.facts.chats_max - len(self.reservations)
 
     def _add_up(self) -> None:
-        self.available_bytes = max(0, self.total_bytes - self.reserved_bytes - self._withheld)
+        held = self.reserved_bytes + self._withheld + self._device_withheld
+        self.available_bytes = max(0, self.total_bytes - held)
 
     def by_bits(self) -> dict[int, int]:
         """Reserved bytes at each precision."""
@@ -138,6 +142,11 @@ class Account:
         self.report, self.drift_bytes, self._withheld = None, 0, 0
         self._add_up()
 
+    def withhold_for_device(self, size: int) -> None:
+        """This much is kept back because the device, not the engine, is short."""
+        self._device_withheld = size
+        self._add_up()
+
     def clear(self) -> None:
         """Forget all reservations."""
         self.reservations.clear()
@@ -153,6 +162,7 @@ class Ledger:
         self.accounts: dict[str, Account] = {}
         self._model_of: dict[str, str] = {}
         self._orphans: dict[str, Reservation] = {}  # restored before their engine was heard of
+        self.device_drift_bytes = 0
 
     def started(self, facts: EngineFacts, now_s: float) -> Account:
         """A new engine, or an engine that came back with other flags. Reservations stay."""
@@ -163,6 +173,18 @@ class Ledger:
         for chat in [c for c, held in self._orphans.items() if held.model == facts.model]:
             account.add(self._orphans.pop(chat))
         return account
+
+    def device_reported(self, report: DeviceReport, drift_bytes_max: int) -> None:
+        """Check all engines against the device. What strangers use beyond the bound is drift; while less than the
+        bound is free on the device, it is withheld from the engines, each in proportion to its pool.
+        """
+        awake = [account for account in self.accounts.values() if account.total_bytes]
+        known = sum(a.facts.weight_bytes + a.facts.overhead_bytes + a.total_bytes for a in awake)
+        self.device_drift_bytes = max(0, report.used_bytes - known)
+        short = report.total_bytes - report.used_bytes < drift_bytes_max < self.device_drift_bytes
+        pools = sum(account.total_bytes for account in awake)
+        for account in awake:
+            account.withhold_for_device(self.device_drift_bytes * account.total_bytes // pools if short else 0)
 
     def reserve(self, held: Reservation) -> None:
         account = self.accounts.get(held.model)

@@ -52,6 +52,7 @@ class Snapshot:
     sessions: int
     wanted_models: list[str]
     prefill_backlog_s: float
+    device_drift_bytes: int  # what strangers use of the device's memory
 
     def as_dict(self) -> dict[str, object]:
         """Plain dicts, lists and numbers."""
@@ -72,6 +73,7 @@ def take(books: Books, queues: Queues, wanted_models: list[str], now_s: float) -
         sessions=len(books.sessions),
         wanted_models=wanted_models,
         prefill_backlog_s=books.device.prefill_backlog_s(now_s),
+        device_drift_bytes=books.ledger.device_drift_bytes,
     )
 
 

@@ -130,6 +130,15 @@ class EngineReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """What NVML says of the device's memory."""
+
+    at_s: float
+    total_bytes: int
+    used_bytes: int  # by every process on it
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a chat took, settled."""
 

@@ -43,7 +43,7 @@ def _frame(title: str, x_title: str, y_title: str, body: list[str], alt: str) ->
     texts = [
         f'<text class="title" x="{LEFT}" y="22">{escape(title)}</text>',
         f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_title)}</text>',
-        f'<text x="{LEFT - 50}" y="{TOP - 12}">{escape(y_title)}</text>',
+        f'<text x="{LEFT - 56}" y="{TOP - 14}">{escape(y_title)}</text>',
     ]
     return head + "".join(texts + body) + "</svg>\n"
 
@@ -60,7 +60,7 @@ def _grid(most: float) -> list[str]:
 
 def lines(title: str, x_title: str, y_title: str, series: Sequence[Line], alt: str) -> str:
     """A line chart."""
-    most_x = max(x for line in series for x, _ in line.points)
+    most_x = round(max(x for line in series for x, _ in line.points))
     most_y = _round_up(max(y for line in series for _, y in line.points))
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -76,7 +76,7 @@ def lines(title: str, x_title: str, y_title: str, series: Sequence[Line], alt: s
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in line.points)
         dash = ' stroke-dasharray="6 4"' if line.dashed else ""
         body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2.5"{dash} points="{path}"/>')
-        at = LEFT + 170 * number
+        at = LEFT + 60 + 170 * number
         body.append(f'<line x1="{at}" x2="{at + 22}" y1="36" y2="36" stroke="{colour}" stroke-width="3"{dash}/>')
         body.append(f'<text x="{at + 28}" y="40">{escape(line.name)}</text>')
     return _frame(title, x_title, y_title, body, alt)

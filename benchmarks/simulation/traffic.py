@@ -1,9 +1,10 @@
 """Tenants and what they send.
 
 A tenant opens sessions as a Poisson process whose rate follows the hour (`day`: a sine between a fifth of `per_s` at
-night and `per_s` at noon), bursts (`burst`: that many times the rate for two minutes of every half hour) or a flood
-(`per_s` from `flood_from_s` on only). A session has a geometric number of turns; each turn's prompt is all that was
-said before plus a new message, and the next turn comes `think_s` after the answer. Lengths are log-normal.
+night and `per_s` at noon), bursts (`burst`: that many times the rate for one minute of every ten) or a flood (`per_s`
+from `flood_from_s` on only). A day is played in two hours, at the rates of a full day's rush hours. A session has a
+geometric number of turns; each turn's prompt is all that was said before plus a new message, and the next turn comes
+`think_s` after the answer. Lengths are log-normal.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from random import Random
 from scheduler.policies import Policy, policy
 from scheduler.types import Task, Ticket
 
-DAY_S = 86_400.0
+DAY_S = 7_200.0
 TASKS: Mapping[Task, float] = {  # what customers ask, as parts of all chats
     Task.SUPPORT: 0.40,
     Task.FACTS: 0.20,
@@ -58,7 +59,7 @@ class TenantLoad:
         rate = self.per_s if now_s >= self.flood_from_s else 0.0
         if self.day:
             rate *= 0.6 - 0.4 * sin(2 * pi * (now_s / DAY_S + 0.25))
-        if self.burst > 1.0 and now_s % 1800.0 < 120.0:
+        if self.burst > 1.0 and now_s % 600.0 < 60.0:
             rate *= self.burst
         return rate
 

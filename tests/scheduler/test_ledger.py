@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.ledger import Account, Ledger, reserve_bytes
-from scheduler.types import EngineReport, EngineState, KvBits, Reservation
+from scheduler.types import DeviceReport, EngineReport, EngineState, KvBits, Reservation
 
 from .kit import NOW_S, facts
 
@@ -75,6 +75,19 @@ def test_a_chat_that_just_ended_is_no_drift() -> None:
     assert account.available_bytes == 1000
     report(account, at_s=NOW_S + 20, kv_used_bytes=300)
     assert account.available_bytes == 700, "still there ten seconds later, it is"
+
+
+def test_strangers_on_a_full_device_take_from_every_engine_in_proportion() -> None:
+    books, small = ledger()
+    large = books.started(facts("n", kv_budget_bytes=3000), NOW_S)
+    known = 1000 + 1000 + 1000 + 3000  # weights and pools
+    books.device_reported(DeviceReport(NOW_S, known + 5000, known + 400), BOUND)
+    assert (books.device_drift_bytes, small.available_bytes) == (400, 1000), "seen, and harmless while memory is free"
+    books.device_reported(DeviceReport(NOW_S, known + 410, known + 400), BOUND)
+    assert (small.available_bytes, large.available_bytes) == (900, 2700)
+    books.check_integrity()
+    books.device_reported(DeviceReport(NOW_S, known + 410, known - 500), BOUND)
+    assert (small.available_bytes, large.available_bytes) == (1000, 3000), "never more than the pools"
 
 
 def test_a_sleeping_engine_has_no_memory() -> None:
