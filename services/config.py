@@ -167,6 +167,7 @@ class WidgetConfig(Section):
     messages_per_minute: int = Field(default=10, ge=1)  # of one visitor
     messages_per_minute_all: int = Field(default=300, ge=1)  # of all visitors
     keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
+    temperature: float = Field(default=0.3, ge=0, le=2)
     handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
 
 

@@ -24,7 +24,7 @@ from gateway.dashboard.router import Dashboard, PageRoute, form_of
 from gateway.dashboard.security import HEADERS, check_csrf
 from gateway.dashboard.sessions import Session
 from gateway.dashboard.usage import Usage
-from gateway.widget.tokens import Place
+from gateway.widget.tokens import Place, webhook_secret
 
 JOBS_MAX = 50
 DAYS = 14
@@ -85,7 +85,7 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
             session=session,
             tenants=tenants["items"],
             usage=Usage.of(report, first, last),
-            widgets=[_embedded(place, str(request.base_url)) for place in dashboard.widgets.tokens.all()],
+            widgets=[_embedded(dashboard, place, str(request.base_url)) for place in dashboard.widgets.tokens.all()],
         )
 
     @routes.get("/dashboard/usage.csv")
@@ -146,10 +146,17 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         return HTMLResponse("", 204, HEADERS)
 
 
-def _embedded(place: Place, base: str) -> dict[str, Any]:
-    """A widget with the line that its shop puts on its pages."""
+def _embedded(dashboard: Dashboard, place: Place, base: str) -> dict[str, Any]:
+    """A widget with the line that its shop puts on its pages, and what its webhooks are signed with."""
     snippet = f'<script src="{base}widget.js" data-token="{place.token}" defer></script>'
-    return {"bot": place.bot, "origins": place.widget.allowed_origins, "demo": place.widget.demo, "snippet": snippet}
+    secret = webhook_secret(place.bot, dashboard.gateway.secrets.pepper) if place.widget.handover_webhook else None
+    return {
+        "bot": place.bot,
+        "origins": place.widget.allowed_origins,
+        "demo": place.widget.demo,
+        "snippet": snippet,
+        "secret": secret,
+    }
 
 
 def _days(now_s: float) -> tuple[str, str]:

@@ -84,9 +84,7 @@ def _quality(result: dict[str, Any]) -> str:
 def _autotune(result: dict[str, Any]) -> str:
     if result.get("changed"):
         return f"changed {', '.join(result['changed'])}"
-    return (
-        count(len(result["proposals"]), "proposal") if result["proposals"] else "every bot has the bits it should have"
-    )
+    return count(len(result["proposals"]), "proposal") if result["proposals"] else "nothing to propose"
 
 
 OUTCOMES: dict[str, Callable[[dict[str, Any]], str]] = {

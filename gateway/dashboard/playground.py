@@ -33,6 +33,7 @@ from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest, Message
 from gateway.tickets import new_chat_id
 from gateway.widget.submit import submit
+from gateway.widget.watch import Watch
 from services.queues.connection import QueueUnavailable
 from services.queues.door import ChatInfo
 from services.queues.records import ReplyEnd, ReplyEntry
@@ -93,10 +94,11 @@ def router(dashboard: Dashboard) -> APIRouter:
         after = request.headers.get("last-event-id") or START
         if not _ENTRY_ID.fullmatch(after):
             raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.")
-        await _own(dashboard, chat)
+        ticket = (await _own(dashboard, chat)).ticket
+        watch = Watch(gateway, ticket) if after == START else None  # a second connection has missed the beginning
         headers = HEADERS | {"x-accel-buffering": "no"}
         return StreamingResponse(
-            _relay(dashboard, session, chat, after), media_type="text/event-stream", headers=headers
+            _relay(dashboard, session, chat, after, watch), media_type="text/event-stream", headers=headers
         )
 
     @routes.post("/dashboard/playground/chats/{chat}/stop")
@@ -117,7 +119,9 @@ async def _own(dashboard: Dashboard, chat: str) -> ChatInfo:
     return info
 
 
-async def _relay(dashboard: Dashboard, session: Session, chat: str, after: str) -> AsyncIterator[bytes]:
+async def _relay(
+    dashboard: Dashboard, session: Session, chat: str, after: str, watch: Watch | None
+) -> AsyncIterator[bytes]:
     gateway = dashboard.gateway
     pace = _Pace()
     with gateway.hub.follow(chat, after) as reader:
@@ -127,6 +131,8 @@ async def _relay(dashboard: Dashboard, session: Session, chat: str, after: str) 
                 started = pace.started
                 entries = await reader.read(gateway.config.gateway.ping_s if started else EXPLAIN_S)
                 told = b"".join(pace.told(entry) for entry in entries)
+                if watch is not None:
+                    watch.see(entries)
                 if not entries and not started:
                     told = await _why(dashboard, session, chat)
                 yield told or PING

@@ -91,7 +91,9 @@ class Dashboard:
             read_measured(self.gateway.connection),
         )
         reports = {name: engine["report"] for name, engine in engines.items()}
-        now = view.now(overview, reports, self.gateway.config.memory.bandwidth_bytes_per_s or measured)
+        config = self.gateway.config
+        gpu = any(model.device == "cuda" for model in config.models.values())
+        now = view.now(overview, reports, config.memory.bandwidth_bytes_per_s or measured, gpu=gpu)
         return {"now": now, "jobs": [row(job) for job in jobs["items"]], "session": session}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+MAGNIFIED = 0.3  # a smaller part of the card is shown by itself
 HUES = 6  # models beyond it share colours; names always stand beside them
 KINDS = {
     "weights": "Weights",
@@ -67,6 +68,8 @@ class Card:
     groups: list[Group]
     sums: list[tuple[str, str, int]]  # kind, words, bytes: for the legend
     known: bool  # the card's size was measured, not summed up
+    magnified: bool  # the map shows the models' part only, since it is small against the card
+    gpu: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +163,20 @@ class Now:
         return f"{serving} {chats}. {waits if self.waiting else 'Nobody waits'}."
 
 
-def now(overview: dict[str, Any], reports: dict[str, dict[str, Any]], bandwidth_bytes_per_s: float | None) -> Now:
-    """From Overview, each model's last engine report, and the card's bandwidth."""
+def now(
+    overview: dict[str, Any],
+    reports: dict[str, dict[str, Any]],
+    bandwidth_bytes_per_s: float | None,
+    *,
+    gpu: bool = True,
+) -> Now:
+    """From Overview, each model's last engine report, and the card's bandwidth. `gpu`: the models share one."""
     snapshot = overview["snapshot"]
     accounts: dict[str, Any] = snapshot["models"] if snapshot else {}
     models = overview["models"]
     rows = [_row(place, model, accounts.get(model["name"])) for place, model in enumerate(models)]
     return Now(
-        card=_card(models, accounts, overview.get("card_bytes"), overview.get("reserve_bytes") or 0),
+        card=_card(models, accounts, overview.get("card_bytes"), overview.get("reserve_bytes") or 0, gpu),
         models=rows,
         bandwidth=_bandwidth(rows, models, reports, bandwidth_bytes_per_s),
         tenants=_tenants(snapshot) if snapshot else [],
@@ -199,7 +208,9 @@ def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: s
     return made
 
 
-def _card(models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: int | None, reserve: int) -> Card:
+def _card(
+    models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: int | None, reserve: int, gpu: bool
+) -> Card:
     stretches = []
     for model in models:
         parts = [("weights", model["weight_bytes"] or 0), ("overhead", model["overhead_bytes"] or 0)]
@@ -208,16 +219,19 @@ def _card(models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: in
     planned = sum(size for _, parts in stretches for _, size in parts)
     total = max(card_bytes or 0, planned + reserve, 1)
     rest = [("reserve", reserve), ("unplanned", total - planned - reserve)]
+    magnified = 0 < planned < MAGNIFIED * total
+    scale = planned if magnified else total
     segments: list[Segment] = []
     groups: list[Group] = []
     at = 0
     for place, (name, parts) in enumerate(stretches):
         size = sum(size for _, size in parts)
-        segments += _segments(parts, total, at, f"{name}. ")
-        groups.append(Group(name, place % HUES, size, 100.0 * at / total, 100.0 * size / total))
+        segments += _segments(parts, scale, at, f"{name}. ")
+        groups.append(Group(name, place % HUES, size, 100.0 * at / scale, 100.0 * size / scale))
         at += size
-    segments += _segments([(kind, size) for kind, size in rest if size > 0], total, at)
-    sums = {kind: sum(segment.size for segment in segments if segment.kind == kind) for kind in KINDS}
+    if not magnified:
+        segments += _segments([(kind, size) for kind, size in rest if size > 0], scale, at)
+    sums = {kind: sum(segment.size for segment in segments if segment.kind == kind) for kind in KINDS} | dict(rest)
     empty = ("free", "reserve", "unplanned", "withheld")
     return Card(
         total=total,
@@ -226,6 +240,8 @@ def _card(models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: in
         groups=groups,
         sums=[(kind, words, sums[kind]) for kind, words in KINDS.items() if sums[kind] or kind != "withheld"],
         known=card_bytes is not None,
+        magnified=magnified,
+        gpu=gpu,
     )
 
 

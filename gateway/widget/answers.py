@@ -22,6 +22,7 @@ from gateway.tickets import new_chat_id
 from gateway.widget.store import BUSY_S_MAX, READ_S, Store, Talk, Turn
 from gateway.widget.submit import submit
 from gateway.widget.tokens import Place
+from gateway.widget.watch import Watch
 from scheduler.types import Ticket
 from services.queues.connection import QueueUnavailable
 from services.queues.limits import Charge
@@ -77,7 +78,12 @@ class Answers:
         ]
         while True:
             request = ChatRequest.model_validate(
-                {"model": place.bot, "messages": [*messages, {"role": "user", "content": text}], "stream": True}
+                {
+                    "model": place.bot,
+                    "messages": [*messages, {"role": "user", "content": text}],
+                    "stream": True,
+                    "temperature": place.widget.temperature,
+                }
             )
             try:
                 return await submit(
@@ -109,10 +115,12 @@ class Answers:
         """Follow one answer to its end and write it down."""
         parts: list[str] = []
         end: ReplyEnd | None = None
+        watch = Watch(self._gateway, ticket)
         until_s = monotonic() + BUSY_S_MAX
         with self._gateway.hub.follow(ticket.chat, START) as reader:
             while end is None and monotonic() < until_s:
                 entries = await reader.read(LOOK_S)
+                watch.see(entries)
                 parts += [entry.text for entry in entries]
                 end = next((entry.end for entry in entries if entry.end), None)
                 if not entries:

@@ -223,7 +223,7 @@ def job(**given: Any) -> dict[str, Any]:
         (job(state="running", words="draining", result=None), "draining"),
         (job(state="failed", error="It did not fit."), "It did not fit."),
         (job(kind="usage_rollup", result={"day": "2026-11-23", "rows": 1}), "summed up 2026-11-23: 1 row"),
-        (job(kind="autotune", result={"proposals": []}), "every bot has the bits it should have"),
+        (job(kind="autotune", result={"proposals": []}), "nothing to propose"),
         (job(kind="autotune", result={"proposals": [1, 2]}), "2 proposals"),
         (job(kind="autotune", result={"proposals": [1], "changed": ["a/b"]}), "changed a/b"),
         (

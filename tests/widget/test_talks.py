@@ -23,6 +23,9 @@ async def test_a_visitor_asks_and_reads_the_answer(page: Page) -> None:
     assert talk["turns"][1]["text"] == text_of(events)
     assert talk["turns"][1]["finish"] == "stop"
     assert talk["pending"] is None
+    metrics = page.stage.gateway.metrics.text().decode()
+    assert f'gen_ai_server_time_to_first_token_seconds_count{{gen_ai_request_model="{BOT}"}} 1.0' in metrics
+    assert f'gen_ai_client_token_usage_count{{gen_ai_request_model="{BOT}",gen_ai_token_type="output"}} 1.0' in metrics
 
 
 async def test_a_reload_in_mid_answer_goes_on_where_it_was(page: Page) -> None:

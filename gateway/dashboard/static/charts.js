@@ -21,6 +21,12 @@ function clock(seconds) {
 function draw(name, series, data) {
   const box = document.querySelector(`[data-chart="${name}"]`);
   const known = charts.get(name);
+  if (!data.slice(1).some((values) => values.some((value) => value !== null))) {
+    known?.plot.destroy();
+    charts.delete(name);
+    document.querySelector(`[data-keys="${name}"]`).replaceChildren();
+    return blank(box, "No chat in the last ten minutes.");
+  }
   const shape = series.map((one) => one.label).join("|") + matchMedia("(prefers-color-scheme: dark)").matches;
   if (known?.shape === shape) {
     known.plot.setData(data);
@@ -68,6 +74,13 @@ function keys(name, series, data, at) {
   }));
 }
 
+function blank(box, text) {
+  const words = document.createElement("p");
+  words.className = "chart-empty";
+  words.textContent = text;
+  box.replaceChildren(words);
+}
+
 function line(label, hue) {
   const colour = css(`--hue${hue}`);
   return { label, hue, stroke: colour, width: 2, points: { show: false }, spanGaps: false, paths: uPlot.paths.spline() };
@@ -102,13 +115,7 @@ function hues() {
 
 function show() {
   if (held.at.length < 2) {
-    for (const box of document.querySelectorAll("[data-chart]")) {
-      if (box.firstElementChild) continue;
-      const words = document.createElement("p");
-      words.className = "chart-empty";
-      words.textContent = "Measuring. The first minutes appear here.";
-      box.append(words);
-    }
+    for (const box of document.querySelectorAll("[data-chart]")) blank(box, "Measuring. The first minutes appear here.");
     return;
   }
   const colours = hues();
