@@ -15,6 +15,14 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 36
 
+# The page's colours (templates/page.html) for a drawing that stands alone.
+_FILE_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#1a1d23}.title{font-weight:600;font-size:13px}.paper{fill:#fff}"
+    ".c1{fill:#2463ae}.c2{fill:#b8560b}.c3{fill:#1d7f5c}.c4{fill:#93358d}.c5{fill:#7a6a00}"
+    "@media(prefers-color-scheme:dark){text{fill:#e8eaee}.paper{fill:#14171c}"
+    ".c1{fill:#6ba7ee}.c2{fill:#f0a15e}.c3{fill:#5fcba2}.c4{fill:#d98ad4}.c5{fill:#d3c25a}}"
+)
+
 Format = Callable[[float], str]
 
 
@@ -116,6 +124,23 @@ def distribution(title: str, named: Sequence[tuple[str, Sequence[float]]], x_lab
 
 def bar_chart(title: str, bars: Sequence[Bar], legend: Sequence[str] = ()) -> Markup:
     """Horizontal bars with their values written out."""
+    drawing, height = _bars(bars)
+    return _frame(title, drawing, _legend(legend), height)
+
+
+def bar_file(title: str, bars: Sequence[Bar]) -> str:
+    """The same as an SVG file of its own, for a README: with its title, its colours, and both themes."""
+    drawing, height = _bars(bars)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height + 26}" width="{WIDTH * 2}" role="img" '
+        f'aria-label="{escape(title)}"><style>{_FILE_STYLE}</style>'
+        f'<rect class="paper" width="{WIDTH}" height="{height + 26}" rx="6"/>'
+        f'<text class="title" x="12" y="20">{escape(title)}</text><g transform="translate(0 24)">{drawing}</g></svg>\n'
+    )
+
+
+def _bars(bars: Sequence[Bar]) -> tuple[str, int]:
+    """The drawing and its height."""
     highest = max((b.value for b in bars), default=0.0) or 1.0
     row, label_width, text_width = 24, 128, 82
     room = WIDTH - label_width - text_width
@@ -130,7 +155,7 @@ def bar_chart(title: str, bars: Sequence[Bar], legend: Sequence[str] = ()) -> Ma
             f'<rect class="c{bar.tone}" x="{label_width}" y="{top + 3}" width="{length:.1f}" height="15" rx="2"/>'
             f'<text class="value" x="{label_width + length + 6:.1f}" y="{top + 15}">{escape(bar.text)}</text>'
         )
-    return _frame(title, "".join(parts), _legend(legend), height=12 + row * len(bars))
+    return "".join(parts), 12 + row * len(bars)
 
 
 def _unbroken(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:

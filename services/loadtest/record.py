@@ -22,7 +22,7 @@ class Result(StrEnum):
     """How a chat ended, as its user saw it."""
 
     OK = "ok"
-    REFUSED = "refused"  # 429 or 503 before the first token: the server said no
+    REFUSED = "refused"  # 429, 503 or a word to that effect before the first token: the server had no room
     FAILED = "failed"  # any other error, or one in mid-stream
     BROKEN = "broken"  # the stream ended without its end marks, or lost or doubled tokens
     ABANDONED = "abandoned"  # this user went away on purpose

@@ -230,7 +230,7 @@ def _host_charts(samples: Sequence[Sample]) -> list[Markup]:
     chats = [line("let in", "running"), line("waiting", "waiting")]
     x_label = "seconds into the run"
     return [
-        charts.line_chart("KV memory of the host", memory, x_label, charts.size),
+        charts.line_chart("KV memory of the host", memory, x_label, lambda count: f"{charts.plain(count)}B"),
         charts.line_chart("Chats in the host", chats, x_label),
     ]
 

@@ -18,8 +18,18 @@ from typing import Any
 
 import orjson
 
+from scheduler.types import Reason
+
 from .record import ChatRecord, Result
 from .sse import Event, SseParser
+
+# Errors before the first word that mean "no room", once a stream has begun and a status can say so no more.
+NO_ROOM = frozenset(set(Reason) - {Reason.ROOM, Reason.NEVER_FITS}) | {
+    "tenant_queue_full",
+    "engine_busy",
+    "rate_limit_exceeded",
+    "overloaded_error",
+}
 
 CountTokens = Callable[[str], int]
 
@@ -60,7 +70,9 @@ class ChatStream:
             record.result = Result.ABANDONED
             return
         if self.error is not None:
-            record.result, record.reason = Result.FAILED, self.error
+            turned_away = record.first_s is None and self.error.rpartition(" ")[2] in NO_ROOM
+            record.result = Result.REFUSED if turned_away else Result.FAILED
+            record.reason = self.error
             return
         if self._finish is None or not self._done or self._parser.unfinished:
             record.faults.append("cut off before its end")

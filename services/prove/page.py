@@ -30,12 +30,16 @@ class Line:
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write prove.html, prove.md and prove.json. Returns their paths."""
+    """Write prove.html, prove.md and prove.json, and models.svg for a README. Returns the paths of the first three."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"prove.{kind}" for kind in ("html", "md", "json")]
     paths[0].write_text(render(results, "prove.html"), encoding="utf-8")
     paths[1].write_text(render(results, "prove.md"), encoding="utf-8")
     paths[2].write_bytes(orjson.dumps(as_json(results), option=orjson.OPT_INDENT_2))
+    title = f"Models on one card of {charts.size(results.card_bytes)}, by KV bits"
+    (folder / "models.svg").write_text(
+        charts.bar_file(title, _bits_bars(results, "models", "{:.0f}")), encoding="utf-8"
+    )
     return paths
 
 
@@ -144,13 +148,13 @@ def _charts(results: Results) -> list[Markup]:
         ("Longest context that memory holds, tokens", "context", "{:,.0f}"),
         ("Decoding, tokens a second", "speed", "{:.1f}"),
     )
-    drawn = []
-    for title, name, form in shown:
-        bars = [
-            charts.Bar(f"{bits} bits", value, form.format(value), tone)
-            for tone, bits in enumerate(results.at, 1)
-            if (value := results.figure(bits, name)) is not None
-        ]
-        if bars:
-            drawn.append(charts.bar_chart(title, bars))
-    return drawn
+    drawn = [(title, _bits_bars(results, name, form)) for title, name, form in shown]
+    return [charts.bar_chart(title, bars) for title, bars in drawn if bars]
+
+
+def _bits_bars(results: Results, name: str, form: str) -> list[charts.Bar]:
+    return [
+        charts.Bar(f"{bits} bits", value, form.format(value), tone)
+        for tone, bits in enumerate(results.at, 1)
+        if (value := results.figure(bits, name)) is not None
+    ]

@@ -16,7 +16,7 @@ from .memory import Held, Sizes
 class Settings:
     """How much is measured. What is over when `seconds_max` are over is left out, and the report says so."""
 
-    seconds_max: float = 840.0
+    seconds_max: float = 780.0
     questions: int = 200
     questions_s_max: float = 75.0  # at 16 bits; the other precisions get as many questions as were reached then
     positions: int = 400

@@ -68,6 +68,8 @@ def _events(model: str, words: list[str]) -> list[str]:
                 *numbered[:2],
                 (3, {"error": {"message": "gone", "type": "server_error", "code": "engine_gone"}}),
             ]
+        case "late-refusal":
+            numbered = [(1, {"error": {"message": "too late", "type": "server_error", "code": "deadline"}})]
         case _:
             pass
     if model in ("places", "repeats"):

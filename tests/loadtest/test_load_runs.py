@@ -47,6 +47,7 @@ async def test_a_faulty_stream_is_broken(server: FakeServer, model: str, lost: i
     ("model", "result", "reason"),
     [
         ("full", Result.REFUSED, "429 queue_full"),
+        ("late-refusal", Result.REFUSED, "in the stream: deadline"),
         ("unknown", Result.FAILED, "404 model_not_found"),
         ("breaks", Result.FAILED, "in the stream: engine_gone"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ from services.prove.chats import Timed
 from services.prove.claims import ARTICLE, claims, lede
 from services.prove.divergence import divergence, likeliest, surprise
 from services.prove.memory import Sizes, held, qwq_kv_bytes, qwq_tokens_for_saving
-from services.prove.page import as_json, render
+from services.prove.page import as_json, render, write
 from services.prove.quality import Answers, fidelity, question_order, support_text
 from services.prove.results import AtBits, Fidelity, LatencyTargets, Results, Settings, Share
 from services.prove.room import good_share
@@ -225,6 +227,23 @@ def test_the_report_in_both_forms() -> None:
     assert notes == used, "every footnote is used, and every use has one"
     widths = {line.count("|") for line in text.split("## This machine")[1].splitlines() if line.startswith("|")}
     assert widths == {6}, "both tables have the same number of columns in all rows"
+
+
+def test_the_readmes_chart_stands_alone(tmp_path: Path) -> None:
+    results = _results()
+    write(results, tmp_path)
+    root = ElementTree.parse(tmp_path / "models.svg").getroot()
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    held = [f"{results.at[bits].held.models}" for bits in (16, 8, 4)]  # type: ignore[union-attr]
+    assert texts == [
+        "Models on one card of 24 GiB, by KV bits",
+        "16 bits",
+        held[0],
+        "8 bits",
+        held[1],
+        "4 bits",
+        held[2],
+    ]
 
 
 def test_values_as_json_keep_their_ratios() -> None:
