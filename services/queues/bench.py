@@ -203,10 +203,11 @@ class Bench:
             await self._connection.redis.hset(keys.ENGINES, self._model, stored)
 
     async def last_seen(self) -> tuple[EngineFacts, float] | None:
-        """The engine as it was last described, and when."""
+        """The engine as an earlier worker of the same run of the host described it last, and when."""
         with translated():
             stored = await self._connection.redis.hget(keys.ENGINES, self._model)
-        if not stored:
+            same_run = await self._connection.redis.hexists(keys.PROGRESS, self._model)  # a start of the host clears it
+        if not stored or not same_run:
             return None
         seen = decode_engine(stored)
         return seen.facts, seen.report.at_s

@@ -188,3 +188,27 @@ async def test_a_model_that_nobody_uses_falls_asleep(redis_url: str, tmp_path: P
         await host.until(EngineState.ASLEEP)
         worker.stop()
         await task
+
+
+async def test_an_unloaded_model_stays_away_when_its_worker_is_killed_but_not_when_the_host_starts(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with open_bunk(redis_url, tmp_path) as bunk:
+        host = Host(bunk)
+        first = asyncio.create_task(host.worker().run())
+        await host.ended(await host.order("unload"))
+        await host.until(EngineState.DOWN)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        second = asyncio.create_task(host.worker().run())
+        await asyncio.sleep(2)
+        assert (await host.state())[0] is EngineState.DOWN
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        await bunk.connection.redis.delete(keys.PROGRESS)  # as the host's start does
+        worker = host.worker()
+        third = asyncio.create_task(worker.run())
+        await host.until(EngineState.READY)
+        assert (await host.commands.desired("m")).power is Power.UP
+        worker.stop()
+        await third

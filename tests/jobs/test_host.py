@@ -1,0 +1,106 @@
+"""A whole host, as `bunkhouse up` runs it: KV bits change through the admin API while twenty clients chat."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from tests.services.upped import Up, up, write_config
+
+CHATS = 20
+JOB_S_MAX = 100.0
+SCENARIO = """
+name: a few chats
+duration_s: 3
+drain_s: 30
+tenants:
+  - name: acme
+    model: acme/support
+    arrivals: {kind: closed, users: 2}
+    max_tokens: 4
+"""
+
+
+class Client:
+    """An operator and a tenant of one host."""
+
+    def __init__(self, up: Up, told: dict[str, Any], folder: Path) -> None:
+        secrets = json.loads((folder / "secrets.json").read_text())
+        self.admin = httpx.AsyncClient(
+            base_url=f"{told['url']}/admin/v1", headers={"authorization": f"Bearer {secrets['admin_key']}"}, timeout=30
+        )
+        key = told["keys"]["acme"]
+        self.tenant = httpx.AsyncClient(
+            base_url=f"{told['url']}/v1", headers={"authorization": f"Bearer {key}"}, timeout=120
+        )
+
+    async def chat(self, number: int, tokens: int) -> dict[str, Any]:
+        """One streamed chat; its usage. Fails the test on any error."""
+        body = {
+            "model": "acme/support",
+            "messages": [{"role": "user", "content": f"Tell me about the number {number}."}],
+            "max_tokens": tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        usage: dict[str, Any] = {}
+        async with self.tenant.stream("POST", "/chat/completions", json=body) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            async for line in answer.aiter_lines():
+                if not line.startswith("data: ") or line == "data: [DONE]":
+                    continue
+                event = orjson.loads(line.removeprefix("data: "))
+                assert "error" not in event, event
+                usage = event.get("usage") or usage
+        return usage
+
+    async def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:
+        answer = await self.admin.request(method, path, json=body, params=query)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def job_done(self, job: str) -> dict[str, Any]:
+        async with asyncio.timeout(JOB_S_MAX):
+            while True:
+                found: dict[str, Any] = await self.ask("GET", f"/jobs/{job}")
+                if found["state"] not in ("queued", "running"):
+                    return found
+                await asyncio.sleep(0.2)
+
+    async def change(self, bits: int) -> None:
+        answer = await self.ask("PUT", "/models/small/kv", {"bits": bits})
+        done = await self.job_done(answer["job"]["id"])
+        assert (done["state"], done["result"]["kv_bits"]) == ("succeeded", bits), done
+
+
+@pytest.mark.timeout(240)
+async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> None:
+    data_dir = tmp_path / ".bunkhouse"
+    with up(write_config(tmp_path)) as host:
+        client = Client(host, await asyncio.to_thread(host.ready), data_dir)
+        await client.change(16)
+        chats = [asyncio.create_task(client.chat(number, 12)) for number in range(CHATS)]
+        for bits in (4, 8):
+            await client.change(bits)
+        used = await asyncio.gather(*chats)
+        total = (await client.ask("GET", "/usage"))["total"]
+        assert total["chats"] == CHATS
+        assert total["refused"] == {}
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert total[name] == sum(usage[name] for usage in used)
+        assert (await client.ask("GET", "/models/small"))["kv_bits"] == 8
+        job = await client.ask("POST", "/jobs", {"kind": "loadtest", "args": {"scenario": SCENARIO}})
+        done = await client.job_done(job["id"])
+        assert done["state"] == "succeeded", done
+        results = done["result"]["figures"]["total"]["results"]
+        assert set(results) == {"ok"}, results
+        keys = await client.ask("GET", "/tenants/acme/keys")
+        assert [key["id"] for key in keys["items"]] == ["acme-ready"]
+        await client.admin.aclose()
+        await client.tenant.aclose()
