@@ -2,12 +2,12 @@
 
     python -m benchmarks.kv_quality [--out docs/benchmarks/kv-quality.json]
 
-SmolLM2-135M-Instruct (bf16 weights, float32 arithmetic) reads 4 x 1,024 tokens of licence text: Apache-2.0, MPL-2.0, the
-PSF licence and the GPL, as Python packages ship them. Every key and value passes through the planes' code as it enters
-the cache, every query reads what it would read while decoding: at 4 bits the high nibble, except for the first tokens
-and the newest ones, which keep both planes. Centres come from another text (the model library's README), fixed before
-the first licence. Compared with the exact cache: perplexity, KL divergence of the next-token distribution (nats), and
-how often the most likely token agrees. Runs in SGLang's environment (torch and transformers).
+SmolLM2-135M-Instruct (bf16 weights, float32 arithmetic) reads 4 x 1,024 tokens of licence text: Apache-2.0, MPL-2.0,
+the PSF licence and the GPL, as Python packages ship them. Every key and value passes through the planes' code as it
+enters the cache, every query reads what it would read while decoding: at 4 bits the high nibble, except for the first
+tokens and the newest ones, which keep both planes. Centres come from another text (the model library's README), fixed
+before the first licence. Compared with the exact cache: perplexity, KL divergence of the next-token distribution (in
+nats), and how often the most likely token agrees. Runs in SGLang's environment (torch and transformers).
 """
 
 from __future__ import annotations
@@ -136,9 +136,13 @@ def compare(model: Any, batch: list[torch.Tensor], exact: list[torch.Tensor]) ->
     }
 
 
-@torch.inference_mode()
 def measure(folder: Path) -> dict[str, float]:
     """All figures of the model in `folder`."""
+    with torch.inference_mode():
+        return _measure(folder)
+
+
+def _measure(folder: Path) -> dict[str, float]:
     cache = Cache()
     ALL_ATTENTION_FUNCTIONS.register("kvplanes", cache.attend)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
@@ -148,7 +152,7 @@ def measure(folder: Path) -> dict[str, float]:
     batch = [torch.tensor(tokenizer(text).input_ids[:TOKENS]) for text in texts()]
     if min(map(len, batch)) < TOKENS:
         raise SystemExit("a licence is too short")
-    readme = str(importlib.metadata.metadata("transformers").get_payload())
+    readme = _file("transformers", "METADATA")
     cache.calibrating = {}
     model(torch.tensor([tokenizer(readme).input_ids[:CALIBRATION_TOKENS]]))
     centres, cache.calibrating = cache.calibrating, None

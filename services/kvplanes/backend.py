@@ -1,5 +1,7 @@
 """SGLang's attention backend over planes: Triton kernels on a GPU, the PyTorch reference elsewhere."""
 
+# ruff: noqa: PLR0917 - SGLang's signatures
+
 from __future__ import annotations
 
 from typing import Any
@@ -54,18 +56,18 @@ class ReferenceBackend(PlanesBackend):
         """No Triton here."""
         return False
 
-    def _store(self, layer: Any, forward_batch: Any, qkv: tuple[torch.Tensor, ...]) -> Any:
+    def _store(self, layer: Any, forward_batch: Any, qkv: tuple[torch.Tensor, ...], save: bool) -> Any:
         query, key, value = qkv
         if self.calibrating:
             self.token_to_kv_pool.calibrate(layer.layer_id, key, value)
         planes = self.token_to_kv_pool.layer(layer.layer_id)
-        return planes, reference.store(planes, query, key, value, forward_batch.out_cache_loc.long())
+        return planes, reference.store(planes, query, key, value, forward_batch.out_cache_loc.long(), save=save)
 
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
     ) -> torch.Tensor:
         """One token a request; returns (B, Hq * D)."""
-        planes, rotated = self._store(layer, forward_batch, self._heads(layer, q, k, v, options))
+        planes, rotated = self._store(layer, forward_batch, self._heads(layer, q, k, v, options), save_kv_cache)
         out = reference.decode(
             planes, rotated[0], self.req_to_token, forward_batch.req_pool_indices, forward_batch.seq_lens, layer.scaling
         )
@@ -75,7 +77,7 @@ class ReferenceBackend(PlanesBackend):
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
     ) -> torch.Tensor:
         """New tokens over a prefix; returns (T, Hq * D)."""
-        planes, rotated = self._store(layer, forward_batch, self._heads(layer, q, k, v, options))
+        planes, rotated = self._store(layer, forward_batch, self._heads(layer, q, k, v, options), save_kv_cache)
         out = reference.extend(
             planes,
             rotated,
@@ -120,7 +122,7 @@ class TritonPlanesBackend(PlanesBackend):
         """Length of a padded request: one token, slot 0's."""
         return 1
 
-    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:  # noqa: ARG002
         """Nothing to prepare: the captured graph reads lengths and tables itself."""
         if not forward_batch.forward_mode.is_decode_or_idle():
             raise NotImplementedError("kvplanes captures decode only; disable CUDA graphs for prefill")
@@ -151,9 +153,9 @@ class TritonPlanesBackend(PlanesBackend):
         """One token a request; returns (B, Hq * D)."""
         query, key, value = self._heads(layer, q, k, v, options)
         planes = self.token_to_kv_pool.layer(layer.layer_id)
-        rotated, _, _ = self.launch.store(planes, query, key, value, forward_batch.out_cache_loc)
+        rotated, _, _ = self.launch.store(planes, query, key, value, forward_batch.out_cache_loc, save=save_kv_cache)
         out = torch.empty(q.shape[0], query.shape[1] * layer.head_dim, dtype=q.dtype, device=q.device)
-        return self.launch.decode(  # type: ignore[no-any-return]
+        return self.launch.decode(
             planes,
             rotated,
             self.req_to_token,
@@ -177,7 +179,8 @@ class TritonPlanesBackend(PlanesBackend):
             self.token_to_kv_pool.calibrate(layer.layer_id, key, value)
         planes = self.token_to_kv_pool.layer(layer.layer_id)
         out = torch.empty(query.shape, dtype=q.dtype, device=q.device)
-        rotated = self.launch.store(planes, query, key, value, forward_batch.out_cache_loc, keep=self.has_prefix)
+        loc = forward_batch.out_cache_loc
+        rotated = self.launch.store(planes, query, key, value, loc, keep=self.has_prefix, save=save_kv_cache)
         if self.has_prefix:
             self.launch.extend(
                 planes,

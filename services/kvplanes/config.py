@@ -46,7 +46,7 @@ class KVPlanesConfig:
         except json.JSONDecodeError as error:
             raise ValueError(f"{ENVIRONMENT_NAME} is not JSON: {error}") from error
         if not isinstance(loaded, dict):
-            raise ValueError(f"{ENVIRONMENT_NAME} must be a JSON object, not {text!r}")  # noqa: TRY004
+            raise ValueError(f"{ENVIRONMENT_NAME} must be a JSON object, not {text!r}")
         unknown = set(loaded) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"{ENVIRONMENT_NAME} has unknown keys: {', '.join(sorted(unknown))}")

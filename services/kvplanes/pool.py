@@ -7,7 +7,6 @@ evicts idle cached tokens and then demotes running sessions. So SGLang's own acc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.layout import Shape
 from services.kvplanes.planes import LayerPlanes, Planes
 from services.kvplanes.slots import SlotPool
-
-logger = logging.getLogger(__name__)
 
 
 class PlanesKVPool(MHATokenToKVPool):  # type: ignore[misc]  # SGLang ships no types
@@ -87,7 +84,7 @@ class PlanesAllocator(TokenToKVPoolAllocator):  # type: ignore[misc]  # SGLang s
 
     def available_size(self) -> int:
         """Tokens that fit, counting low planes as room: they give way."""
-        return self.size - self.slots.high_used
+        return int(self.size - self.slots.high_used)
 
     def alloc(self, need_size: int) -> torch.Tensor | None:
         """High slots for `need_size` tokens; None where SGLang's own accounting should have said no."""

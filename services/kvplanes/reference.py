@@ -3,6 +3,8 @@
 Shapes: T new tokens, B requests, Hq query heads, H KV heads, D channels, `slots` slots of the pool.
 """
 
+# ruff: noqa: PLR0917 - a kernel's inputs, in one order everywhere
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -16,9 +18,17 @@ if TYPE_CHECKING:
 
 
 def store(
-    layer: LayerPlanes, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, loc: torch.Tensor
+    layer: LayerPlanes,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    loc: torch.Tensor,
+    *,
+    save: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Quantize `key` and `value` (T, H, D) into the slots `loc` (T), low planes where ``low_of`` names one.
+
+    Without `save` nothing is stored.
 
     Returns query (T, Hq, D), key and value (T, H, D), rotated and the latter two centred, float32.
     """
@@ -28,6 +38,8 @@ def store(
     for kind, x in enumerate((key, value)):
         turned = rotate(x.float() - layer.centres[kind])
         rotated.append(turned)
+        if not save:
+            continue
         codes, scales = quantize(turned)
         high_plane, low_plane = split(codes)
         layer.codes[:, loc, kind] = high_plane.transpose(0, 1)

@@ -6,7 +6,6 @@ plane freed here: its bytes stay until a later step writes them, and steps run i
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +15,6 @@ from services.kvplanes.keys import parse_extra_key
 
 if TYPE_CHECKING:
     from services.kvplanes.pool import PlanesAllocator
-
-logger = logging.getLogger(__name__)
 
 
 class SessionPlanes:
@@ -222,14 +219,17 @@ class SessionPlanes:
 
     def select(self, wanted: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """Running and waiting requests named by ``rid``, ``salt`` or ``all``. Raises ValueError for neither."""
-        if wanted.get("all") is True:
-            matches = lambda _req: True  # noqa: E731
-        elif isinstance(wanted.get("rid"), str):
-            matches = lambda req: req.rid == wanted["rid"]  # noqa: E731
-        elif isinstance(wanted.get("salt"), str):
-            matches = lambda req: parse_extra_key(req.extra_key, 8)[0] == wanted["salt"]  # noqa: E731
-        else:
+        rid, salt = wanted.get("rid"), wanted.get("salt")
+        if wanted.get("all") is not True and not isinstance(rid, str) and not isinstance(salt, str):
             raise ValueError('name the sessions: "rid", "salt" or "all": true')
+
+        def matches(req: Any) -> bool:
+            if wanted.get("all") is True:
+                return True
+            if isinstance(rid, str):
+                return bool(req.rid == rid)
+            return parse_extra_key(req.extra_key, 8)[0] == salt
+
         waiting = [req for req in self.scheduler.waiting_queue if matches(req)]
         return [req for req in self.running() if matches(req)], waiting
 

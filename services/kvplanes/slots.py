@@ -58,10 +58,10 @@ class SlotPool:
 
         The first ones get it where free slots do not suffice for all.
         """
-        count = slots.shape[0]
+        count = int(slots.shape[0])
         if count > self.free.shape[0]:
             self.collect()
-        count = min(count, self.free.shape[0])
+        count = min(count, int(self.free.shape[0]))
         lows = self._take(count)
         if lows is not None and count:
             self.low_of[slots[:count]] = lows.int()

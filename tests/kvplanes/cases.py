@@ -37,7 +37,7 @@ class Pool:
     def make(
         cls, dim: int, heads: int, lengths: list[int], fine: list[float], windows: tuple[int, int] = (0, 0)
     ) -> Pool:
-        """Requests of `lengths` tokens; a share `fine` of each one's tokens, its first and its newest own a low plane."""
+        """Requests of `lengths` tokens; a share `fine` of each one's tokens, and the `windows`, own a low plane."""
         torch.manual_seed(sum(lengths) * dim + heads)
         total = sum(lengths)
         planes = Planes(Shape(1, heads, dim), 2 * total + 3, DEVICE)

@@ -1,4 +1,5 @@
 """Every kernel gives what its PyTorch reference gives."""
+# ruff: noqa: PLR0917 - parameters of a test
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch", reason="kvplanes' kernels run in SGLang's e
 pytest.importorskip("triton", reason="kvplanes' kernels run in SGLang's environment")
 
 from services.kvplanes import reference  # noqa: E402
+from services.kvplanes.code import rotate  # noqa: E402
 from services.kvplanes.kernels import launch  # noqa: E402
 from services.kvplanes.planes import LayerPlanes  # noqa: E402
 from tests.kvplanes.cases import DEVICE, Pool, relative, rows  # noqa: E402
@@ -51,7 +53,7 @@ def test_decode(dim: int, heads: int, group: int, lengths: list[int], fine: list
     sinks, recent = 4, 32
     pool = Pool.make(dim, heads, lengths, fine, (sinks, recent))
     pool.fill(group)
-    query = reference.rotate(rows(len(lengths), heads * group, dim)).half()
+    query = rotate(rows(len(lengths), heads * group, dim)).half()
     scale = dim**-0.5
     expected = reference.decode(pool.layer, query, pool.req_to_token, pool.req_rows, pool.lengths, scale)
     bits = torch.full((pool.req_to_token.shape[0],), 4, dtype=torch.int32, device=DEVICE)

@@ -30,7 +30,8 @@ from services.kvplanes.keys import extra_key  # noqa: E402
 MODEL = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse" / "smollm2-135m"
 START_S_MAX = 400.0
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-STORY = " ".join(f"Box {i} is {'red blue green yellow'.split()[i % 4]}." for i in range(24))
+COLOURS = ("red", "blue", "green", "yellow")
+STORY = " ".join(f"Box {i} is {COLOURS[i % 4]}." for i in range(24))
 
 # A server of 3.5 GB starts in a minute on a quiet machine, in several on a busy one.
 pytestmark = pytest.mark.timeout(900)
@@ -56,7 +57,7 @@ class Server:
     async def generate(self, client: httpx.AsyncClient, text: str, key: str, tokens: int, rid: str) -> dict[str, Any]:
         body = {
             "text": text,
-            "sampling_params": {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True},
+            "sampling_params": {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": text != QUESTION},
             "extra_key": key,
             "rid": rid,
         }
@@ -110,7 +111,7 @@ def reference_answer(tokens: int) -> str:
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(MODEL))
     model = transformers.AutoModelForCausalLM.from_pretrained(str(MODEL), dtype=torch.bfloat16)
     ids = torch.tensor([tokenizer(QUESTION).input_ids])
-    out = model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+    out = model.generate(ids, max_new_tokens=tokens, do_sample=False)
     answer: str = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     return answer
 
@@ -137,7 +138,7 @@ async def test_a_session_is_demoted_in_mid_answer(server: Server) -> None:
     async with httpx.AsyncClient() as client:
         fine = asyncio.create_task(server.generate(client, STORY, extra_key("c", 8), 60, "fine"))
         other = asyncio.create_task(server.generate(client, STORY, extra_key("d", 8), 60, "other"))
-        while (await server.control.report())["sessions"] != {"4": 0, "8": 2}:
+        while (await server.control.report())["sessions"] != {"4": 0, "8": 2}:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         before = await server.control.report()
         answer = await server.control.demote(rid="fine")

@@ -1,5 +1,9 @@
 """Pieces that the kernels share: unpacking nibbles, rotating halves, launch helpers."""
 
+# ruff: noqa: N803
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
+# Kernels are Triton's language: their arguments have no Python types.
+
 from __future__ import annotations
 
 import os
@@ -33,7 +37,7 @@ fma.rn.f16x2 $3, d, sixteenth, far;
 
 
 @triton.jit
-def unpack(packed, ASM: tl.constexpr):  # noqa: N803
+def unpack(packed, ASM: tl.constexpr):
     """Lower and upper nibble of each byte, minus 8, in fp16. Shapes follow `packed`."""
     if ASM:
         lower, upper = tl.inline_asm_elementwise(
@@ -47,7 +51,7 @@ def unpack(packed, ASM: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def hadamard_half(HALF: tl.constexpr):  # noqa: N803
+def hadamard_half(HALF: tl.constexpr):
     """The unscaled Hadamard matrix of size HALF (at most 128) in fp16: (-1) to the number of bits in i & j."""
     index = tl.arange(0, HALF)
     bits = index[:, None] & index[None, :]
@@ -58,7 +62,7 @@ def hadamard_half(HALF: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def rotate_halves(first, second, HALF: tl.constexpr):  # noqa: N803
+def rotate_halves(first, second, HALF: tl.constexpr):
     """Rotate rows given as two halves (rows, HALF) float32 by the orthonormal Hadamard matrix of size 2 HALF.
 
     The tensor cores take fp16, so each operand goes in as its fp16 value and the rest: 22 bits in all.

@@ -1,5 +1,7 @@
 """Launch the kernels on tensors. Same names, arguments and results as ``services.kvplanes.reference``."""
 
+# ruff: noqa: PLR0917 - the references' signatures
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -144,7 +146,7 @@ def decode(
     out: torch.Tensor,
     tuning: Tuning,
 ) -> torch.Tensor:
-    """``reference.decode`` into `out` (B, Hq * D), reading low planes only where `req_bits`, sinks and recents say so."""
+    """``reference.decode`` into `out` (B, Hq * D), low planes read only where `req_bits` and the windows say."""
     batch, query_heads, dim = query.shape
     heads = layer.codes.shape[0]
     group = query_heads // heads
