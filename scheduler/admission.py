@@ -158,11 +158,13 @@ def _fit(
 ) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
     prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
-    margin = max(settings.latency_margin, settings.latency_headroom if ask.over_share else 0.0)
+    margin = settings.latency_margin
+    if ask.over_share:
+        margin = max(margin, settings.latency_headroom)
     available = account.available_bytes
     reason, numbers = Reason.KV_MEMORY, Numbers()
     for bits, need in ask.options:
-        kept = kept_bytes(account, ask, need, settings)
+        kept = kept_bytes(account, ask, need, settings) if ask.over_share else 0
         if need > available - kept:
             reason = Reason.KV_MEMORY
             numbers = {"need_bytes": need, "available_bytes": available, "kept_bytes": kept}

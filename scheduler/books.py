@@ -17,7 +17,7 @@ from scheduler.bandwidth import Device
 from scheduler.drain import Drain
 from scheduler.fairness import Counters, Present
 from scheduler.hits import Hits
-from scheduler.ledger import Ledger, reserve_bytes
+from scheduler.ledger import Account, Ledger, reserve_bytes
 from scheduler.limits import Limits
 from scheduler.queues import Waiting
 from scheduler.sessions import Sessions
@@ -64,6 +64,14 @@ class Books:
             present = self._present[model] = Present(self.settings)
         present.saw(tenant, now_s)
 
+    def over_share(self, tenant: str, account: Account, now_s: float) -> bool:
+        """Whether the tenant holds more than its part of what is reserved on an engine, while others are about."""
+        held = account.by_tenant.get(tenant)
+        if not held:
+            return False
+        part = self._present[account.facts.model].share(tenant, now_s)
+        return part < 1.0 and held > part * account.reserved_bytes
+
     def ask(self, entry: Waiting, now_s: float) -> Ask:
         """What a decision needs to know of the ticket and its tenant."""
         ticket = entry.ticket
@@ -75,8 +83,7 @@ class Books:
             entry.options = options(ticket, account.facts, self.settings)
         ask = Ask(entry.options, ticket.prompt_tokens)
         tenant = ticket.tenant
-        part = self._present[ticket.model].share(tenant, now_s)
-        ask.over_share = part < 1.0 and account.by_tenant.get(tenant, 0) > part * account.reserved_bytes
+        ask.over_share = self.over_share(tenant, account, now_s)
         if entry.turn:
             lease = self.sessions.held(tenant, ticket.session, now_s)
             ask.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)

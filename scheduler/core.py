@@ -118,7 +118,7 @@ class Scheduler:
         if entry is not None:
             self._fill.leave(entry)
         else:
-            self._fill.released(self.books.withdraw(chat, now_s))
+            self._fill.released(self.books.withdraw(chat, now_s), now_s)
 
     def undo(self, decision: Decision, now_s: float) -> None:
         """The dispatch of an admission was refused: the ticket was withdrawn meanwhile."""
@@ -126,11 +126,11 @@ class Scheduler:
 
     def settle(self, chat: str, usage: Usage | None, now_s: float) -> None:
         """A chat that ran is over. `usage` None: it died before its usage was known, and its estimate stands."""
-        self._fill.released(self.books.settle(chat, usage, now_s))
+        self._fill.released(self.books.settle(chat, usage, now_s), now_s)
 
     def demoted(self, chat: str, bits: KvBits, now_s: float) -> None:
         """A running session's KV was lowered to `bits`: its reservation shrinks."""
-        self._fill.released(self.books.demoted(chat, bits, now_s))
+        self._fill.released(self.books.demoted(chat, bits, now_s), now_s)
 
     def step(self, now_s: float) -> list[Decision]:
         """Decide until nothing more moves. Admissions among the answers are already in the ledger."""

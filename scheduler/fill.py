@@ -73,7 +73,7 @@ class Fill:
             if entry.overtaken >= self._books.settings.overtakes_max:
                 self.review()
 
-    def released(self, held: Reservation | None) -> None:
+    def released(self, held: Reservation | None, now_s: float) -> None:
         """A chat ended, or shrank."""
         if held is None:
             return
@@ -82,10 +82,11 @@ class Fill:
         self._room.order(model).moved(held.tenant)
         account = self._books.ledger.accounts.get(model)
         lane = self._room.queues.lane(held.tenant, model)
-        if lane is not None:
+        if lane is not None and account is not None and not self._books.over_share(held.tenant, account, now_s):
             first = lane.waiting[0]
-            first.short_bytes = first.least_bytes  # the tenant may be within its share again
-        if lane is not None or account is None or account.available_bytes >= self._short.get(model, 0):
+            first.short_bytes = min(first.short_bytes, first.least_bytes)  # headroom is kept from it no more
+            self._short[model] = min(self._short.get(model, 0), first.short_bytes)
+        if account is None or account.available_bytes >= self._short.get(model, 0):
             self.look_at(model)
         self.look_at(*self._for_bandwidth)
 
@@ -133,7 +134,7 @@ class Fill:
         while passed < len(front):
             lane = lanes[front[passed][2]]
             entry = lane.waiting[0]
-            if everyone or entry.short_bytes <= available or (not passed and model not in self.stuck):
+            if everyone or entry.short_bytes <= available or not (passed or entry.looked_at):
                 ask = self._books.ask(entry, now_s)
                 decision = self._books.decide(entry, ask, now_s)
                 if decision.outcome is not Outcome.WAIT:
@@ -162,7 +163,7 @@ class Fill:
             self._for_bandwidth[model] = None
         if decision.reason is Reason.FIRST_TOKEN:
             self._look_again(model, 0.0, now_s)
-        entry.short_bytes = 0
+        entry.looked_at, entry.short_bytes = True, 0
         if decision.reason is Reason.KV_MEMORY:
             least = entry.least_bytes
             entry.short_bytes = least + kept_bytes(account, ask, least, self._books.settings)

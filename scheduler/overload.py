@@ -73,7 +73,7 @@ class Overload:
             return None
         lanes = self._room.queues.per_model.get(ticket.model, {})
         mine, weights = settings.share(ticket.tenant).weight, float(len(lanes))
-        for tenant in sorted(settings.shares.keys() & lanes.keys()):
-            weights += settings.shares[tenant].weight - 1.0
+        if settings.shares:
+            weights = sum([settings.share(tenant).weight for tenant in lanes])
         others = weights - (mine if ticket.tenant in lanes else 0.0)
         return self._books.drain.wait_s(ticket.model, running, ahead, mine / (mine + others))

@@ -28,6 +28,7 @@ class Waiting:
     overtaken: int = 0  # chats that went before it although it was first
     options: Options = ()  # what admission may try for it, by `facts`
     facts: EngineFacts | None = None
+    looked_at: bool = False
     short_bytes: int = 0  # with less than this to be had it finds no room, for all that is known
 
     @property
