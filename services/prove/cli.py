@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import time
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from services.weights import WeightsError
 
 from .page import as_json, write
 from .results import LatencyTargets, Results, Settings
-from .study import Study
+from .study import Study, cores
 from .subject import Subject, subject_of
 
 
@@ -71,7 +70,7 @@ def _new_results(
         model=subject.name,
         engine=subject.settings.engine,
         weights=subject.settings.weights,
-        machine=f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        machine=f"{platform.system()} {platform.machine()}, {cores()} cores, "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB memory",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         card_bytes=card_bytes,

@@ -118,7 +118,7 @@ def _lines(results: Results) -> list[Line]:
 
 def _style(results: Results, at: AtBits) -> str:
     if at.bits == 16:
-        return "–" if results.style_yardstick is None else f"{results.style_yardstick:.3f} (other seed)"
+        return "–" if results.style_yardstick is None else f"{results.style_yardstick:.3f} (by chance)"
     return _text(at.style_distance, "{:.3f}")
 
 

@@ -24,8 +24,8 @@ class Settings:
     text_tokens: int = 448  # each text of the perplexity; its second half is measured
     style_prompts: int = 12
     style_tokens: int = 48
-    rounds: int = 2  # of decoding speed, each through all precisions
-    decode_tokens: int = 64
+    bursts: int = 6  # of decoding speed, each round all precisions
+    burst_tokens: int = 20
     fill: float = 0.5  # of the context, before decoding speed is measured
     trial_s: float = 5.0  # of one capacity trial
     trial_tokens: int = 24
@@ -43,8 +43,8 @@ class Settings:
             positions_s_max=8,
             style_prompts=6,
             style_tokens=32,
-            rounds=1,
-            decode_tokens=32,
+            bursts=3,
+            burst_tokens=16,
             trial_s=2.5,
             models_max=6,
             sessions_max=16,
@@ -127,7 +127,8 @@ class Results:
     sizes: Sizes | None = None
     live_kv_bits: bool = False
     prompt_tokens: int = 0  # of the decoding speed
-    style_yardstick: float | None = None  # 16 bits against 16 bits, other seeds
+    style_yardstick: float | None = None  # largest distance among three samples at 16 bits
+    foreign_cpu_share: float = 0.0  # of the cores, that other work took meanwhile
     at: dict[int, AtBits] = field(default_factory=dict)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import mean
 
 from services.engines.base import Engine, EngineStartError, Progress
+from services.loadtest.figures import quantile
 
 from .capacity import Capacity, search
 from .chats import Talker, Timed
 from .results import LatencyTargets, Settings
+from .speed import UNDISTURBED
 
 GOOD_SHARE = 0.95
 
@@ -49,7 +51,7 @@ class ModelsHeld:
     """The most models at once, one chat on each, and what a second model costs the first."""
 
     capacity: Capacity
-    contention: float | None  # median time between tokens at two models over that at one
+    contention: float | None  # lower quartile of the time between tokens at two models over that at one
 
 
 async def models_held(
@@ -77,7 +79,7 @@ async def models_held(
         chats = [chat for run in runs for chat in run]
         gaps = [gap for chat in chats for gap in chat.gaps_s]
         if gaps:
-            between[number] = median(gaps)
+            between[number] = quantile(sorted(gaps), UNDISTURBED)
         return good_share(chats, targets) >= GOOD_SHARE
 
     try:

@@ -1,15 +1,16 @@
 """The whole measurement, in the order in which it runs.
 
-Speed goes round all precisions more than once, so that a machine that slows down meanwhile does not look like a
-slow precision. Questions and positions that 16 bits reached in their time are asked at the others as well: every
+Questions and positions that 16 bits reached in their time are asked at the others as well: every
 comparison is over the same ones.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 
@@ -44,6 +45,7 @@ class Study:
         self._settings = results.settings
         self._facts: dict[int, EngineFacts] = {}
         self._begun = time.perf_counter()
+        self._idle_from = _busy_s() - _own_s()
 
     async def run(self) -> Results:
         """All phases. Raises EngineError when not even 16 bits can be started."""
@@ -56,6 +58,7 @@ class Study:
         await self._answers()
         await self._sessions()
         results.seconds = self._seconds()
+        results.foreign_cpu_share = max(0.0, (_busy_s() - _own_s() - self._idle_from) / (results.seconds * cores()))
         return results
 
     def _seconds(self) -> float:
@@ -76,23 +79,30 @@ class Study:
         return [at for at in self.results.at.values() if at.unavailable is None]
 
     async def _speed(self) -> None:
-        """Rounds through all precisions."""
-        runs: dict[int, list[speed.Decoded]] = {bits: [] for bits in BITS}
-        running = Running(self.subject)
+        """Bursts round all precisions, then what a change of precision takes."""
+        engines: dict[int, tuple[Engine, Talker]] = {}
+        running = {kind: Running(self.subject) for kind in (*BITS, "planes")}
         try:
-            for number in range(self._settings.rounds):
-                if number and self._late(f"round {number + 1} of decoding speed", 0.2):
-                    break
-                for at in self._usable:
-                    self._say(f"decoding at {at.bits} KV bits, round {number + 1} of {self._settings.rounds}")
-                    engine = await self._bring(running, at)
-                    if engine is not None:
-                        runs[at.bits].append(await self._decode(engine, at))
+            for at in list(self.results.at.values()):
+                self._say(f"starting {self.subject.name} at {at.bits} KV bits")
+                kind = "planes" if self.subject.with_planes(at.bits) else at.bits
+                if (engine := await self._bring(running[kind], at)) is not None:
+                    engines[at.bits] = engine, self._talker(at.bits)
+            self._say(f"decoding in turn at {', '.join(map(str, engines))} KV bits")
+            found = await speed.decode(
+                engines, self._long_prompts(), self._settings.bursts, self._settings.burst_tokens
+            )
+            for bits, bursts in found.items():
+                at = self.results.at[bits]
+                at.decode_tokens_per_s, at.first_token_s = bursts.tokens_per_s, bursts.first_s
         finally:
-            await running.stop()
-        for at in self._usable:
-            at.decode_tokens_per_s = speed.tokens_per_s(runs[at.bits])
-            at.first_token_s = min((run.first_s for run in runs[at.bits] if run.gaps_s), default=None)
+            await asyncio.gather(*(one.stop() for one in running.values()))
+
+    def _long_prompts(self) -> list[Sequence[int] | str]:
+        context, settings = self._facts[BITS[0]].context_tokens, self._settings
+        tokens = min(int(context * settings.fill), context - settings.burst_tokens - 1)
+        self.results.prompt_tokens = tokens
+        return [speed.long_prompt(self.subject.tokenizer, tokens, seed) for seed in range(speed.PROMPTS)]
 
     async def _bring(self, running: Running, at: AtBits) -> Engine | None:
         """The engine at this precision; None, and a note, where it cannot be had. Raises for 16 bits."""
@@ -113,14 +123,6 @@ class Study:
     def _talker(self, bits: int) -> Talker:
         return Talker(self.subject.tokenizer, KvBits(bits))
 
-    async def _decode(self, engine: Engine, at: AtBits) -> speed.Decoded:
-        settings = self._settings
-        context = self._facts[at.bits].context_tokens
-        tokens = min(int(context * settings.fill), context - settings.decode_tokens - 1)
-        self.results.prompt_tokens = tokens
-        prompts = [speed.long_prompt(self.subject.tokenizer, tokens, seed) for seed in range(speed.PROMPTS)]
-        return await speed.decode(engine, self._talker(at.bits), prompts, settings.decode_tokens)
-
     async def _answers(self) -> None:
         """Questions and style at each precision; what is compared are the questions that all of them reached."""
         asked = quality.question_order()[: self._settings.questions]
@@ -140,11 +142,12 @@ class Study:
                 found[at.bits] = await quality.ask(engine, talker, asked, slots, seconds=seconds)
                 asked = [q for q in asked if q.id in found[at.bits].texts]
                 self._say(f"style of answers at {at.bits} KV bits")
-                style[at.bits] = await self._style_sample(engine, talker, slots, seed=2)
+                style[at.bits] = await self._style_sample(engine, talker, slots, seed=1)
                 if at.bits == BITS[0]:
-                    first = await self._style_sample(engine, talker, slots, seed=1)
-                    self.results.style_yardstick = distance(first, style[at.bits])
-                    style[at.bits] = first
+                    others = [await self._style_sample(engine, talker, slots, seed=seed) for seed in (2, 3)]
+                    self.results.style_yardstick = max(
+                        distance(style[at.bits], others[0]), distance(style[at.bits], others[1]), distance(*others)
+                    )
         finally:
             await running.stop()
         self._compare_answers({bits: answers.only(asked) for bits, answers in found.items()}, style)
@@ -253,6 +256,22 @@ class Study:
                 self.results.notes.append(f"Models at {at.bits} bits: {str(error).splitlines()[0]}")
                 continue
             at.models, at.contention = found.capacity, found.contention
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _busy_s() -> float:
+    """CPU seconds that the machine has spent on anything."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
+
+
+def _own_s() -> float:
+    """CPU seconds of this process and of the engines that it has ended."""
+    return sum(os.times()[:4])
 
 
 def _free_bytes() -> float:

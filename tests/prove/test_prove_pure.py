@@ -20,6 +20,7 @@ from services.prove.page import as_json, render, write
 from services.prove.quality import Answers, fidelity, question_order, support_text
 from services.prove.results import AtBits, Fidelity, LatencyTargets, Results, Settings, Share
 from services.prove.room import good_share
+from services.prove.speed import Bursts
 from services.prove.style import distance
 
 GIB = 2**30
@@ -201,6 +202,20 @@ def test_what_was_missed_stands_first() -> None:
     assert said.startswith("Missed, 4 bits against 16: ")
     assert "decoding speed 0.75x (target 1.0x)" in said.split("Reached")[0]
     assert "longest context 3.56x (target 3.0x)" in said.split("Reached")[1]
+
+
+def test_a_busy_machine_gets_no_verdict_on_speed() -> None:
+    results = _results(foreign_cpu_share=0.4)
+    said = lede(results)
+    assert "Other work took 40% of this machine's cores" in said
+    assert "decoding speed 1.20x" not in said
+    assert claims(results)[6].verdict == "the machine was busy: no verdict"
+
+
+def test_speed_is_that_of_undisturbed_steps() -> None:
+    quiet, disturbed = Bursts([0.05] * 40), Bursts([0.05] * 15 + [0.9] * 25)
+    assert quiet.tokens_per_s == disturbed.tokens_per_s == pytest.approx(20)
+    assert Bursts([0.05] * 3).tokens_per_s is None
 
 
 def test_what_was_not_measured_is_said() -> None:

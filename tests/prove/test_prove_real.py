@@ -25,9 +25,20 @@ models:
 """
 
 TINY = Settings(
-    questions=4, questions_s_max=20, positions=24, text_tokens=160, style_prompts=2, style_tokens=12, rounds=1,
-    decode_tokens=24, fill=0.4, trial_s=0.5, trial_tokens=6, models_max=1, sessions_max=2,
-)  # fmt: skip
+    questions=4,
+    questions_s_max=20,
+    positions=24,
+    text_tokens=160,
+    style_prompts=2,
+    style_tokens=12,
+    bursts=2,
+    burst_tokens=10,
+    fill=0.4,
+    trial_s=0.5,
+    trial_tokens=6,
+    models_max=1,
+    sessions_max=2,
+)
 
 
 @pytest.fixture(scope="module")
