@@ -73,7 +73,7 @@ class Scheduler:
     def engine_reported(self, report: EngineReport) -> None:
         """Load of one engine. Unknown engines' are dropped (facts come first), and so are old or repeated ones."""
         account = self.books.ledger.accounts.get(report.model)
-        if account is None or report.at_s < account.heard_s or report == account.report:
+        if account is None or (account.report is not None and report.at_s <= account.report.at_s):
             return
         account.reported(report, self.settings.drift_bytes_max)
         self.books.device.reported(report)

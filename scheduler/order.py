@@ -105,18 +105,18 @@ class Order:
             self._put(following)
 
     def moved(self, name: str) -> None:
-        """The name's key changed."""
-        key = self._keys[name]
+        """The name's key changed. Names that are not here: nothing happens."""
         placed = self._placed.get(name)
-        if placed is None:
-            if name in self._rest.live and key < self.front[-1]:
+        if placed is not None:
+            if placed is not self._keys[name]:
+                self._rest.add(name)
+                self.discard(name)
+        elif name in self._rest.live:
+            if self._keys[name] < self.front[-1]:
                 self._rest.discard(name)
                 self.add(name)
             else:
                 self._rest.touch(name)
-        elif placed is not key:
-            self._rest.add(name)
-            self.discard(name)
 
     def refresh(self) -> None:
         """Sort by the keys of now. O(n log n)."""

@@ -240,6 +240,27 @@ def test_whoever_takes_over_counts_what_runs() -> None:
     assert host.end("old") == ["new", "turn"]
 
 
+@pytest.mark.parametrize("end", ["settled", "died", "withdrawn"])
+def test_a_chat_that_was_taken_over_can_end_in_any_way(end: str) -> None:
+    host = Host(facts())
+    host.scheduler.restore([Reservation("old", "a", "s", "m", KvBits.FOUR, 700, NOW_S, 700)], host.now_s)
+    host.send(ticket("next", "b", tokens=400))
+    if end == "withdrawn":
+        host.scheduler.cancel("old", host.now_s)
+    else:
+        host.scheduler.settle("old", usage() if end == "settled" else None, host.now_s)
+    assert host.step() == ["next"]
+
+
+def test_what_an_engine_said_before_its_facts_were_read_counts() -> None:
+    host = Host(facts())
+    host.scheduler.engine_reported(EngineReport("m", NOW_S - 0.5, EngineState.ASLEEP))
+    assert host.send(ticket("c")) == []
+    host.scheduler.engine_reported(EngineReport("m", NOW_S - 0.6, EngineState.READY))
+    assert host.step() == [], "older than what is known"
+    assert host.wait(0.1) == ["c"]
+
+
 def test_facts_alone_let_nobody_in_before_the_engine_reports() -> None:
     from scheduler.core import Scheduler
 
