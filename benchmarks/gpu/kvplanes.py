@@ -41,12 +41,9 @@ class Run:
         return f"{self.model} {self.cache}"
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
+    "fine_loop": {"fine_loop": True, "low_block": 32},
     "low_block_32": {"low_block": 32},
-    "low_block_128": {"low_block": 128},
-    "long_chunk_512": {"long_chunk": 512},
-    "long_chunk_2048": {"long_chunk": 2048},
-    "waves_4": {"waves": 4},
 }
 RUNS = (
     Run("qwen2.5-7b", "kv4", (1024, 4096, 16384), prefill=True),

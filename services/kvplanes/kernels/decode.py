@@ -8,7 +8,7 @@ Work items are (request, chunk of its tokens); ``plan`` cuts requests into chunk
 multiprocessors get the same bytes, whatever the lengths in the batch.
 """
 
-# ruff: noqa: N803, PLR0915, PLR0917
+# ruff: noqa: N803, PLR0917
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 # Kernels are Triton's language: their arguments have no Python types.
 
@@ -105,11 +105,68 @@ def fold_tile(
 
 
 @triton.jit
+def load_query(source, used, HALF: tl.constexpr):
+    """Both halves of rotated queries at `source` (rows, HALF), fp16, and the sum of each one's channels (rows)."""
+    lower = tl.load(source, mask=used[:, None], other=0.0)
+    upper = tl.load(source + HALF, mask=used[:, None], other=0.0)
+    # A product with ones sums the channels and leaves the sums in the layout of the scores.
+    ones = tl.full([HALF, 16], 1.0, tl.float16)
+    return lower, upper, tl.sum(tl.dot(lower, ones) + tl.dot(upper, ones), 1) * 0.0625
+
+
+@triton.jit
+def _attend_chunk(
+    q, start, end, length, fine, slots, low_of, codes, scales, score_scale, sinks, recent,
+    ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, ASM: tl.constexpr,
+    STAGES: tl.constexpr, LOW_STAGES: tl.constexpr, FINE_LOOP: tl.constexpr,
+):  # fmt: skip
+    """Attention over tokens start to end of a request of `length`: peak, mass, and both halves of the output."""
+    # A session at 8 bits reads both planes of everything. Another reads both only of its first and newest tokens, in
+    # small tiles, and of all others the high plane alone. FINE_LOOP gives 8-bit sessions a loop with large tiles.
+    fine_end = start
+    head_end = tl.minimum(tl.maximum(tl.cdiv(sinks, LOW_BLOCK) * LOW_BLOCK, start), end)
+    if FINE_LOOP:
+        fine_end = tl.where(fine, end, start)
+    head_end = tl.where(fine, end, head_end)
+    tail_start = tl.where(recent > 0, tl.maximum(length - recent, 0) // LOW_BLOCK * LOW_BLOCK, end)
+    tail_start = tl.minimum(tl.maximum(tail_start, head_end), end)
+    head_tiles = tl.cdiv(head_end - fine_end, LOW_BLOCK)
+    tail_tiles = tl.cdiv(end - tail_start, LOW_BLOCK)
+
+    wide = tl.zeros([ROWS, HALF], tl.float32)
+    few = tl.zeros([ROWS, LOW_BLOCK], tl.float32)  # masses are summed over tokens at the end, not once a tile
+    state = (tl.full([ROWS], -1.0e30, tl.float32), few, wide, wide, few)
+    for tile in tl.range(0, head_tiles + tail_tiles, num_stages=LOW_STAGES):
+        first = tl.where(tile < head_tiles, fine_end + tile * LOW_BLOCK, tail_start + (tile - head_tiles) * LOW_BLOCK)
+        state = fold_tile(
+            state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, LOW_BLOCK, ASM
+        )  # fmt: skip
+    low_top, few, lower, upper, few_constant = state
+    few, few_constant = tl.sum(few, 1), tl.sum(few_constant, 1)
+    mass = tl.zeros([ROWS, BLOCK], tl.float32)
+    state = (low_top, mass, lower, upper, mass)
+    if FINE_LOOP:
+        for first in tl.range(start, fine_end, BLOCK, num_stages=LOW_STAGES):
+            state = fold_tile(
+                state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, BLOCK, ASM
+            )  # fmt: skip
+    for first in tl.range(head_end, tail_start, BLOCK, num_stages=STAGES):
+        state = fold_tile(
+            state, q, first, tail_start, slots, low_of, codes, scales, score_scale, False, HALF, BLOCK, ASM
+        )  # fmt: skip
+    top, mass, lower, upper, constant = state
+    shrink = tl.exp2(low_top - top)
+    mass, constant = tl.sum(mass, 1) + few * shrink, tl.sum(constant, 1) + few_constant * shrink
+    return top, mass, (lower + constant[:, None]) / mass[:, None], (upper + constant[:, None]) / mass[:, None]
+
+
+@triton.jit
 def decode_kernel(
     query, codes, scales, low_of, req_to_token, req_rows, seq_lens, req_bits, items, indptr,
     part, part_lse, batch, query_stride, row_stride, code_stride, scale_stride, score_scale, sinks, recent,
     HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
     BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, ASM: tl.constexpr, STAGES: tl.constexpr, LOW_STAGES: tl.constexpr,
+    FINE_LOOP: tl.constexpr,
 ):  # fmt: skip
     """Attention of one chunk of one request for the GROUP query heads of one KV head.
 
@@ -128,58 +185,18 @@ def decode_kernel(
     end = tl.minimum(start + chunk, length)
     row = tl.load(req_rows + request).to(tl.int64)
     fine = tl.load(req_bits + row) == 8
-    slots = req_to_token + row * row_stride
-    codes += head.to(tl.int64) * code_stride
-    scales += head.to(tl.int64) * scale_stride
 
     member = tl.arange(0, ROWS)
     channel = tl.arange(0, HALF)
     used = member < GROUP
     heads = head * GROUP + member
     source = query + request.to(tl.int64) * query_stride + heads[:, None] * (2 * HALF) + channel[None, :]
-    query_lower = tl.load(source, mask=used[:, None], other=0.0)
-    query_upper = tl.load(source + HALF, mask=used[:, None], other=0.0)
-    # A product with ones sums the query's channels and leaves the sums in the layout of the scores.
-    ones = tl.full([HALF, 16], 1.0, tl.float16)
-    query_sum = tl.sum(tl.dot(query_lower, ones) + tl.dot(query_upper, ones), 1) * 0.0625
-    q = (query_lower, query_upper, query_sum)
-
-    top = tl.full([ROWS], -1.0e30, tl.float32)
-    wide = tl.zeros([ROWS, HALF], tl.float32)
-    mass = tl.zeros([ROWS, BLOCK], tl.float32)  # summed over tokens at the end, not once a tile
-
-    # Three loops. A session at 8 bits reads both planes of everything. Another reads both only of its first and newest
-    # tokens, in small tiles, and of all others the high plane alone.
-    fine_end = tl.where(fine, end, start)
-    head_end = tl.minimum(tl.maximum(tl.cdiv(sinks, LOW_BLOCK) * LOW_BLOCK, fine_end), end)
-    tail_start = tl.where(recent > 0, tl.maximum(length - recent, 0) // LOW_BLOCK * LOW_BLOCK, end)
-    tail_start = tl.minimum(tl.maximum(tail_start, head_end), end)
-    head_tiles = tl.cdiv(head_end - fine_end, LOW_BLOCK)
-    tail_tiles = tl.cdiv(end - tail_start, LOW_BLOCK)
-    few = tl.zeros([ROWS, LOW_BLOCK], tl.float32)
-    state = (top, few, wide, wide, few)
-    for tile in tl.range(0, head_tiles + tail_tiles, num_stages=LOW_STAGES):
-        first = tl.where(tile < head_tiles, fine_end + tile * LOW_BLOCK, tail_start + (tile - head_tiles) * LOW_BLOCK)
-        state = fold_tile(
-            state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, LOW_BLOCK, ASM
-        )  # fmt: skip
-    top, few, lower, upper, few_constant = state
-    few, few_constant, low_top = tl.sum(few, 1), tl.sum(few_constant, 1), top
-    state = (top, mass, lower, upper, mass)
-    for first in tl.range(start, fine_end, BLOCK, num_stages=LOW_STAGES):
-        state = fold_tile(
-            state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, BLOCK, ASM
-        )  # fmt: skip
-    for first in tl.range(head_end, tail_start, BLOCK, num_stages=STAGES):
-        state = fold_tile(
-            state, q, first, tail_start, slots, low_of, codes, scales, score_scale, False, HALF, BLOCK, ASM
-        )  # fmt: skip
-
-    top, mass, lower, upper, constant = state
-    shrink = tl.exp2(low_top - top)
-    mass, constant = tl.sum(mass, 1) + few * shrink, tl.sum(constant, 1) + few_constant * shrink
-    lower = (lower + constant[:, None]) / mass[:, None]
-    upper = (upper + constant[:, None]) / mass[:, None]
+    q = load_query(source, used, HALF)
+    top, mass, lower, upper = _attend_chunk(
+        q, start, end, length, fine, req_to_token + row * row_stride, low_of,
+        codes + head.to(tl.int64) * code_stride, scales + head.to(tl.int64) * scale_stride, score_scale, sinks, recent,
+        ROWS, HALF, BLOCK, LOW_BLOCK, ASM, STAGES, LOW_STAGES, FINE_LOOP,
+    )  # fmt: skip
     base = item * (HEADS * GROUP) + heads
     target = part + base[:, None] * (2 * HALF) + channel[None, :]
     tl.store(target, lower, mask=used[:, None])

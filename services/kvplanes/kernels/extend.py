@@ -3,7 +3,7 @@
 Everything is rotated, so prefix and new tokens meet in one space; the values' rotation is undone once, at the end.
 """
 
-# ruff: noqa: N803, PLR0915, PLR0917
+# ruff: noqa: N803, PLR0917
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 # Kernels are Triton's language: their arguments have no Python types.
 
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from services.kvplanes.kernels.common import rotate_halves
-from services.kvplanes.kernels.decode import fold_tile
+from services.kvplanes.kernels.decode import fold_tile, load_query
 
 
 @triton.jit
@@ -47,10 +47,7 @@ def extend_kernel(
     channel = tl.arange(0, HALF)
     token = (begin + row).to(tl.int64)
     place = (token[:, None] * (HEADS * GROUP) + lane) * (2 * HALF) + channel[None, :]
-    query_lower = tl.load(query + place, mask=used[:, None], other=0.0)
-    query_upper = tl.load(query + place + HALF, mask=used[:, None], other=0.0)
-    ones = tl.full([HALF, 16], 1.0, tl.float16)
-    query_sum = tl.sum(tl.dot(query_lower, ones) + tl.dot(query_upper, ones), 1) * 0.0625
+    query_lower, query_upper, query_sum = load_query(query + place, used, HALF)
     q = (query_lower, query_upper, query_sum)
 
     wide = tl.zeros([ROWS, HALF], tl.float32)

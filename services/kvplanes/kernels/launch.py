@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 class Tuning(NamedTuple):
     """How the decode kernel is cut: tokens a tile, warps, pipeline stages, chunks a multiprocessor at most; the tiles
-    that read both planes; tokens a chunk before more than one is made for each place on the GPU."""
+    that read both planes; tokens a chunk before more than one is made for each place on the GPU; a
+    loop of large tiles for 8-bit sessions."""
 
     block: int = 128
     warps: int = 4
     stages: int = 5
     waves: int = 8
-    low_block: int = 32
+    low_block: int = 64
     low_stages: int = 2
     long_chunk: int = 2048
+    fine_loop: bool = False
     asm: bool = not INTERPRETED
     maxnreg: int | None = None
 
@@ -179,6 +181,7 @@ def decode(
         LOW_BLOCK=tuning.low_block,
         STAGES=tuning.stages,
         LOW_STAGES=tuning.low_stages,
+        FINE_LOOP=tuning.fine_loop,
         num_warps=tuning.warps,
         maxnreg=tuning.maxnreg,
     )
