@@ -21,6 +21,7 @@ from services.queues.door import Submission, Submitted
 from services.queues.limits import Charge
 from services.queues.records import Payload
 from services.queues.replies import QUEUED, START, Reader
+from services.queues.usage import count_refusal
 from services.registry import salt
 
 STALE_TRIES_MAX = 5
@@ -57,7 +58,10 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Read
             gateway, tenant, request, chat=chat, session=session or chat, call=call.request_id
         )
         with gateway.breaker:
-            charge = await limits.charge(gateway, ticket, ticket.created_s)
+            try:
+                charge = await limits.charge(gateway, ticket, ticket.created_s)
+            except Refused as refused:
+                raise await _counted(gateway, ticket, refused) from None
             try:
                 submission = await gateway.door.submit(ticket, payload, registry_version=version, idempotency_key=key)
             except QueueUnavailable:
@@ -69,7 +73,7 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Read
             if submission.outcome is Submitted.SAME:
                 return await _join(gateway, submission, ticket)
             if submission.outcome is not Submitted.STALE:
-                raise _full(submission)
+                raise await _counted(gateway, ticket, _full(submission))
             await gateway.directory.reload()
     raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")
 
@@ -141,6 +145,12 @@ def _idempotency_key(call: Call) -> str | None:
     if key is not None and (len(key) > IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable()):
         raise Refused(Code.INVALID_VALUE, f"Idempotency-Key: at most {IDEMPOTENCY_KEY_CHARS_MAX} printable characters.")
     return key
+
+
+async def _counted(gateway: Gateway, ticket: Ticket, refused: Refused) -> Refused:
+    """A refusal before the queue, counted for the usage report as those after it are."""
+    await count_refusal(gateway.connection, ticket.tenant, ticket.bot, refused.code.value, ticket.created_s)
+    return refused
 
 
 def _full(submission: Submission) -> Refused:

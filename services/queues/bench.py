@@ -70,11 +70,10 @@ class Bench:
 
     async def take(self, count: int, block_ms: int) -> list[tuple[str, str]]:
         """Up to `count` admitted chats as (entry id, chat), new to this group."""
-        with translated():
-            answer = await self._connection.blocking.xreadgroup(
-                keys.GROUP, self._consumer, {self._ready: ">"}, count=count, block=block_ms
-            )
-        return _chats(answer)
+        read = self._connection.blocking.xreadgroup(
+            keys.GROUP, self._consumer, {self._ready: ">"}, count=count, block=block_ms
+        )
+        return _chats(await self._connection.blocked(read, block_ms))
 
     async def mine(self) -> list[tuple[str, str]]:
         """Chats that this consumer took before it died."""
@@ -192,6 +191,7 @@ class Bench:
                 keys.GROUP,
                 keys.REPLY_HINTS,
                 *counters(usage, end.finish, code),
+                *(("overflow_chats", 1) if usage and end.served_by != HERE else ()),
             ],
         )
         return Settled(answer.decode())
