@@ -102,5 +102,11 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         assert set(results) == {"ok"}, results
         keys = await client.ask("GET", "/tenants/acme/keys")
         assert [key["id"] for key in keys["items"]] == ["acme-ready"]
+        await client.ask("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": 1}})
+        body = {"model": "acme/support", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        said = [(await client.tenant.post("/chat/completions", json=body)).status_code for _ in range(3)]
+        assert said.count(429) >= 1
+        total = (await client.ask("GET", "/usage"))["total"]
+        assert total["refused"] == {"rate_limit_exceeded": said.count(429)}
         await client.admin.aclose()
         await client.tenant.aclose()
