@@ -55,12 +55,14 @@ class Orders:
         *,
         streaming: Callable[[Engine | None], int],
         publish: Callable[[], Awaitable[None]],
+        lowered: Callable[[KvBits], Awaitable[None]],
     ) -> None:
         self._model = model
         self._life = life
         self._means = means
         self._streaming = streaming  # chats that an engine works on; None: that this worker has at all
         self._publish = publish  # describes the engine in Redis, so that nobody sees an order done before its effect
+        self._lowered = lowered  # tells of running chats that an engine lowered all at once
         self._hint = asyncio.Event()
         self._wake = False
         self._busy_at = 0.0
@@ -189,7 +191,10 @@ class Orders:
             cancelled=cancelled,
             build=self._means.build,
         )
-        await change_bits(parts, KvBits(command.args["bits"]), str(command.args.get("how", "drain")))
+        bits = KvBits(command.args["bits"])
+        await change_bits(parts, bits, str(command.args.get("how", "drain")))
+        if self._life.facts.live_kv_bits:
+            await self._lowered(bits)
 
     async def _rest(self, power: Power) -> None:
         """Drain, then end the engine."""

@@ -67,6 +67,7 @@ class Worker:
             means or Means(bench.order_book(), probe_prompt(tokenizer)),
             streaming=self._streaming,
             publish=self._publish,
+            lowered=self._lowered,
         )
 
     def stop(self) -> None:
@@ -208,6 +209,13 @@ class Worker:
             running.kv_bits = bits
         except (EngineError, QueueUnavailable) as error:
             log.warning("chat.not_demoted", chat=running.chat, bits=int(bits), why=str(error))
+
+    async def _lowered(self, bits: KvBits) -> None:
+        """The engine lowered every chat that runs: their reservations shrink."""
+        for running in list(self._running.values()):
+            if running.engine is not None and running.kv_bits is not None and running.kv_bits > bits:
+                running.kv_bits = bits
+                await insist(lambda chat=running.chat: self._bench.demoted(chat, bits))  # type: ignore[misc]
 
     def _streaming(self, engine: Engine | None) -> int:
         """Chats that an engine works on; None: all that this worker has."""
