@@ -132,7 +132,9 @@ async function say(text) {
     const { text: said, end } = await read((await asked.json()).chat, answer);
     if (end?.message) throw new Error(end.message);
     messages.push({ role: "assistant", content: said || "…" });
+    const near = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 60;
     answer.told.replaceChildren(...facts(end));
+    if (near) turns.scrollTop = turns.scrollHeight;
     document.getElementById("spoken").textContent = said;
   } catch (error) {
     answer.made.classList.add("wrong");
