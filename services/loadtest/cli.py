@@ -23,7 +23,7 @@ from .http import Http, raise_open_files_limit
 from .meter import watch
 from .progress import run_with_progress
 from .record import Run, RunFileError, RunWriter, read_run
-from .report import fairness_of, render_report, scenario_of
+from .report import fairness_of, render_report, scenario_of, window_of
 from .runner import Runner
 from .scenario import Scenario, load_scenario
 from .stream import CountTokens
@@ -174,12 +174,12 @@ def _counter(weights: str | None) -> CountTokens | None:
 def summary(run: Run) -> dict[str, Any]:
     """A run's figures as plain values: `total`, `tenants`, `fairness`."""
     scenario = scenario_of(run)
-    chats = counted(run.chats, scenario.warmup_s)
-    seconds = scenario.duration_s - scenario.warmup_s
-    tenants = by_tenant(chats, scenario.targets, seconds)
+    window = window_of(scenario)
+    chats = counted(run.chats, window)
+    tenants = by_tenant(chats, scenario.targets, window)
     return {
         "scenario": scenario.name,
-        "total": asdict(figures(chats, scenario.targets, seconds)),
+        "total": asdict(figures(chats, scenario.targets, window)),
         "tenants": {name: asdict(f) for name, f in tenants.items()},
         "fairness": fairness_of(scenario, tenants),
     }

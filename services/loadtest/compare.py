@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from . import charts
 from .figures import counted, figures, is_good, quantile
 from .record import ChatRecord, Result, Run
-from .report import environment, scenario_of
+from .report import environment, scenario_of, window_of
 
 Z = 1.96  # 95%
 
@@ -54,7 +54,7 @@ def share_interval(hits: int, total: int) -> tuple[float, float, float] | None:
 def compare(a: Run, b: Run) -> list[Row]:
     """All rows: latencies by quantile, shares, then plain figures without a verdict."""
     sides = [(scenario_of(run), run) for run in (a, b)]
-    chats = [counted(run.chats, scenario.warmup_s) for scenario, run in sides]
+    chats = [counted(run.chats, window_of(scenario)) for scenario, run in sides]
     rows = []
     measures: tuple[tuple[str, Callable[[ChatRecord], float | None]], ...] = (
         ("first token", lambda c: c.first_token_s),
@@ -70,7 +70,7 @@ def compare(a: Run, b: Run) -> list[Row]:
     refused = [sum(c.result is Result.REFUSED for c in side) for side in stayed]
     rows.append(_share_row("good chats", good, stayed, more_is_better=True))
     rows.append(_share_row("refused chats", refused, stayed, more_is_better=False))
-    found = [figures(side, s.targets, s.duration_s - s.warmup_s) for side, (s, _) in zip(chats, sides, strict=True)]
+    found = [figures(side, s.targets, window_of(s)) for side, (s, _) in zip(chats, sides, strict=True)]
     rows.append(_plain_row("goodput, chats/s", *(f.goodput_chats_per_s for f in found)))
     rows.append(_plain_row("answer tokens/s", *(f.tokens_per_s for f in found)))
     rows.append(_plain_row("lost or doubled", *(float(f.lost + f.doubled) for f in found)))
@@ -88,7 +88,7 @@ def render_comparison(a: Run, b: Run, a_name: str, b_name: str) -> str:
     if worse:
         lede += f"B is clearly worse in: {'; '.join(worse)}."
     scenarios = [scenario_of(run) for run in (a, b)]
-    sides = [(n, counted(r.chats, s.warmup_s)) for n, r, s in zip("AB", (a, b), scenarios, strict=True)]
+    sides = [(n, counted(r.chats, window_of(s))) for n, r, s in zip("AB", (a, b), scenarios, strict=True)]
     first = [(n, [c.first_token_s for c in side if c.first_token_s is not None]) for n, side in sides]
     between = [(n, [c.inter_token_s for c in side if c.inter_token_s is not None]) for n, side in sides]
     return (

@@ -1,6 +1,8 @@
 """Figures of a run, out of its records. Durations are seconds unless the name says `_ms`.
 
 - goodput: chats a second that ended well within all targets; refused, failed, broken and late ones are none;
+- tokens a second: answer tokens that came within the counted part of the run; what a full server delivers after the
+  load's end does not make it look faster;
 - fairness: Jain's index over tenants of answer tokens a second divided by weight, 1 = equal, 1/n = one has
   all. It means something where every tenant asks for more than its share; each tenant's latencies stand
   beside it.
@@ -17,6 +19,18 @@ from .record import ChatRecord, Result
 from .scenario import Targets
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The counted part of a run, seconds since its start."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +101,9 @@ def is_good(chat: ChatRecord, targets: Targets) -> bool:
     return all(seen is None or limit is None or seen <= limit for seen, limit in pairs)
 
 
-def figures(chats: Sequence[ChatRecord], targets: Targets, seconds: float) -> Figures:
-    """Figures over `chats`, which were meant to be sent within `seconds`."""
+def figures(chats: Sequence[ChatRecord], targets: Targets, window: Window) -> Figures:
+    """Figures over `chats`, which were meant to be sent within `window`."""
+    seconds = window.seconds
     good = [c for c in chats if is_good(c, targets)]
     stayed = [c for c in chats if c.result is not Result.ABANDONED]
     answered = [c for c in chats if c.first_s is not None]
@@ -107,7 +122,7 @@ def figures(chats: Sequence[ChatRecord], targets: Targets, seconds: float) -> Fi
         overhead_ms=spread(c.overhead_ms for c in chats),
         goodput_chats_per_s=len(good) / seconds,
         good_share=len(good) / len(stayed) if stayed else 0.0,
-        tokens_per_s=sum(c.tokens for c in chats) / seconds,
+        tokens_per_s=sum(_delivered(c, window) for c in chats) / seconds,
         good_tokens_per_s=sum(c.tokens for c in good) / seconds,
         prompt_tokens=sum(c.prompt_tokens or 0 for c in chats),
         cached_tokens=sum(c.cached_tokens or 0 for c in chats),
@@ -120,10 +135,21 @@ def figures(chats: Sequence[ChatRecord], targets: Targets, seconds: float) -> Fi
     )
 
 
-def by_tenant(chats: Sequence[ChatRecord], targets: Targets, seconds: float) -> dict[str, Figures]:
+def _delivered(chat: ChatRecord, window: Window) -> float:
+    """Tokens that came within the window; a chat's tokens are spread evenly over its pieces."""
+    if chat.first_s is None or not chat.pieces:
+        return 0.0
+    at_s, inside = chat.first_s, 0
+    for gap_ms in (0.0, *chat.gaps_ms):
+        at_s += gap_ms / 1000
+        inside += window.start_s <= at_s < window.end_s
+    return inside * chat.tokens / chat.pieces
+
+
+def by_tenant(chats: Sequence[ChatRecord], targets: Targets, window: Window) -> dict[str, Figures]:
     """Each tenant's figures, by name."""
     names = sorted({c.tenant for c in chats})
-    return {n: figures([c for c in chats if c.tenant == n], targets, seconds) for n in names}
+    return {n: figures([c for c in chats if c.tenant == n], targets, window) for n in names}
 
 
 def jain(values: Sequence[float]) -> float | None:
@@ -132,6 +158,6 @@ def jain(values: Sequence[float]) -> float | None:
     return None if not squares else sum(values) ** 2 / (len(values) * squares)
 
 
-def counted(chats: Sequence[ChatRecord], warmup_s: float) -> list[ChatRecord]:
-    """The chats that count: meant to be sent after the warm-up."""
-    return [c for c in chats if c.intended_s >= warmup_s]
+def counted(chats: Sequence[ChatRecord], window: Window) -> list[ChatRecord]:
+    """The chats that count: meant to be sent within the window."""
+    return [c for c in chats if window.start_s <= c.intended_s < window.end_s]

@@ -11,7 +11,7 @@ import yaml
 from markupsafe import Markup
 
 from . import charts
-from .figures import Figures, Spread, by_tenant, counted, figures, jain, quantile
+from .figures import Figures, Spread, Window, by_tenant, counted, figures, jain, quantile
 from .meter import Sample
 from .record import ChatRecord, Result, Run
 from .scenario import Scenario
@@ -25,7 +25,8 @@ METHODS = (
     "omission is avoided).",
     "First token: to the first piece of text. Between tokens: a chat's time from first to last piece, divided by the "
     "server's token count less one. Silence: the time between two pieces.",
-    "Good: answered whole, within every target. Goodput is good chats a second over the counted part of the run.",
+    "Good: answered whole, within every target. Goodput is good chats a second over the counted part of the run. Tokens a "
+    "second are those that came within that part: what a full server delivers later does not count.",
     "Lost and doubled: event ids that jump or repeat, more pieces than the server's own token count, and (where the "
     "scenario names a tokenizer) texts clearly shorter than that count. A stream "
     "without finish reason and [DONE] counts as broken.",
@@ -50,13 +51,18 @@ def scenario_of(run: Run) -> Scenario:
     return Scenario.model_validate(run.head["scenario"])
 
 
+def window_of(scenario: Scenario) -> Window:
+    """The part of the run that is counted: after the warm-up, up to the load's end."""
+    return Window(scenario.warmup_s, scenario.duration_s)
+
+
 def render_report(run: Run) -> str:
     """The page, as HTML."""
     scenario = scenario_of(run)
-    chats = counted(run.chats, scenario.warmup_s)
-    seconds = scenario.duration_s - scenario.warmup_s
-    total = figures(chats, scenario.targets, seconds)
-    tenants = by_tenant(chats, scenario.targets, seconds)
+    window = window_of(scenario)
+    chats = counted(run.chats, window)
+    total = figures(chats, scenario.targets, window)
+    tenants = by_tenant(chats, scenario.targets, window)
     fairness = fairness_of(scenario, tenants)
     return (
         environment()

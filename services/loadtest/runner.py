@@ -72,6 +72,8 @@ class Runner:
             for at_s, tenant, number in self._schedule():
                 if (wait := at_s - self.now()) > 0:
                     await asyncio.sleep(wait)
+                if self._failure is not None:
+                    break
                 self._spawn(self._session(plan_session(self._scenario, tenant, number), at_s))
             if self._sessions:
                 left_s = self._scenario.duration_s + self._scenario.drain_s - self.now()
@@ -95,15 +97,16 @@ class Runner:
 
     def _schedule(self) -> Iterator[tuple[float, TenantLoad, int]]:
         """All tenants' open-loop arrivals, merged in time."""
-        streams = []
-        for place, tenant in enumerate(self._scenario.tenants):
-            if isinstance(tenant.arrivals, Closed):
-                continue
-            rng = random.Random(f"{self._scenario.seed}/{tenant.name}/arrivals")
-            times = arrivals.arrival_times(tenant.arrivals, self._scenario.duration_s, rng)
-            streams.append([(at, place, number) for number, at in enumerate(times)])
+        streams = [self._arrivals(place, tenant) for place, tenant in enumerate(self._scenario.tenants)]
         for at, place, number in heapq.merge(*streams):
             yield at, self._scenario.tenants[place], number
+
+    def _arrivals(self, place: int, tenant: TenantLoad) -> Iterator[tuple[float, int, int]]:
+        rng = random.Random(f"{self._scenario.seed}/{tenant.name}/arrivals")
+        if isinstance(tenant.arrivals, Closed):
+            return
+        times = arrivals.arrival_times(tenant.arrivals, self._scenario.duration_s, rng)
+        yield from ((at, place, number) for number, at in enumerate(times))
 
     async def _closed_user(self, tenant: TenantLoad, user: int, users: int) -> None:
         ready_s = 0.0

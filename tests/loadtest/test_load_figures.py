@@ -9,7 +9,7 @@ import pytest
 
 from services.loadtest import charts
 from services.loadtest.compare import quantile_interval, share_interval
-from services.loadtest.figures import figures, is_good, jain, quantile
+from services.loadtest.figures import Window, counted, figures, is_good, jain, quantile
 from services.loadtest.record import ChatRecord, Result
 from services.loadtest.report import fairness_of
 from services.loadtest.scenario import Targets
@@ -49,13 +49,20 @@ def test_figures_count_what_a_user_got() -> None:
         chat(result=Result.ABANDONED),
         chat(result=Result.REFUSED, first_s=None, gaps_ms=[], pieces=0, completion_tokens=None, reason="429 full"),
     ]
-    found = figures(chats, Targets(), 10)
+    found = figures(chats, Targets(), Window(8, 18))
     assert found.goodput_chats_per_s == 0.1
     assert found.good_share == pytest.approx(1 / 3)
     assert found.reasons == {"429 full": 1}
     assert (found.tokens_per_s, found.good_tokens_per_s) == (3.3, 1.1)
     assert found.client_lag.p50 == 1.0
     assert found.inter_token.p50 == pytest.approx(0.02)
+
+
+def test_what_comes_after_the_load_makes_no_server_faster() -> None:
+    """Eleven tokens from 10.5 s on, 100 ms apart: five of them come before 11 s."""
+    found = figures([chat(gap_ms=100)], Targets(), Window(9, 10.95))
+    assert found.tokens_per_s == pytest.approx(5 / 1.95)
+    assert counted([chat()], Window(0, 10)) == counted([chat()], Window(10.1, 20)) == []
 
 
 def test_inter_token_counts_tokens_not_pieces() -> None:
@@ -72,7 +79,7 @@ def test_fairness_weighs_and_counts_the_starved() -> None:
     assert jain([1, 1, 1]) == pytest.approx(1)
     assert jain([0, 0]) is None
     plan = scenario("http://127.0.0.1:9/v1", {"weight": 2}, {"weight": 1})
-    served = {name: figures([chat(tokens=n)], Targets(), 1) for name, n in (("t0", 20), ("t1", 10))}
+    served = {name: figures([chat(tokens=n)], Targets(), Window(10, 11)) for name, n in (("t0", 20), ("t1", 10))}
     assert fairness_of(plan, served) == pytest.approx(1)
     assert fairness_of(plan, {"t0": served["t0"]}) == pytest.approx(0.5)
 
