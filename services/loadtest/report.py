@@ -25,8 +25,8 @@ METHODS = (
     "omission is avoided).",
     "First token: to the first piece of text. Between tokens: a chat's time from first to last piece, divided by the "
     "server's token count less one. Silence: the time between two pieces.",
-    "Good: answered whole, within every target. Goodput is good chats a second over the counted part of the run. Tokens a "
-    "second are those that came within that part: what a full server delivers later does not count.",
+    "Good: answered whole, within every target. Goodput is good chats a second over the counted part of the run. "
+    "Tokens a second are those that came within that part: what a full server delivers later does not count.",
     "Lost and doubled: event ids that jump or repeat, more pieces than the server's own token count, and (where the "
     "scenario names a tokenizer) texts clearly shorter than that count. A stream "
     "without finish reason and [DONE] counts as broken.",
