@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
@@ -66,6 +67,16 @@ class Connection:
         """Run one of the atomic steps. Raises QueueUnavailable."""
         with translated():
             return await self._scripts[name](keys=keys, args=args)
+
+    async def blocked(self, read: Awaitable[Any], block_ms: int) -> Any:
+        """The answer of a read that blocks on the server for `block_ms`, with one timeout more for the way.
+
+        Without that bound a peer that vanished without a word would be waited for until it came back: for ever.
+        Raises QueueUnavailable.
+        """
+        with translated():
+            async with asyncio.timeout(block_ms / 1000 + self.timeout_s):
+                return await read
 
     async def ping(self) -> None:
         """Raises QueueUnavailable unless Redis answers in time."""

@@ -60,8 +60,8 @@ class Desk:
 
     async def events(self, after: str, block_ms: int) -> tuple[str, list[Event]]:
         """Events since a place; waits up to `block_ms` for the first."""
-        with translated():
-            answer = await self._connection.blocking.xread({keys.EVENTS: after}, count=1000, block=block_ms)
+        read = self._connection.blocking.xread({keys.EVENTS: after}, count=1000, block=block_ms)
+        answer = await self._connection.blocked(read, block_ms)
         if not answer:
             return after, []
         entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
