@@ -6,7 +6,11 @@ local refused = {}
 for i = 1, #KEYS do
   local at = 3 * i
   local answer = redis.pcall('XADD', KEYS[i], 'NOMKSTREAM', ARGV[at], 't', ARGV[at + 1], 'n', ARGV[at + 2])
-  if not answer or (type(answer) == 'table' and answer.err) then refused[#refused + 1] = i end
+  local failed = type(answer) == 'table' and answer.err
+  -- Redis is full, or its disk is: nothing to do with this piece, which must be tried again. Those before it are
+  -- refused for their places then.
+  if failed and not string.find(answer.err, 'equal or smaller', 1, true) then return answer end
+  if not answer or failed then refused[#refused + 1] = i end
 end
 -- Where a piece was refused nothing is shown: followers read the streams instead.
 if #refused == 0 then redis.call('PUBLISH', ARGV[1], ARGV[2]) end
