@@ -59,6 +59,7 @@ class Running:
     cancelled: bool = False
     fenced: bool = False
     engine: Engine | None = None  # that works on it now
+    start: int = 0  # of that engine
     settling: bool = False
     claim: Claim | None = None
     tokens: int = 0  # of the answer, over all attempts
@@ -87,26 +88,31 @@ class Running:
 async def run(running: Running, desk: Desk) -> None:
     """Claim, stream, settle; again when the engine fails under it. Every way out but being fenced or the worker's
     own end settles the chat, so its client gets an answer or an error."""
-    while True:
-        claim = await insist(lambda: desk.bench.claim(running.entry, running.chat))
-        if claim is None:
-            return
-        running.claim = claim
-        try:
-            end = await _attempt(running, claim, desk)
-        except EngineUnavailable as error:
-            await desk.life.suspect()
-            log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
-            if claim.attempt < ATTEMPTS_MAX:
-                continue
-            end = _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
-        except asyncio.CancelledError:
-            if running.fenced or not running.cancelled:
-                raise
-            end = ReplyEnd(Finish.CANCELLED)
+    try:
+        end = await _attempts(running, desk)
+    except asyncio.CancelledError:
+        if running.fenced or not running.cancelled:
+            raise
+        end = ReplyEnd(Finish.CANCELLED)
+    if end is not None and running.claim is not None:
         running.settling = True
-        await settle(running, claim, end, desk)
-        return
+        await settle(running, running.claim, end, desk)
+
+
+async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
+    """How the chat ends; None when it had ended before. `running.claim` is the last attempt's."""
+    while True:
+        running.claim = None  # a cancellation during the step that counts attempts must not leave us with an old one
+        claim = running.claim = await insist(lambda: desk.bench.claim(running.entry, running.chat))
+        if claim is None:
+            return None
+        try:
+            return await _attempt(running, claim, desk)
+        except EngineUnavailable as error:
+            await desk.life.suspect(running.start)
+            log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
+            if claim.attempt >= ATTEMPTS_MAX:
+                return _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
 
 
 async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
@@ -142,6 +148,7 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
     running.started_s = running.started_s or begin
     desk.meter.started(running.chat, claim.ticket.prompt_tokens)
     running.engine, running.kv_bits = desk.life.engine, request.kv_bits
+    running.start = desk.life.starts
     pieces = running.engine.stream(request)
     try:
         async for piece in pieces:

@@ -33,6 +33,7 @@ class EngineLife:
     def __init__(self, engine: Engine, model: str, progress: Progress, clock: Callable[[], float]) -> None:
         self.engine = engine
         self.ready = asyncio.Event()
+        self.starts = 0  # which start of the engine this is: a chat's failure counts against the one that it ran on
         self.changing = asyncio.Lock()
         self._model = model
         self._progress = progress
@@ -63,10 +64,13 @@ class EngineLife:
         while not self.ready.is_set():
             await self.ready.wait()
 
-    async def suspect(self) -> None:
-        """A chat saw the engine fail. Chats that come after this returns wait until it was looked after."""
+    async def suspect(self, start: int) -> None:
+        """A chat saw the engine's `start`th start fail. Chats that come after this returns wait until it was looked
+        after. A failure of a start that is over says nothing of the one after it."""
+        if start != self.starts:
+            return
         self._strikes += 1
-        if self._strikes >= STRIKES_MAX or not await self.engine.alive():
+        if (self._strikes >= STRIKES_MAX or not await self.engine.alive()) and start == self.starts:
             self.ready.clear()
             self._dead.set()
 
@@ -108,6 +112,7 @@ class EngineLife:
         async with self.changing:
             self.hold(EngineState.STARTING)
             self._progress("restarting")
+            self.starts += 1  # its chats fail as it is stopped, which must not count against the next
             await self.engine.stop()
             await self.start()
 
@@ -121,6 +126,9 @@ class EngineLife:
         self.engine = engine or self.engine
         self._facts = facts
         self._state = EngineState.READY
+        self.starts += 1
+        self._strikes = 0
+        self._dead.clear()
         self.ready.set()
         self._progress("ready")
         log.info("engine.ready", model=self._model, kv_bits=int(facts.kv_bits))

@@ -129,7 +129,12 @@ class Worker:
                 await self._room.wait()
                 continue
             await self._life.ready.wait()
-            for entry, chat in await insist(lambda free=free: self._bench.take(free, TAKE_BLOCK_MS)):  # type: ignore[misc]
+            try:
+                taken = await self._bench.take(free, TAKE_BLOCK_MS)
+            except QueueUnavailable as error:
+                log.warning("worker.take_failed", why=str(error))
+                taken = await insist(self._bench.mine)  # what a lost answer held is ours already, and new to us
+            for entry, chat in taken:
                 self._begin(entry, chat)
 
     def _begin(self, entry: str, chat: str) -> None:
@@ -155,7 +160,8 @@ class Worker:
             try:
                 await self._bench.keep([running.entry for running in self._running.values()])
                 for chat in await self._bench.cancelled(list(self._running)):
-                    self._running[chat].cancel()
+                    if running := self._running.get(chat):  # it may have ended meanwhile
+                        running.cancel()
                 for entry, chat in await self._bench.abandoned(ABANDONED_MS):
                     self._begin(entry, chat)
                 if self._life.asleep and await self._bench.backlog():
