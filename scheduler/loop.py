@@ -36,6 +36,11 @@ class LeaseLost(Exception):
     """Another scheduler has taken over."""
 
 
+class BooksBehind(Exception):
+    """The books must be read anew: Redis holds reservations that they do not, because an answer was lost after its step
+    was done; or the clock went back, and everything in them is in the future."""
+
+
 class Loop:
     """Runs until cancelled. `settings` is called about once a second: shares and targets may change live."""
 
@@ -56,6 +61,7 @@ class Loop:
         self._facts: dict[str, EngineFacts] = {}
         self._providers: dict[str, float] = {}  # overflow provider -> when its worker was heard last
         self._missing: set[str] = set()
+        self._unknown: set[str] = set()
         self._asked: list[tuple[str, str]] = []  # where the answer goes, the chat that it is about
         self._lowered: list[str] = []
         self._core = Scheduler(settings())
@@ -73,6 +79,8 @@ class Loop:
                 await self._lead()
             except LeaseLost:
                 log.warning("scheduler.lost_lease", lease=self._lease)
+            except BooksBehind as behind:
+                log.warning("scheduler.books_behind", why=str(behind))
             except QueueUnavailable as error:
                 log.warning("scheduler.queues_unavailable", why=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -88,6 +96,8 @@ class Loop:
         try:
             while True:
                 now = self._clock()
+                if now < looked - LOOK_S:
+                    raise BooksBehind(f"the clock went back {looked - now:.0f} s")
                 if now - looked >= LOOK_S:
                     looked = now
                     await self._look(now)
@@ -108,6 +118,7 @@ class Loop:
     async def _take_over(self) -> str:
         """Rebuild from Redis. Events from the returned place on may repeat what was read: hearing twice is harmless."""
         self._core, self._tickets, self._facts = Scheduler(self._settings()), {}, {}
+        self._missing, self._unknown = set(), set()
         after = await self._desk.last_event()
         now = self._clock()
         await self._look(now)
@@ -142,6 +153,10 @@ class Loop:
             log.warning("scheduler.reservation_gone", chat=chat)
             self._core.settle(chat, None, now)
         self._missing = gone
+        unknown = {chat for chat in stored if self._core.ledger.get(chat) is None}
+        if behind := unknown & self._unknown:
+            raise BooksBehind(f"{len(behind)} reservations were not known")
+        self._unknown = unknown
         for model in self._core.wanted_models():
             await self._desk.command(model, [{"wake": True}])
         for demotion in self._core.demotions():
