@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class EngineNow:
     """One model as the gateway sees it. `bits_available` holds one value where sessions cannot differ."""
 
-    bits_available: tuple[int, ...]
+    bits_available: tuple[int, ...]  # up to those that an operator set for the model
     live: bool  # sessions may differ in bits
     context_tokens: int
     pressure: float = 0.0  # part of the KV memory that is reserved, 0..1
@@ -63,8 +63,8 @@ def _as_configured(model: ModelConfig) -> EngineNow:
 
 
 def _as_told(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> EngineNow:
-    live = bool(facts["live_kv_bits"])
-    bits = tuple(sorted(int(bits) for bits in facts["kv_bytes_per_token"])) if live else (int(facts["kv_bits"]),)
+    live, most = bool(facts["live_kv_bits"]), int(facts["kv_bits"])
+    bits = tuple(sorted(int(bits) for bits in facts["kv_bytes_per_token"] if int(bits) <= most)) if live else (most,)
     budget = seen.get("budget_bytes") or 0
     pressure = min(1.0, seen["reserved_bytes"] / budget) if budget else 0.0
     return EngineNow(bits, live, int(facts["context_tokens"]), pressure)

@@ -55,9 +55,8 @@ def _check(bot: BotConfig, after: KvPolicyConfig, engine: EngineSeen | None) -> 
     """A promise that the model cannot keep would turn every chat away."""
     if engine is None:
         return
-    able, floor = sorted(engine.facts.kv_bytes_per_token), floor_of(after)
-    if not engine.facts.live_kv_bits:
-        able = [int(engine.facts.kv_bits)]
+    now, floor = int(engine.facts.kv_bits), floor_of(after)
+    able = sorted(bits for bits in engine.facts.kv_bytes_per_token if bits <= now) or [now]
     if floor > able[-1]:
         raise Conflict(
             f"{bot.model} holds KV at {', '.join(map(str, able))} bits now, this policy promises {floor}. "
@@ -98,7 +97,8 @@ def _engine_now(host: Gateway, model: str, engine: EngineSeen | None) -> EngineN
     if engine is None:
         return EngineNow((4, 8, 16), live=True, context_tokens=0)
     facts = engine.facts
-    bits = tuple(sorted(facts.kv_bytes_per_token)) if facts.live_kv_bits else (int(facts.kv_bits),)
+    held = tuple(sorted(bits for bits in facts.kv_bytes_per_token if bits <= facts.kv_bits))
+    bits = held if facts.live_kv_bits else (int(facts.kv_bits),)
     return EngineNow(bits, facts.live_kv_bits, facts.context_tokens)
 
 
