@@ -31,7 +31,7 @@ class Tuning(NamedTuple):
     waves: int = 8
     low_block: int = 64
     low_stages: int = 2
-    long_chunk: int = 2048
+    long_chunk: int = 4096
     fine_loop: bool = False
     asm: bool = not INTERPRETED
     maxnreg: int | None = None
