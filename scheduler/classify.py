@@ -32,6 +32,13 @@ Classifier = Callable[[str], Classified]  # the seam: anything of this shape can
 _FACT_QUESTION = (
     r"^\W*(?:what|when|where|which|who|how (?:many|much|long|big|far|old)|is|are|does|until|"
     r"qué|cuál|cuándo|cuánt|dónde|hasta|a qué|was|wann|wo|welche|wer|wie (?:viel|lange|hoch|groß)|bis wann|ist|gibt)\b"
+    r"|(?:何|いつ|どこ|どの|誰|いくら|どれ|含まれ|付いて|ついて).{0,12}(?:か|は)[。?？]?$"
+)
+_MAKE = (
+    r"^\W*(?:please |can you |could you |bitte |kannst du |por favor,? )?(?:write|compose|draft|invent|imagine|"
+    r"name|turn|create|suggest|design|describe|escrib|crea|invent|ponle|convierte|redact|imagina|suger|schreib|erfinde|dichte|"
+    r"mach|gestalt|formulier|denk|erzähl|cuenta|cuént|tell)"
+    r"|(?:書いて|作って|考えて|つけて|変えて|詠んで|聞かせて)(?:ください|ほしい|くれ|もらえ|$)"
 )
 _CONDITION = (
     r"\b(?:if|si|wenn|falls|unless|except|excepto|salvo|außer)\b.{5,200}\?"
@@ -56,7 +63,8 @@ _MARKS: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
     ),
     ("shouting", Task.COMPLAINT, 2, re.compile(r"[!！]{2}|[?？][!！]|\b[A-ZÄÖÜÁÉÍÓÚÑ]{5,}\b")),
     ("an exclamation", Task.COMPLAINT, 1, re.compile(r"[!！]")),
-    ("a question of fact", Task.FACTS, 1, re.compile(_FACT_QUESTION, re.IGNORECASE)),
+    ("something to make", Task.CREATIVE, 2, re.compile(_MAKE, re.IGNORECASE)),
+    ("a question of fact", Task.FACTS, 2, re.compile(_FACT_QUESTION, re.IGNORECASE)),
     ("a condition and a question", Task.LOGIC, 2, re.compile(_CONDITION, re.IGNORECASE)),
 )
 

@@ -29,7 +29,7 @@ def test_there_are_enough_messages_of_every_kind_and_none_is_in_both_parts() -> 
     assert not {text for _, _, text in tuning} & {text for _, _, text in held_out}
 
 
-@pytest.mark.parametrize(("part", "floor"), [("tuning", 0.95), ("held_out", 0.45)])
+@pytest.mark.parametrize(("part", "floor"), [("tuning", 0.95), ("held_out", 0.55)])
 def test_accuracy(part: str, floor: float) -> None:
     rows = messages(part)
     right = sum(classify(text)[0] is task for task, _, text in rows)
