@@ -102,11 +102,22 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         assert set(results) == {"ok"}, results
         keys = await client.ask("GET", "/tenants/acme/keys")
         assert [key["id"] for key in keys["items"]] == ["acme-ready"]
+        running = [asyncio.create_task(client.chat(number, 40)) for number in range(4)]
+        lowered = await client.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 1}})
+        assert lowered["limits"]["chats_max"] == 1
+        assert all(usage["completion_tokens"] for usage in await asyncio.gather(*running))
         await client.ask("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": 1}})
         body = {"model": "acme/support", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
         said = [(await client.tenant.post("/chat/completions", json=body)).status_code for _ in range(3)]
         assert said.count(429) >= 1
         total = (await client.ask("GET", "/usage"))["total"]
         assert total["refused"] == {"rate_limit_exceeded": said.count(429)}
+        await client.ask("PATCH", "/tenants/acme", {"limits": {}})
+        last = asyncio.create_task(client.chat(99, 60))
+        await asyncio.sleep(1)
+        assert (await client.admin.delete("/tenants/acme")).status_code == 204
+        gone = await client.tenant.post("/chat/completions", json=body)
+        assert (gone.status_code, gone.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert (await last)["completion_tokens"] > 0
         await client.admin.aclose()
         await client.tenant.aclose()
