@@ -366,7 +366,10 @@ class Job(Given):
     ended_s: float | None = None
     attempt: int = 0
     by: str = ""
-    result: dict[str, Any] | None = None
+    result: Annotated[
+        dict[str, Any] | None,
+        Field(description="By kind: kv_bits, plan | measured | figures | total | proposals {bot, before, after, why}"),
+    ] = None
     error: str | None = None
     retry_of: str | None = None
 
@@ -428,16 +431,6 @@ class AutotuneNew(Taken):
 
 
 JobNew = Annotated[QualityNew | LoadtestNew | RollupNew | AutotuneNew, Field(discriminator="kind")]
-
-
-class Proposal(Given):
-    """What autotune would change for one bot."""
-
-    bot: str
-    model: str
-    before: KvPolicyConfig
-    after: KvPolicyConfig
-    why: Annotated[str, Field(examples=["4 bits cost 7.3% perplexity here, above 5%: keep 8."])]
 
 
 class Applied(Given):
