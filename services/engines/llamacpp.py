@@ -64,7 +64,7 @@ class LlamaCppOptions:
     threads: int | None = None
     start_s_max: float = 120.0
     first_token_s_max: float = 300.0  # a prefill on a slow machine
-    token_s_max: float = 30.0
+    token_s_max: float = 120.0  # other slots' prefills on a busy machine come between two tokens
     stop_grace_s: float = 2.0
 
 

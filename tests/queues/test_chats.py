@@ -20,7 +20,7 @@ from services.queues.replies import ReplyHub
 from services.registry import Registry, TenantRecord
 
 NOW_S = 1_800_000_000.0
-PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", stop=["."])
+PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", stop=["."], messages=[])
 USAGE = Usage(
     prompt_tokens=3, cached_tokens=1, completion_tokens=2, kv_bits=KvBits.EIGHT, kv_byte_seconds=1.5, queue_s=0.25
 )
