@@ -100,6 +100,7 @@ class EngineLife:
                 async with asyncio.timeout(WATCH_S):
                     await self._dead.wait()
             if self.changing.locked() or self.resting:
+                await asyncio.sleep(WATCH_S)  # `_dead` may be set: waiting for it would not wait
                 continue
             misses = 0 if await self.engine.alive() else misses + 1
             if self._dead.is_set() or misses >= MISSES_MAX:

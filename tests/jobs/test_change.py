@@ -212,3 +212,13 @@ async def test_an_unloaded_model_stays_away_when_its_worker_is_killed_but_not_wh
         assert (await host.commands.desired("m")).power is Power.UP
         worker.stop()
         await third
+
+
+async def test_an_engine_that_dies_while_it_drains_is_restarted_with_the_new_bits(host: Host) -> None:
+    chat = await host.bunk.submit("Tell me a very long story.", max_tokens=60)
+    await host.bunk.entries(chat.chat, until_text=2)
+    command_id = await host.order("kv_bits", bits=4, how="drain")
+    await asyncio.sleep(0.3)
+    host.bunk.engine_process().kill()
+    assert (await host.ended(command_id)).state is CommandState.DONE
+    assert (await host.bunk.answer(chat.chat))[1].finish in (Finish.STOP, Finish.LENGTH)
