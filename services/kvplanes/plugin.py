@@ -189,8 +189,9 @@ class Hooks:
             adder.cur_rem_token_offset += held
 
     def around_add(self, original: Callable[..., Any], adder: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
-        """Admit an 8-bit request only where both its planes fit."""
-        if req.kvplanes_bits != 8:
+        """Admit an 8-bit request only where both its planes fit; alone, it may run with fewer low planes."""
+        alone = not adder.can_run_list and (adder.running_batch is None or adder.running_batch.is_empty())
+        if req.kvplanes_bits != 8 or alone:
             return original(adder, req, *args, **kwargs)
         extra = len(req.full_untruncated_fill_ids) + min(req.sampling_params.max_new_tokens, 4096)
         before = len(adder.can_run_list)

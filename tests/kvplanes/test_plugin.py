@@ -1,0 +1,96 @@
+"""What the plugin decides before SGLang runs: whom to refuse, whom to admit."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.kvplanes.config import KVPlanesConfig
+from services.kvplanes.plugin import Hooks, refuse, register
+
+
+def pools(**changes: Any) -> Any:
+    """SGLang's pool builder for a plain model on one GPU, with `changes` to its flags or itself."""
+    args = {
+        "prefill_attention_backend": None, "decode_attention_backend": None, "attention_backend": "triton",
+        "cuda_graph_config": SimpleNamespace(prefill=SimpleNamespace(backend="disabled")),
+        "tp_size": 1, "pp_size": 1, "dp_size": 1, "dcp_size": 1, "kv_cache_dtype": "auto",
+        "disaggregation_mode": "null", "enable_hierarchical_cache": False, "enable_mixed_chunk": False,
+        "enable_memory_saver": False,
+    }  # fmt: skip
+    own = {
+        "device": "cuda", "use_mla_backend": False, "is_hybrid_swa": False, "sliding_window_size": None,
+        "mambaish_config": None, "is_draft_worker": False, "page_size": 1,
+        "spec_algorithm": SimpleNamespace(is_none=lambda: True),
+        "model_config": SimpleNamespace(
+            hf_text_config=SimpleNamespace(), is_encoder_decoder=False, head_dim=128, v_head_dim=128
+        ),
+    }  # fmt: skip
+    for name, value in changes.items():
+        (args if name in args else own)[name] = value
+    return SimpleNamespace(server_args=SimpleNamespace(**args), **own)
+
+
+def test_a_plain_model_passes() -> None:
+    refuse(pools())
+    refuse(pools(device="cpu", attention_backend="torch_native"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"use_mla_backend": True}, "MLA"),
+        ({"sliding_window_size": 4096}, "sliding windows"),
+        ({"spec_algorithm": SimpleNamespace(is_none=lambda: False)}, "speculative decoding"),
+        ({"tp_size": 2}, "several GPUs"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "--kv-cache-dtype fp8_e5m2"),
+        ({"attention_backend": "fa3"}, "--attention-backend fa3"),
+        ({"page_size": 16}, "--page-size 16"),
+        ({"device": "cpu"}, "give torch_native"),
+        ({"cuda_graph_config": SimpleNamespace(prefill=SimpleNamespace(backend="full"))}, "CUDA graphs for prefill"),
+    ],
+)
+def test_what_planes_lack_is_refused_by_name(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        refuse(pools(**changes))
+
+
+def test_bad_settings_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BUNKHOUSE_KVPLANES", raising=False)
+    register()
+    monkeypatch.setenv("BUNKHOUSE_KVPLANES", '{"bits": 5}')
+    with pytest.raises(SystemExit, match="bits"):
+        register()
+
+
+class Adder:
+    """SGLang's admission, as far as the hook sees it: so many tokens of room."""
+
+    def __init__(self, room: int, running: bool) -> None:
+        self.room, self.can_run_list = room, []  # type: int, list[Any]
+        self.rem_total_token_offset = self.cur_rem_token_offset = 0
+        self.running_batch = SimpleNamespace(is_empty=lambda: not running)
+
+    def add(self, req: Any) -> str:
+        if (
+            len(req.full_untruncated_fill_ids) + req.sampling_params.max_new_tokens
+            > self.room - self.rem_total_token_offset
+        ):
+            return "no"
+        self.can_run_list.append(req)
+        return "yes"
+
+
+@pytest.mark.parametrize(
+    ("bits", "room", "running", "expected"),
+    [(4, 120, True, "yes"), (8, 120, True, "no"), (8, 220, True, "yes"), (8, 120, False, "yes"), (4, 90, True, "no")],
+)
+def test_eight_bits_are_admitted_where_both_planes_fit(bits: int, room: int, running: bool, expected: str) -> None:
+    adder = Adder(room, running)
+    params = SimpleNamespace(max_new_tokens=20)
+    req = SimpleNamespace(kvplanes_bits=bits, full_untruncated_fill_ids=[0] * 80, sampling_params=params)
+    assert Hooks(KVPlanesConfig()).around_add(Adder.add, adder, req) == expected
+    charged = 100 if bits == 8 and running and expected == "yes" else 0
+    assert adder.rem_total_token_offset == charged
