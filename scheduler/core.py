@@ -62,6 +62,8 @@ class Scheduler:
         self.settings = settings
         self.books.configure(settings)
         self.room.configure(settings)
+        for entry in self.room.queues.entries.values():
+            entry.facts = None  # what it needs is worked out anew
         self._review_s = 0.0
 
     def engine_started(self, facts: EngineFacts, now_s: float) -> None:

@@ -61,13 +61,13 @@ class Fill:
         """A ticket came. News only if it is its lane's first."""
         entry.short_bytes = entry.least_bytes
         if self._room.queues.lane_of(entry.ticket).waiting[0] is entry:
-            self.look_at(entry.ticket.model)
+            self._news[entry.ticket.model] = None
 
     def leave(self, entry: Waiting) -> None:
         """A ticket leaves the room, for whatever reason."""
         model = entry.ticket.model
         self._room.leave(entry)
-        self.look_at(model)
+        self._news[model] = None
         if self.stuck.get(model) is entry:
             del self.stuck[model]
             if entry.overtaken >= self._books.settings.overtakes_max:
@@ -87,8 +87,9 @@ class Fill:
             first.short_bytes = min(first.short_bytes, first.least_bytes)  # headroom is kept from it no more
             self._short[model] = min(self._short.get(model, 0), first.short_bytes)
         if account is None or account.available_bytes >= self._short.get(model, 0):
-            self.look_at(model)
-        self.look_at(*self._for_bandwidth)
+            self._news[model] = None
+        if self._for_bandwidth:
+            self.look_at(*self._for_bandwidth)
 
     def paced(self, model: str) -> None:
         """The prefill backlog is short enough again."""
@@ -212,3 +213,14 @@ class Fill:
                 stuck.overtaken += 1
         self._books.admit(entry, decision, ask, now_s)
         self._room.order(model).moved(entry.ticket.tenant)
+        lane = self._room.queues.lane(entry.ticket.tenant, model)
+        if lane is not None:
+            self._expect(lane.waiting[0], now_s)
+
+    def _expect(self, entry: Waiting, now_s: float) -> None:
+        """A ticket comes first in its lane: with how much to be had it is worth a look."""
+        account = self._books.ledger.accounts[entry.ticket.model]
+        headroom = int(self._books.settings.headroom * account.facts.kv_budget_bytes)
+        least = entry.least_bytes
+        if headroom >= least > 0 and self._books.over_share(entry.ticket.tenant, account, now_s):
+            entry.short_bytes = max(entry.short_bytes, least + headroom)

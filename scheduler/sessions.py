@@ -32,12 +32,18 @@ class Sessions:
 
     def begin(self, tenant: str, session: str) -> None:
         """A chat of the session was let in."""
-        self._leases.setdefault((tenant, session), Lease()).running += 1
+        self._lease((tenant, session)).running += 1
+
+    def _lease(self, key: tuple[str, str]) -> Lease:
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._leases[key] = Lease()
+        return lease
 
     def end(self, tenant: str, session: str, until_s: float, tokens: int) -> None:
         """A chat of the session is done; the lease runs until `until_s`."""
         key = (tenant, session)
-        lease = self._leases.setdefault(key, Lease())
+        lease = self._lease(key)
         lease.running = max(0, lease.running - 1)
         lease.until_s = max(lease.until_s, until_s)
         lease.tokens = tokens or lease.tokens
