@@ -1,0 +1,187 @@
+"""A client that does not give up: it retries with its Idempotency-Key and resumes with Last-Event-ID."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Any
+
+import httpx
+
+PAUSE_S = 0.25
+TRY_AGAIN = frozenset({"queue_unavailable", "draining", "handed_over"})
+NO_REASON = frozenset({"internal_error", "cancelled", "chat_not_found"})  # nobody asked for any of these
+
+
+class Outcome(StrEnum):
+    """What became of a chat in its client's eyes."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    LOST = "lost"
+
+
+@dataclass
+class Job:
+    """One chat to have. `key` is its Idempotency-Key and its session."""
+
+    key: str
+    tenant: str
+    bot: str
+    text: str
+    max_tokens: int
+    stream: bool
+    start_s: float = 0.0  # after the load began
+
+
+@dataclass
+class Told:
+    """What one client was told, over all its connections."""
+
+    job: Job
+    outcome: Outcome = Outcome.LOST
+    why: str = ""
+    chats: list[str] = field(default_factory=list)  # ids, in the order in which they were heard of
+    places: list[tuple[int, int]] = field(default_factory=list)
+    text: str = ""
+    finish: str | None = None
+    stall_s: float = 0.0  # the longest silence after the first piece
+    retries: Counter[str] = field(default_factory=Counter)
+    doubled: bool = False  # a piece came twice, or out of order
+    last_s: float | None = None
+
+    def piece(self, place: str, text: str) -> None:
+        """One event's text."""
+        if place:
+            attempt, _, number = place.partition("-")
+            at = (int(attempt), int(number))
+            self.doubled |= bool(self.places) and at <= self.places[-1]
+            self.places.append(at)
+        self.text += text
+        now_s = monotonic()
+        if self.last_s is not None:
+            self.stall_s = max(self.stall_s, now_s - self.last_s)
+        self.last_s = now_s
+
+    def heard_of(self, chat: str | None) -> None:
+        if chat and chat not in self.chats:
+            self.chats.append(chat)
+
+    def restart(self) -> None:
+        """The whole answer comes again from its beginning."""
+        self.places, self.text, self.finish = [], "", None
+
+
+class Broken(Exception):
+    """The connection ended before the answer did."""
+
+
+class Refusal(Exception):
+    """An error body, with its code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Client:
+    """`url` and `headers` are asked anew for each try: a host may come back elsewhere."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        url: Callable[[], str],
+        headers: Callable[[str], dict[str, str]],
+        patience_s: float,
+    ) -> None:
+        self._http, self._url, self._headers, self._patience_s = http, url, headers, patience_s
+
+    async def have(self, job: Job) -> Told:
+        """The chat, to its end or to the end of the client's patience."""
+        told = Told(job)
+        until_s = monotonic() + self._patience_s
+        while True:
+            try:
+                await (self._resume(told) if told.places else self._ask(told))
+                told.outcome = Outcome.ANSWERED
+                return told
+            except (httpx.TransportError, Broken) as error:
+                told.why = repr(error)
+                told.retries["connection"] += 1
+            except Refusal as refused:
+                told.why = refused.code
+                told.retries[refused.code] += 1
+                if refused.code not in TRY_AGAIN:
+                    told.outcome = Outcome.LOST if refused.code in NO_REASON else Outcome.REFUSED
+                    return told
+                told.outcome = Outcome.REFUSED  # unless a later try does better
+            if monotonic() > until_s:
+                return told
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask(self, told: Told) -> None:
+        job = told.job
+        told.restart()
+        body = {
+            "model": job.bot,
+            "messages": [{"role": "user", "content": job.text}],
+            "max_tokens": job.max_tokens,
+            "temperature": 0,
+            "stream": job.stream,
+        }
+        headers = self._headers(job.tenant) | {"Idempotency-Key": job.key, "X-Bunkhouse-Session": job.key}
+        url = f"{self._url()}/v1/chat/completions"
+        async with self._http.stream("POST", url, headers=headers, json=body) as answer:
+            await self._take(told, answer)
+
+    async def _resume(self, told: Told) -> None:
+        attempt, number = told.places[-1]
+        headers = self._headers(told.job.tenant) | {"Last-Event-ID": f"{attempt}-{number}"}
+        async with self._http.stream(
+            "GET", f"{self._url()}/v1/chats/{told.chats[-1]}/stream", headers=headers
+        ) as answer:
+            await self._take(told, answer)
+
+    async def _take(self, told: Told, answer: httpx.Response) -> None:
+        if answer.status_code != 200:
+            raise _refusal(await answer.aread())
+        told.heard_of(answer.headers.get("x-bunkhouse-chat"))
+        if "event-stream" not in answer.headers["content-type"]:
+            whole = json.loads(await answer.aread())
+            told.piece("", whole["choices"][0]["message"]["content"] or "")
+            told.finish = whole["choices"][0]["finish_reason"]
+            return
+        async for place, event in _events(answer):
+            if event is None:
+                return
+            if "error" in event:
+                raise Refusal(event["error"]["code"])
+            choice = event["choices"][0]
+            told.piece(place, choice["delta"].get("content") or "")
+            told.finish = choice["finish_reason"] or told.finish
+        raise Broken("the stream ended without [DONE]")
+
+
+async def _events(answer: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
+    """(id, data) of each event; None for [DONE]. Half an event, where a connection broke, is none."""
+    place, data = "", None
+    async for line in answer.aiter_lines():
+        if line.startswith("id: "):
+            place = line[4:]
+        elif line.startswith("data: "):
+            data = line[6:]
+        elif not line and data is not None:
+            yield place, None if data == "[DONE]" else json.loads(data)
+            place, data = "", None
+
+
+def _refusal(body: bytes) -> Refusal:
+    try:
+        return Refusal(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return Refusal("internal_error")

