@@ -74,6 +74,7 @@ class App:
     async def _answered(self, gateway: Gateway, call: Call) -> None:
         try:
             if self._admin is not None and admin.takes(call.path):
+                call.scope[admin.REQUEST] = call.request_id
                 await call.forward(self._admin, "admin")
             elif self._pages is not None and pages.takes(call.path):
                 await call.forward(self._pages, "pages")

@@ -22,7 +22,8 @@ from services.queues import keys
 from services.queues.connection import translated
 from services.registry import ADMIN_PREFIX, Keyring, digest
 
-GATEWAY = "bunkhouse.gateway"  # in the request's scope
+GATEWAY = "bunkhouse.gateway"  # in the request's scope, as is its id
+REQUEST = "bunkhouse.request"
 RANKS: dict[Role, int] = {"viewer": 0, "operator": 1, "owner": 2}
 OWNER = "owner"
 
@@ -74,7 +75,7 @@ def may(role: Role) -> Any:
         actor = await identify(request.scope[GATEWAY], credentials.credentials)
         if RANKS[actor.role] < RANKS[role]:
             raise Forbidden(f"This needs the role {role}; the key {actor.name!r} is a {actor.role}'s.")
-        return Actor(actor.name, actor.role, request.headers.get("x-request-id", ""))
+        return Actor(actor.name, actor.role, request.scope.get(REQUEST, ""))
 
     return Depends(checked)
 

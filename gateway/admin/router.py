@@ -10,11 +10,13 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from gateway.admin import admins, audit, bot_kv, bots, jobs, keys, models, scheduler, sessions, tenants, usage
-from gateway.admin.auth import GATEWAY
+from gateway.admin.auth import GATEWAY, REQUEST
 from gateway.admin.errors import add_handlers
 from gateway.admin.schemas import Problem
 from gateway.call import Receive, Scope, Send
 from gateway.state import Gateway
+
+__all__ = ["REQUEST", "admin_app", "takes"]
 
 PREFIX = "/admin"
 V1 = "/admin/v1"

@@ -67,6 +67,7 @@ async def tick(connection: Connection, sender: Sender, now_s: float) -> None:
         for job in await jobs.lost(now_s, QUEUED_AGE_S_MAX):
             log.warning("job.sent_again", job=job.id, kind=job.kind, state=job.state.value)
             await sender.send(job.id)
+            await jobs.sent_again(job, now_s)
     if await _mine(connection, "rollup", ROLLUP_S):
         day = usage.day_now(now_s - ROLLUP_AFTER_S)
         for past in await usage.raw_days(connection):

@@ -170,6 +170,12 @@ class Jobs:
         )
         return int(answer) if answer is not None else None
 
+    async def sent_again(self, job: Job, now_s: float) -> None:
+        """Leave a waiting job alone for a while: workers may simply be busy."""
+        if job.state is JobState.QUEUED:
+            with translated():
+                await self._connection.redis.hset(keys.job(job.id), "beat_s", now_s)
+
     async def lost(self, now_s: float, queued_age_s_max: float) -> Sequence[Job]:
         """Open jobs that nobody works on: their worker died, or their message was lost."""
         age_s_max = {JobState.RUNNING: BEAT_AGE_S_MAX, JobState.QUEUED: queued_age_s_max}

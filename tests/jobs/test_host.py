@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.services.upped import Up, up, write_config
+from tests.services.upped import Up, command, up, write_config
 
 CHATS = 20
 JOB_S_MAX = 100.0
@@ -35,6 +35,7 @@ class Client:
         self.admin = httpx.AsyncClient(
             base_url=f"{told['url']}/admin/v1", headers={"authorization": f"Bearer {secrets['admin_key']}"}, timeout=30
         )
+        self.last_chat = ""
         key = told["keys"]["acme"]
         self.tenant = httpx.AsyncClient(
             base_url=f"{told['url']}/v1", headers={"authorization": f"Bearer {key}"}, timeout=120
@@ -51,6 +52,7 @@ class Client:
         }
         usage: dict[str, Any] = {}
         async with self.tenant.stream("POST", "/chat/completions", json=body) as answer:
+            self.last_chat = answer.headers["x-bunkhouse-chat"]
             assert answer.status_code == 200, await answer.aread()
             async for line in answer.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
@@ -102,6 +104,12 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         assert set(results) == {"ok"}, results
         keys = await client.ask("GET", "/tenants/acme/keys")
         assert [key["id"] for key in keys["items"]] == ["acme-ready"]
+        entry = (await client.ask("GET", "/audit", limit="1"))["items"][0]
+        assert (entry["action"], entry["who"]) == ("key.revoke", "owner")
+        begun = (await client.ask("GET", "/audit"))["items"][-1]
+        assert (begun["action"], begun["request"][:4]) == ("model.kv", "req-")
+        told = await asyncio.to_thread(command, host.config, "explain", client.last_chat, "--config", str(host.config))
+        assert (told.returncode, "settled" in told.stdout) == (0, True), told
         running = [asyncio.create_task(client.chat(number, 40)) for number in range(4)]
         lowered = await client.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 1}})
         assert lowered["limits"]["chats_max"] == 1
