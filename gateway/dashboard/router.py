@@ -144,7 +144,8 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
         check_same_site(request)
         form = await form_of(request)
         following = _own_path(form.get("next", "/"))
-        await sessions.count_try(request.client.host if request.client else "")
+        address = request.client.host if request.client else ""
+        await sessions.count_try(address)
         key = form.get("key", "").strip()
         try:
             me = await dashboard.backstage.get(key, "/me") if key.isascii() and key.isprintable() else None
@@ -154,6 +155,7 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
                 raise
         if me is None:
             return page("login.html", 401, problem="This is no admin key of this host.", next=following)
+        await sessions.succeeded(address)
         answer = RedirectResponse(following, 303, HEADERS)
         answer.set_cookie(
             COOKIE,

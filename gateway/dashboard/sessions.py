@@ -6,7 +6,7 @@ a changed role counts at once.
 
 key                              type    holds
 bh:dashboard:session:DIGEST      string  name, role, the sealed key; gone after IDLE_S without a request
-bh:dashboard:tries:ADDRESS:MIN   string  logins tried in one minute
+bh:dashboard:tries:ADDRESS:MIN   string  logins that failed in one minute
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class Sessions:
                 await self._redis.delete(_name(secret))
 
     async def count_try(self, address: str) -> None:
-        """Count a login. Raises Refused above TRIES_PER_MINUTE."""
+        """Count a login as failed, until `succeeded`. Raises Refused above TRIES_PER_MINUTE."""
         now_s = self._clock()
-        name = f"bh:dashboard:tries:{address}:{int(now_s // _MINUTE_S)}"
+        name = _tries(address, now_s)
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.incr(name)
@@ -114,6 +114,11 @@ class Sessions:
             raise Refused(
                 Code.RATE_LIMIT, "Too many tries. Wait a minute.", retry_after_s=_MINUTE_S - now_s % _MINUTE_S
             )
+
+    async def succeeded(self, address: str) -> None:
+        """The login just counted did not fail."""
+        with translated():
+            await self._redis.decr(_tries(address, self._clock()))
 
     def _secret(self, cookie: str | None) -> str | None:
         secret, _, signature = (cookie or "").partition(".")
@@ -125,6 +130,10 @@ class Sessions:
 
 def _name(secret: str) -> str:
     return f"bh:dashboard:session:{hashlib.sha256(secret.encode()).hexdigest()}"
+
+
+def _tries(address: str, now_s: float) -> str:
+    return f"bh:dashboard:tries:{address}:{int(now_s // _MINUTE_S)}"
 
 
 def _sealed(data: bytes, secret: str) -> bytes:

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import uvicorn
 import yaml
-
 from browser.talker import Shape, Talker
+
 from gateway.app import App
 from gateway.main import Server, create_app, listening
 from gateway.protocol import BoundedProtocol

@@ -129,6 +129,8 @@ class Talker:
         words = answer.replace(" ", "\0 ").split("\0")
         if "crowd" in asked:  # what the stage's own customers ask: answers of many lengths
             words = words * self._random.randint(1, 12)
+        if "endless" in asked:
+            words = words * (1 + tokens_max // len(words))
         return words[:tokens_max]
 
     async def cancel(self, chat: str) -> None:

@@ -63,6 +63,11 @@ async def test_guessing_is_slowed_down(operator: Operator) -> None:
     assert codes[-1] == 429
 
 
+async def test_logging_in_often_is_fine(operator: Operator) -> None:
+    codes = {(await operator.log_in()).status_code for _ in range(15)}
+    assert codes == {303}
+
+
 @pytest.mark.parametrize(
     "headers",
     [
