@@ -96,4 +96,8 @@ class Room:
 
     def prune(self) -> None:
         """Keep the timers of withdrawn tickets from piling up."""
-        self.timers.prune(lambda name: name in self.queues or name in self._parked, len(self.queues))
+
+        def counts(name: str) -> bool:
+            return name in self.queues or name in self._parked or name in self._orders
+
+        self.timers.prune(counts, len(self.queues))
