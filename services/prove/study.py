@@ -21,7 +21,7 @@ from services.loadtest.corpus import dialogues
 
 from . import quality, speed
 from .chats import Talker
-from .logits import LlamaCppLogits
+from .logits import logits_of
 from .memory import Sizes, held
 from .results import AtBits, Results
 from .room import models_held, sessions_held
@@ -195,11 +195,6 @@ class Study:
 
     async def _fidelity(self) -> None:
         """Perplexity and divergence, on servers of their own."""
-        if self.results.engine != "llamacpp":
-            self.results.notes.append(
-                f"Perplexity and divergence: not measured; {self.results.engine} is not read for them, llama.cpp is."
-            )
-            return
         if not self.subject.tokenizer.exact:
             self.results.notes.append("Perplexity and divergence: not measured; the tokenizer's family is unknown.")
             return
@@ -211,9 +206,7 @@ class Study:
             if self._late(f"predictions at {at.bits} bits"):
                 continue
             self._say(f"perplexity at {at.bits} KV bits")
-            log = self.subject.folder / "logs" / f"prove-logits-{at.bits}.log"
-            server = LlamaCppLogits(self.subject.weights, at.bits, settings.text_tokens + 64, TEXTS, log)
-            async with server as logits:
+            async with logits_of(self.subject, at.bits, settings.text_tokens + 64, TEXTS) as logits:
                 seconds = settings.positions_s_max if base is None else self._left()
                 readings = await quality.read(logits, texts, places, seconds)
             if base is None:

@@ -26,8 +26,9 @@ models:
 
 TINY = Settings(
     questions=4,
-    questions_s_max=20,
+    questions_s_max=300,
     positions=24,
+    positions_s_max=300,
     text_tokens=160,
     style_prompts=2,
     style_tokens=12,
