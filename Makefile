@@ -45,6 +45,18 @@ litellm-env: $(LITELLM_ENV)/.installed ## Install LiteLLM's proxy for comparison
 
 sglang-env: $(SGLANG_ENV)/.installed ## Install SGLang for tests, once, outside of the checkout (9 GB)
 
+bench-gateway: dev $(LITELLM_ENV)/.installed ## What the host adds to a chat, beside LiteLLM's proxy
+	@$(BIN)/python -m benchmarks.gateway
+
+bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in the simulator
+	@$(BIN)/python -m benchmarks.scheduler
+
+bench-kv-quality: sglang-env ## What 8- and 4-bit KV planes cost in quality, on real weights
+	@$(SGLANG_ENV)/bin/python -m benchmarks.kv_quality
+
+$(LITELLM_ENV)/.installed: scripts/litellm-env
+	scripts/litellm-env $(LITELLM_ENV)
+
 clean: ## Delete the environment, caches and the host's data in this folder
 	rm -rf .venv .bunkhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info tests/browser/node_modules
 
