@@ -39,7 +39,7 @@ class Job:
     start_s: float = 0.0  # after the load began
 
 
-@dataclass
+@dataclass(eq=False)
 class Told:
     """What one client was told, over all its connections."""
 
@@ -101,15 +101,14 @@ class Client:
     ) -> None:
         self._http, self._url, self._headers, self._patience_s = http, url, headers, patience_s
 
-    async def have(self, job: Job) -> Told:
+    async def have(self, told: Told) -> None:
         """The chat, to its end or to the end of the client's patience."""
-        told = Told(job)
         until_s = monotonic() + self._patience_s
         while True:
             try:
                 await (self._resume(told) if told.places else self._ask(told))
                 told.outcome = Outcome.ANSWERED
-                return told
+                return
             except (httpx.TransportError, Broken) as error:
                 told.why = repr(error)
                 told.retries["connection"] += 1
@@ -118,10 +117,10 @@ class Client:
                 told.retries[refused.code] += 1
                 if refused.code not in TRY_AGAIN:
                     told.outcome = Outcome.LOST if refused.code in NO_REASON else Outcome.REFUSED
-                    return told
+                    return
                 told.outcome = Outcome.REFUSED  # unless a later try does better
             if monotonic() > until_s:
-                return told
+                return
             await asyncio.sleep(PAUSE_S)
 
     async def _ask(self, told: Told) -> None:

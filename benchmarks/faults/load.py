@@ -11,6 +11,7 @@ from benchmarks.faults.client import Client, Job, Told
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 BURST = 6
+POLL_S = 0.05
 WHOLE_SHARE = 0.2  # of chats that are not streamed
 
 
@@ -43,26 +44,32 @@ class Load:
 
     def __init__(self, client: Client, todo: list[Job]) -> None:
         self._todo = todo
-        self.told: list[Told] = []
+        self._begun: list[Told] = []
+        self.told: list[Told] = []  # of those that have ended
         self._progress = asyncio.Condition()
         self._tasks = [asyncio.create_task(self._one(client, job)) for job in todo]
 
     async def _one(self, client: Client, job: Job) -> None:
         await asyncio.sleep(job.start_s)
-        told = await client.have(job)
+        told = Told(job)
+        self._begun.append(told)
+        await client.have(told)
         async with self._progress:
             self.told.append(told)
             self._progress.notify_all()
+
+    async def streaming(self) -> None:
+        """Return when some chat is in mid-stream, or all have ended."""
+        while len(self.told) < len(self._todo):
+            if any(told.places and told.finish is None and told not in self.told for told in self._begun):
+                return
+            await asyncio.sleep(POLL_S)
 
     async def until(self, part: float) -> None:
         """Return when this part of the chats has ended."""
         goal = int(part * len(self._todo))
         async with self._progress:
             await self._progress.wait_for(lambda: len(self.told) >= goal)
-
-    @property
-    def ended(self) -> bool:
-        return len(self.told) == len(self._todo)
 
     async def all(self) -> list[Told]:
         """Everything that was told, when all have ended."""

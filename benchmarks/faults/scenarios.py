@@ -173,6 +173,7 @@ async def play(name: str, scene: Scene, plan: Plan) -> Figures:
     load = Load(scene.client(), jobs(plan.count, plan.per_s, f"{name} {plan.seed}"))
     try:
         await load.until(scenario.begin)
+        await load.streaming()
         await scenario.hurt(scene, plan)
         told = await load.all()
     finally:

@@ -1,0 +1,65 @@
+"""`python -m benchmarks.faults`: a thousand chats a scenario; writes docs/benchmarks/faults.json and prints a table.
+
+Takes hours on two cores: `--chats 200` and `--only "kill gateway"` make it shorter, and the file says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from benchmarks.faults.audit import Figures
+from benchmarks.faults.scenarios import FULL, SCENARIOS, Plan, play
+from benchmarks.faults.scene import behind_engine_proxy, behind_proxy, supervised
+from benchmarks.output import write
+
+PLACES = {"up": supervised, "redis": behind_proxy, "engine": behind_engine_proxy}
+
+
+async def run(plan: Plan, names: list[str]) -> list[Figures]:
+    """Every scenario on a host of its own."""
+    found = []
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="bh-faults-") as folder:
+            async with PLACES[SCENARIOS[name].where](Path(folder)) as scene:
+                found.append(await play(name, scene, plan))
+        print(found[-1].line(), flush=True)
+    return found
+
+
+def table(found: list[Figures]) -> str:
+    """Markdown."""
+    lines = [
+        "| scenario | sent | answered | refused with a reason | lost | doubled | longest stall |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in found:
+        why = ", ".join(f"{count} {code}" for code, count in one.refused_why.items())
+        lines.append(
+            f"| {one.scenario} | {one.sent} | {one.answered} | {one.refused}{f' ({why})' if why else ''} | {one.lost} "
+            f"| {one.doubled} | {one.longest_stall_s:.1f} s |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Exit status 1 when anything was lost, doubled or left over."""
+    parser = argparse.ArgumentParser(prog="benchmarks.faults", description=__doc__)
+    parser.add_argument("--chats", type=int, default=FULL.count)
+    parser.add_argument("--per-s", type=float, default=FULL.per_s)
+    parser.add_argument("--seed", type=int, default=FULL.seed)
+    parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="may be given more than once")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/faults.json"))
+    wanted = parser.parse_args()
+    plan = replace(FULL, count=wanted.chats, per_s=wanted.per_s, seed=wanted.seed)
+    found = asyncio.run(run(plan, wanted.only or list(SCENARIOS)))
+    print(table(found))
+    write(wanted.out, {"plan": asdict(plan), "scenarios": [asdict(one) for one in found]})
+    return 0 if all(one.good for one in found) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

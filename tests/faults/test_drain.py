@@ -1,0 +1,61 @@
+"""SIGTERM with streams open: no new chats, /ready says no at once, and what does not finish is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from time import monotonic
+
+import httpx
+import pytest
+
+from benchmarks.faults.audit import audit
+from benchmarks.faults.client import Client, Outcome
+from benchmarks.faults.load import Load, http_client, jobs
+from benchmarks.faults.scene import PATIENCE_S, Scene, supervised
+from benchmarks.host import free_port
+
+DRAIN_S = 3.0
+CHATS = 20
+
+
+async def _refuses(scene: Scene) -> set[str]:
+    """What new chats and /ready are told until the gateway is gone."""
+    told: set[str] = set()
+    while True:
+        try:
+            ready = await scene.http.get(f"{scene.url}/ready")
+            told.add(f"ready {ready.status_code}")
+            body = {"model": "acme/support", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+            headers = scene.headers("acme")
+            answer = await scene.http.post(f"{scene.url}/v1/chat/completions", headers=headers, json=body)
+            told.add(answer.json()["error"]["code"] if answer.status_code == 503 else f"status {answer.status_code}")
+        except httpx.TransportError:
+            return told
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(400)
+async def test_a_host_that_is_told_to_stop_loses_nothing(tmp_path: Path) -> None:
+    """The clients go on asking; the next host on the same folder answers them."""
+    port, began_s = free_port(), monotonic()
+    async with http_client() as http:
+        async with supervised(tmp_path, port=port, drain_s=DRAIN_S) as first:
+            client = Client(http, lambda: first.url, first.headers, PATIENCE_S)
+            load = Load(client, jobs(CHATS, 20.0, "drain", tokens=(64, 128)))
+            await load.streaming()
+            assert first.host is not None
+            first.host.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.5)
+            refused = await _refuses(first)
+            await asyncio.to_thread(first.host.process.wait, 60)
+        assert "ready 200" not in refused
+        assert not {one for one in refused if one.startswith("status")}, refused
+        async with supervised(tmp_path, port=port, drain_s=DRAIN_S) as second:
+            told = await load.all()
+            async with second.redis_now() as connection:
+                figures = await audit("drain", told, connection, monotonic() - began_s)
+    print(figures.line())
+    assert figures.good, figures.line()
+    assert all(one.outcome is Outcome.ANSWERED for one in told)
