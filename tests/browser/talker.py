@@ -124,7 +124,7 @@ class Talker:
             self._cached = min(self._cached + self._held.pop(request.chat, 0) // 4, self._shape.kv_budget_bytes // 6)
 
     def _words(self, prompt: str, tokens_max: int) -> list[str]:
-        asked = prompt.rpartition("user")[2].lower()
+        asked = prompt.rpartition("user")[2].lower().replace(" ", "")  # ids decode with spaces between them
         answer = next((text for word, text in ANSWERS.items() if word in asked), DEFAULT)
         words = answer.replace(" ", "\0 ").split("\0")
         if "crowd" in asked:  # what the stage's own customers ask: answers of many lengths
