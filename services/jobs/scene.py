@@ -7,10 +7,11 @@ from functools import cache
 
 import structlog
 
+from services.bandwidth import read_measured
 from services.config import Config, ConfigError
 from services.engines.shape import ModelShape
 from services.jobs.plan import Scene
-from services.planner.card import Card, cards, place_of
+from services.planner.card import Card, Place, cards, place_of
 from services.planner.need import Need, need_of
 from services.planner.plan import read_shape
 from services.queues.connection import Connection
@@ -49,13 +50,14 @@ async def scene(config: Config, connection: Connection, model: str) -> Scene:
     """The scene of a plan for `model`. Raises ConfigError, WeightsError, QueueUnavailable, KeyError (no such model)."""
     needs = await asyncio.to_thread(needs_beside, config, model)
     card = await asyncio.to_thread(card_of, config, model)
+    measured = await read_measured(connection) if place_of(config.models[model]) is Place.GPU else None
     seen = {engine.facts.model: engine for engine in await Desk(connection).engines()}
     return Scene(
         needs=needs,
         engines={name: seen[name] for name in needs if name in seen},
         registry=await read_registry(connection),
         room_bytes=None if card is None else card.total_bytes - int(card.total_bytes * config.memory.reserve),
-        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s,
+        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s or measured,
         snapshot=await Door(connection).snapshot() or {},
     )
 
