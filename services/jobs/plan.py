@@ -6,7 +6,7 @@
 
     sessions gained = chats of full context that the freed bytes, or the pool's new tokens, hold
     inter-token ms  = scheduler.bandwidth's, with as many chats of full context as the pool and the slots hold, and the
-                      other engines as they are now; bandwidth as configured or measured, else bytes of a step / its time
+                      other engines as they are; bandwidth as configured or measured, else bytes of a step / its time
     fits            = card - reserve - all other engines >= weights + overhead + new KV bytes
 
 `how`: live where the engine can; `replace` where a second engine fits beside everything that runs; else `drain`.
