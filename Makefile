@@ -11,7 +11,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
 LITELLM_ENV := $(CACHE)/litellm
 
-.PHONY: help up install dev test lint format lock bench-gateway browser sglang-env litellm-env clean
+.PHONY: help up install dev test lint format lock browser sglang-env litellm-env clean faults
+.PHONY: bench-gateway bench-scheduler bench-kv-quality
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,7 +38,7 @@ lock: dev ## Write the lock files anew from pyproject.toml
 	scripts/lock
 
 bench-gateway: dev litellm-env ## Measure what the gateway adds to a chat, beside LiteLLM's proxy
-	$(BIN)/python -m benchmarks.gateway
+	@$(BIN)/python -m benchmarks.gateway
 
 browser: tests/browser/node_modules/.installed ## Install what the tests of the pages need
 
@@ -45,17 +46,14 @@ litellm-env: $(LITELLM_ENV)/.installed ## Install LiteLLM's proxy for comparison
 
 sglang-env: $(SGLANG_ENV)/.installed ## Install SGLang for tests, once, outside of the checkout (9 GB)
 
-bench-gateway: dev $(LITELLM_ENV)/.installed ## What the host adds to a chat, beside LiteLLM's proxy
-	@$(BIN)/python -m benchmarks.gateway
-
 bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in the simulator
 	@$(BIN)/python -m benchmarks.scheduler
 
+faults: dev ## A thousand chats under each fault: kills, a slow Redis, a hung engine (takes long)
+	@$(BIN)/python -m benchmarks.faults
+
 bench-kv-quality: sglang-env ## What 8- and 4-bit KV planes cost in quality, on real weights
 	@$(SGLANG_ENV)/bin/python -m benchmarks.kv_quality
-
-$(LITELLM_ENV)/.installed: scripts/litellm-env
-	scripts/litellm-env $(LITELLM_ENV)
 
 clean: ## Delete the environment, caches and the host's data in this folder
 	rm -rf .venv .bunkhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info tests/browser/node_modules

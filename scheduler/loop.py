@@ -107,13 +107,20 @@ class Loop:
                     await self._desk.publish_snapshot(self._core.snapshot(now), SNAPSHOT_KEEP_MS)
                 if keeper.done():
                     keeper.result()
-                after, events = await self._desk.events(after, HEAR_BLOCK_MS)
+                after, events = await self._desk.events(after, self._patience_ms(now))
                 for event in events:
                     self._hear(event, self._clock())
                 await self._answer()
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
+
+    def _patience_ms(self, now: float) -> int:
+        """How long to wait for events: no longer than until a decision may change without one."""
+        due_s = self._core.next_step_s()
+        if due_s is None:
+            return HEAR_BLOCK_MS
+        return max(1, min(HEAR_BLOCK_MS, int((due_s - now) * 1000)))
 
     async def _take_over(self) -> str:
         """Rebuild from Redis. Events from the returned place on may repeat what was read: hearing twice is harmless."""
@@ -145,7 +152,7 @@ class Loop:
                 continue
             if self._facts.get(seen.facts.model) != seen.facts:
                 self._facts[seen.facts.model] = seen.facts
-                self._core.engine_started(seen.facts, now)
+                self._core.engine_started(seen.facts, min(now, seen.report.at_s))
             self._core.engine_reported(seen.report)
         stored = {reservation.chat for reservation in await self._desk.reservations()}
         gone = {held.chat for held in self._core.ledger} - stored

@@ -5,8 +5,9 @@ from __future__ import annotations
 from scheduler.types import Decision, Reason
 
 WORDS = {
-    Reason.NEVER_FITS: "This chat needs {reserve_bytes:,} bytes of KV memory, more than its model has in all. "
+    Reason.NEVER_FITS: "This chat is longer than its model's context, or than all of its KV memory. "
     "Shorten the prompt or lower max_tokens.",
+    Reason.KV_BITS: "This bot's model cannot keep a chat's memory at the precision that its policy asks for.",
     Reason.DEADLINE: "No room came free before this chat's deadline. Try again later.",
     Reason.QUEUE_FULL: "Too many chats are waiting. Try again later.",
     Reason.MODEL_DOWN: "This bot's model is not running right now.",
@@ -20,4 +21,4 @@ OTHERS = "This chat cannot be served right now ({reason}). Try again later."
 def refusal(decision: Decision) -> str:
     """One or two sentences that say what is wrong and what to do."""
     template = WORDS.get(decision.reason, OTHERS)
-    return template.format(reserve_bytes=decision.reserve_bytes, reason=decision.reason.value)
+    return template.format(reason=decision.reason.value)
