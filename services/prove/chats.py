@@ -26,10 +26,9 @@ class Timed:
     gaps_s: list[float] = field(default_factory=list)
 
     @property
-    def tokens_per_s(self) -> float | None:
-        """Decoding speed after the first token."""
-        total = sum(self.gaps_s)
-        return (self.tokens - 1) / total if total > 0 and self.tokens > 1 else None
+    def total_s(self) -> float | None:
+        """From the request to the last piece. None: nothing came."""
+        return None if self.first_s is None else self.first_s + sum(self.gaps_s)
 
 
 class Talker:

@@ -27,9 +27,9 @@ METHODS = {
     "targets": "Bisection over real load: support questions from the corpus, each user asking again at once, a few "
     "seconds a trial, a failure tried twice. A number holds when 95 of 100 chats met both targets. KV memory is "
     "allocated for full contexts, but these chats are short: the figure is about compute.",
-    "speed": "One over the lower quartile of the time between tokens after a long prompt, greedy decoding, in short "
-    "bursts that go round all precisions, so that other work on the machine falls on all alike. Each precision has an "
-    "engine of its own; the others rest meanwhile. First token: with the whole prefill, measured once.",
+    "speed": "Tokens over the time from a request to its last token, after a long prompt that is in the cache, greedy; "
+    "the fastest of several short bursts that go round all precisions, so that other work on the machine falls on all "
+    "alike. Each precision has an engine of its own; the others rest meanwhile. First token: with the prefill, once.",
     "predictions": "Next-token distributions on the corpus' dialogues, one token a call against the quantized cache "
     "(not one pass over the text). The divergence is from 16 bits, over the likeliest 1,000 tokens and the rest as one "
     "bucket, so the true one is no smaller.",
@@ -37,8 +37,8 @@ METHODS = {
     "intervals after Wilson. `Same answer` compares the texts word for word with those at 16 bits.",
     "style": "One minus the cosine of character trigram profiles over answers to creative requests and complaints, "
     "temperature 0.7. The yardstick is the largest distance among three samples at 16 bits. No people rated it.",
-    "contention": "Lower quartile of the time between tokens with two models decoding at 16 bits, one chat each, over "
-    "that with one.",
+    "contention": "Lower quartile of chats' mean time between tokens with two models decoding at 16 bits, one chat each, "
+    "over that with one.",
     "change": "Longest time that the engine took to change its KV bits in this run.",
     "article": "The article's own case is arithmetic here: QwQ-32B has 64 layers and 8 KV heads of dimension 128, so a "
     "token takes {per_token:.0f} kB at 16 bits. Saving {saved} GB at 4 bits (q4_0, 4.5 bits with scales) means a "

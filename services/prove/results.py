@@ -24,8 +24,8 @@ class Settings:
     text_tokens: int = 448  # each text of the perplexity; its second half is measured
     style_prompts: int = 12
     style_tokens: int = 48
-    bursts: int = 6  # of decoding speed, each round all precisions
-    burst_tokens: int = 20
+    bursts: int = 8  # of decoding speed, each round all precisions
+    burst_tokens: int = 16
     fill: float = 0.5  # of the context, before decoding speed is measured
     trial_s: float = 5.0  # of one capacity trial
     trial_tokens: int = 24
@@ -43,7 +43,7 @@ class Settings:
             positions_s_max=8,
             style_prompts=6,
             style_tokens=32,
-            bursts=3,
+            bursts=4,
             burst_tokens=16,
             trial_s=2.5,
             models_max=6,
