@@ -37,7 +37,7 @@ METHODS = {
     "intervals after Wilson. `Same answer` compares the texts word for word with those at 16 bits.",
     "style": "One minus the cosine of character trigram profiles over answers to creative requests and complaints, "
     "temperature 0.7. The yardstick is the largest distance among three samples at 16 bits. No people rated it.",
-    "contention": "Lower quartile of chats' mean time between tokens with two models decoding at 16 bits, one chat each, "
+    "contention": "Lower quartile of chats' mean time between tokens with two models at 16 bits, one chat each, "
     "over that with one.",
     "change": "Longest time that the engine took to change its KV bits in this run.",
     "article": "The article's own case is arithmetic here: QwQ-32B has 64 layers and 8 KV heads of dimension 128, so a "
