@@ -153,7 +153,7 @@ def _measure(folder: Path) -> dict[str, float]:
     batch = [torch.tensor(tokenizer(text).input_ids[:TOKENS]) for text in texts()]
     if min(map(len, batch)) < TOKENS:
         raise SystemExit("a licence is too short")
-    readme = _file("transformers", "METADATA")
+    readme = _file("transformers", "METADATA").split("\n\n", 1)[1]  # what follows the header
     cache.calibrating = {}
     model(torch.tensor([tokenizer(readme).input_ids[:CALIBRATION_TOKENS]]))
     centres, cache.calibrating = cache.calibrating, None

@@ -26,13 +26,13 @@ from services.kvplanes.control import ControlClient  # noqa: E402
 from services.kvplanes.environment import plugin_environment  # noqa: E402
 from services.kvplanes.keys import extra_key  # noqa: E402
 
-START_S_MAX = 400.0
+START_S_MAX = 900.0
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 COLOURS = ("red", "blue", "green", "yellow")
 STORY = " ".join(f"Box {i} is {COLOURS[i % 4]}." for i in range(24))
 
 # A server of 3.5 GB starts in a minute on a quiet machine, in several on a busy one.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 
 def model_folder() -> Path:
