@@ -1,0 +1,159 @@
+"""What the queues do when Redis is full, silent, or answers too late to be heard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.faults.proxy import Proxy
+from scheduler.loop import Loop
+from scheduler.settings import SchedulerSettings
+from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from services.config import TenantConfig
+from services.queues import keys
+from services.queues.bench import Bench, Line
+from services.queues.connection import Connection, QueueUnavailable
+from services.queues.desk import Desk
+from services.queues.door import Door, Submitted, write_registry
+from services.queues.records import encode
+from services.registry import Registry, TenantRecord
+from tests.gateway.driver import until
+from tests.queues.test_chats import PAYLOAD, reservation, ticket
+
+FACTS = EngineFacts("m", "llamacpp", 1, 1, 10**9, {8: 100}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT)
+
+
+@pytest.fixture
+async def connection(redis_port: int) -> AsyncIterator[Connection]:
+    made = Connection(f"redis://127.0.0.1:{redis_port}", timeout_s=2.0)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await made.ping()
+                break
+            except QueueUnavailable:
+                await asyncio.sleep(0.05)
+    registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig())})
+    assert await write_registry(made, 0, registry)
+    yield made
+    await made.close()
+
+
+async def submit(connection: Connection, chat: str) -> None:
+    """A chat that waits."""
+    now = time.time()
+    asked = replace(ticket(chat), created_s=now, deadline_s=now + 60)
+    answer = await Door(connection).submit(asked, PAYLOAD, registry_version=1)
+    assert answer.outcome is Submitted.OK
+
+
+async def texts(connection: Connection, chat: str) -> list[bytes]:
+    return [values[b"t"] for _, values in await connection.redis.xrange(keys.reply(chat)) if b"t" in values]
+
+
+async def test_a_piece_that_redis_has_no_room_for_is_not_taken_for_written(connection: Connection) -> None:
+    """It was: the refusal was read as "another attempt was faster", and the piece was gone."""
+    await submit(connection, "chat-1")
+    bench = Bench(connection, "m", "m@0")
+    await connection.redis.hset(keys.chat("chat-1"), "attempt", 1)
+    lines = [Line("chat-1", 1, 1, "Hel", 1), Line("chat-1", 1, 2, "lo", 1)]
+    assert await bench.write(lines[:1]) == set()
+    await connection.redis.config_set("maxmemory", 1)
+    with pytest.raises(QueueUnavailable):
+        await bench.write(lines)
+    await connection.redis.config_set("maxmemory", 0)
+    assert await bench.write(lines) == set()
+    assert await texts(connection, "chat-1") == [b"Hel", b"lo"]
+
+
+async def test_a_silent_way_ends_reads_that_block(redis_port: int, connection: Connection) -> None:
+    """They had no bound: a scheduler whose peer vanished waited for it for ever, with the lease run out."""
+    await Bench(connection, "m", "m@0").open()
+    async with Proxy(lambda: redis_port).running() as proxy:
+        behind = Connection(proxy.url, timeout_s=0.3)
+        bench, desk = Bench(behind, "m", "m@0"), Desk(behind)
+        assert await bench.take(1, 10) == []
+        assert (await desk.events("0-0", 10))[1] == []
+        proxy.stop()
+        async with asyncio.timeout(10):
+            for read in (lambda: bench.take(1, 50), lambda: desk.events("0-0", 50)):
+                with pytest.raises(QueueUnavailable):
+                    await read()
+        proxy.go_on()
+        assert await bench.take(1, 10) == []
+        await behind.close()
+
+
+async def lead(connection: Connection, clock: Callable[[], float]) -> asyncio.Task[None]:
+    """A scheduler that has one engine."""
+    report = EngineReport("m", clock(), EngineState.READY)
+    await Bench(connection, "m", "m@0").publish_engine(FACTS, report)
+    loop = Loop(Desk(connection), SchedulerSettings, name="test", clock=clock)
+    return asyncio.create_task(loop.run())
+
+
+async def reserved(connection: Connection) -> int | None:
+    """KV bytes that the scheduler says are reserved."""
+    snapshot = await Door(connection).snapshot()
+    model = snapshot["models"].get("m") if snapshot else None
+    return None if model is None else int(model["reserved_bytes"])
+
+
+async def _until(connection: Connection, wanted: int) -> None:
+    async with asyncio.timeout(20):
+        while await reserved(connection) != wanted:  # noqa: ASYNC110  (what is waited for happens in Redis)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_reservation_that_the_scheduler_never_heard_of_is_counted(connection: Connection) -> None:
+    """A dispatch whose answer was lost: Redis has done it, the books have not."""
+    leading = await lead(connection, time.time)
+    try:
+        await _until(connection, 0)
+        held = reservation(ticket("chat-9"))
+        await connection.redis.hset(keys.RESERVATIONS, "chat-9", encode(held))
+        await _until(connection, held.reserved_bytes)
+        await connection.redis.hdel(keys.RESERVATIONS, "chat-9")
+        await _until(connection, 0)
+    finally:
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+
+@pytest.mark.parametrize("jump_s", [-7200.0, 7200.0])
+async def test_a_clock_that_jumps_stops_no_scheduler(connection: Connection, jump_s: float) -> None:
+    """It did, by as long as the clock went back: no look at engines, no snapshot, no admission by fresh load."""
+    skew_s = 0.0
+
+    def clock() -> float:
+        return time.time() + skew_s
+
+    leading = await lead(connection, clock)
+    try:
+        await _until(connection, 0)
+        skew_s = jump_s
+        await connection.redis.delete(keys.SNAPSHOT)
+        await Bench(connection, "m", "m@0").publish_engine(FACTS, EngineReport("m", clock(), EngineState.READY))
+        await _until(connection, 0)
+        now = clock()
+        asked = replace(ticket("chat-1"), created_s=now, deadline_s=now + 60)
+        await Door(connection).submit(asked, PAYLOAD, registry_version=1)
+        states: list[str] = []
+
+        async def look() -> None:
+            info = await Door(connection).chat("chat-1")
+            states.append(info.state if info else "")
+
+        async with asyncio.timeout(20):
+            while "ready" not in states:
+                await Bench(connection, "m", "m@0").publish_engine(FACTS, EngineReport("m", clock(), EngineState.READY))
+                await look()
+                await asyncio.sleep(0.1)
+    finally:
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+    await until(leading.done)
