@@ -152,7 +152,7 @@ export const dashboard = {
         return (await answer.json()).chat;
       };
       return Promise.all(Array.from({ length: 8 }, one));
-    }, LONG);
+    }, 1200);
     await until(page, () => document.querySelector("#room-umbrella .num")?.textContent === "2");
     assert.match(await page.locator("#room-umbrella").textContent(), /at its own limit/);
     await page.locator("#why-umbrella").click();
