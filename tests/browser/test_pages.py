@@ -93,8 +93,8 @@ def staged(redis_server: str, log: Path, *arguments: str) -> Iterator[dict[str, 
     """The stage in a process of its own, over an empty Redis."""
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
-    command = [sys.executable, "-m", "browser.stage", redis_server, *arguments]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "tests.browser.stage", redis_server, *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with log.open("wb") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=env, text=True)
     try:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +11,6 @@ import orjson
 import pytest
 
 from gateway.widget.tokens import token_of
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the stage is a program of its own, too
 from tests.browser.stage import Stage, staged
 
 BOT = "alder-ash/shop"
