@@ -13,7 +13,7 @@ async function ask(page, bot, text) {
 
 /* Text of the live page until `wanted` holds. */
 function until(page, wanted, argument) {
-  return page.waitForFunction(wanted, argument, { timeout: 20_000 });
+  return page.waitForFunction(wanted, argument, { timeout: 60_000 });
 }
 
 const kvOf = (kind) => document.querySelector(`[data-kind="${kind}"]`)?.textContent;

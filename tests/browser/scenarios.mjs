@@ -9,7 +9,7 @@ import { widget } from "./widget.mjs";
 
 const [executable, url, key, out, group, only] = process.argv.slice(2);
 const GROUPS = { people: { ...dashboard, ...widget }, pictures };
-const STEP_MS = 20_000;
+const STEP_MS = 60_000;
 
 /* A fresh page whose console and policy violations are kept. */
 async function opened(browser, options = {}) {
