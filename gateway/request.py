@@ -35,6 +35,7 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "verbosity": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
+    "ignore_eos": (None, False),
     "web_search_options": (None,),
     "prompt_cache_key": (None,),
     "prompt_cache_retention": (None,),
