@@ -129,6 +129,7 @@ class Desk:
                 REPLY_KEEP_S,
                 keys.REPLY_HINTS,
                 "",
+                "",
             ],
         )
         return Dispatched(answer.decode())

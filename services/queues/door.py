@@ -111,16 +111,16 @@ class Door:
             if state != "waiting":
                 return bool(state == "ok")
             end = ReplyEnd(Finish.CANCELLED, error=ReplyError("cancelled", "The client went away."))
-            if await self._leave(ticket, end, keep_s, now_s):
+            if await self._leave(ticket, end, keep_s, now_s, expected):
                 return True
-            # It was dispatched between the two steps: tell its worker instead.
+            # It was dispatched between the two steps: tell its worker instead. Or a client took it up: leave it alone.
 
-    async def _leave(self, ticket: Ticket, end: ReplyEnd, keep_s: int, now_s: float) -> bool:
+    async def _leave(self, ticket: Ticket, end: ReplyEnd, keep_s: int, now_s: float, readers: int | str) -> bool:
         counter = f"{REFUSED}cancelled"
         answer = await self._connection.script(
             "refuse",
             refuse_keys(ticket, now_s),
-            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, keys.REPLY_HINTS, "cancel"],
+            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, keys.REPLY_HINTS, "cancel", readers],
         )
         return bool(answer == b"ok")
 

@@ -19,7 +19,7 @@ from services.queues.bench import Bench, Line
 from services.queues.connection import Connection, QueueUnavailable
 from services.queues.desk import Desk
 from services.queues.door import Door, Submitted, write_registry
-from services.queues.records import encode
+from services.queues.records import Finish, ReplyEnd, encode
 from services.registry import Registry, TenantRecord
 from tests.gateway.driver import until
 from tests.queues.test_chats import PAYLOAD, reservation, ticket
@@ -157,3 +157,17 @@ async def test_a_clock_that_jumps_stops_no_scheduler(connection: Connection, jum
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
     await until(leading.done)
+
+
+async def test_a_waiting_chat_that_was_taken_up_is_not_cancelled_by_the_client_before(connection: Connection) -> None:
+    """Between looking who reads it and taking it out of the queue, a retry may join it."""
+    await submit(connection, "chat-1")
+    door = Door(connection)
+    info = await door.follow("chat-1", "acme", take=True)
+    assert info is not None
+    assert not await door.cancel(info.ticket, 60, time.time(), readers=0)
+    assert not await door._leave(info.ticket, ReplyEnd(Finish.CANCELLED), 60, time.time(), 0)
+    again = await door.chat("chat-1")
+    assert again is not None
+    assert again.state == "waiting"
+    assert await door.cancel(info.ticket, 60, time.time(), readers=1)

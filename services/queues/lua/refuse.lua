@@ -1,8 +1,10 @@
 -- Ends a chat that was never dispatched: refused by the scheduler, or cancelled while it waited.
 -- KEYS: lease, wait:T, waiting, chat, reply, events, usage, usages
--- ARGV: lease holder ('' = no lease needed), tenant, chat, end entry, usage counter, keep_s, hint channel, event ('' = none)
--- Answers 'ok' | 'fenced' | 'gone'
+-- ARGV: lease holder ('' = no lease needed), tenant, chat, end entry, usage counter, keep_s, hint channel, event ('' = none),
+--       readers expected ('' = whoever reads)
+-- Answers 'ok' | 'fenced' | 'gone' | 'followed' (another client reads it now)
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
+if ARGV[9] ~= '' and (redis.call('HGET', KEYS[4], 'readers') or '0') ~= ARGV[9] then return 'followed' end
 if not leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3]) then return 'gone' end
 redis.call('HSET', KEYS[4], 'state', 'done', 'finish', cjson.decode(ARGV[4]).finish)
 redis.call('HDEL', KEYS[4], 'payload')
