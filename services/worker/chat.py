@@ -26,7 +26,8 @@ from services.worker.engine import EngineLife
 from services.worker.meter import Meter
 from services.worker.writer import ReplyWriter
 
-ATTEMPTS_MAX = 4  # over all workers that had the chat
+ATTEMPTS_MAX = 4  # over all workers that had the chat, where
+FAILURES_MIN = 2  # of them failed in this one's engine: workers that were killed say nothing of the chat
 BUSY_S = 0.25
 BUSY_TRIES_MAX = 120
 RETRY_S = (0.05, 0.2, 0.5, 1.0)
@@ -101,6 +102,7 @@ async def run(running: Running, desk: Desk) -> None:
 
 async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
     """How the chat ends; None when it had ended before. `running.claim` is the last attempt's."""
+    failures = 0
     while True:
         running.claim = None  # a cancellation during the step that counts attempts must not leave us with an old one
         claim = running.claim = await insist(lambda: desk.bench.claim(running.entry, running.chat))
@@ -111,7 +113,8 @@ async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
         except EngineUnavailable as error:
             await desk.life.suspect(running.start)
             log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
-            if claim.attempt >= ATTEMPTS_MAX:
+            failures += 1
+            if claim.attempt >= ATTEMPTS_MAX and failures >= FAILURES_MIN:
                 return _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
 
 
