@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gateway.outcomes import Code, Refused
+from services.queues import keys
 from services.queues.connection import Connection, translated
 
 COOKIE = "bunkhouse_session"
@@ -129,11 +130,11 @@ class Sessions:
 
 
 def _name(secret: str) -> str:
-    return f"bh:dashboard:session:{hashlib.sha256(secret.encode()).hexdigest()}"
+    return keys.dashboard_session(hashlib.sha256(secret.encode()).hexdigest())
 
 
 def _tries(address: str, now_s: float) -> str:
-    return f"bh:dashboard:tries:{address}:{int(now_s // _MINUTE_S)}"
+    return keys.dashboard_tries(address, int(now_s // _MINUTE_S))
 
 
 def _sealed(data: bytes, secret: str) -> bytes:

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict
 from gateway.widget.store import Talk
 from gateway.widget.tokens import Place, webhook_secret
 from gateway.widget.webhook import WebhookFailed, post, signature
+from services.queues import keys
 from services.queues.connection import Connection, QueueUnavailable, translated
 
 TRY_AFTER_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)  # then it is given up
 IN_HAND_S = 30.0  # a letter taken by a gateway is due again after it
 LOOK_S = 1.0
-_OUTBOX = "bh:widget:outbox"
 _KEEP_S = 2 * 86_400
 
 # Takes the next due letter: KEYS outbox; ARGV now, due again. Returns its id or nil.
@@ -119,7 +119,7 @@ class Outbox:
         """Try the next due letter. False when none is due."""
         now_s = self._clock()
         with translated():
-            name = await self._take(keys=[_OUTBOX], args=[now_s, now_s + IN_HAND_S])
+            name = await self._take(keys=[keys.WIDGET_OUTBOX], args=[now_s, now_s + IN_HAND_S])
             stored = await self._redis.get(_letter(name.decode())) if name else None
         if not name:
             return False
@@ -154,16 +154,16 @@ class Outbox:
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.set(_letter(letter.id), letter.model_dump_json(), ex=_KEEP_S)
-                pipe.zadd(_OUTBOX, {letter.id: due_s})
+                pipe.zadd(keys.WIDGET_OUTBOX, {letter.id: due_s})
                 await pipe.execute()
 
     async def _drop(self, letter_id: str) -> None:
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.zrem(_OUTBOX, letter_id)
+                pipe.zrem(keys.WIDGET_OUTBOX, letter_id)
                 pipe.delete(_letter(letter_id))
                 await pipe.execute()
 
 
 def _letter(letter_id: str) -> str:
-    return f"bh:widget:letter:{letter_id}"
+    return keys.widget_letter(letter_id)

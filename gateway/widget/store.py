@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.outcomes import Code, Refused
 from gateway.widget.tokens import Place
+from services.queues import keys
 from services.queues.connection import Connection, translated
 
 TURNS_MAX = 200
@@ -69,7 +70,7 @@ class Store:
     async def talk(self, place: Place, session: str) -> Talk:
         """A conversation of this bot. Raises Refused where there is none."""
         with translated():
-            stored = await self._redis.get(f"bh:widget:talk:{session}")
+            stored = await self._redis.get(keys.widget_talk(session))
         talk = Talk.model_validate_json(stored) if stored else None
         if talk is None or talk.bot != place.bot:
             raise Refused(Code.NOT_FOUND, "There is no such conversation, or it was forgotten.")
@@ -80,28 +81,28 @@ class Store:
         kept = talk.model_copy(update={"turns": talk.turns[-TURNS_MAX:]})
         with translated():
             await self._redis.set(
-                f"bh:widget:talk:{talk.session}", kept.model_dump_json(), ex=place.widget.keep_days * 86_400
+                keys.widget_talk(talk.session), kept.model_dump_json(), ex=place.widget.keep_days * 86_400
             )
 
     async def hold(self, session: str, chat: str) -> bool:
         """Mark a conversation as being answered. False where it is already."""
         with translated():
-            return bool(await self._redis.set(f"bh:widget:busy:{session}", chat, nx=True, ex=BUSY_S_MAX))
+            return bool(await self._redis.set(keys.widget_busy(session), chat, nx=True, ex=BUSY_S_MAX))
 
     async def let_go(self, session: str) -> None:
         """The answer is complete."""
         with translated():
-            await self._redis.delete(f"bh:widget:busy:{session}")
+            await self._redis.delete(keys.widget_busy(session))
 
     async def reading(self, chat: str) -> None:
         """Some page reads this answer now."""
         with translated():
-            await self._redis.set(f"bh:widget:read:{chat}", 1, ex=READ_S)
+            await self._redis.set(keys.widget_read(chat), 1, ex=READ_S)
 
     async def is_read(self, chat: str) -> bool:
         """Whether some page read this answer within READ_S."""
         with translated():
-            return bool(await self._redis.exists(f"bh:widget:read:{chat}"))
+            return bool(await self._redis.exists(keys.widget_read(chat)))
 
     async def count(self, limits: dict[str, int], now_s: float) -> None:
         """Count one message against `what -> messages a minute`. Raises Refused at the first limit reached."""
@@ -110,8 +111,8 @@ class Store:
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
                 for name in names:
-                    pipe.incr(f"bh:widget:rate:{name}:{minute}")
-                    pipe.expire(f"bh:widget:rate:{name}:{minute}", 2 * _MINUTE_S)
+                    pipe.incr(keys.widget_rate(name, minute))
+                    pipe.expire(keys.widget_rate(name, minute), 2 * _MINUTE_S)
                 counts = (await pipe.execute())[::2]
         for name, count in zip(names, counts, strict=True):
             if count > limits[name]:

@@ -32,6 +32,12 @@ bh:job:ID               hash    one job; bh:jobs is a zset of them by creation
 bh:jobs-new             list    jobs that Celery has not been told of
 bh:job-lock:NAME        string  the job that has a model, or another thing, to itself
 bh:quality              hash    model -> measured cost of its KV bits
+bh:widget:talk:S        string  a visitor's conversation with a bot
+bh:widget:busy:S        string  the chat that a visitor waits for
+bh:widget:read:CHAT     string  somebody reads this answer
+bh:widget:rate:NAME:MIN string  requests of one bot or visitor in one minute
+bh:widget:outbox        zset    handovers to people by when to send; each in bh:widget:letter:ID
+bh:dashboard:session:H  string  a sealed login; bh:dashboard:tries:ADDRESS:MIN counts failed ones
 bh:celery:...                   Celery's own
 """
 
@@ -145,3 +151,41 @@ def job(job_id: str) -> str:
 def job_lock(name: str) -> str:
     """The job that has `name` to itself."""
     return f"bh:job-lock:{name}"
+
+
+WIDGET_OUTBOX = "bh:widget:outbox"
+
+
+def widget_letter(letter_id: str) -> str:
+    """A handover to a person, on its way."""
+    return f"bh:widget:letter:{letter_id}"
+
+
+def widget_talk(session: str) -> str:
+    """A visitor's conversation."""
+    return f"bh:widget:talk:{session}"
+
+
+def widget_busy(session: str) -> str:
+    """The chat that a visitor waits for."""
+    return f"bh:widget:busy:{session}"
+
+
+def widget_read(chat_id: str) -> str:
+    """Whether somebody reads an answer."""
+    return f"bh:widget:read:{chat_id}"
+
+
+def widget_rate(name: str, minute: int) -> str:
+    """Requests in one minute."""
+    return f"bh:widget:rate:{name}:{minute}"
+
+
+def dashboard_session(digest: str) -> str:
+    """A sealed login."""
+    return f"bh:dashboard:session:{digest}"
+
+
+def dashboard_tries(address: str, minute: int) -> str:
+    """Failed logins from one address in one minute."""
+    return f"bh:dashboard:tries:{address}:{minute}"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import orjson
+import structlog
 
 from services.queues import keys
 from services.queues.connection import Connection, QueueUnavailable, translated
@@ -22,6 +23,8 @@ from services.queues.records import ReplyEntry, decode_entry, decode_news
 SWEEP_S = 1.0
 RETRY_S = 0.2
 START = "0-0"
+
+log = structlog.get_logger()
 QUEUED = "0-1"  # the entry that every reply begins with
 
 
@@ -186,7 +189,11 @@ async def _news(connection: Connection) -> AsyncIterator[list[list[Any]]]:
         try:
             await pubsub.subscribe(keys.REPLY_HINTS)
             async for message in pubsub.listen():
-                if message["type"] == "message":
+                if message["type"] != "message":
+                    continue
+                try:
                     yield orjson.loads(message["data"])
+                except orjson.JSONDecodeError:  # another version's, during an upgrade: the sweep makes up for it
+                    log.warning("replies.news_unreadable")
         finally:
             await pubsub.aclose()
