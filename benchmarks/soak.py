@@ -12,7 +12,7 @@ import contextlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import linear_regression
 from time import monotonic
@@ -29,6 +29,7 @@ SAMPLE_S = 5.0
 WARM_UP = 1 / 3  # of the run; interpreters and allocators grow until then
 REPLY_KEEP_S = 30  # so that Redis forgets as fast as it is told
 DRAIN_S = 60.0
+SESSIONS = 50  # of each tenant: a session, and an Idempotency-Key, are remembered for hours
 NAMES = {
     "services.jobs": "jobs",
     "services.worker": "worker",
@@ -90,7 +91,8 @@ async def chats(client: Client, per_s: float, until_s: float) -> list[Told]:
     running: set[asyncio.Task[None]] = set()
     number = 0
     while monotonic() < until_s:
-        one = Told(jobs(2, 1.0, f"soak {number}", tokens=(4, 12, 32))[number % 2])
+        job = jobs(2, 1.0, f"soak {number}", tokens=(4, 12, 32))[number % 2]
+        one = Told(replace(job, key=f"session-{number % SESSIONS}", keyed=False))
         number += 1
         told.append(one)
         task = asyncio.create_task(client.have(one))

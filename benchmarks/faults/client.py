@@ -37,6 +37,7 @@ class Job:
     max_tokens: int
     stream: bool
     start_s: float = 0.0  # after the load began
+    keyed: bool = True  # with an Idempotency-Key
 
 
 @dataclass(eq=False)
@@ -133,7 +134,9 @@ class Client:
             "temperature": 0,
             "stream": job.stream,
         }
-        headers = self._headers(job.tenant) | {"Idempotency-Key": job.key, "X-Bunkhouse-Session": job.key}
+        headers = self._headers(job.tenant) | {"X-Bunkhouse-Session": job.key}
+        if job.keyed:
+            headers["Idempotency-Key"] = job.key
         url = f"{self._url()}/v1/chat/completions"
         async with self._http.stream("POST", url, headers=headers, json=body) as answer:
             await self._take(told, answer)

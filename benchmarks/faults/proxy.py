@@ -89,9 +89,9 @@ class Proxy:
         except _GONE:
             pass
         finally:
-            writer.transport.abort()
-            if far is not None:
-                far.transport.abort()
+            for side in (writer, far):
+                if side is not None:
+                    side.close()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         """Chunks keep their distance: each comes `delay_s` late, none waits for the one before it."""
@@ -105,6 +105,7 @@ class Proxy:
                 await self._flows.wait()
                 sink.write(self.answers(chunk) if answers and self.answers else chunk)
                 await sink.drain()
+                late.task_done()
 
         delivering = asyncio.create_task(deliver())
         try:
@@ -113,8 +114,9 @@ class Proxy:
                     late.put_nowait((loop.time() + (self.delay_s if answers else 0.0), chunk))
                     if delivering.done():
                         return
-                while not late.empty():  # noqa: ASYNC110  (the last words of a connection)
-                    await asyncio.sleep(0.005)
+                last_words = asyncio.create_task(late.join())
+                await asyncio.wait([last_words, delivering], return_when=asyncio.FIRST_COMPLETED)
+                last_words.cancel()
         finally:
             delivering.cancel()
             await asyncio.gather(delivering, return_exceptions=True)

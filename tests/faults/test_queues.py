@@ -171,3 +171,10 @@ async def test_a_waiting_chat_that_was_taken_up_is_not_cancelled_by_the_client_b
     assert again is not None
     assert again.state == "waiting"
     assert await door.cancel(info.ticket, 60, time.time(), readers=1)
+
+
+async def test_sessions_that_are_over_leave_the_index(connection: Connection) -> None:
+    """They stayed in it until an operator looked at the list."""
+    await connection.redis.zadd(keys.SESSIONS, {"acme long-ago": 1_000.0})
+    await submit(connection, "chat-1")
+    assert await connection.redis.zrange(keys.SESSIONS, 0, -1) == [b"acme s"]

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.faults.scenarios import SCENARIOS, Plan, play
 from benchmarks.faults.scene import behind_engine_proxy, behind_proxy, supervised
 
-PLAN = Plan(count=int(os.environ.get("BUNKHOUSE_FAULTS_CHATS", "24")))
+PLAN = Plan(count=int(os.environ.get("BUNKHOUSE_FAULTS_CHATS", "16")))
 PLACES = {"up": supervised, "redis": behind_proxy, "engine": behind_engine_proxy}
 
 

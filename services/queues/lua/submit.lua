@@ -30,6 +30,7 @@ end
 redis.call('HSET', KEYS[9], 'bot', ARGV[10], 'model', ARGV[11], 'last_s', ARGV[12])
 redis.call('EXPIRE', KEYS[9], ARGV[13])
 redis.call('ZADD', KEYS[10], ARGV[12], ARGV[3] .. ' ' .. ARGV[9])
+redis.call('ZREMRANGEBYSCORE', KEYS[10], '-inf', tonumber(ARGV[12]) - tonumber(ARGV[13])) -- their hashes are gone, too
 redis.call('HSET', KEYS[5], 'ticket', ticket, 'payload', ARGV[5], 'tenant', ARGV[3], 'state', 'waiting', 'attempt', 0)
 redis.call('EXPIRE', KEYS[5], ARGV[8])
 redis.call('XADD', KEYS[6], '0-1', 'k', 'queued')
