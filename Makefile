@@ -53,7 +53,7 @@ faults: dev ## A thousand chats under each fault: kills, a slow Redis, a hung en
 	@$(BIN)/python -m benchmarks.faults
 
 bench-kv-quality: sglang-env ## What 8- and 4-bit KV planes cost in quality, on real weights
-	@$(SGLANG_ENV)/bin/python -m benchmarks.kv_quality
+	@PYTHONPATH=. $(SGLANG_ENV)/bin/python -m benchmarks.kv_quality
 
 clean: ## Delete the environment, caches and the host's data in this folder
 	rm -rf .venv .bunkhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info tests/browser/node_modules
