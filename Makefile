@@ -11,7 +11,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
 LITELLM_ENV := $(CACHE)/litellm
 
-.PHONY: help up install dev test lint format lock browser sglang-env litellm-env clean faults
+.PHONY: help up install dev test lint format lock browser sglang-env litellm-env clean faults soak
 .PHONY: bench-gateway bench-scheduler bench-kv-quality
 
 help: ## Show this
@@ -51,6 +51,9 @@ bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in t
 
 faults: dev ## A thousand chats under each fault: kills, a slow Redis, a hung engine (takes long)
 	@$(BIN)/python -m benchmarks.faults
+
+soak: dev ## An hour of chats; memory, files and Redis watched
+	@$(BIN)/python -m benchmarks.soak --minutes 60
 
 bench-kv-quality: sglang-env ## What 8- and 4-bit KV planes cost in quality, on real weights
 	@PYTHONPATH=. $(SGLANG_ENV)/bin/python -m benchmarks.kv_quality

@@ -110,7 +110,11 @@ async def test_port_in_use(kit: Kit, tmp_path: Path) -> None:
 
 
 async def test_stop_leaves_no_process(kit: Kit, running: Running) -> None:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before = {
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if any("llamacpp_server" in word or "sglang" in word for word in child.cmdline())
+    }
     assert before
     await running.engine.stop()
     await running.engine.stop()

@@ -326,12 +326,24 @@
 
     /* Read one answer to its end, over as many connections as it takes. */
     async follow(chat, after, text) {
+      const leaving = { save() {} };
+      const save = () => leaving.save();
+      addEventListener("pagehide", save);
+      try {
+        await this.read(chat, after, text, leaving);
+      } finally {
+        removeEventListener("pagehide", save);
+      }
+    }
+
+    async read(chat, after, text, leaving) {
       const body = this.bubbleOf("bot", text);
       const turn = body.parentElement;
       turn.classList.add("writing");
       if (!text) turn.classList.add("thinking");
       let saved = 0;
       const save = () => memory.write({ pending: { chat, after, text } });
+      leaving.save = save;  // a page that goes away keeps all that was read
       for (let tries = 0; ;) {
         try {
           for await (const { id, event, data } of events(`chats/${encodeURIComponent(chat)}/stream`, after)) {
