@@ -60,6 +60,7 @@ async def _until_provider_runs(client: httpx.AsyncClient, host: HostProcess) -> 
         while True:
             ready = (await client.get(f"{host.url}/ready")).json()
             if ready["models"].get("overflow:second") == "ready":
+                await asyncio.sleep(2)  # until the scheduler, which looks once a second, has seen it too
                 return
             await asyncio.sleep(0.3)
 

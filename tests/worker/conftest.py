@@ -95,7 +95,7 @@ class Bunk:
         """The engine's server process."""
         [found] = [
             child
-            for child in psutil.Process().children(recursive=True)
+            for child in psutil.Process().children()  # a worker in this process; hosts have their own
             if "services.engines.llamacpp_server" in child.cmdline()
         ]
         return found
