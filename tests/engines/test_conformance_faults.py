@@ -110,11 +110,12 @@ async def test_port_in_use(kit: Kit, tmp_path: Path) -> None:
 
 
 async def test_stop_leaves_no_process(kit: Kit, running: Running) -> None:
-    before = {
-        child.pid
-        for child in psutil.Process().children(recursive=True)
+    servers = [
+        child
+        for child in psutil.Process().children()  # not of whole hosts that other tests run
         if any("llamacpp_server" in word or "sglang" in word for word in child.cmdline())
-    }
+    ]
+    before = {process.pid for server in servers for process in (server, *server.children(recursive=True))}
     assert before
     await running.engine.stop()
     await running.engine.stop()

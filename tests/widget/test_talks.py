@@ -91,11 +91,12 @@ async def test_too_many_messages(page: Page) -> None:
     widget = page.stage.gateway.directory.registry.tenants["alder-ash"].config.bots["shop"].widget
     assert widget is not None
     codes = []
-    for _ in range(widget.messages_per_minute + 1):
+    while 429 not in codes and len(codes) <= 2 * widget.messages_per_minute:  # the minute may turn meanwhile
         answer = await page.post("messages", {"text": "x", "session": "n" * 32})
         codes.append(answer.status_code)
     assert set(codes[:-1]) == {404}  # there is no such conversation
     assert codes[-1] == 429
+    assert len(codes) > widget.messages_per_minute
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
 
 
