@@ -90,7 +90,7 @@ async def test_an_answer_that_nobody_reads_is_cancelled(page: Page, monkeypatch:
 async def test_too_many_messages(page: Page) -> None:
     widget = page.stage.gateway.directory.registry.tenants["alder-ash"].config.bots["shop"].widget
     assert widget is not None
-    codes = []
+    codes: list[int] = []
     while 429 not in codes and len(codes) <= 2 * widget.messages_per_minute:  # the minute may turn meanwhile
         answer = await page.post("messages", {"text": "x", "session": "n" * 32})
         codes.append(answer.status_code)
