@@ -12,10 +12,6 @@ from .kits import Kit, Running, llamacpp_kit, sglang_kit
 SGLANG = pytest.param("sglang", marks=[pytest.mark.sglang, pytest.mark.timeout(600)])
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "sglang: needs an environment with SGLang 0.5.17; a server takes a minute")
-
-
 @pytest.fixture(scope="session", params=["llamacpp", SGLANG])
 def kit(request: pytest.FixtureRequest) -> Kit:
     """How to build and ask one kind of engine."""
