@@ -10,6 +10,7 @@ from .http import Http, LinkError
 
 EVERY_S = 1.0
 ANSWER_S_MAX = 5.0
+PREFIX = "bunkhouse_"
 GAUGES = {
     "bunkhouse_kv_budget_bytes": "budget_bytes",
     "bunkhouse_kv_reserved_bytes": "reserved_bytes",
@@ -43,6 +44,7 @@ def parse(at_s: float, text: str) -> Sample | None:
 
 async def watch(http: Http, now: Callable[[], float], on_sample: Callable[[Sample], None]) -> None:
     """Sample until cancelled; ends by itself where the server is no Bunkhouse."""
+    # A host that has only just started names its gauges before it has values for them: that is no reason to stop.
     while True:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
@@ -50,8 +52,9 @@ async def watch(http: Http, now: Callable[[], float], on_sample: Callable[[Sampl
         except (LinkError, TimeoutError):
             await asyncio.sleep(EVERY_S)  # a host that is busy or starts again
             continue
-        sample = parse(now(), answer.body.decode(errors="replace")) if answer.status == 200 else None
-        if sample is None:
+        text = answer.body.decode(errors="replace") if answer.status == 200 else ""
+        if PREFIX not in text:
             return
-        on_sample(sample)
+        if (sample := parse(now(), text)) is not None:
+            on_sample(sample)
         await asyncio.sleep(EVERY_S)

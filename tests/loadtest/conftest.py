@@ -145,7 +145,7 @@ def server() -> Iterator[FakeServer]:
     handlers = _App(state)
     routes = [Route("/v1/chat/completions", handlers.chat, methods=["POST"]), Route("/metrics", handlers.metrics)]
     app = Starlette(routes=routes)
-    config = uvicorn.Config(app, port=0, log_level="error", ws="none", lifespan="off", backlog=4096)
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none", lifespan="off", backlog=4096)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()

@@ -59,4 +59,5 @@ def test_every_stream_of_a_real_host_is_whole(tmp_path: Path, monkeypatch: pytes
     assert {c.kv_bits for c in served} == {8, 4}
     assert all(c.queue_s is not None and c.overhead_ms is not None and c.prompt_tokens for c in served)
     assert max(s.reserved_bytes for s in run.samples) > 0
-    assert {s.budget_bytes for s in run.samples if s.budget_bytes} == {2048 * 4 * (12_240 + 6_480)}
+    # The most of them: the first samples may be older than the second engine's first report.
+    assert max(s.budget_bytes for s in run.samples) == 2048 * 4 * (12_240 + 6_480)

@@ -42,9 +42,22 @@ TINY = Settings(
 )
 
 
+def engines() -> set[int]:
+    """Process ids of the engines that are descendants of this process."""
+    found = psutil.Process().children(recursive=True)
+    return {child.pid for child in found if "llamacpp_server" in " ".join(child.cmdline())}
+
+
 @pytest.fixture(scope="module")
-def proof(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def engines_before() -> set[int]:
+    """Engines that other tests of the session keep running."""
+    return engines()
+
+
+@pytest.fixture(scope="module")
+def proof(engines_before: set[int], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """The folder of one proof's report, and its raw values."""
+    del engines_before  # only to be taken before the proof begins
     folder = tmp_path_factory.mktemp("proof")
     config = folder / "host.yaml"
     config.write_text(CONFIG, encoding="utf-8")
@@ -99,9 +112,8 @@ def test_the_report_names_the_model_and_its_ratios(proof: tuple[Path, dict[str, 
     assert (folder / "prove.html").read_text(encoding="utf-8").count("<svg") == 5
 
 
-def test_nothing_runs_on(proof: tuple[Path, dict[str, object]]) -> None:
-    left = [c for c in psutil.Process().children(recursive=True) if "llamacpp_server" in " ".join(c.cmdline())]
-    assert left == []
+def test_nothing_runs_on(engines_before: set[int], proof: tuple[Path, dict[str, object]]) -> None:
+    assert engines() - engines_before == set()
 
 
 @pytest.mark.parametrize(
