@@ -101,6 +101,7 @@ class Loop:
                 if now - looked >= LOOK_S:
                     looked = now
                     await self._look(now)
+                    await self._desk.forget_events(after)
                 await self._decide(now)
                 if now - shown >= SNAPSHOT_S:
                     shown = now

@@ -16,6 +16,7 @@ from services.queues.records import Event, Finish, ReplyEnd, ReplyError, decode,
 from services.queues.usage import REFUSED
 
 REPLY_KEEP_S = 600
+EVENTS_KEEP_MS = 60_000
 EXPLAIN_KEEP_MS = 10_000
 
 
@@ -66,6 +67,17 @@ class Desk:
             return after, []
         entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
         return entries[-1][0].decode(), [decode_event(values) for _, values in entries]
+
+    async def forget_events(self, heard: str) -> None:
+        """Delete events that were heard `EVENTS_KEEP_MS` and longer before the place `heard`.
+
+        The younger ones stay: a scheduler that has lost its lease and does not know it yet must not delete what the
+        next one has still to hear.
+        """
+        before_ms = int(heard.partition("-")[0]) - EVENTS_KEEP_MS
+        if before_ms > 0:
+            with translated():
+                await self._connection.redis.xtrim(keys.EVENTS, minid=str(before_ms), approximate=True)
 
     async def waiting(self) -> list[Ticket]:
         """All tickets in the waiting rooms, each tenant's in order of arrival."""

@@ -259,3 +259,18 @@ async def test_the_scheduler_hears_of_everything_in_order(host: Host) -> None:
     assert events[0].ticket == one
     assert events[3].usage == replace(USAGE)
     assert await host.desk.events(place, 10) == (place, [])
+
+
+async def test_events_heard_long_ago_are_forgotten_and_nothing_younger(host: Host) -> None:
+    redis = host.connection.redis
+    many = 500  # Redis deletes whole nodes of a stream, of about a hundred entries
+    for number in range(many):
+        await redis.xadd(keys.EVENTS, {"k": "cancel", "d": "{}"}, id=f"{1_000_000 + number}-0")
+    heard = f"{1_000_000 + many - 1}-0"
+    await host.desk.forget_events(heard)
+    assert await redis.xlen(keys.EVENTS) == many, "the last minute of them stays"
+    young = "1100000-0"
+    await redis.xadd(keys.EVENTS, {"k": "cancel", "d": "{}"}, id=young)
+    await host.desk.forget_events(young)
+    assert await redis.xlen(keys.EVENTS) < many / 2
+    assert await host.desk.last_event() == young
