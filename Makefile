@@ -10,8 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
 LITELLM_ENV := $(CACHE)/litellm
+LOCUST_ENV := $(CACHE)/locust-2.47.0
 
-.PHONY: help up install dev test lint format lock browser sglang-env litellm-env clean faults soak
+.PHONY: help up install dev test lint format lock browser sglang-env litellm-env locust-env clean faults soak
 .PHONY: bench-gateway bench-scheduler bench-kv-quality
 
 help: ## Show this
@@ -24,7 +25,7 @@ install: $(BIN)/.installed
 
 dev: $(BIN)/.installed-dev ## Install what tests and linters need, too
 
-test: dev sglang-env browser ## Lint, check types, run all tests, real Redis and real engines included
+test: dev sglang-env locust-env browser ## Lint, check types, run all tests, real Redis and real engines included
 	@scripts/check
 
 lint: dev ## Lint and check types only
@@ -43,6 +44,8 @@ bench-gateway: dev litellm-env ## Measure what the gateway adds to a chat, besid
 browser: tests/browser/node_modules/.installed ## Install what the tests of the pages need
 
 litellm-env: $(LITELLM_ENV)/.installed ## Install LiteLLM's proxy for comparison, once, outside of the checkout
+
+locust-env: $(LOCUST_ENV)/.installed ## Install Locust for its test, once, outside of the checkout
 
 sglang-env: $(SGLANG_ENV)/.installed ## Install SGLang for tests, once, outside of the checkout (9 GB)
 
@@ -83,3 +86,6 @@ $(SGLANG_ENV)/.installed: scripts/sglang-constraints.txt
 
 $(LITELLM_ENV)/.installed: scripts/litellm-packages.txt
 	scripts/tool-env $(LITELLM_ENV) 2 - --no-deps -r $<
+
+$(LOCUST_ENV)/.installed:
+	scripts/tool-env $(LOCUST_ENV) 1 - locust==2.47.0
