@@ -22,7 +22,7 @@ from services.queues.replies import QUEUED, START
 LOOK_UP_S_MAX = 2.0
 OUR_HEADERS = b"x-bunkhouse-"
 CLIENT_HEADERS = frozenset({b"x-bunkhouse-session"})
-_ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
+_ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")
 _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -41,7 +41,7 @@ from services.queues.replies import START
 
 PING = b": ping\n\n"
 EXPLAIN_S = 1.0  # a chat that waits is explained that often
-_ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
+_ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")
 ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 

@@ -38,7 +38,7 @@ from services.queues.replies import START
 TEXT_CHARS_MAX = 2000
 BODY_BYTES_MAX = 16_384
 HANDOVERS_PER_MINUTE = 3
-_ENTRY_ID = re.compile(r"\d{1,9}-\d{1,15}")
+_ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")
 
 Token = Annotated[str, Path(pattern=r"^bhw-[0-9a-f]{32}$")]
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{32}$")]

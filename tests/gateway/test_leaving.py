@@ -148,6 +148,11 @@ async def test_a_nonsense_event_id(host: Host) -> None:
         url = f"{host.url}/v1/chats/chatcmpl-x/stream"
         answer = await host.http.get(url, headers={**BEARER, "last-event-id": nonsense})
         error_of(answer, 400, "invalid_value", "last_event_id")
+    chat = (await host.ask(GOOD)).headers["x-bunkhouse-chat"]
+    for nonsense in ("1-1\n", "١-١", "1-²"):  # digits that Redis does not take as such
+        url = f"{host.url}/v1/chats/{chat}/stream"
+        answer = await host.http.get(url, headers=BEARER, params={"last_event_id": nonsense})
+        error_of(answer, 400, "invalid_value", "last_event_id")
 
 
 async def test_a_chat_can_be_looked_up(host: Host) -> None:
