@@ -11,9 +11,11 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
 LITELLM_ENV := $(CACHE)/litellm
 LOCUST_ENV := $(CACHE)/locust-2.47.0
+AUDIT_ENV := $(CACHE)/pip-audit-2.10.1
 
 .PHONY: help up install dev test lint format lock browser sglang-env litellm-env locust-env clean faults soak
-.PHONY: bench-gateway bench-scheduler bench-kv-quality
+.PHONY: fuzz audit audit-env
+.PHONY: bench-gateway bench-scheduler bench-kv-quality bench-evidence
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,7 +49,12 @@ litellm-env: $(LITELLM_ENV)/.installed ## Install LiteLLM's proxy for comparison
 
 locust-env: $(LOCUST_ENV)/.installed ## Install Locust for its test, once, outside of the checkout
 
+audit-env: $(AUDIT_ENV)/.installed ## Install pip-audit, once, outside of the checkout
+
 sglang-env: $(SGLANG_ENV)/.installed ## Install SGLang for tests, once, outside of the checkout (9 GB)
+
+bench-evidence: dev ## The claim "twice as many models" against the last GPU run's figures
+	@$(BIN)/python -m benchmarks.evidence
 
 bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in the simulator
 	@$(BIN)/python -m benchmarks.scheduler
@@ -57,6 +64,12 @@ faults: dev ## A thousand chats under each fault: kills, a slow Redis, a hung en
 
 soak: dev ## An hour of chats; memory, files and Redis watched
 	@$(BIN)/python -m benchmarks.soak --minutes 60
+
+fuzz: dev ## 10,000 made-up requests to the chat API of a whole host: no 5xx, no process dead or stuck (20 minutes)
+	@BUNKHOUSE_FUZZ_CASES=10000 $(BIN)/pytest -s -x tests/security/test_openapi.py
+
+audit: audit-env ## Look for known vulnerabilities in the lock files' packages (needs the internet)
+	$(AUDIT_ENV)/bin/pip-audit --strict --require-hashes --disable-pip $(addprefix -r ,$(wildcard requirements*.lock))
 
 bench-kv-quality: sglang-env ## What 8- and 4-bit KV planes cost in quality, on real weights
 	@PYTHONPATH=. $(SGLANG_ENV)/bin/python -m benchmarks.kv_quality
@@ -89,3 +102,6 @@ $(LITELLM_ENV)/.installed: scripts/litellm-packages.txt
 
 $(LOCUST_ENV)/.installed:
 	scripts/tool-env $(LOCUST_ENV) 1 - locust==2.47.0
+
+$(AUDIT_ENV)/.installed:
+	scripts/tool-env $(AUDIT_ENV) 1 - pip-audit==2.10.1

@@ -1,0 +1,147 @@
+"""`make bench-evidence`: the claim "twice as many models" against what the last GPU run measured.
+
+Reads docs/benchmarks/capacity.json (benchmarks/gpu/capacity.py); prints the ratios, writes them to evidence.json beside
+it, docs/evidence.md and docs/images/models-on-a-card.svg. What misses its bound is named in the page's first paragraph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.output import write
+from services.loadtest.charts import Bar, bar_file
+
+DOCS = Path("docs")
+BITS = ("16", "8", "4")
+CACHES = {"16": "bf16, stock SGLang", "8": "fp8, stock SGLang", "4": "KV planes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a ratio of 4 bits to 16 has to reach, and what the article says of it."""
+
+    name: str
+    words: str
+    at_least: float
+    article: float | None = None
+
+
+BOUNDS = (
+    Bound("models_ratio_24gb", "models on the card", 2.0, 2.0),
+    Bound("sessions_ratio_24gb", "sessions of one model", 3.0),
+    Bound("context_ratio_qwq", "longest chat of QwQ-32B", 3.0, 1.5),
+    Bound("speed_ratio_int4", "decode speed at equal sessions", 1.0, 0.8),
+)
+
+
+def ratio(above: float, below: float) -> float | None:
+    """None where nothing fitted at 16 bits."""
+    return round(above / below, 3) if below else None
+
+
+def ratios(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """4 bits over 16 of each figure. Models and sessions count only what held the latency target when it ran.
+
+    Raises KeyError for a part that did not run.
+    """
+    sessions, qwq = found["sessions"]["at"], found["qwq"]["at"]
+    steps = {bits: sessions[bits]["at_equal_sessions"]["inter_token_p50_ms"] for bits in BITS}
+    counts = models(found)
+    return {
+        "models_ratio_24gb": ratio(counts["4"], counts["16"]),
+        "sessions_ratio_24gb": ratio(sessions["4"]["within_target"], sessions["16"]["within_target"]),
+        "context_ratio_qwq": ratio(qwq["4"]["longest_context"], qwq["16"]["longest_context"]),
+        "speed_ratio_int4": ratio(steps["16"], steps["4"]),
+    }
+
+
+def models(found: Mapping[str, Any]) -> dict[str, int]:
+    """Models that ran side by side, each with all its sessions busy, within the target."""
+    return {bits: at["started"] if at.get("within_target") else 0 for bits, at in found["models"].items()}
+
+
+def missed(figures: Mapping[str, float | None]) -> list[str]:
+    """A sentence for each bound that is not reached."""
+    said = []
+    for bound in BOUNDS:
+        value = figures[bound.name]
+        if value is None:
+            said.append(f"{bound.words} have no ratio: nothing held at 16 bits")
+        elif value < bound.at_least:
+            said.append(f"{bound.words}: {value:.2f}x, not {bound.at_least:g}x")
+    return said
+
+
+def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
+    """Markdown."""
+    short = missed(figures)
+    verdict = f"Missed: {'; '.join(short)}." if short else "Every bound is reached."
+    card, context = found["card_gib"], found["context_tokens"]
+    lines = [
+        "# Twice as many models: the evidence",
+        "",
+        f"{verdict} Measured {found['date']} on one {found['gpu']}, its memory limited to {card:g} GiB, with models of "
+        f"the Qwen2.5-7B and QwQ-32B shapes in 4-bit AWQ weights (random values: time and memory depend on shapes alone), "
+        f"{context:,} tokens a session, inter-token target {found['inter_token_target_ms']:g} ms at the 99th "
+        "percentile.",
+        "",
+        "![Models on one card at 16, 8 and 4 KV bits](images/models-on-a-card.svg)",
+        "",
+        "| 4 bits against 16 | seen | bound | article |",
+        "| --- | --- | --- | --- |",
+    ]
+    for bound in BOUNDS:
+        value, article = figures[bound.name], bound.article
+        seen = "-" if value is None else f"{value:.2f}x"
+        lines.append(
+            f"| {bound.words} | {seen} | {bound.at_least:g}x | {'-' if article is None else f'{article:g}x'} |"
+        )
+    lines += ["", "| KV | models, all busy | sessions | longest QwQ-32B chat | bytes a token, 7B |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    counts = models(found)
+    for bits in BITS:
+        at, long = found["sessions"]["at"][bits], found["qwq"]["at"][bits]
+        lines.append(
+            f"| {bits} bits ({CACHES[bits]}) | {counts[bits]} of {found['sessions_each']} sessions each "
+            f"| {at['within_target']} ({at['by_memory']} by memory) | {long['longest_context']:,} tokens "
+            f"| {at['bytes_per_token']:,} |"
+        )
+    return "\n".join(
+        [*lines, "", "How it was measured: benchmarks/gpu/capacity.py. Raw: benchmarks/capacity.json.", ""]
+    )
+
+
+def bars(found: Mapping[str, Any]) -> list[Bar]:
+    """One bar a precision."""
+    return [Bar(f"{bits} bits", float(count), f"{count}") for bits, count in models(found).items()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 where there was no GPU run to read, or only a part of one."""
+    parser = argparse.ArgumentParser(prog="benchmarks.evidence", description=__doc__)
+    parser.add_argument("--docs", type=Path, default=DOCS)
+    docs = parser.parse_args(argv).docs
+    source = docs / "benchmarks" / "capacity.json"
+    if not source.exists():
+        print(f"{source} is not there: `python -m benchmarks.gpu.capacity --tokenizer FOLDER` on a GPU host writes it")
+        return 1
+    found = json.loads(source.read_text())
+    if missing := [part for part in ("sessions", "models", "qwq") if part not in found]:
+        print(f"{source} lacks {', '.join(missing)}: `python -m benchmarks.gpu.capacity --parts {' '.join(missing)}`")
+        return 1
+    figures = ratios(found)
+    (docs / "evidence.md").write_text(page(found, figures))
+    (docs / "images").mkdir(exist_ok=True)
+    title = f"Models on one card of {found['card_gib']:g} GiB, {found['sessions_each']} busy sessions each"
+    (docs / "images" / "models-on-a-card.svg").write_text(bar_file(title, bars(found)))
+    write(docs / "benchmarks" / "evidence.json", figures)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,364 @@
+"""`python -m benchmarks.gpu.capacity --tokenizer FOLDER`: what a card of a given size holds at 16, 8 and 4 KV bits.
+
+Three parts, each with stock SGLang at 16 bits (bf16, FIFO, a partition of its own: the peer), stock SGLang at 8 (fp8)
+and KV planes at 4, everything else equal. All memory is kept under `--card-gib` by the size of the KV pool:
+
+    sessions   one Qwen2.5-7B AWQ; as many sessions of `--context` tokens as the pool holds, then bisection down to
+               the inter-token target
+    models     as many Qwen2.5-7B AWQ as fit, each with `--each` sessions of `--context` tokens; all are started and
+               all their sessions decode at once
+    qwq        one QwQ-32B AWQ; the longest chat, and that one chat is had
+
+Bytes are what SGLang says of its weights, NVML's sum for the card, and the pool. `--device cpu --weights FOLDER` is a
+dry run of the programme on a machine without a GPU; only its arithmetic means anything there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import shapes
+from benchmarks.gpu.load import percentile
+from benchmarks.gpu.workers import FLAGS, used_bytes
+from benchmarks.output import write
+from scheduler.types import EngineFacts, KvBits
+from services.engines.base import EngineRequest, Sampling
+from services.engines.modelconfig import read_model_config
+from services.engines.sglang import SglangEngine
+from services.engines.sglang_server import SglangOptions
+from services.kvplanes.layout import bytes_per_token
+from services.planner.overheads import SGLANG_CUDA_BYTES
+from services.prove.capacity import search
+from services.telemetry import GpuSource
+
+GIB = 2**30
+BITS = (16, 8, 4)
+PARTS = ("sessions", "models", "qwq")
+ANSWER = 64  # tokens
+PIECE = 8  # tokens that SGLang sends at once, so that this client is not what is measured
+GPU_FLAGS = ["--load-format", "dummy", "--cuda-graph-backend-prefill=disabled", "--mem-fraction-static", "0.9"]
+GRAPHS_MAX = 256  # the largest batch that has a CUDA graph
+VOCABULARY = 10_000  # token ids that prompts are drawn from
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One engine to start. `pool_tokens` counts tokens at `bits`."""
+
+    name: str
+    bits: int
+    pool_tokens: int
+    chats: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A started engine."""
+
+    case: Case
+    engine: SglangEngine
+    facts: EngineFacts
+
+
+def engine_of(case: Case, weights: Path, folder: Path, options: argparse.Namespace) -> SglangEngine:
+    """SGLang, with KV planes where stock SGLang has no such precision."""
+    gpu = options.device == "cuda"
+    flags = [*FLAGS, "--stream-interval", str(PIECE)]
+    if gpu:
+        flags += [*GPU_FLAGS, "--cuda-graph-max-bs-decode", str(min(case.chats, GRAPHS_MAX))]
+    built = SglangOptions(
+        weights,
+        folder / f"{case.name}.log",
+        KvBits.EIGHT if case.bits == 4 else KvBits(case.bits),
+        case.context + ANSWER + 8,
+        case.chats,
+        python=Path(options.python or sys.executable),
+        device=options.device,
+        kv_tokens=case.pool_tokens,
+        kvplanes=case.bits == 4,
+        attention_backend="triton" if gpu else None,
+        flags=tuple(flags),
+    )
+    return SglangEngine(case.name, built)
+
+
+@asynccontextmanager
+async def started(
+    cases: Sequence[Case], weights: Path, folder: Path, options: argparse.Namespace
+) -> AsyncIterator[list[Up]]:
+    """All of them side by side: an engine's start is mostly imports."""
+    async with AsyncExitStack() as stack:
+        engines = [engine_of(case, weights, folder, options) for case in cases]
+        for engine in engines:
+            stack.push_async_callback(engine.stop)
+        facts = await asyncio.gather(
+            *(engine.start(_say(case.name)) for case, engine in zip(cases, engines, strict=True))
+        )
+        yield [Up(case, engine, fact) for case, engine, fact in zip(cases, engines, facts, strict=True)]
+
+
+def _say(name: str) -> Any:
+    return lambda words: print(f"{name}: {words}", file=sys.stderr, flush=True)
+
+
+async def session(up: Up, number: int, tokens: int, pieces: list[tuple[float, int]]) -> None:
+    """One answer to a prompt of random tokens; when each piece came, and how many tokens it had."""
+    draw = random.Random(f"{up.case.name} {number}")
+    request = EngineRequest(
+        chat=f"{up.case.name}-{number}-{time.monotonic_ns()}",
+        prompt=[draw.randrange(100, VOCABULARY) for _ in range(tokens)],
+        max_tokens=ANSWER,
+        sampling=Sampling(temperature=0.0),
+        salt=f"{number}-{time.monotonic_ns()}",  # no prefix is shared: each session takes memory of its own
+        kv_bits=KvBits(up.case.bits),
+    )
+    async for piece in up.engine.stream(request):
+        if piece.tokens:
+            pieces.append((time.perf_counter(), piece.tokens))  # noqa: PERF401  (`pieces` is read when this fails, too)
+
+
+async def trial(ups: Sequence[Up], each: int, tokens: int) -> dict[str, Any]:
+    """`each` sessions on every engine at once. Step times are of the window in which all of them decode."""
+    streams: list[list[tuple[float, int]]] = [[] for _ in range(each * len(ups))]
+    owners = [up for up in ups for _ in range(each)]
+    peak = 0
+
+    async def watch() -> None:
+        nonlocal peak
+        while True:
+            peak = max(peak, used_bytes())
+            await asyncio.sleep(0.25)
+
+    watching = asyncio.create_task(watch())
+    began_s = time.perf_counter()
+    results = await asyncio.gather(
+        *(session(up, number, tokens, streams[number]) for number, up in enumerate(owners)), return_exceptions=True
+    )
+    took_s = time.perf_counter() - began_s
+    watching.cancel()
+    errors = [repr(result)[:300] for result in results if isinstance(result, BaseException)]
+    whole = [pieces for pieces in streams if len(pieces) > 1]
+    figures: dict[str, Any] = {
+        "sessions": len(streams),
+        "failed": len(streams) - len(whole) if not errors else len(errors),
+        "took_s": round(took_s, 2),
+        "memory_peak_bytes": peak,
+        "errors": errors[:1],
+    }
+    if whole:
+        all_began_s = max(pieces[0][0] for pieces in whole)
+        step_s = [_step_s([piece for piece in pieces if piece[0] >= all_began_s]) for pieces in whole]
+        known = [value for value in step_s if value is not None]
+        figures["inter_token_p50_ms"] = _ms(percentile(known, 0.5))
+        figures["inter_token_p99_ms"] = _ms(percentile(known, 0.99))
+        figures["first_token_p99_s"] = round(all_began_s - began_s, 3)
+    return figures
+
+
+def _step_s(pieces: Sequence[tuple[float, int]]) -> float | None:
+    """Seconds a token over a part of one stream; None where it is too short."""
+    tokens = sum(count for _, count in itertools.islice(pieces, 1, None))
+    return (pieces[-1][0] - pieces[0][0]) / tokens if tokens else None
+
+
+def _ms(value: float | None) -> float | None:
+    return None if value is None else round(value * 1000, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """One model's bytes: measured `weights`, `overhead`, and a token's at each of `BITS`."""
+
+    weights: int
+    overhead: int
+    per_token: dict[int, int]
+
+    def tokens(self, card: int, bits: int) -> int:
+        """Tokens of KV that the rest of the card holds."""
+        return max(0, card - self.weights - self.overhead) // self.per_token[bits]
+
+    def models(self, card: int, bits: int, tokens: int) -> int:
+        """Models that the card holds with `tokens` of KV each."""
+        return card // (self.weights + self.overhead + tokens * self.per_token[bits])
+
+
+def planned(weights: Path) -> Sizes:
+    """Before anything ran: the planner's figures."""
+    shape = read_model_config(weights)
+    numbers = {"layers": shape.layers, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
+    per_token = {bits: bytes_per_token(numbers, bits) for bits in (16, 4)}
+    per_token[8] = shape.kv_values_per_token  # fp8: a byte a value
+    return Sizes(shape.weight_bytes, SGLANG_CUDA_BYTES, per_token)
+
+
+def measured(ups: Sequence[Up], seen: int, plan: Sizes) -> Sizes:
+    """With what SGLang says of its weights, and of `seen` bytes the part that is neither weights nor KV."""
+    weights = max(up.facts.weight_bytes for up in ups)
+    if not seen:
+        return Sizes(weights, plan.overhead, plan.per_token)
+    pools = sum(up.facts.kv_budget_bytes for up in ups)
+    return Sizes(weights, max(0, (seen - weights * len(ups) - pools) // len(ups)), plan.per_token)
+
+
+def seen_of(ups: Sequence[Up], before: int, plan: Sizes) -> dict[str, Any]:
+    """Memory of a group of engines: planned against seen."""
+    seen = max(0, used_bytes() - before)
+    expected = sum(plan.weights + plan.overhead + up.facts.kv_budget_bytes for up in ups)
+    reading = GpuSource().read()
+    return {
+        "engines": len(ups),
+        "planned_bytes": expected,
+        "seen_bytes": seen,
+        "planner_error_pct_of_card": round(100 * abs(expected - seen) / reading.total_bytes, 3) if reading else None,
+    }
+
+
+async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Sessions of one 7B model on the card, at each precision; the largest number within the target."""
+    card, plan, before = int(options.card_gib * GIB), planned(weights), used_bytes()
+    one = options.context + ANSWER
+    most = {bits: max(1, min(options.sessions_max, plan.tokens(card, bits) // one)) for bits in BITS}
+    cases = [Case(f"s{bits}", bits, most[bits] * one + one, most[bits], options.context) for bits in BITS]
+    found: dict[str, Any] = {}
+    async with started(cases, weights, folder, options) as ups:
+        memory = seen_of(ups, before, plan)
+        sizes = measured(ups, memory["seen_bytes"], plan)
+        for up in ups:
+            trials: list[dict[str, Any]] = []
+
+            async def holds(number: int, up: Up = up, trials: list[dict[str, Any]] = trials) -> bool:
+                trials.append(await trial([up], number, options.context))
+                print(up.case.name, json.dumps(trials[-1]), file=sys.stderr, flush=True)
+                p99 = trials[-1].get("inter_token_p99_ms")
+                return not trials[-1]["failed"] and p99 is not None and p99 <= options.target_ms
+
+            await trial([up], 1, min(64, options.context))  # what compiles at first use
+            limit = min(up.case.chats, sizes.tokens(card, up.case.bits) // one)
+            held = limit if not limit or await holds(limit) else (await search(holds, limit - 1, tries=1)).holds
+            equal = await trial([up], min(most.values()), options.context)
+            found[str(up.case.bits)] = {
+                "by_memory": limit,
+                "within_target": held,
+                "bytes_per_token": sizes.per_token[up.case.bits],
+                "trials": trials,
+                "at_equal_sessions": equal,
+            }
+    return {"memory": memory, "weight_bytes": sizes.weights, "overhead_bytes": sizes.overhead, "at": found}
+
+
+async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+    """Models of the 7B shape on the card, each with the same sessions; all started and all busy at once."""
+    card = int(options.card_gib * GIB)
+    tokens = options.each * (options.context + ANSWER)
+    found: dict[str, Any] = {}
+    for bits in BITS:
+        fit = min(options.models_max, sizes.models(card, bits, tokens))
+        entry: dict[str, Any] = {"by_memory": sizes.models(card, bits, tokens), "started": fit}
+        found[str(bits)] = entry
+        if not fit:
+            continue
+        before = used_bytes()
+        cases = [Case(f"m{bits}-{n}", bits, tokens + 256, options.each, options.context) for n in range(fit)]
+        async with started(cases, weights, folder, options) as ups:
+            await trial(ups, 1, min(64, options.context))
+            entry["memory"] = seen_of(ups, before, sizes)
+            entry["all_busy"] = await trial(ups, options.each, options.context)
+        p99 = entry["all_busy"].get("inter_token_p99_ms")
+        entry["within_target"] = not entry["all_busy"]["failed"] and p99 is not None and p99 <= options.target_ms
+        print(bits, json.dumps(entry), file=sys.stderr, flush=True)
+    return found
+
+
+async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The article's case: one 32B model on the card, its longest chat at each precision."""
+    card, plan, before = int(options.card_gib * GIB), planned(weights), used_bytes()
+    longest = {bits: min(options.qwq_tokens_max, plan.tokens(card, bits)) for bits in BITS}
+    cases = [Case(f"q{bits}", bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8)) for bits in BITS]
+    found: dict[str, Any] = {}
+    async with started(cases, weights, folder, options) as ups:
+        memory = seen_of(ups, before, plan)
+        sizes = measured(ups, memory["seen_bytes"], plan)
+        for up in ups:
+            bits = up.case.bits
+            fits = min(up.case.pool_tokens, sizes.tokens(card, bits))
+            entry: dict[str, Any] = {
+                "longest_context": sizes.tokens(card, bits),
+                "bytes_per_token": sizes.per_token[bits],
+            }
+            entry["short"] = await trial([up], 1, min(1024, up.case.context))
+            entry["chat"] = await trial([up], 1, max(64, min(up.case.context, fits - ANSWER - 8)))
+            found[str(bits)] = entry
+            print(bits, json.dumps(entry), file=sys.stderr, flush=True)
+    return {"memory": memory, "weight_bytes": sizes.weights, "overhead_bytes": sizes.overhead, "at": found}
+
+
+async def programme(options: argparse.Namespace) -> None:
+    """The parts asked for. Each part's figures are kept as it ends, so that a later failure loses nothing."""
+    reading = GpuSource().read()
+    figures: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    figures |= {
+        "gpu": reading.name if reading else None,
+        "card_gib": options.card_gib,
+        "context_tokens": options.context,
+        "sessions_each": options.each,
+        "inter_token_target_ms": options.target_ms,
+    }
+    options.logs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bh-gpu-") as name:
+        small = options.weights or shapes.write(Path(name) / "7b", options.tokenizer, shapes.QWEN_7B)
+        for part in options.parts:
+            if part == "sessions":
+                figures[part] = await sessions(small, options.logs, options)
+            elif part == "models":
+                before = figures.get("sessions")
+                plan = planned(small)
+                sizes = Sizes(before["weight_bytes"], before["overhead_bytes"], plan.per_token) if before else plan
+                figures[part] = await models(small, options.logs, options, sizes)
+            else:
+                large = options.weights or shapes.write(
+                    Path(name) / "32b", options.tokenizer, shapes.QWQ_32B, context_tokens=131_072
+                )
+                figures[part] = await qwq(large, options.logs, options)
+            write(options.out, figures)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--tokenizer", type=Path, help="a folder of any tokenizer; needed where shapes are made")
+    parser.add_argument("--weights", type=Path, help="a real model folder instead of the shapes (dry run)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--python", default=None, help="the interpreter that has SGLang")
+    parser.add_argument(
+        "--parts", nargs="+", choices=("sessions", "models", "qwq"), default=["sessions", "models", "qwq"]
+    )
+    parser.add_argument("--card-gib", type=float, default=24.0)
+    parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--each", type=int, default=32)
+    parser.add_argument("--sessions-max", type=int, default=320)
+    parser.add_argument("--models-max", type=int, default=4)
+    parser.add_argument("--qwq-tokens-max", type=int, default=100_000)
+    parser.add_argument("--target-ms", type=float, default=100.0)
+    parser.add_argument("--logs", type=Path, default=Path("/tmp/bunkhouse-capacity"))
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/capacity.json"))
+    options = parser.parse_args()
+    if options.weights is None and options.tokenizer is None:
+        parser.error("one of --tokenizer and --weights is needed")
+    asyncio.run(programme(options))
+
+
+if __name__ == "__main__":
+    main()

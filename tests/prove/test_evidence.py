@@ -1,0 +1,73 @@
+"""The evidence page says what was measured, and names in its first paragraph what misses its bound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.evidence import main
+
+
+def measured(four_bit_models: int = 2) -> dict[str, Any]:
+    def sessions(held: int, step_ms: float) -> dict[str, Any]:
+        equal = {"inter_token_p50_ms": step_ms}
+        return {"within_target": held, "by_memory": held + 1, "bytes_per_token": 1000, "at_equal_sessions": equal}
+
+    def models(count: int) -> dict[str, Any]:
+        return {"started": count, "by_memory": count, "within_target": True}
+
+    return {
+        "date": "2026-01-01",
+        "gpu": "A card",
+        "card_gib": 24.0,
+        "context_tokens": 4096,
+        "sessions_each": 32,
+        "inter_token_target_ms": 100.0,
+        "sessions": {"at": {"16": sessions(70, 30.0), "8": sessions(140, 28.0), "4": sessions(250, 20.0)}},
+        "models": {"16": models(1), "8": models(2), "4": models(four_bit_models)},
+        "qwq": {"at": {bits: {"longest_context": n} for bits, n in (("16", 10_000), ("8", 20_000), ("4", 36_000))}},
+    }
+
+
+def docs_with(folder: Path, found: dict[str, Any] | None) -> Path:
+    (folder / "benchmarks").mkdir()
+    if found is not None:
+        (folder / "benchmarks" / "capacity.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_ratios_of_what_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = docs_with(tmp_path, measured())
+    assert main(["--docs", str(docs)]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["models_ratio_24gb"] == 2.0
+    assert figures["sessions_ratio_24gb"] == pytest.approx(250 / 70, abs=0.001)
+    assert figures["context_ratio_qwq"] == 3.6
+    assert figures["speed_ratio_int4"] == 1.5
+    text = (docs / "evidence.md").read_text()
+    assert text.splitlines()[2].startswith("Every bound is reached.")
+    assert "Models on one card of 24 GiB" in (docs / "images" / "models-on-a-card.svg").read_text()
+
+
+def test_a_missed_bound_stands_in_the_first_paragraph(tmp_path: Path) -> None:
+    found = measured()
+    found["models"]["4"]["within_target"] = False
+    docs = docs_with(tmp_path, found)
+    assert main(["--docs", str(docs)]) == 0
+    assert "models on the card: 0.00x, not 2x" in (docs / "evidence.md").read_text().splitlines()[2]
+
+
+def test_without_a_gpu_run_it_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--docs", str(docs_with(tmp_path, None))]) == 1
+    assert "benchmarks.gpu.capacity" in capsys.readouterr().out
+    assert not (tmp_path / "evidence.md").exists()
+
+
+def test_half_a_run_names_the_other_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured()
+    del found["qwq"]
+    assert main(["--docs", str(docs_with(tmp_path, found))]) == 1
+    assert "--parts qwq" in capsys.readouterr().out
