@@ -86,9 +86,9 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
         "# Twice as many models: the evidence",
         "",
         f"{verdict} Measured {found['date']} on one {found['gpu']}, its memory limited to {card:g} GiB, with models of "
-        f"the Qwen2.5-7B and QwQ-32B shapes in 4-bit AWQ weights (random values: time and memory depend on "
-        f"shapes alone), {context:,} tokens a session, inter-token target {found['inter_token_target_ms']:g} ms at the 99th "
-        "percentile.",
+        "the Qwen2.5-7B and QwQ-32B shapes in 4-bit AWQ weights (random values: time and memory depend on shapes "
+        f"alone), {context:,} tokens a session, inter-token target {found['inter_token_target_ms']:g} ms at the "
+        "99th percentile.",
         "",
         "![Models on one card at 16, 8 and 4 KV bits](images/models-on-a-card.svg)",
         "",
