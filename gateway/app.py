@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from gateway import chats, models, probes
+from gateway import chats, models, openapi, probes
 from gateway.admin import router as admin
 from gateway.call import Call, ClientGone, Receive, Scope, Send
 from gateway.dashboard import pages
@@ -24,6 +24,7 @@ ROUTES: dict[str, tuple[str, Handler]] = {
     "/health": ("GET", probes.health),
     "/ready": ("GET", probes.ready),
     "/metrics": ("GET", probes.metrics),
+    openapi.PATH: ("GET", openapi.show),
 }
 MODEL_PREFIX = "/v1/models/"
 CHAT_PREFIX = "/v1/chats/"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -57,7 +57,17 @@ _INSIDE_MESSAGES: Mapping[str, tuple[object, ...]] = {
     "annotations": (None, []),
     "reasoning_content": (None,),
 }
+
 _SESSION = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
+
+
+def _with(neutral: Mapping[str, tuple[object, ...]]) -> Callable[[dict[str, Any]], None]:
+    """Says in a model's JSON schema which parameters are taken as long as they ask for nothing."""
+
+    def extend(schema: dict[str, Any]) -> None:
+        schema["properties"].update({name: {"enum": list(values)} for name, values in neutral.items() if values})
+
+    return extend
 
 
 class Part(BaseModel):
@@ -72,7 +82,7 @@ class Part(BaseModel):
 class Message(BaseModel):
     """One message. `content` is text, or parts of text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_with(_INSIDE_MESSAGES))
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Field(min_length=1, max_length=1024)]
@@ -97,7 +107,7 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 class ChatRequest(BaseModel):
     """The body of POST /v1/chat/completions."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_with(UNSUPPORTED))
 
     model: Annotated[str, Field(min_length=1, max_length=160)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES_MAX)]

@@ -15,6 +15,7 @@ from benchmarks.host import LAPTOP, HostProcess, run_host
 from services.secrets import Secrets, read_secrets
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
+BRIEF = "acme/brief"  # takes and says little: for very many chats
 
 
 @dataclass
@@ -50,6 +51,8 @@ def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     for tenant in config["tenants"].values():
         for name in tenant["bots"]:
             tenant["bots"][name] = {"model": "one", "system": "You are a support assistant."}
+    brief = {"model": "one", "system": "Hi.", "context_tokens": 64, "max_tokens_default": 2}
+    config["tenants"]["acme"]["bots"]["brief"] = brief
     path = folder / "host.yaml"
     path.write_text(yaml.safe_dump(config))
     with run_host(folder / "data", path, 90.0) as host, httpx.Client(base_url=host.url, timeout=60.0) as http:

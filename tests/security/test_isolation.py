@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from tests.security.conftest import BOTS, Hosted
+from tests.security.conftest import BOTS, BRIEF, Hosted
 
 
 def _cached(hosted: Hosted, tenant: str, text: str) -> int:
@@ -63,7 +63,7 @@ def test_an_idempotency_key_answers_no_other_question(hosted: Hosted) -> None:
 
 
 def test_models_and_errors_name_no_other_tenant(hosted: Hosted) -> None:
-    assert [model["id"] for model in hosted.get("acme", "/v1/models").json()["data"]] == [BOTS["acme"]]
+    assert [model["id"] for model in hosted.get("acme", "/v1/models").json()["data"]] == [BRIEF, BOTS["acme"]]
     for name in (BOTS["globex"], "globex/nobody", "nobody/nobody"):
         refused = hosted.ask("acme", "Hello", model=name)
         assert refused.status_code == 404
