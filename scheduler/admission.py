@@ -32,6 +32,9 @@ from scheduler.types import Decision, EngineFacts, EngineState, KvBits, Outcome,
 Numbers = dict[str, float | int | str]
 Options = tuple[tuple[KvBits, int], ...]
 
+# Looked up here once: each look at an enum's class costs as much as a call.
+_READY, _WAIT, _KV_MEMORY = EngineState.READY, Outcome.WAIT, Reason.KV_MEMORY
+
 _STATE_REASONS = {
     EngineState.STARTING: Reason.MODEL_DOWN,
     EngineState.DRAINING: Reason.MODEL_DOWN,
@@ -63,10 +66,10 @@ def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> 
 
 def precisions(facts: EngineFacts, wanted: int, floor: int, demotable: bool) -> tuple[KvBits, ...]:
     """Bits to try, best first."""
-    held = tuple(facts.kv_bytes_per_token)
+    held: tuple[int, ...] = tuple(facts.kv_bytes_per_token)
     if not facts.live_kv_bits and facts.kv_bits in held:
-        held = (int(facts.kv_bits),)
-    return _precisions(held, int(wanted), int(floor), demotable)
+        held = (facts.kv_bits,)
+    return _precisions(held, wanted, floor, demotable)
 
 
 @cache
@@ -90,7 +93,9 @@ def decide(
     refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
-    closed = closed_to_all(account, device, settings, now_s) or _closed_to_tenant(account, device, ask, settings, now_s)
+    closed = closed_to_all(account, device, settings, now_s)
+    if closed is None and (ask.over_share or ask.limit is not None):
+        closed = _closed_to_tenant(account, device, ask, settings, now_s)
     if closed is not None:
         return Decision(ticket.chat, Outcome.WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
     return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
@@ -100,12 +105,12 @@ def closed_to_all(
     account: Account, device: Device, settings: SchedulerSettings, now_s: float
 ) -> tuple[Reason, Numbers] | None:
     """Why the engine takes nobody at all right now, with the numbers, or None."""
-    if account.state is not EngineState.READY:
+    if account.state is not _READY:
         return _STATE_REASONS[account.state], {"state": account.state.value}
     age_s = now_s - account.heard_s
     if age_s > settings.telemetry_age_s_max:
         return Reason.TELEMETRY_STALE, {"age_s": age_s, "age_s_max": settings.telemetry_age_s_max}
-    if account.chats_free <= 0:
+    if len(account.reservations) >= account.facts.chats_max:
         return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": 0}
     backlog_s = device.prefill_backlog_s(now_s)
     if backlog_s > settings.prefill_ahead_s_max:
@@ -132,11 +137,12 @@ def _closed_to_tenant(
 def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:
     """The refusals that no waiting can change."""
     least = choices[-1][1] if choices else 0
-    if choices and least <= facts.kv_budget_bytes and ticket.tokens_max <= facts.context_tokens:
+    tokens = ticket.prompt_tokens + ticket.max_tokens
+    if choices and least <= facts.kv_budget_bytes and tokens <= facts.context_tokens:
         return None
     reason, numbers = Reason.NEVER_FITS, Numbers()
-    if ticket.tokens_max > facts.context_tokens:
-        numbers = {"tokens": ticket.tokens_max, "context_tokens": facts.context_tokens}
+    if tokens > facts.context_tokens:
+        numbers = {"tokens": tokens, "context_tokens": facts.context_tokens}
     elif not choices:
         reason = Reason.KV_BITS
         best = max(facts.kv_bytes_per_token) if facts.live_kv_bits else int(facts.kv_bits)
@@ -157,18 +163,18 @@ def _fit(
     ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
 ) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
-    prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
     margin = settings.latency_margin
     if ask.over_share:
         margin = max(margin, settings.latency_headroom)
     available = account.available_bytes
-    reason, numbers = Reason.KV_MEMORY, Numbers()
+    reason, numbers = _KV_MEMORY, Numbers()
     for bits, need in ask.options:
         kept = kept_bytes(account, ask, need, settings) if ask.over_share else 0
         if need > available - kept:
-            reason = Reason.KV_MEMORY
+            reason = _KV_MEMORY
             numbers = {"need_bytes": need, "available_bytes": available, "kept_bytes": kept}
             continue
+        prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
         broken = device.breaks(ticket.model, need, prefill_s, now_s, margin)
         if broken is None:
             outcome = Outcome.ADMIT_DEMOTED if bits < ticket.kv_bits else Outcome.ADMIT
@@ -176,7 +182,7 @@ def _fit(
             return Decision(ticket.chat, outcome, Reason.ROOM, bits, reserve_bytes=need, numbers=numbers)
         reason, model, predicted_s, most_s = broken
         numbers = {"breaks": model, "predicted_ms": predicted_s * 1e3, "most_ms": most_s * 1e3}
-    return Decision(ticket.chat, Outcome.WAIT, reason, ticket.kv_bits, numbers=numbers)
+    return Decision(ticket.chat, _WAIT, reason, ticket.kv_bits, numbers=numbers)
 
 
 def _no(ticket: Ticket, outcome: Outcome, reason: Reason, **numbers: float | int | str) -> Decision:

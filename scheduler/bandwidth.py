@@ -95,7 +95,9 @@ class Device:
 
     def add(self, model: str, kv_bytes: int) -> None:
         """A chat that may grow to `kv_bytes` runs now."""
-        load = self.loads.setdefault(model, Load())
+        load = self.loads.get(model)
+        if load is None:
+            load = self.loads[model] = Load()
         if not load.chats:
             self._round_bytes += load.weight_bytes
         load.chats += 1
@@ -129,7 +131,8 @@ class Device:
 
     def prefill_backlog_s(self, now_s: float) -> float:
         """Prompt work that was admitted and is not done yet."""
-        return max(0.0, self._prefill_until_s - now_s)
+        left_s = self._prefill_until_s - now_s
+        return left_s if left_s > 0.0 else 0.0
 
     def prefill(self, seconds: float, now_s: float) -> None:
         """So much prompt work was admitted."""

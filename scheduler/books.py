@@ -79,8 +79,7 @@ class Books:
         if account is None:
             return Ask((), ticket.prompt_tokens)
         if entry.facts is not account.facts:
-            entry.facts = account.facts
-            entry.options = options(ticket, account.facts, self.settings)
+            entry.weighed(account.facts, options(ticket, account.facts, self.settings))
         ask = Ask(entry.options, ticket.prompt_tokens)
         tenant = ticket.tenant
         ask.over_share = self.over_share(tenant, account, now_s)
@@ -173,7 +172,7 @@ class Books:
         account.remove(chat, now_s)
         account.add(replace(held, kv_bits=bits, reserved_bytes=size))
         self.device.grow(held.model, size - held.reserved_bytes)
-        self.limits.of(held.tenant).kv_bytes += size - held.reserved_bytes
+        self.limits.use[held.tenant].kv_bytes += size - held.reserved_bytes
         return held
 
     def restore(self, reservations: Iterable[Reservation]) -> None:

@@ -92,7 +92,7 @@ class Scheduler:
 
     def arrive(self, ticket: Ticket, now_s: float) -> None:
         """A chat asks to be let in. Telling the same chat again changes nothing."""
-        if ticket.chat in self.room.queues or self.books.ledger.get(ticket.chat) is not None:
+        if ticket.chat in self.room.queues.entries or self.books.ledger.get(ticket.chat) is not None:
             return
         account = self.books.ledger.accounts.get(ticket.model)
         facts, choices = (account.facts, options(ticket, account.facts, self.settings)) if account else (None, ())
@@ -110,7 +110,7 @@ class Scheduler:
                 return
         self.books.saw(ticket.tenant, ticket.model, now_s)
         entry = self.room.enter(ticket, turn)
-        entry.facts, entry.options = facts, choices
+        entry.weighed(facts, choices)
         self._fresh.append(ticket.chat)
         self._fill.arrived(entry)
 
@@ -216,7 +216,7 @@ class Scheduler:
     def _now(self, entry: Waiting, now_s: float) -> Decision:
         """What would be decided for a ticket if it came first now, and its place."""
         decision = self.books.decide(entry, self.books.ask(entry, now_s), now_s)
-        position = self.room.queues.lane_of(entry.ticket).ahead(entry) + 1
+        position = entry.lane.ahead(entry) + 1
         return replace(decision, position=position, expected_wait_s=self._overload.expected_wait_s(entry))
 
     def snapshot(self, now_s: float) -> Snapshot:

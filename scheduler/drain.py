@@ -29,7 +29,7 @@ class Drain:
             return None
         return running / duration_s
 
-    def wait_s(self, model: str, running: int, ahead: int, part: float) -> float | None:
-        """Seconds until a ticket with `ahead` before it is served, for a tenant that gets `part` of the drain."""
-        per_s = self.per_s(model, running)
-        return None if per_s is None else (ahead + 1) / (per_s * max(part, 1e-6))
+
+def expected_wait_s(per_s: float, ahead: int, part: float) -> float:
+    """Seconds until a ticket with `ahead` before it is served, for a tenant that gets `part` of the drain."""
+    return (ahead + 1) / (per_s * max(part, 1e-6))

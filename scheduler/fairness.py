@@ -61,21 +61,23 @@ class Counters:
 
     def settle(self, tenant: str, charge: float, cost: float) -> None:
         """A chat is over: its estimate goes, what it really took stays."""
-        self._pending[tenant] = max(0.0, self._pending.get(tenant, 0.0) - charge)
+        pending = self._pending.get(tenant, 0.0) - charge
+        self._pending[tenant] = pending if pending > 0.0 else 0.0
         value, served_s, _ = self.keys.get(tenant, (0.0, 0.0, tenant))
-        change = cost / self.settings.share(tenant).weight - charge
-        self.keys[tenant] = (max(0.0, value + change), served_s, tenant)
+        value += cost / self.settings.share(tenant).weight - charge
+        self.keys[tenant] = (value if value > 0.0 else 0.0, served_s, tenant)
         self._waiting.touch(tenant)
 
 
 class Present:
     """Which tenants asked for a model lately, and the sum of their weights. O(1), amortised."""
 
-    __slots__ = ("_seen", "_settings", "_weights")
+    __slots__ = ("_oldest_s", "_seen", "_settings", "_weights")
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
         self._seen: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._oldest_s = float("inf")  # nobody in `_seen` was seen earlier
         self._weights = 0.0
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -87,16 +89,24 @@ class Present:
         _, before = self._seen.pop(tenant, (0.0, 0.0))
         self._weights += weight - before
         self._seen[tenant] = (now_s, weight)
+        self._oldest_s = min(self._oldest_s, now_s)
 
     def share(self, tenant: str, now_s: float) -> float:
         """The tenant's part of the model, 0..1; 1 where no other is about."""
+        if self._oldest_s < now_s - self._settings.tenant_seen_s:
+            self._forget(now_s - self._settings.tenant_seen_s, tenant)
+        if len(self._seen) < 2:
+            return 1.0
+        return self._settings.share(tenant).weight / max(self._weights, 1e-9)
+
+    def _forget(self, before_s: float, but: str) -> None:
+        """Drop whom nobody saw since, up to the tenant that asks."""
         seen = self._seen
+        self._oldest_s = float("inf")
         while seen:
             oldest, (at_s, weight) = next(iter(seen.items()))
-            if at_s >= now_s - self._settings.tenant_seen_s or oldest == tenant:
+            if at_s >= before_s or oldest == but:
+                self._oldest_s = at_s
                 break
             del seen[oldest]
             self._weights -= weight
-        if len(seen) < 2:
-            return 1.0
-        return self._settings.share(tenant).weight / max(self._weights, 1e-9)

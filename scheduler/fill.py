@@ -21,6 +21,8 @@ from scheduler.room import Room
 from scheduler.types import Decision, Outcome, Reason, Reservation
 
 _BANDWIDTH_REASONS = (Reason.BANDWIDTH, Reason.FIRST_TOKEN)
+_WAIT, _KV_MEMORY, _FIRST_TOKEN = Outcome.WAIT, Reason.KV_MEMORY, Reason.FIRST_TOKEN
+_TENANT_LIMIT = Reason.TENANT_LIMIT
 _ADMITTED = (Outcome.ADMIT, Outcome.ADMIT_DEMOTED)
 _STUCK_REASONS = (Reason.KV_MEMORY, Reason.CHATS_MAX, *_BANDWIDTH_REASONS)
 _CLOSED_REASONS = (
@@ -60,7 +62,7 @@ class Fill:
     def arrived(self, entry: Waiting) -> None:
         """A ticket came. News only if it is its lane's first."""
         entry.short_bytes = entry.least_bytes
-        if self._room.queues.lane_of(entry.ticket).waiting[0] is entry:
+        if entry.lane.waiting[0] is entry:
             self._news[entry.ticket.model] = None
 
     def leave(self, entry: Waiting) -> None:
@@ -79,7 +81,7 @@ class Fill:
             return
         model = held.model
         self.look_at(*self._room.unpark(held.tenant))
-        self._room.order(model).moved(held.tenant)
+        self._room.orders[model].moved(held.tenant)
         account = self._books.ledger.accounts.get(model)
         lane = self._room.queues.lane(held.tenant, model)
         if lane is not None and account is not None and not self._books.over_share(held.tenant, account, now_s):
@@ -100,7 +102,7 @@ class Fill:
         """Look at everything that waits, closely."""
         for model in self._room.queues.models():
             self._reviewed[model] = True
-            self._room.order(model).refresh()
+            self._room.orders[model].refresh()
             self.look_at(model)
 
     def run(self, now_s: float, out: list[Decision]) -> None:
@@ -108,7 +110,7 @@ class Fill:
         while self._news:
             model = next(iter(self._news))
             del self._news[model]
-            holder = self.holder(model)
+            holder = self.holder(model) if self.stuck else None
             if holder is None:
                 self._fill(model, now_s, out)
             elif holder.ticket.model == model:
@@ -129,7 +131,7 @@ class Fill:
         account = self._books.ledger.accounts.get(model)
         if account is None:
             return
-        front, lanes = self._room.order(model).front, self._room.queues.per_model.get(model, {})
+        front, lanes = self._room.orders[model].front, self._room.queues.per_model.get(model, {})
         everyone = self._reviewed.pop(model, False)
         passed, short, available = 0, _ENDLESS, account.available_bytes
         while passed < len(front):
@@ -138,7 +140,7 @@ class Fill:
             if everyone or entry.short_bytes <= available or not (passed or entry.looked_at):
                 ask = self._books.ask(entry, now_s)
                 decision = self._books.decide(entry, ask, now_s)
-                if decision.outcome is not Outcome.WAIT:
+                if decision.outcome is not _WAIT:
                     self._take(entry, decision, ask, now_s, out)
                     if self.stuck and self.holder(model) is not None:
                         return
@@ -147,7 +149,7 @@ class Fill:
                 lane.blocked = decision
                 if self._closed(decision, account, now_s):
                     return
-                if decision.reason is Reason.TENANT_LIMIT:
+                if decision.reason is _TENANT_LIMIT:
                     self._room.park(lane, now_s + ask.limit_wait_s)
                     continue
                 self._look_past(entry, decision, ask, account, now_s)
@@ -162,10 +164,10 @@ class Fill:
             self.stuck.setdefault(model, entry)
         if decision.reason in _BANDWIDTH_REASONS:
             self._for_bandwidth[model] = None
-        if decision.reason is Reason.FIRST_TOKEN:
+        if decision.reason is _FIRST_TOKEN:
             self._look_again(model, 0.0, now_s)
         entry.looked_at, entry.short_bytes = True, 0
-        if decision.reason is Reason.KV_MEMORY:
+        if decision.reason is _KV_MEMORY:
             least = entry.least_bytes
             entry.short_bytes = least + kept_bytes(account, ask, least, self._books.settings)
 
@@ -202,7 +204,8 @@ class Fill:
 
     def _take(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float, out: list[Decision]) -> None:
         """Carry a final decision out: the ticket leaves the room, an admitted one enters the books."""
-        model = entry.ticket.model
+        lane = entry.lane
+        model = lane.model
         self.leave(entry)
         self._news.pop(model, None)
         out.append(self._explained.decided(entry.ticket, decision, now_s))
@@ -212,9 +215,8 @@ class Fill:
             if other == model or other in self._for_bandwidth:
                 stuck.overtaken += 1
         self._books.admit(entry, decision, ask, now_s)
-        self._room.order(model).moved(entry.ticket.tenant)
-        lane = self._room.queues.lane(entry.ticket.tenant, model)
-        if lane is not None:
+        self._room.orders[model].moved(lane.tenant)
+        if lane.waiting:
             self._expect(lane.waiting[0], now_s)
 
     def _expect(self, entry: Waiting, now_s: float) -> None:

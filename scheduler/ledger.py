@@ -28,8 +28,9 @@ def reserve_bytes(facts: EngineFacts, tokens: int, bits: int, page_tokens: int) 
     """Bytes that `tokens` take at `bits`, in whole pages. Raises KeyError for bits the engine cannot hold."""
     per_token = facts.kv_bytes_per_token[bits]
     paged = -(-tokens // page_tokens) * page_tokens * per_token
-    exact = tokens * per_token
-    return min(paged, max(exact, facts.kv_budget_bytes))
+    if paged <= facts.kv_budget_bytes:
+        return paged
+    return min(paged, max(tokens * per_token, facts.kv_budget_bytes))
 
 
 class Account:
@@ -48,6 +49,7 @@ class Account:
         "reservations",
         "reserved_bytes",
         "state",
+        "total_bytes",
     )
 
     def __init__(self, facts: EngineFacts, now_s: float) -> None:
@@ -62,12 +64,9 @@ class Account:
         self._withheld = 0
         self._device_withheld = 0
         self._released: deque[tuple[float, int]] = deque()
+        self.total_bytes = facts.kv_budget_bytes  # the pool's size, 0 while the engine sleeps
         self.available_bytes = 0  # what a new chat can have: free, or cached and given up for it
         self._add_up()
-
-    @property
-    def total_bytes(self) -> int:
-        return 0 if self.state is EngineState.ASLEEP else self.facts.kv_budget_bytes
 
     @property
     def overcommitted_bytes(self) -> int:
@@ -90,8 +89,8 @@ class Account:
         return self.facts.chats_max - len(self.reservations)
 
     def _add_up(self) -> None:
-        held = self.reserved_bytes + self._withheld + self._device_withheld
-        self.available_bytes = max(0, self.total_bytes - held)
+        left = self.total_bytes - self.reserved_bytes - self._withheld - self._device_withheld
+        self.available_bytes = left if left > 0 else 0
 
     def by_bits(self) -> dict[int, int]:
         """Reserved bytes at each precision."""
@@ -104,9 +103,10 @@ class Account:
         """Enter a reservation; the chat's earlier one, if any, is replaced."""
         if held.chat in self.reservations:
             self.remove(held.chat, held.admitted_s)
+        tenant, size = held.tenant, held.reserved_bytes
         self.reservations[held.chat] = held
-        self.reserved_bytes += held.reserved_bytes
-        self.by_tenant[held.tenant] = self.by_tenant.get(held.tenant, 0) + held.reserved_bytes
+        self.reserved_bytes += size
+        self.by_tenant[tenant] = self.by_tenant.get(tenant, 0) + size
         self._add_up()
 
     def remove(self, chat: str, now_s: float) -> Reservation | None:
@@ -114,13 +114,14 @@ class Account:
         held = self.reservations.pop(chat, None)
         if held is None:
             return None
-        self.reserved_bytes -= held.reserved_bytes
-        left = self.by_tenant[held.tenant] - held.reserved_bytes
+        tenant, size = held.tenant, held.reserved_bytes
+        self.reserved_bytes -= size
+        left = self.by_tenant[tenant] - size
         if left:
-            self.by_tenant[held.tenant] = left
+            self.by_tenant[tenant] = left
         else:
-            del self.by_tenant[held.tenant]
-        self._released.append((now_s, held.reserved_bytes))
+            del self.by_tenant[tenant]
+        self._released.append((now_s, size))
         self._add_up()
         return held
 
@@ -131,6 +132,7 @@ class Account:
         leaving = sum(size for _, size in self._released)
         self.report = report
         self.state = report.state
+        self.total_bytes = 0 if report.state is EngineState.ASLEEP else self.facts.kv_budget_bytes
         self.heard_s = max(self.heard_s, report.at_s)
         self.drift_bytes = max(0, report.kv_used_bytes - self.reserved_bytes - leaving)
         self._withheld = self.drift_bytes if self.drift_bytes > drift_bytes_max else 0
@@ -139,7 +141,7 @@ class Account:
     def restarted(self, facts: EngineFacts, now_s: float) -> None:
         """The engine came back with these flags. Reservations stay."""
         self.facts, self.state, self.heard_s = facts, EngineState.READY, now_s
-        self.report, self.drift_bytes, self._withheld = None, 0, 0
+        self.report, self.drift_bytes, self._withheld, self.total_bytes = None, 0, 0, facts.kv_budget_bytes
         self._add_up()
 
     def withhold_for_device(self, size: int) -> None:
@@ -203,7 +205,9 @@ class Ledger:
 
     def get(self, chat: str) -> Reservation | None:
         model = self._model_of.get(chat)
-        account = self.accounts.get(model) if model is not None else None
+        if model is None:
+            return None
+        account = self.accounts.get(model)
         return account.reservations.get(chat) if account else self._orphans.get(chat)
 
     def restore(self, reservations: Iterable[Reservation]) -> None:

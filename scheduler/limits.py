@@ -7,6 +7,7 @@ full, and leaves it in debt. Fails open: a tenant with no limits set has none.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from scheduler.ledger import Ledger
@@ -31,17 +32,11 @@ class Limits:
     """Use of all tenants against their shares."""
 
     def __init__(self) -> None:
-        self.use: dict[str, TenantUse] = {}
-
-    def of(self, tenant: str) -> TenantUse:
-        use = self.use.get(tenant)
-        if use is None:
-            use = self.use[tenant] = TenantUse()
-        return use
+        self.use = defaultdict[str, TenantUse](TenantUse)
 
     def minute_tokens(self, tenant: str, share: TenantShare, now_s: float) -> float:
         """Tokens that still count against the minute."""
-        use = self.of(tenant)
+        use = self.use[tenant]
         if share.tokens_per_minute_max:
             filled = (now_s - use.at_s) * share.tokens_per_minute_max / 60.0
             use.minute_tokens = max(0.0, use.minute_tokens - max(0.0, filled))
@@ -55,7 +50,7 @@ class Limits:
 
         Seconds are infinite where only a chat that ends can help.
         """
-        use = self.of(tenant)
+        use = self.use[tenant]
         if share.chats_max is not None and use.chats >= share.chats_max:
             return "chats_max", float("inf")
         if share.kv_bytes_max is not None and use.kv_bytes + need_bytes > share.kv_bytes_max:
@@ -68,28 +63,31 @@ class Limits:
         return None
 
     def take(self, tenant: str, kv_bytes: int, tokens: float) -> None:
-        use = self.of(tenant)
+        use = self.use[tenant]
         use.chats += 1
         use.kv_bytes += kv_bytes
         use.minute_tokens += tokens
 
     def give(self, tenant: str, kv_bytes: int, tokens: float) -> None:
         """A chat ended; `tokens` is what it was charged too much (or, negative, too little)."""
-        use = self.of(tenant)
-        use.chats = max(0, use.chats - 1)
-        use.kv_bytes = max(0, use.kv_bytes - kv_bytes)
-        use.minute_tokens = max(0.0, use.minute_tokens - tokens)
+        use = self.use[tenant]
+        chats, size, minute = use.chats - 1, use.kv_bytes - kv_bytes, use.minute_tokens - tokens
+        use.chats = chats if chats > 0 else 0
+        use.kv_bytes = size if size > 0 else 0
+        use.minute_tokens = minute if minute > 0.0 else 0.0
 
     def completed(self, tenant: str, tokens: int) -> None:
         """Learn how long the tenant's answers are."""
-        use = self.of(tenant)
+        use = self.use[tenant]
         before = use.completion_tokens
         use.completion_tokens = float(tokens) if before is None else before + _SMOOTHING * (tokens - before)
 
     def completion_estimate(self, ticket: Ticket) -> float:
         """Tokens that the answer is expected to have: the tenant's mean, at first half of what is allowed."""
-        mean = self.of(ticket.tenant).completion_tokens
-        return min(float(ticket.max_tokens), ticket.max_tokens / 2 if mean is None else mean)
+        most, mean = ticket.max_tokens, self.use[ticket.tenant].completion_tokens
+        if mean is None:
+            return most / 2
+        return mean if mean < most else float(most)
 
     def check_integrity(self, ledger: Ledger) -> None:
         """Raise AssertionError where chats or bytes held differ from the ledger's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Mapping
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 Key = tuple[float, float, str]  # counter, last served, name
 
@@ -52,9 +52,8 @@ class LeastFirst:
             now = self._keys[name]
             if now <= key:
                 return name
-            heappop(self._heap)
             self.live[name] = now
-            heappush(self._heap, now)
+            heapreplace(self._heap, now)
         return None
 
     def pop(self) -> str | None:
@@ -64,6 +63,13 @@ class LeastFirst:
             heappop(self._heap)
             del self.live[name]
         return name
+
+    def exchange(self, name: str) -> str:
+        """Put a new name in, take the name with the least key out: the same one, if that is it."""
+        if not self._heap or self._keys[name] < self._heap[0]:
+            return name
+        self.add(name)
+        return self.pop() or name
 
 
 class Order:
@@ -109,8 +115,9 @@ class Order:
         placed = self._placed.get(name)
         if placed is not None:
             if placed is not self._keys[name]:
-                self._rest.add(name)
-                self.discard(name)
+                self.front.remove(placed)
+                del self._placed[name]
+                self._put(self._rest.exchange(name))
         elif name in self._rest.live:
             if self._keys[name] < self.front[-1]:
                 self._rest.discard(name)

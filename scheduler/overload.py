@@ -9,6 +9,7 @@ come; turns of admitted sessions never are, and wait until the deadline itself.
 from __future__ import annotations
 
 from scheduler.books import Books
+from scheduler.drain import expected_wait_s
 from scheduler.explain import Explain
 from scheduler.queues import Waiting
 from scheduler.room import Room
@@ -28,8 +29,7 @@ class Overload:
 
     def expected_wait_s(self, entry: Waiting) -> float | None:
         """Seconds until a waiting ticket is served, as far as that can be told."""
-        lane = self._room.queues.lane_of(entry.ticket)
-        return self._wait_s(entry.ticket, lane.ahead(entry))
+        return self._wait_s(entry.ticket, entry.lane.ahead(entry))
 
     def hopeless(self, entry: Waiting, now_s: float) -> bool:
         """Whether a ticket that just came is better refused now than at its deadline."""
@@ -69,11 +69,12 @@ class Overload:
     def _wait_s(self, ticket: Ticket, ahead: int) -> float | None:
         settings, account = self._books.settings, self._books.ledger.accounts.get(ticket.model)
         running = len(account.reservations) if account else 0
-        if self._books.drain.per_s(ticket.model, running) is None:
+        per_s = self._books.drain.per_s(ticket.model, running)
+        if per_s is None:
             return None
         lanes = self._room.queues.per_model.get(ticket.model, {})
         mine, weights = settings.share(ticket.tenant).weight, float(len(lanes))
         if settings.shares:
             weights = sum([settings.share(tenant).weight for tenant in lanes])
         others = weights - (mine if ticket.tenant in lanes else 0.0)
-        return self._books.drain.wait_s(ticket.model, running, ahead, mine / (mine + others))
+        return expected_wait_s(per_s, ahead, mine / (mine + others))

@@ -19,30 +19,28 @@ Place = tuple[bool, int, float, int]  # new session, minus priority, created_s, 
 _place = attrgetter("place")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """A ticket in its lane."""
 
     ticket: Ticket
     place: Place
+    lane: Lane = field(repr=False)
+    turn: bool  # of a session that was let in before
     overtaken: int = 0  # chats that went before it although it was first
     options: Options = ()  # what admission may try for it, by `facts`
+    least_bytes: int = 0  # what it needs at its lowest precision; 0 while its engine is unknown
     facts: EngineFacts | None = None
     looked_at: bool = False
     short_bytes: int = 0  # with less than this to be had it finds no room, for all that is known
 
-    @property
-    def least_bytes(self) -> int:
-        """What it needs at its lowest precision; 0 while its engine is unknown."""
-        return self.options[-1][1] if self.options else 0
-
-    @property
-    def turn(self) -> bool:
-        """Whether it belongs to a session that was let in before."""
-        return not self.place[0]
+    def weighed(self, facts: EngineFacts | None, options: Options) -> None:
+        """What admission may try for it on this engine."""
+        self.facts, self.options = facts, options
+        self.least_bytes = options[-1][1] if options else 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """What one tenant has waiting for one model."""
 
@@ -52,13 +50,19 @@ class Lane:
     blocked: Decision | None = None  # why its head waited when it was last looked at
 
     def insert(self, entry: Waiting) -> None:
-        self.waiting.insert(self.ahead(entry), entry)
+        waiting = self.waiting
+        if not waiting or waiting[-1].place < entry.place:
+            waiting.append(entry)
+        else:
+            waiting.insert(self.ahead(entry), entry)
 
     def remove(self, entry: Waiting) -> None:
         del self.waiting[self.ahead(entry)]
 
     def ahead(self, entry: Waiting) -> int:
         """How many of the lane go before it."""
+        if self.waiting and self.waiting[0] is entry:
+            return 0
         return bisect_left(self.waiting, entry.place, key=_place)
 
 
@@ -67,7 +71,6 @@ class Queues:
 
     def __init__(self) -> None:
         self.entries: dict[str, Waiting] = {}
-        self.lanes: dict[tuple[str, str], Lane] = {}
         self.per_tenant: dict[str, int] = {}
         self.per_model: dict[str, dict[str, Lane]] = {}  # lanes that are not empty, by tenant
         self._arrivals = 0
@@ -81,40 +84,40 @@ class Queues:
     def add(self, ticket: Ticket, turn: bool) -> Waiting:
         """Enter a ticket; `turn`: its session holds a lease."""
         self._arrivals += 1
-        entry = Waiting(ticket, (not turn, -ticket.priority, ticket.created_s, self._arrivals))
-        key = (ticket.tenant, ticket.model)
-        lane = self.lanes.get(key)
+        tenant, model = ticket.tenant, ticket.model
+        lanes = self.per_model.get(model)
+        if lanes is None:
+            lanes = self.per_model[model] = {}
+        lane = lanes.get(tenant)
         if lane is None:
-            lane = self.lanes[key] = Lane(*key)
+            lane = lanes[tenant] = Lane(tenant, model)
+        entry = Waiting(ticket, (not turn, -ticket.priority, ticket.created_s, self._arrivals), lane, turn)
         lane.insert(entry)
         self.entries[ticket.chat] = entry
-        self.per_tenant[ticket.tenant] = self.per_tenant.get(ticket.tenant, 0) + 1
-        self.per_model.setdefault(ticket.model, {})[ticket.tenant] = lane
+        self.per_tenant[tenant] = self.per_tenant.get(tenant, 0) + 1
         return entry
 
-    def remove(self, chat: str) -> Waiting | None:
-        """Take a ticket out. Unknown chats: None."""
-        entry = self.entries.pop(chat, None)
-        if entry is None:
-            return None
-        ticket = entry.ticket
-        key = (ticket.tenant, ticket.model)
-        lane = self.lanes[key]
+    def remove(self, entry: Waiting) -> None:
+        """Take a ticket out."""
+        lane = entry.lane
+        tenant = lane.tenant
+        del self.entries[entry.ticket.chat]
         lane.remove(entry)
         if not lane.waiting:
-            del self.lanes[key], self.per_model[ticket.model][ticket.tenant]
-        left = self.per_tenant[ticket.tenant] - 1
+            del self.per_model[lane.model][tenant]
+        left = self.per_tenant[tenant] - 1
         if left:
-            self.per_tenant[ticket.tenant] = left
+            self.per_tenant[tenant] = left
         else:
-            del self.per_tenant[ticket.tenant]
-        return entry
+            del self.per_tenant[tenant]
 
     def lane(self, tenant: str, model: str) -> Lane | None:
-        return self.lanes.get((tenant, model))
+        lanes = self.per_model.get(model)
+        return None if lanes is None else lanes.get(tenant)
 
-    def lane_of(self, ticket: Ticket) -> Lane:
-        return self.lanes[ticket.tenant, ticket.model]
+    def lanes(self) -> Iterator[Lane]:
+        """All lanes that are not empty."""
+        return (lane for lanes in self.per_model.values() for lane in lanes.values())
 
     def longest(self) -> str | None:
         """The tenant with the most tickets. O(tenants): asked only when the room is full."""
@@ -138,10 +141,10 @@ class Queues:
     def check_integrity(self) -> None:
         """Raise AssertionError where a ticket is in no lane, in two, or out of order."""
         seen: dict[str, Waiting] = {}
-        for (tenant, model), lane in self.lanes.items():
+        for lane in self.lanes():
             places = [entry.place for entry in lane.waiting]
-            if not places or places != sorted(places):
-                raise AssertionError(f"{tenant} {model}: lane is empty or out of order")
+            if not places or places != sorted(places) or any(entry.lane is not lane for entry in lane.waiting):
+                raise AssertionError(f"{lane.tenant} {lane.model}: lane is empty or out of order")
             seen.update((entry.ticket.chat, entry) for entry in lane.waiting)
         if seen != self.entries or sum(self.per_tenant.values()) != len(seen):
             raise AssertionError(f"{len(self.entries)} tickets wait, {len(seen)} are in lanes")

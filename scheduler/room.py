@@ -8,6 +8,8 @@ nobody time, until a chat of its own ends or its minute goes on.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from scheduler.fairness import Counters
 from scheduler.order import Order
 from scheduler.queues import Lane, Queues, Waiting
@@ -24,23 +26,17 @@ class Room:
         self.queues = Queues()
         self.timers = Timers()
         self._counters = counters
-        self._orders: dict[str, Order] = {}
+        # by model: tenants with something waiting for it, least service first
+        self.orders = defaultdict[str, Order](lambda: Order(counters.keys, self._settings.lookahead_max))
         self._parked: dict[str, dict[str, None]] = {}  # tenant -> models
 
     def configure(self, settings: SchedulerSettings) -> None:
         """Other bounds."""
         self._settings = settings
-        self._orders.clear()
+        self.orders.clear()
         self._parked.clear()
-        for tenant, model in self.queues.lanes:
-            self.order(model).add(tenant)
-
-    def order(self, model: str) -> Order:
-        """Tenants with something waiting for the model, least service first."""
-        order = self._orders.get(model)
-        if order is None:
-            order = self._orders[model] = Order(self._counters.keys, self._settings.lookahead_max)
-        return order
+        for lane in self.queues.lanes():
+            self.orders[lane.model].add(lane.tenant)
 
     def crowded_out(self, ticket: Ticket, turn: bool) -> Ticket | None:
         """Which ticket must go so that this one can wait: None, another, or this one itself."""
@@ -48,7 +44,7 @@ class Room:
         mine = queues.per_tenant.get(tenant, 0)
         if mine >= settings.waiting_per_tenant_max:
             crowded: str | None = tenant
-        elif len(queues) >= settings.waiting_max:
+        elif len(queues.entries) >= settings.waiting_max:
             crowded = queues.longest()
         else:
             return None
@@ -63,7 +59,7 @@ class Room:
         entry = self.queues.add(ticket, turn)
         self._counters.enter(ticket.tenant)
         if ticket.model not in self._parked.get(ticket.tenant, ()):
-            self.order(ticket.model).add(ticket.tenant)
+            self.orders[ticket.model].add(ticket.tenant)
         self.timers.at(ticket.deadline_s, "deadline", ticket.chat)
         if ticket.overflow:
             self.timers.at(ticket.created_s + self._settings.overflow_after_s, "overflow", ticket.chat)
@@ -71,33 +67,35 @@ class Room:
 
     def leave(self, entry: Waiting) -> None:
         """The ticket waits no more."""
-        ticket = entry.ticket
-        self.queues.remove(ticket.chat)
-        if self.queues.lane(ticket.tenant, ticket.model) is None:
-            self.order(ticket.model).discard(ticket.tenant)
-            if ticket.tenant in self._parked:
-                self._parked[ticket.tenant].pop(ticket.model, None)
-        if ticket.tenant not in self.queues.per_tenant:
-            self._counters.leave(ticket.tenant)
+        lane = entry.lane
+        tenant = lane.tenant
+        self.queues.remove(entry)
+        if not lane.waiting:
+            self.orders[lane.model].discard(tenant)
+            if tenant in self._parked:
+                self._parked[tenant].pop(lane.model, None)
+        if tenant not in self.queues.per_tenant:
+            self._counters.leave(tenant)
 
     def park(self, lane: Lane, until_s: float) -> None:
         """Take the tenant out of the model's order until `unpark`, which a timer does at `until_s` at the latest."""
         self._parked.setdefault(lane.tenant, {})[lane.model] = None
-        self.order(lane.model).discard(lane.tenant)
+        self.orders[lane.model].discard(lane.tenant)
         if until_s != float("inf"):
             self.timers.at(until_s, "unpark", lane.tenant)
 
     def unpark(self, tenant: str) -> list[str]:
         """Back into the order. Returns the models where the tenant has something waiting."""
-        models = [model for model in self._parked.pop(tenant, ()) if self.queues.lane(tenant, model) is not None]
+        if tenant not in self._parked:
+            return []
+        models = [model for model in self._parked.pop(tenant) if self.queues.lane(tenant, model) is not None]
         for model in models:
-            self.order(model).add(tenant)
+            self.orders[model].add(tenant)
         return models
 
     def prune(self) -> None:
         """Keep the timers of withdrawn tickets from piling up."""
+        self.timers.prune(self._counts, len(self.queues.entries))
 
-        def counts(name: str) -> bool:
-            return name in self.queues or name in self._parked or name in self._orders
-
-        self.timers.prune(counts, len(self.queues))
+    def _counts(self, name: str) -> bool:
+        return name in self.queues or name in self._parked or name in self.orders

@@ -44,9 +44,11 @@ class Sessions:
         """A chat of the session is done; the lease runs until `until_s`."""
         key = (tenant, session)
         lease = self._lease(key)
-        lease.running = max(0, lease.running - 1)
+        if lease.running > 0:
+            lease.running -= 1
         lease.until_s = max(lease.until_s, until_s)
-        lease.tokens = tokens or lease.tokens
+        if tokens:
+            lease.tokens = tokens
         heappush(self._ends, (until_s, key))
 
     def drop(self, tenant: str, session: str) -> None:

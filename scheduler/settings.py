@@ -22,15 +22,13 @@ class TenantShare:
     chats_max: int | None = None
     tokens_per_minute_max: int | None = None
     kv_bytes_max: int | None = None
+    limited: bool = field(init=False)  # has a limit of its own
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"weight must be above 0, not {self.weight}")
-
-    @property
-    def limited(self) -> bool:
-        """Whether the tenant has a limit of its own."""
-        return not (self.chats_max is None and self.tokens_per_minute_max is None and self.kv_bytes_max is None)
+        limits = (self.chats_max, self.tokens_per_minute_max, self.kv_bytes_max)
+        object.__setattr__(self, "limited", limits != (None, None, None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from scheduler.books import Books
+from scheduler.drain import expected_wait_s
 from scheduler.ledger import Account
 from scheduler.queues import Queues
 
@@ -81,6 +82,8 @@ def _model(books: Books, queues: Queues, account: Account, now_s: float) -> Mode
     model = account.facts.model
     load, lanes = books.device.loads[model], queues.per_model.get(model, {})
     running = len(account.reservations)
+    per_s = books.drain.per_s(model, running)
+    wait_s = None if per_s is None else expected_wait_s(per_s, 0, 1.0 / (len(lanes) + 1))
     return ModelSnapshot(
         model=model,
         state=account.state.value,
@@ -102,6 +105,6 @@ def _model(books: Books, queues: Queues, account: Account, now_s: float) -> Mode
         target_unattainable=load.unattainable,
         waiting={tenant: len(lane.waiting) for tenant, lane in lanes.items()},
         blocked={tenant: lane.blocked.reason.value for tenant, lane in lanes.items() if lane.blocked},
-        drain_per_s=books.drain.per_s(model, running),
-        expected_wait_s=books.drain.wait_s(model, running, 0, 1.0 / (len(lanes) + 1)) if lanes else 0.0,
+        drain_per_s=per_s,
+        expected_wait_s=wait_s if lanes else 0.0,
     )
