@@ -21,11 +21,12 @@ from scheduler.types import (
     Usage,
 )
 from services.queues.bench import Bench, Line
-from services.queues.connection import Connection
+from services.queues.connection import Connection, QueueUnavailable
 from services.queues.desk import Desk
 from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
 
 KEEP_S = 60
+RETRY_S = 0.05  # a Redis that is not there is waited for, as the real ones do
 
 
 @dataclass
@@ -79,7 +80,11 @@ class Driver:
     async def _schedule(self) -> None:
         after = "0-0"
         while True:
-            after, events = await self.desk.events(after, 100)
+            try:
+                after, events = await self.desk.events(after, 100)
+            except QueueUnavailable:
+                await asyncio.sleep(RETRY_S)
+                continue
             for event in events:
                 if event.ticket is not None:
                     self.tickets.append(event.ticket)
@@ -102,11 +107,20 @@ class Driver:
 
     async def _work(self) -> None:
         while True:
-            for entry, chat in await self.bench.take(64, 100):
-                claim = await self.bench.claim(entry, chat)
-                if claim is not None:
-                    self.claims.append(claim)
-                    self._tasks.create_task(self.answer(claim))
+            try:
+                await self._answer(await self.bench.take(64, 100))
+            except QueueUnavailable:
+                await asyncio.sleep(RETRY_S)
+                with contextlib.suppress(QueueUnavailable):  # as a worker: what was on its way when Redis went silent
+                    begun = {claim.ticket.chat for claim in self.claims}
+                    await self._answer([taken for taken in await self.bench.mine() if taken[1] not in begun])
+
+    async def _answer(self, taken: Sequence[tuple[str, str]]) -> None:
+        for entry, chat in taken:
+            claim = await self.bench.claim(entry, chat)
+            if claim is not None:
+                self.claims.append(claim)
+                self._tasks.create_task(self.answer(claim))
 
     async def answer(self, claim: Claim) -> None:
         script = self.script_for(claim.ticket)
@@ -128,8 +142,11 @@ class Driver:
         self.settled.add(claim.ticket.chat)
 
     async def _hear(self) -> None:
-        async for command in self.bench.commands():
-            self.cancelled.add(command["cancel"])
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                async for command in self.bench.commands():
+                    self.cancelled.add(command["cancel"])
+            await asyncio.sleep(RETRY_S)
 
 
 async def until(condition: Callable[[], object], limit_s: float = 15.0) -> None:
