@@ -17,12 +17,11 @@ from gateway.state import Gateway
 from gateway.tickets import new_chat_id
 from services.queues.door import ChatInfo
 from services.queues.records import ReplyEnd
-from services.queues.replies import QUEUED, START
+from services.queues.replies import ENTRY_ID, QUEUED, START
 
 LOOK_UP_S_MAX = 2.0
 OUR_HEADERS = b"x-bunkhouse-"
 CLIENT_HEADERS = frozenset({b"x-bunkhouse-session"})
-_ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")
 _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -50,7 +49,7 @@ async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
     """GET /v1/chats/{id}/stream: the reply from Last-Event-ID on, also one that another gateway began."""
     refuse_while_draining(gateway)
     after = call.header(b"last-event-id") or call.query("last_event_id") or START
-    if not _ENTRY_ID.fullmatch(after):
+    if not ENTRY_ID.fullmatch(after):
         raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
     info = await _own_chat(gateway, call, chat_id, take=True)
     call.overhead_s = call.elapsed_s

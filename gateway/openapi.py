@@ -17,9 +17,10 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.call import Call
 from gateway.outcomes import OUTCOMES, Code
-from gateway.request import ChatRequest
+from gateway.request import SESSION, ChatRequest
 from gateway.state import Gateway
 from scheduler.types import Reason
+from services.queues.replies import ENTRY_ID
 
 PATH = "/openapi.json"
 ABOUT = (
@@ -331,5 +332,5 @@ _EVENTS = _content(
         "properties": {"data": {"type": "string"}, "id": {"type": "string"}},
     },
 )
-_EVENT_ID = {"type": "string", "pattern": r"^[0-9]{1,9}-[0-9]{1,15}$"}
-_SESSION = {"type": "string", "pattern": r"^[A-Za-z0-9._:@/-]{1,128}$"}
+_EVENT_ID = {"type": "string", "pattern": f"^{ENTRY_ID.pattern}$"}
+_SESSION = {"type": "string", "pattern": f"^{SESSION.pattern}$"}

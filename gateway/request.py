@@ -58,7 +58,7 @@ _INSIDE_MESSAGES: Mapping[str, tuple[object, ...]] = {
     "reasoning_content": (None,),
 }
 
-_SESSION = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
+SESSION = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
 
 
 def _with(neutral: Mapping[str, tuple[object, ...]]) -> Callable[[dict[str, Any]], None]:
@@ -174,7 +174,7 @@ def session_of(request: ChatRequest, headers: tuple[str | None, ...]) -> str | N
     """The conversation that a chat belongs to, where the client names one: headers first, then metadata.session."""
     for named in (*headers, (request.metadata or {}).get("session")):
         if named:
-            if not _SESSION.fullmatch(named):
+            if not SESSION.fullmatch(named):
                 raise Refused(
                     Code.INVALID_VALUE,
                     "A session is 1 to 128 letters, digits and . _ : @ / -",

@@ -97,7 +97,7 @@ def decide(
     if closed is None and (ask.over_share or ask.limit is not None):
         closed = _closed_to_tenant(account, device, ask, settings, now_s)
     if closed is not None:
-        return Decision(ticket.chat, Outcome.WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
+        return Decision(ticket.chat, _WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
     return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
 
 
@@ -110,7 +110,7 @@ def closed_to_all(
     age_s = now_s - account.heard_s
     if age_s > settings.telemetry_age_s_max:
         return Reason.TELEMETRY_STALE, {"age_s": age_s, "age_s_max": settings.telemetry_age_s_max}
-    if len(account.reservations) >= account.facts.chats_max:
+    if account.chats_free <= 0:
         return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": 0}
     backlog_s = device.prefill_backlog_s(now_s)
     if backlog_s > settings.prefill_ahead_s_max:
@@ -137,7 +137,7 @@ def _closed_to_tenant(
 def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:
     """The refusals that no waiting can change."""
     least = choices[-1][1] if choices else 0
-    tokens = ticket.prompt_tokens + ticket.max_tokens
+    tokens = ticket.tokens_max
     if choices and least <= facts.kv_budget_bytes and tokens <= facts.context_tokens:
         return None
     reason, numbers = Reason.NEVER_FITS, Numbers()

@@ -25,22 +25,23 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import shapes
-from benchmarks.gpu.load import percentile
+from benchmarks.gpu.load import ms, percentile
 from benchmarks.gpu.workers import FLAGS, used_bytes
 from benchmarks.output import write
 from scheduler.types import EngineFacts, KvBits
+from services.config import ModelConfig
 from services.engines.base import EngineRequest, Sampling
 from services.engines.modelconfig import read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_server import SglangOptions
-from services.kvplanes.layout import bytes_per_token
-from services.planner.overheads import SGLANG_CUDA_BYTES
+from services.planner.need import need_of
 from services.prove.capacity import search
+from services.prove.memory import Sizes, held
 from services.telemetry import GpuSource
 
 GIB = 2**30
@@ -162,8 +163,8 @@ async def trial(ups: Sequence[Up], each: int, tokens: int) -> dict[str, Any]:
         all_began_s = max(pieces[0][0] for pieces in whole)
         step_s = [_step_s([piece for piece in pieces if piece[0] >= all_began_s]) for pieces in whole]
         known = [value for value in step_s if value is not None]
-        figures["inter_token_p50_ms"] = _ms(percentile(known, 0.5))
-        figures["inter_token_p99_ms"] = _ms(percentile(known, 0.99))
+        figures["inter_token_p50_ms"] = ms(percentile(known, 0.5))
+        figures["inter_token_p99_ms"] = ms(percentile(known, 0.99))
         figures["first_token_p99_s"] = round(all_began_s - began_s, 3)
     return figures
 
@@ -174,49 +175,32 @@ def _step_s(pieces: Sequence[tuple[float, int]]) -> float | None:
     return (pieces[-1][0] - pieces[0][0]) / tokens if tokens else None
 
 
-def _ms(value: float | None) -> float | None:
-    return None if value is None else round(value * 1000, 3)
+def within(figures: dict[str, Any], target_ms: float) -> bool:
+    """Whether every session was answered, 99 of 100 of them at the target's pace or faster."""
+    p99 = figures.get("inter_token_p99_ms")
+    return not figures["failed"] and p99 is not None and p99 <= target_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """One model's bytes: measured `weights`, `overhead`, and a token's at each of `BITS`."""
-
-    weights: int
-    overhead: int
-    per_token: dict[int, int]
-
-    def tokens(self, card: int, bits: int) -> int:
-        """Tokens of KV that the rest of the card holds."""
-        return max(0, card - self.weights - self.overhead) // self.per_token[bits]
-
-    def models(self, card: int, bits: int, tokens: int) -> int:
-        """Models that the card holds with `tokens` of KV each."""
-        return card // (self.weights + self.overhead + tokens * self.per_token[bits])
-
-
-def planned(weights: Path) -> Sizes:
+def planned(weights: Path, options: argparse.Namespace) -> Sizes:
     """Before anything ran: the planner's figures."""
-    shape = read_model_config(weights)
-    numbers = {"layers": shape.layers, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
-    per_token = {bits: bytes_per_token(numbers, bits) for bits in (16, 4)}
-    per_token[8] = shape.kv_values_per_token  # fp8: a byte a value
-    return Sizes(shape.weight_bytes, SGLANG_CUDA_BYTES, per_token)
+    model = ModelConfig(engine="sglang", weights=str(weights), kv_bits=8)
+    need = need_of("planned", model, read_model_config(weights))
+    return Sizes(need.weight_bytes, need.overhead_bytes, need.per_token, options.context + ANSWER, options.each)
 
 
 def measured(ups: Sequence[Up], seen: int, plan: Sizes) -> Sizes:
     """With what SGLang says of its weights, and of `seen` bytes the part that is neither weights nor KV."""
     weights = max(up.facts.weight_bytes for up in ups)
     if not seen:
-        return Sizes(weights, plan.overhead, plan.per_token)
+        return replace(plan, weight_bytes=weights)
     pools = sum(up.facts.kv_budget_bytes for up in ups)
-    return Sizes(weights, max(0, (seen - weights * len(ups) - pools) // len(ups)), plan.per_token)
+    return replace(plan, weight_bytes=weights, overhead_bytes=max(0, (seen - weights * len(ups) - pools) // len(ups)))
 
 
 def seen_of(ups: Sequence[Up], before: int, plan: Sizes) -> dict[str, Any]:
     """Memory of a group of engines: planned against seen."""
     seen = max(0, used_bytes() - before)
-    expected = sum(plan.weights + plan.overhead + up.facts.kv_budget_bytes for up in ups)
+    expected = sum(plan.fixed_bytes + up.facts.kv_budget_bytes for up in ups)
     reading = GpuSource().read()
     return {
         "engines": len(ups),
@@ -228,9 +212,9 @@ def seen_of(ups: Sequence[Up], before: int, plan: Sizes) -> dict[str, Any]:
 
 async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Sessions of one 7B model on the card, at each precision; the largest number within the target."""
-    card, plan, before = int(options.card_gib * GIB), planned(weights), used_bytes()
+    card, plan, before = int(options.card_gib * GIB), planned(weights, options), used_bytes()
     one = options.context + ANSWER
-    most = {bits: max(1, min(options.sessions_max, plan.tokens(card, bits) // one)) for bits in BITS}
+    most = {bits: max(1, min(options.sessions_max, held(plan, bits, card).sessions)) for bits in BITS}
     cases = [Case(f"s{bits}", bits, most[bits] * one + one, most[bits], options.context) for bits in BITS]
     found: dict[str, Any] = {}
     async with started(cases, weights, folder, options) as ups:
@@ -242,21 +226,20 @@ async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> 
             async def holds(number: int, up: Up = up, trials: list[dict[str, Any]] = trials) -> bool:
                 trials.append(await trial([up], number, options.context))
                 print(up.case.name, json.dumps(trials[-1]), file=sys.stderr, flush=True)
-                p99 = trials[-1].get("inter_token_p99_ms")
-                return not trials[-1]["failed"] and p99 is not None and p99 <= options.target_ms
+                return within(trials[-1], options.target_ms)
 
             await trial([up], 1, min(64, options.context))  # what compiles at first use
-            limit = min(up.case.chats, sizes.tokens(card, up.case.bits) // one)
-            held = limit if not limit or await holds(limit) else (await search(holds, limit - 1, tries=1)).holds
+            limit = min(up.case.chats, held(sizes, up.case.bits, card).sessions)
+            best = limit if not limit or await holds(limit) else (await search(holds, limit - 1, tries=1)).holds
             equal = await trial([up], min(most.values()), options.context)
             found[str(up.case.bits)] = {
                 "by_memory": limit,
-                "within_target": held,
+                "within_target": best,
                 "bytes_per_token": sizes.per_token[up.case.bits],
                 "trials": trials,
                 "at_equal_sessions": equal,
             }
-    return {"memory": memory, "weight_bytes": sizes.weights, "overhead_bytes": sizes.overhead, "at": found}
+    return {"memory": memory, "weight_bytes": sizes.weight_bytes, "overhead_bytes": sizes.overhead_bytes, "at": found}
 
 
 async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
@@ -265,8 +248,9 @@ async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes
     tokens = options.each * (options.context + ANSWER)
     found: dict[str, Any] = {}
     for bits in BITS:
-        fit = min(options.models_max, sizes.models(card, bits, tokens))
-        entry: dict[str, Any] = {"by_memory": sizes.models(card, bits, tokens), "started": fit}
+        by_memory = held(sizes, bits, card).models
+        fit = min(options.models_max, by_memory)
+        entry: dict[str, Any] = {"by_memory": by_memory, "started": fit}
         found[str(bits)] = entry
         if not fit:
             continue
@@ -276,16 +260,15 @@ async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes
             await trial(ups, 1, min(64, options.context))
             entry["memory"] = seen_of(ups, before, sizes)
             entry["all_busy"] = await trial(ups, options.each, options.context)
-        p99 = entry["all_busy"].get("inter_token_p99_ms")
-        entry["within_target"] = not entry["all_busy"]["failed"] and p99 is not None and p99 <= options.target_ms
+        entry["within_target"] = within(entry["all_busy"], options.target_ms)
         print(bits, json.dumps(entry), file=sys.stderr, flush=True)
     return found
 
 
 async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The article's case: one 32B model on the card, its longest chat at each precision."""
-    card, plan, before = int(options.card_gib * GIB), planned(weights), used_bytes()
-    longest = {bits: min(options.qwq_tokens_max, plan.tokens(card, bits)) for bits in BITS}
+    card, plan, before = int(options.card_gib * GIB), planned(weights, options), used_bytes()
+    longest = {bits: min(options.qwq_tokens_max, held(plan, bits, card).context_tokens) for bits in BITS}
     cases = [Case(f"q{bits}", bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8)) for bits in BITS]
     found: dict[str, Any] = {}
     async with started(cases, weights, folder, options) as ups:
@@ -293,16 +276,17 @@ async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[
         sizes = measured(ups, memory["seen_bytes"], plan)
         for up in ups:
             bits = up.case.bits
-            fits = min(up.case.pool_tokens, sizes.tokens(card, bits))
+            longest_context = held(sizes, bits, card).context_tokens
+            fits = min(up.case.pool_tokens, longest_context)
             entry: dict[str, Any] = {
-                "longest_context": sizes.tokens(card, bits),
+                "longest_context": longest_context,
                 "bytes_per_token": sizes.per_token[bits],
             }
             entry["short"] = await trial([up], 1, min(1024, up.case.context))
             entry["chat"] = await trial([up], 1, max(64, min(up.case.context, fits - ANSWER - 8)))
             found[str(bits)] = entry
             print(bits, json.dumps(entry), file=sys.stderr, flush=True)
-    return {"memory": memory, "weight_bytes": sizes.weights, "overhead_bytes": sizes.overhead, "at": found}
+    return {"memory": memory, "weight_bytes": sizes.weight_bytes, "overhead_bytes": sizes.overhead_bytes, "at": found}
 
 
 async def programme(options: argparse.Namespace) -> None:
@@ -324,8 +308,9 @@ async def programme(options: argparse.Namespace) -> None:
                 figures[part] = await sessions(small, options.logs, options)
             elif part == "models":
                 before = figures.get("sessions")
-                plan = planned(small)
-                sizes = Sizes(before["weight_bytes"], before["overhead_bytes"], plan.per_token) if before else plan
+                sizes = planned(small, options)
+                if before:
+                    sizes = replace(sizes, **{name: before[name] for name in ("weight_bytes", "overhead_bytes")})
                 figures[part] = await models(small, options.logs, options, sizes)
             else:
                 large = options.weights or shapes.write(

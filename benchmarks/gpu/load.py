@@ -85,12 +85,13 @@ def percentile(values: list[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def ms(value: float | None) -> float | None:
+    """Seconds as milliseconds."""
+    return None if value is None else round(value * 1000, 3)
+
+
 def figures(seen: Loop, seconds: float) -> dict[str, float | int | None]:
     """Milliseconds and tokens a second."""
-
-    def ms(value: float | None) -> float | None:
-        return None if value is None else round(value * 1000, 3)
-
     return {
         "inter_token_p50_ms": ms(percentile(seen.gaps_s, 0.5)),
         "inter_token_p99_ms": ms(percentile(seen.gaps_s, 0.99)),

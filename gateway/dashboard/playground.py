@@ -11,7 +11,6 @@ Its chats count as the bot's tenant's own. A viewer may look but not chat.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from time import perf_counter
 from typing import Annotated
@@ -37,11 +36,10 @@ from gateway.widget.watch import Watch
 from services.queues.connection import QueueUnavailable
 from services.queues.door import ChatInfo
 from services.queues.records import ReplyEnd, ReplyEntry
-from services.queues.replies import START
+from services.queues.replies import ENTRY_ID, START
 
 PING = b": ping\n\n"
 EXPLAIN_S = 1.0  # a chat that waits is explained that often
-_ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")
 ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
@@ -92,7 +90,7 @@ def router(dashboard: Dashboard) -> APIRouter:
     async def stream(request: Request, chat: ChatId) -> Response:
         session = await dashboard.session(request)
         after = request.headers.get("last-event-id") or START
-        if not _ENTRY_ID.fullmatch(after):
+        if not ENTRY_ID.fullmatch(after):
             raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.")
         ticket = (await _own(dashboard, chat)).ticket
         watch = Watch(gateway, ticket) if after == START else None  # a second connection has missed the beginning

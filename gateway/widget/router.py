@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -33,12 +32,11 @@ from gateway.widget.handover import Outbox
 from gateway.widget.store import Store
 from gateway.widget.tokens import Place, Tokens
 from services.queues.connection import QueueUnavailable
-from services.queues.replies import START
+from services.queues.replies import ENTRY_ID, START
 
 TEXT_CHARS_MAX = 2000
 BODY_BYTES_MAX = 16_384
 HANDOVERS_PER_MINUTE = 3
-_ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")
 
 Token = Annotated[str, Path(pattern=r"^bhw-[0-9a-f]{32}$")]
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{32}$")]
@@ -263,7 +261,7 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         """One answer as server-sent events, from Last-Event-ID on."""
         place = widgets.place(request, token)
         after = request.headers.get("last-event-id") or START
-        if not _ENTRY_ID.fullmatch(after):
+        if not ENTRY_ID.fullmatch(after):
             raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
         info = await widgets.gateway.door.chat(chat)
         if info is None or info.ticket.bot != place.bot:

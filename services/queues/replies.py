@@ -8,6 +8,7 @@ trip. A sweep over all readers once a second makes up for lost news: the streams
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from services.queues.records import ReplyEntry, decode_entry, decode_news
 SWEEP_S = 1.0
 RETRY_S = 0.2
 START = "0-0"
+ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")  # not \d: Redis takes no other script's digits
 
 log = structlog.get_logger()
 QUEUED = "0-1"  # the entry that every reply begins with

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import schemathesis
 import uvicorn
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
@@ -29,6 +29,7 @@ from services.queues.desk import Desk
 from services.queues.door import read_registry, write_registry
 from services.registry import seeded
 from tests.admin.conftest import ADMIN_KEY, CONFIG, PEPPER, SECRETS
+from tests.fuzzing import UNSHRUNK
 
 EXAMPLES = 8  # of each endpoint
 START_S_MAX = 20.0
@@ -81,13 +82,7 @@ schema = schemathesis.openapi.from_dict(application().openapi())
 
 
 @schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-)
+@settings(UNSHRUNK, max_examples=EXAMPLES)
 def test_no_endpoint_answers_500(case: schemathesis.Case[Any], serving: Serving) -> None:
     answer = case.call(base_url=serving.url, headers={"authorization": f"Bearer {ADMIN_KEY}"})
     case.validate_response(answer, checks=CHECKS)

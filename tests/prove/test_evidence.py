@@ -11,7 +11,7 @@ import pytest
 from benchmarks.evidence import main
 
 
-def measured(four_bit_models: int = 2) -> dict[str, Any]:
+def measured() -> dict[str, Any]:
     def sessions(held: int, step_ms: float) -> dict[str, Any]:
         equal = {"inter_token_p50_ms": step_ms}
         return {"within_target": held, "by_memory": held + 1, "bytes_per_token": 1000, "at_equal_sessions": equal}
@@ -27,7 +27,7 @@ def measured(four_bit_models: int = 2) -> dict[str, Any]:
         "sessions_each": 32,
         "inter_token_target_ms": 100.0,
         "sessions": {"at": {"16": sessions(70, 30.0), "8": sessions(140, 28.0), "4": sessions(250, 20.0)}},
-        "models": {"16": models(1), "8": models(2), "4": models(four_bit_models)},
+        "models": {"16": models(1), "8": models(2), "4": models(2)},
         "qwq": {"at": {bits: {"longest_context": n} for bits, n in (("16", 10_000), ("8", 20_000), ("4", 36_000))}},
     }
 

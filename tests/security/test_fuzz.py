@@ -13,14 +13,15 @@ from urllib.parse import quote
 import httpx
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzzing import FIXED
 from tests.gateway.test_fuzz import anything, bodies
 from tests.security.conftest import Hosted
 
 CASES = int(os.environ.get("BUNKHOUSE_FUZZ_CASES", "60"))
-FIXED = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+MADE_UP = settings(FIXED, max_examples=CASES)
 
 paths = st.sampled_from(
     ["/v1/chat/completions", "/v1/models", "/v1/models/{}", "/v1/chats/{}", "/v1/chats/{}/stream", "/health", "/{}"]
@@ -59,7 +60,7 @@ def _encoded(body: Any) -> bytes:
 
 
 @pytest.mark.timeout(3600)
-@FIXED
+@MADE_UP
 @given(methods, st.tuples(paths, words), headers, anything)
 def test_every_path(hosted: Hosted, method: str, place: tuple[str, str], extra: dict[str, str], body: Any) -> None:
     path, word = place
@@ -68,7 +69,7 @@ def test_every_path(hosted: Hosted, method: str, place: tuple[str, str], extra: 
 
 
 @pytest.mark.timeout(3600)
-@FIXED
+@MADE_UP
 @given(bodies, headers)
 def test_every_body(hosted: Hosted, body: dict[str, Any], extra: dict[str, str]) -> None:
     good = {"model": "acme/support", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
@@ -76,7 +77,7 @@ def test_every_body(hosted: Hosted, body: dict[str, Any], extra: dict[str, str])
 
 
 @pytest.mark.timeout(3600)
-@FIXED
+@MADE_UP
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_http(hosted: Hosted, raw: bytes) -> None:
     port = httpx.URL(hosted.host.url).port or 0

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -31,6 +31,7 @@ from schemathesis.specs.openapi.checks import (
 from gateway.app import CHAT_PREFIX, MODEL_PREFIX, ROUTES
 from gateway.openapi import PATH, document
 from gateway.request import MAX_TOKENS_MAX
+from tests.fuzzing import UNSHRUNK
 from tests.security.conftest import BRIEF, Hosted
 
 CASES = int(os.environ.get("BUNKHOUSE_FUZZ_CASES", "250"))
@@ -109,13 +110,7 @@ def _deeper(case: schemathesis.Case[Any], draw: Any, chats: list[str]) -> bool:
 
 
 @pytest.mark.timeout(7200)
-@settings(
-    max_examples=CASES,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-)
+@settings(UNSHRUNK, max_examples=CASES)
 @given(st.data())
 def test_no_request_is_answered_with_5xx(fuzzing: Fuzzing, data: st.DataObject) -> None:
     draw = data.draw
