@@ -40,7 +40,9 @@ def main() -> None:
         }
         for bits in options.kv_bits
     }
-    bots = {name: {"model": name, "kv": {"policy": "fixed"}} for name in models}
+    bots = {
+        name: {"model": name, "kv": {"policy": "fixed", "bits": model["kv_bits"]}} for name, model in models.items()
+    }
     with tempfile.TemporaryDirectory(prefix="bh-gpu-") as name:
         config = Path(name) / "host.yaml"
         tenants = {"acme": {"ready_key": True, "bots": bots}}

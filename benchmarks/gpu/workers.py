@@ -36,6 +36,7 @@ GPU_FLAGS = [
 ]
 TARGET_MS = 30.0
 START_S_MAX = 280.0
+SETTLE_S = 4.0
 
 
 def used_bytes() -> int:
@@ -66,7 +67,10 @@ def configuration(folder: Path, weights: Path, options: argparse.Namespace) -> d
         "data_dir": str(folder / "data"),
         "models": {name: dict(model) for name in names},
         "tenants": {
-            f"t{name}": {"ready_key": True, "bots": {"bot": {"model": name, "kv": {"policy": "fixed"}}}}
+            f"t{name}": {
+                "ready_key": True,
+                "bots": {"bot": {"model": name, "kv": {"policy": "fixed", "bits": options.kv_bits}}},
+            }
             for name in names
         },
     }
@@ -96,11 +100,25 @@ def memory(host: HostProcess, config: Path, used_before: int) -> dict[str, Any]:
     }
 
 
-async def contention(host: HostProcess, options: argparse.Namespace) -> dict[str, Any]:
-    """The first model's latency while 0, 1, 2, 3 others work."""
+async def watch_predictions(host: HostProcess, names: list[str], errors: list[float]) -> None:
+    """Once a second: how far each busy model's predicted time a token is from what its engine reports, as a share."""
+    await asyncio.sleep(SETTLE_S)  # an engine reports a mean over its last seconds
+    while True:
+        metrics = (await asyncio.to_thread(httpx.get, f"{host.url}/metrics")).text
+        for name in names:
+            predicted, observed = _gauge(metrics, name, "predicted"), _gauge(metrics, name, "observed")
+            if predicted and observed:
+                errors.append(abs(predicted - observed) / observed)
+        await asyncio.sleep(1.0)
+
+
+async def contention(host: HostProcess, options: argparse.Namespace, errors: list[float]) -> dict[str, Any]:
+    """The first model's latency while 0, 1, 2, 3 others work; `errors` gets those of the scheduler's predictions."""
     bots = [f"tm{number + 1}/bot" for number in range(options.models)]
     found: dict[str, Any] = {}
     for busy in range(1, options.models + 1):
+        seen: list[float] = []
+        watching = asyncio.create_task(watch_predictions(host, [f"m{n + 1}" for n in range(busy)], seen))
         loops = await asyncio.gather(
             *(
                 load.closed_loop(
@@ -109,6 +127,8 @@ async def contention(host: HostProcess, options: argparse.Namespace) -> dict[str
                 for bot in bots[:busy]
             )
         )
+        watching.cancel()
+        errors += seen
         metrics = (await asyncio.to_thread(httpx.get, f"{host.url}/metrics")).text
         found[str(busy)] = {
             "first_model": load.figures(loops[0], options.seconds),
@@ -117,6 +137,7 @@ async def contention(host: HostProcess, options: argparse.Namespace) -> dict[str
             "errors": [loop.errors[0] for loop in loops if loop.errors][:1],
             "predicted_ms": _gauge(metrics, "m1", "predicted"),
             "observed_ms": _gauge(metrics, "m1", "observed"),
+            "predict_error": _share(seen),
         }
         print(busy, json.dumps(found[str(busy)]), file=sys.stderr, flush=True)
     return found
@@ -127,6 +148,11 @@ def _gauge(metrics: str, model: str, kind: str) -> float | None:
         if line.startswith("bunkhouse_inter_token_seconds") and f'model="{model}"' in line and f'kind="{kind}"' in line:
             return round(float(line.split()[-1]) * 1000, 3)
     return None
+
+
+def _share(errors: list[float]) -> float | None:
+    median = load.percentile(errors, 0.5)
+    return None if median is None else round(median, 4)
 
 
 def retarget(config: Path, target_ms: float | None) -> None:
@@ -171,7 +197,7 @@ async def admission(host: HostProcess, config: Path, options: argparse.Namespace
     return found
 
 
-async def naps(host: HostProcess) -> dict[str, float]:
+async def naps(host: HostProcess) -> dict[str, Any]:
     """Seconds to put the first model to sleep, and to its first token when a chat wakes it."""
     runtime = open_runtime(host.data_dir.parent / "host.yaml")
     async with runtime.connect() as connection:
@@ -187,13 +213,14 @@ async def naps(host: HostProcess) -> dict[str, float]:
     woken = await load.closed_loop(host, "tm1/bot", 1, 0.1, prompt_tokens=64, max_tokens=8)
     return {
         "sleep_s": round(asleep_s, 2),
-        "wake_to_first_token_s": round(woken.firsts_s[0], 2) if woken.firsts_s else -1.0,
+        "wake_to_first_token_s": round(woken.firsts_s[0], 2) if woken.firsts_s else None,
+        "errors": woken.errors,
         "used_while_asleep_bytes": used,
     }
 
 
 def main() -> None:
-    """Run the programme; each part's figures are printed as it ends, so that a later failure loses nothing."""
+    """Run the programme; each part's figures are written as it ends, so that a later failure loses nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--weights", type=Path, help="a real model folder instead of the shape (dry run)")
@@ -224,7 +251,6 @@ def main() -> None:
         with run_host(folder / "data", config, START_S_MAX) as host:
             figures["start_s"] = host.took_s
             asyncio.run(_parts(host, config, options, used_before, figures))
-    write(options.out, figures)
 
 
 async def _parts(
@@ -233,11 +259,15 @@ async def _parts(
     async with open_runtime(config).connect() as connection:
         figures["copy_bytes_per_s"] = await read_measured(connection)
     figures["memory"] = await asyncio.to_thread(memory, host, config, used_before)
-    print(json.dumps(figures), file=sys.stderr, flush=True)
-    figures["contention"] = await contention(host, options)
+    write(options.out, figures)
+    errors: list[float] = []
+    figures["contention"] = await contention(host, options, errors)
+    figures["predict_error"] = _share(errors)
+    write(options.out, figures)
     figures["naps"] = await naps(host) if options.sleep else None
-    print(json.dumps(figures["naps"]), file=sys.stderr, flush=True)
+    write(options.out, figures)
     figures["admission"] = await admission(host, config, options)
+    write(options.out, figures)
 
 
 if __name__ == "__main__":
