@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -11,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
-from services.queues.sockets import KINDS
+from services.queues.client import Client, Lanes
+from services.queues.pipe import Pipe
+from services.queues.sockets import KINDS, pack
 
-CONNECTIONS_MAX = 64
 SCRIPTS = (
     *("submit", "cancel", "follow", "limit", "registry"),  # gateways
     *("lease", "dispatch", "refuse", "lower"),  # the scheduler
@@ -33,40 +32,32 @@ class QueueUnavailable(Exception):
 
 
 class Connection:
-    """A bounded pool of connections to one Redis, with one short timeout on everything but blocking reads.
+    """One socket for all commands to one Redis, and one for each read that blocks. Every answer has a short timeout.
 
-    `url` is redis://, rediss:// or unix://. `timeout_s` bounds connecting and each answer.
+    `url` is redis://, rediss:// or unix://. `timeout_s` bounds each answer, connecting included.
     """
 
     def __init__(self, url: str, *, password: str | None = None, timeout_s: float = 2.0) -> None:
         self.timeout_s = timeout_s
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            password=password,
-            max_connections=CONNECTIONS_MAX,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),  # a broken one, never a slow one
-        )
-        pool.connection_class = KINDS.get(pool.connection_class, pool.connection_class)
+        pool = _pool(url, password, timeout_s, timeout_s)
+        self._pipe = Pipe(pool.make_connection, connect_s=timeout_s, answer_s=timeout_s)
         # Any: redis-py types each answer as a union over both decodings and both protocols.
-        self.redis: Any = redis.asyncio.Redis(connection_pool=pool)
-        blocking = redis.asyncio.ConnectionPool.from_url(
-            url,
-            password=password,
-            socket_timeout=None,
-            socket_connect_timeout=timeout_s,
-            health_check_interval=15,
+        self.redis: Any = Client(pool, self._pipe)
+        blocking = _pool(url, password, timeout_s, None)
+        # Not sent again when a socket breaks: what a lost answer held is the consumer's already.
+        self.blocking: Any = Client(
+            blocking, Lanes(lambda: Pipe(blocking.make_connection, connect_s=timeout_s, answer_s=None, repeat=False))
         )
-        blocking.connection_class = KINDS.get(blocking.connection_class, blocking.connection_class)
-        self.blocking: Any = redis.asyncio.Redis(connection_pool=blocking)
-        self._scripts = {name: self.redis.register_script(_script(name)) for name in SCRIPTS}
+        self._scripts = {name: _script(name) for name in SCRIPTS}
 
     async def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
         """Run one of the atomic steps. Raises QueueUnavailable."""
+        text, sha = self._scripts[name]
         with translated():
-            return await self._scripts[name](keys=keys, args=args)
+            try:
+                return await self._pipe.ask(pack(("EVALSHA", sha, len(keys), *keys, *args)))
+            except NoScriptError:
+                return await self._pipe.ask(pack(("EVAL", text, len(keys), *keys, *args)))
 
     async def blocked(self, read: Awaitable[Any], block_ms: int) -> Any:
         """The answer of a read that blocks on the server for `block_ms`, with one timeout more for the way.
@@ -85,16 +76,30 @@ class Connection:
 
     async def close(self) -> None:
         """Give all connections back."""
-        for client in (self.redis, self.blocking):
-            await client.aclose()
-            await client.connection_pool.disconnect()  # a client that was given its pool leaves it open
+        await self.redis.aclose()
+        await self.blocking.aclose()
+
+
+def _pool(url: str, password: str | None, connect_s: float, answer_s: float | None) -> redis.asyncio.ConnectionPool:
+    pool = redis.asyncio.ConnectionPool.from_url(
+        url,
+        password=password,
+        socket_timeout=answer_s,
+        socket_connect_timeout=connect_s,
+        health_check_interval=0 if answer_s else 15,  # of pub/sub
+    )
+    pool.connection_class = KINDS.get(pool.connection_class, pool.connection_class)
+    return pool
 
 
 @cache
-def _script(name: str) -> str:
+def _script(name: str) -> tuple[str, str]:
+    """A script's text and its name in Redis."""
     folder = files("services.queues").joinpath("lua")
     text = folder.joinpath(f"{name}.lua").read_text()
-    return folder.joinpath("leave.lua").read_text() + text if name in SCRIPTS_THAT_LEAVE else text
+    if name in SCRIPTS_THAT_LEAVE:
+        text = folder.joinpath("leave.lua").read_text() + text
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class translated:  # noqa: N801  (reads as a word in `with translated():`)

@@ -1,4 +1,4 @@
-"""redis-py's connections, with a send that a cancellation can end, and commands packed by hiredis.
+"""redis-py's connections, whose socket others can share once it is connected, and whose commands hiredis packs.
 
 redis-py 8.1 sends through `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that comes while the last
 byte goes out (python/cpython#86296): the task lives on, and whoever cancelled it waits for ever. It also costs a task a
@@ -13,14 +13,52 @@ from collections.abc import Iterable
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError
+from redis.exceptions import DataError, InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
-class _Sending(AbstractConnection):
-    """What both kinds of socket share."""
+def pack(args: tuple[Any, ...]) -> bytes:
+    """One command, as redis-py's HiredisRespSerializer packs it. Raises DataError for what is no str, bytes, int or
+    float."""
+    name, *rest = args
+    try:
+        packed: bytes = hiredis.pack_command((*(name.encode() if isinstance(name, str) else name).split(), *rest))
+    except TypeError as error:
+        raise DataError(str(error)) from None
+    return packed
+
+
+class Shared(AbstractConnection):
+    """What all kinds of socket share."""
+
+    def answer_reader(self, nothing: object) -> hiredis.Reader:
+        """A parser for the answers to come, which gives redis-py's errors, and `nothing` when there is no whole one."""
+        return hiredis.Reader(protocolError=InvalidResponse, replyError=self._parser.parse_error, notEnoughData=nothing)
+
+    def hand_over(self, protocol: asyncio.Protocol) -> asyncio.WriteTransport:
+        """Let `protocol` have the connected socket from here on. Raises redis-py's ConnectionError when it is
+        closing."""
+        # Any: redis-py declares both as perhaps absent, which they are not once connected.
+        reader: Any = self._reader
+        writer: Any = self._writer
+        transport: asyncio.WriteTransport = writer.transport
+        if transport.is_closing() or reader.at_eof():
+            raise RedisConnectionError("Connection closed by server")
+        transport.set_protocol(protocol)
+        return transport
+
+    def let_go(self) -> None:
+        """Close the socket at once, if there is one."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        self._reader = self._writer = None
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """Send one or more commands within `socket_timeout`. Raises redis-py's ConnectionError and TimeoutError."""
@@ -46,28 +84,28 @@ class _Sending(AbstractConnection):
             raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """As redis-py's HiredisRespSerializer. Raises DataError for what is no str, bytes, int or float."""
-        name, *rest = args
-        parts = (name.encode() if isinstance(name, str) else name).split()
-        try:
-            return [hiredis.pack_command((*parts, *rest))]
-        except TypeError as error:
-            raise DataError(str(error)) from None
+        """As `pack`."""
+        return [pack(args)]
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         """A pipeline's commands, one after another."""
-        return [b"".join(piece for command in commands for piece in self.pack_command(*command))]
+        return [b"".join(pack(tuple(command)) for command in commands)]
 
 
-class TcpConnection(_Sending, Connection):
+class TcpConnection(Shared, Connection):
     """redis://"""
 
 
-class UnixConnection(_Sending, UnixDomainSocketConnection):
+class TlsConnection(Shared, SSLConnection):
+    """rediss://"""
+
+
+class UnixConnection(Shared, UnixDomainSocketConnection):
     """unix://"""
 
 
-KINDS: dict[type[AbstractConnection], type[AbstractConnection]] = {
+KINDS: dict[type[AbstractConnection], type[Shared]] = {
     Connection: TcpConnection,
+    SSLConnection: TlsConnection,
     UnixDomainSocketConnection: UnixConnection,
 }
