@@ -9,10 +9,10 @@ share the device take turns, so their bytes add up. KV counts as large as a chat
 prediction stays good for as long as the chat runs. Prefill is bound by compute: its duty is the part of
 the last `DUTY_S` seconds that admitted prompts take, and it slows every step by that part.
 
-The correction is observed over predicted inter-token time, from the engine's reports and the KV bytes
-that those steps really read; it moves by a tenth at each report and stays within 1..4: no step is faster than its
-bytes allow, and a report that leaves out pauses for prompts must not talk the scheduler into more. Bandwidth is
-bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or no
+The correction is observed over predicted inter-token time, from the engine's reports (means, pauses for prompts
+included) and the KV bytes that those steps really read; it moves by a tenth at each report and stays below 4. Below 1
+it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow. Bandwidth
+is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or no
 target, nothing is refused here. A target that the model could not meet alone on an idle device is not
 weighed, since waiting would not help (`unattainable` in the snapshot).
 """
@@ -150,10 +150,15 @@ class Device:
 
     def step_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> float:
         """A step's time before correction, with `more_bytes` read and `prefill_s` of prompt work added."""
+        return self._steps_s(now_s, more_bytes, prefill_s)[0]
+
+    def _steps_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> tuple[float, float]:
+        """With pauses for prompts, and without."""
         if not self._bandwidth:
-            return 0.0
+            return 0.0, 0.0
         duty = min(DUTY_MAX, self._duty_now(now_s) + prefill_s / DUTY_S)
-        return (self._round_bytes + more_bytes) / self._bandwidth / (1.0 - duty)
+        least_s = (self._round_bytes + more_bytes) / self._bandwidth
+        return least_s / (1.0 - duty), least_s
 
     def breaks(
         self, model: str, kv_bytes: int, prefill_s: float, now_s: float, margin: float = 0.0
@@ -165,18 +170,19 @@ class Device:
         if not self._bandwidth:
             return None
         mine = self.loads[model]
-        step_s = self.step_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
+        step_s, least_s = self._steps_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
         keep = 1.0 - margin
         for name, load in self.loads.items():
             most = load.inter_token_s_max
             if most is None or load.unattainable or not (load.chats or load is mine):
                 continue
-            if step_s * load.correction > most * keep:
-                return Reason.BANDWIDTH, name, step_s * load.correction, most * keep
+            predicted_s = max(least_s, step_s * load.correction)
+            if predicted_s > most * keep:
+                return Reason.BANDWIDTH, name, predicted_s, most * keep
         most = mine.first_token_s_max
         if most is not None:
             backlog_s = self.prefill_backlog_s(now_s)
-            first_s = backlog_s + prefill_s + step_s * mine.correction
+            first_s = backlog_s + prefill_s + max(least_s, step_s * mine.correction)
             if backlog_s > 0 and first_s > most * keep:
                 return Reason.FIRST_TOKEN, model, first_s, most * keep
         return None
@@ -186,7 +192,8 @@ class Device:
         load = self.loads.get(model)
         if load is None or not load.chats or not self._bandwidth:
             return None
-        return self.step_s(now_s) * load.correction
+        step_s, least_s = self._steps_s(now_s)
+        return max(least_s, step_s * load.correction)
 
     def check_integrity(self, ledger: Ledger) -> None:
         """Raise AssertionError where the bytes read differ from the ledger's."""
@@ -221,5 +228,5 @@ class Device:
         if not read:
             return
         duty = min(DUTY_MAX, self._duty_now(report.at_s))
-        seen = report.inter_token_s * self._bandwidth * (1.0 - duty) / read
-        load.correction += _SMOOTHING * (min(_CORRECTION_MAX, max(1.0, seen)) - load.correction)
+        seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - duty)
+        load.correction += _SMOOTHING * (min(_CORRECTION_MAX, seen) - load.correction)

@@ -1,15 +1,17 @@
 """`python -m benchmarks.gpu.capacity --tokenizer FOLDER`: what a card of a given size holds at 16, 8 and 4 KV bits.
 
 Three parts, each with stock SGLang at 16 bits (bf16, FIFO, a partition of its own: the peer), stock SGLang at 8 (fp8)
-and KV planes at 4, everything else equal. All memory is kept under `--card-gib` by the size of the KV pool:
+and KV planes at 4, everything else equal. All memory is kept under `--card-gib` by the size of the KV pool. All engines
+of a part start side by side (the real card must hold them); each precision's work in turn:
 
     sessions   one Qwen2.5-7B AWQ; as many sessions of `--context` tokens as the pool holds, then bisection down to
                the inter-token target
-    models     as many Qwen2.5-7B AWQ as fit, each with `--each` sessions of `--context` tokens; all are started and
-               all their sessions decode at once
+    models     as many Qwen2.5-7B AWQ as fit, each with `--each` sessions of `--context` tokens; at each precision
+               all sessions of all models decode at once
     qwq        one QwQ-32B AWQ; the longest chat, and that one chat is had
 
-Bytes are what SGLang says of its weights, NVML's sum for the card, and the pool. `--device cpu --weights FOLDER` is a
+Bytes are those of the weights, the pool, and of NVML for each engine's processes, after a first prompt: what a prompt's
+activations took stays with the process. `--device cpu --weights FOLDER` is a
 dry run of the programme on a machine without a GPU; only its arithmetic means anything there.
 """
 
@@ -38,6 +40,7 @@ from services.config import ModelConfig
 from services.engines.base import EngineRequest, Sampling
 from services.engines.modelconfig import read_model_config
 from services.engines.sglang import SglangEngine
+from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.sglang_server import SglangOptions
 from services.planner.need import need_of
 from services.prove.capacity import search
@@ -50,7 +53,7 @@ PARTS = ("sessions", "models", "qwq")
 ANSWER = 64  # tokens
 PIECE = 8  # tokens that SGLang sends at once, so that this client is not what is measured
 GPU_FLAGS = ["--load-format", "dummy", "--cuda-graph-backend-prefill=disabled", "--mem-fraction-static", "0.9"]
-GRAPHS_MAX = 256  # the largest batch that has a CUDA graph
+WARM = 2  # sessions of a first trial, in which kernels compile and activations take their memory
 VOCABULARY = 10_000  # token ids that prompts are drawn from
 
 
@@ -63,6 +66,7 @@ class Case:
     pool_tokens: int
     chats: int
     context: int
+    batches: tuple[int, ...]  # that are tried, so that a CUDA graph is made of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def engine_of(case: Case, weights: Path, folder: Path, options: argparse.Namespa
     gpu = options.device == "cuda"
     flags = [*FLAGS, "--stream-interval", str(PIECE)]
     if gpu:
-        flags += [*GPU_FLAGS, "--cuda-graph-max-bs-decode", str(min(case.chats, GRAPHS_MAX))]
+        flags += [*GPU_FLAGS, "--cuda-graph-bs-decode", *map(str, sorted({1, WARM, case.chats, *case.batches}))]
     built = SglangOptions(
         weights,
         folder / f"{case.name}.log",
@@ -103,8 +107,11 @@ async def started(
     """All of them side by side: an engine's start is mostly imports."""
     async with AsyncExitStack() as stack:
         engines = [engine_of(case, weights, folder, options) for case in cases]
-        for engine in engines:
-            stack.push_async_callback(engine.stop)
+
+        async def stop() -> None:
+            await asyncio.gather(*(engine.stop() for engine in engines))
+
+        stack.push_async_callback(stop)
         facts = await asyncio.gather(
             *(engine.start(_say(case.name)) for case, engine in zip(cases, engines, strict=True))
         )
@@ -188,39 +195,50 @@ def planned(weights: Path, options: argparse.Namespace) -> Sizes:
     return Sizes(need.weight_bytes, need.overhead_bytes, need.per_token, options.context + ANSWER, options.each)
 
 
-def measured(ups: Sequence[Up], seen: int, plan: Sizes) -> Sizes:
-    """With what SGLang says of its weights, and of `seen` bytes the part that is neither weights nor KV."""
-    weights = max(up.facts.weight_bytes for up in ups)
-    if not seen:
+def measured(up: Up, plan: Sizes) -> Sizes:
+    """With this engine's weights, and what NVML sees beside them and the pool."""
+    weights, held_bytes = up.facts.weight_bytes, up.engine.memory_bytes() if up.engine.options.device == "cuda" else 0
+    if not held_bytes:
         return replace(plan, weight_bytes=weights)
-    pools = sum(up.facts.kv_budget_bytes for up in ups)
-    return replace(plan, weight_bytes=weights, overhead_bytes=max(0, (seen - weights * len(ups) - pools) // len(ups)))
+    return replace(plan, weight_bytes=weights, overhead_bytes=held_bytes - weights - up.facts.kv_budget_bytes)
 
 
-def seen_of(ups: Sequence[Up], before: int, plan: Sizes) -> dict[str, Any]:
-    """Memory of a group of engines: planned against seen."""
-    seen = max(0, used_bytes() - before)
+def memory(ups: Sequence[Up], plan: Sizes) -> dict[str, Any]:
+    """A group of engines: planned against seen."""
     expected = sum(plan.fixed_bytes + up.facts.kv_budget_bytes for up in ups)
     reading = GpuSource().read()
+    seen = sum(up.engine.memory_bytes() for up in ups) if reading else None
     return {
         "engines": len(ups),
         "planned_bytes": expected,
         "seen_bytes": seen,
-        "planner_error_pct_of_card": round(100 * abs(expected - seen) / reading.total_bytes, 3) if reading else None,
+        "planner_error_pct_of_card": round(100 * abs(expected - seen) / reading.total_bytes, 3)
+        if reading and seen
+        else None,
     }
+
+
+async def warm(ups: Sequence[Up], tokens: int) -> None:
+    """A first trial of each engine, one after another; its times mean nothing."""
+    for up in ups:
+        await trial([up], min(WARM, up.case.chats), tokens)
 
 
 async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Sessions of one 7B model on the card, at each precision; the largest number within the target."""
-    card, plan, before = int(options.card_gib * GIB), planned(weights, options), used_bytes()
+    card, plan = int(options.card_gib * GIB), planned(weights, options)
     one = options.context + ANSWER
     most = {bits: max(1, min(options.sessions_max, held(plan, bits, card).sessions)) for bits in BITS}
-    cases = [Case(f"s{bits}", bits, most[bits] * one + one, most[bits], options.context) for bits in BITS]
+    equal = min(most.values())
+    cases = [
+        Case(f"s{bits}", bits, most[bits] * one + one, most[bits], options.context, (equal, most[bits]))
+        for bits in BITS
+    ]
     found: dict[str, Any] = {}
     async with started(cases, weights, folder, options) as ups:
-        memory = seen_of(ups, before, plan)
-        sizes = measured(ups, memory["seen_bytes"], plan)
+        await warm(ups, options.context)
         for up in ups:
+            sizes = measured(up, plan)
             trials: list[dict[str, Any]] = []
 
             async def holds(number: int, up: Up = up, trials: list[dict[str, Any]] = trials) -> bool:
@@ -228,65 +246,73 @@ async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> 
                 print(up.case.name, json.dumps(trials[-1]), file=sys.stderr, flush=True)
                 return within(trials[-1], options.target_ms)
 
-            await trial([up], 1, min(64, options.context))  # what compiles at first use
             limit = min(up.case.chats, held(sizes, up.case.bits, card).sessions)
             best = limit if not limit or await holds(limit) else (await search(holds, limit - 1, tries=1)).holds
-            equal = await trial([up], min(most.values()), options.context)
             found[str(up.case.bits)] = {
                 "by_memory": limit,
                 "within_target": best,
                 "bytes_per_token": sizes.per_token[up.case.bits],
+                "overhead_bytes": sizes.overhead_bytes,
                 "trials": trials,
-                "at_equal_sessions": equal,
+                "at_equal_sessions": trials[0] if limit == equal else await trial([up], equal, options.context),
             }
-    return {"memory": memory, "weight_bytes": sizes.weight_bytes, "overhead_bytes": sizes.overhead_bytes, "at": found}
+        return {
+            "memory": memory(ups, plan),
+            "weight_bytes": sizes.weight_bytes,
+            "overhead_bytes": max(at["overhead_bytes"] for at in found.values()),
+            "at": found,
+        }
 
 
 async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
-    """Models of the 7B shape on the card, each with the same sessions; all started and all busy at once."""
+    """Models of the 7B shape on the card, each with the same sessions; all of one precision busy at once."""
     card = int(options.card_gib * GIB)
     tokens = options.each * (options.context + ANSWER)
+    by_memory = {bits: held(sizes, bits, card).models for bits in BITS}
+    cases = [
+        Case(f"m{bits}-{number}", bits, tokens + 256, options.each, options.context, (options.each,))
+        for bits in BITS
+        for number in range(min(options.models_max, by_memory[bits]))
+    ]
     found: dict[str, Any] = {}
-    for bits in BITS:
-        by_memory = held(sizes, bits, card).models
-        fit = min(options.models_max, by_memory)
-        entry: dict[str, Any] = {"by_memory": by_memory, "started": fit}
-        found[str(bits)] = entry
-        if not fit:
-            continue
-        before = used_bytes()
-        cases = [Case(f"m{bits}-{n}", bits, tokens + 256, options.each, options.context) for n in range(fit)]
-        async with started(cases, weights, folder, options) as ups:
-            await trial(ups, 1, min(64, options.context))
-            entry["memory"] = seen_of(ups, before, sizes)
-            entry["all_busy"] = await trial(ups, options.each, options.context)
-        entry["within_target"] = within(entry["all_busy"], options.target_ms)
-        print(bits, json.dumps(entry), file=sys.stderr, flush=True)
+    async with started(cases, weights, folder, options) as ups:
+        await warm(ups, options.context)
+        for bits in BITS:
+            mine = [up for up in ups if up.case.bits == bits]
+            entry: dict[str, Any] = {"by_memory": by_memory[bits], "started": len(mine)}
+            found[str(bits)] = entry
+            if mine:
+                entry["all_busy"] = await trial(mine, options.each, options.context)
+                entry["within_target"] = within(entry["all_busy"], options.target_ms)
+                entry["memory"] = memory(mine, sizes)
+            print(bits, json.dumps(entry), file=sys.stderr, flush=True)
     return found
 
 
 async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The article's case: one 32B model on the card, its longest chat at each precision."""
-    card, plan, before = int(options.card_gib * GIB), planned(weights, options), used_bytes()
+    card, plan = int(options.card_gib * GIB), planned(weights, options)
     longest = {bits: min(options.qwq_tokens_max, held(plan, bits, card).context_tokens) for bits in BITS}
-    cases = [Case(f"q{bits}", bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8)) for bits in BITS]
+    cases = [
+        Case(f"q{bits}", bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8), (1,)) for bits in BITS
+    ]
     found: dict[str, Any] = {}
     async with started(cases, weights, folder, options) as ups:
-        memory = seen_of(ups, before, plan)
-        sizes = measured(ups, memory["seen_bytes"], plan)
+        await warm(ups, min(2 * PREFILL_CHUNK, *(up.case.context for up in ups)))
         for up in ups:
-            bits = up.case.bits
+            bits, sizes = up.case.bits, measured(up, plan)
             longest_context = held(sizes, bits, card).context_tokens
             fits = min(up.case.pool_tokens, longest_context)
             entry: dict[str, Any] = {
                 "longest_context": longest_context,
                 "bytes_per_token": sizes.per_token[bits],
+                "overhead_bytes": sizes.overhead_bytes,
             }
             entry["short"] = await trial([up], 1, min(1024, up.case.context))
             entry["chat"] = await trial([up], 1, max(64, min(up.case.context, fits - ANSWER - 8)))
             found[str(bits)] = entry
             print(bits, json.dumps(entry), file=sys.stderr, flush=True)
-    return {"memory": memory, "weight_bytes": sizes.weight_bytes, "overhead_bytes": sizes.overhead_bytes, "at": found}
+        return {"memory": memory(ups, plan), "weight_bytes": sizes.weight_bytes, "at": found}
 
 
 async def programme(options: argparse.Namespace) -> None:

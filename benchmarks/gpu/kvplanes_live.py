@@ -42,13 +42,13 @@ def launch(model: str, scratch: Path, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-async def session(client: httpx.AsyncClient, index: int, times: list[float]) -> str:
+async def session(client: httpx.AsyncClient, index: int, times: list[float], rid: str = "session") -> str:
     """Stream one answer, noting when each piece came; returns how it ended."""
     body = {
         "input_ids": [random.randrange(10_000) for _ in range(CONTEXT)],
         "sampling_params": {"temperature": 0, "max_new_tokens": ANSWER, "ignore_eos": True},
         "extra_key": extra_key(f"tenant{index % 4}", 8),
-        "rid": f"session-{index}",
+        "rid": f"{rid}-{index}",
         "stream": True,
     }
     end = "nothing came"
@@ -65,10 +65,12 @@ async def measure(port: int, control: ControlClient) -> dict[str, object]:
     """Run the sessions and demote them."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         await ready(client)
-        await session(client, 0, [])
+        await session(client, 0, [], "first")
         streams: list[list[float]] = [[] for _ in range(SESSIONS)]
         tasks = [asyncio.create_task(session(client, index, times)) for index, times in enumerate(streams)]
-        while min(map(len, streams)) < ANSWER // 4:  # noqa: ASYNC110 - the readers have no event for it
+        while min(map(len, streams)) < ANSWER // 4:
+            if any(task.done() for task in tasks):
+                raise SystemExit(f"a session ended early: {[task for task in tasks if task.done()]}")
             await asyncio.sleep(0.02)
         before = await control.report()
         tic = time.perf_counter()

@@ -23,6 +23,7 @@ class Loop:
 
     gaps_s: list[float] = field(default_factory=list)
     firsts_s: list[float] = field(default_factory=list)
+    paces_s: list[float] = field(default_factory=list)  # of each chat: mean seconds a token after the first
     pieces: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
@@ -52,6 +53,8 @@ async def one(http: Http, key: str, bot: str, text: str, *, max_tokens: int, int
         into.errors.append(f"{answer.status} {answer.body[:200].decode(errors='replace')}")
         return
     into.firsts_s.append(times[0] - begin)
+    if len(times) > 1:
+        into.paces_s.append((times[-1] - times[0]) / (len(times) - 1))
     into.gaps_s += [after - before for before, after in itertools.pairwise(times)]
     into.pieces += len(times)
 
@@ -95,6 +98,7 @@ def figures(seen: Loop, seconds: float) -> dict[str, float | int | None]:
     return {
         "inter_token_p50_ms": ms(percentile(seen.gaps_s, 0.5)),
         "inter_token_p99_ms": ms(percentile(seen.gaps_s, 0.99)),
+        "pace_p50_ms": ms(percentile(seen.paces_s, 0.5)),
         "first_token_p50_ms": ms(percentile(seen.firsts_s, 0.5)),
         "first_token_p99_ms": ms(percentile(seen.firsts_s, 0.99)),
         "tokens_per_s": round(seen.pieces / seconds, 1),

@@ -24,10 +24,18 @@ def main() -> None:
     """Ask, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--python", default=None, help="the interpreter that has SGLang")
     parser.add_argument("--kv-bits", type=int, nargs="+", default=[16, 8])
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/question.json"))
     options = parser.parse_args()
-    gpu_flags = ["--attention-backend", "triton", "--cuda-graph-backend-prefill=disabled"]
+    gpu_flags = [
+        "--attention-backend",
+        "triton",
+        "--cuda-graph-backend-prefill=disabled",
+        "--mem-fraction-static",
+        "0.5",
+    ]
     models = {
         f"kv{bits}": {
             "engine": "sglang",
@@ -36,8 +44,10 @@ def main() -> None:
             "context_tokens": 2048,
             "chats_max": 8,
             "kv_tokens": 16_384,
-            "flags": [*FLAGS, *gpu_flags, "--mem-fraction-static", "0.5"],
+            "device": options.device,
+            "flags": [*FLAGS, *(gpu_flags if options.device == "cuda" else [])],
         }
+        | ({"python": options.python} if options.python else {})
         for bits in options.kv_bits
     }
     bots = {

@@ -37,6 +37,7 @@ GPU_FLAGS = [
 TARGET_MS = 30.0
 START_S_MAX = 280.0
 SETTLE_S = 4.0
+RESTART_S = 5.0
 
 
 def used_bytes() -> int:
@@ -100,47 +101,64 @@ def memory(host: HostProcess, config: Path, used_before: int) -> dict[str, Any]:
     }
 
 
-async def watch_predictions(host: HostProcess, names: list[str], errors: list[float]) -> None:
-    """Once a second: how far each busy model's predicted time a token is from what its engine reports, as a share."""
-    await asyncio.sleep(SETTLE_S)  # an engine reports a mean over its last seconds
+async def watch(host: HostProcess, names: list[str], seen: dict[str, list[tuple[float, float]]]) -> None:
+    """Once a second: each busy model's predicted and observed time a token, in ms."""
+    await asyncio.sleep(SETTLE_S)  # until chats of the level before have left an engine's report
     while True:
         metrics = (await asyncio.to_thread(httpx.get, f"{host.url}/metrics")).text
         for name in names:
             predicted, observed = _gauge(metrics, name, "predicted"), _gauge(metrics, name, "observed")
             if predicted and observed:
-                errors.append(abs(predicted - observed) / observed)
+                seen.setdefault(name, []).append((predicted, observed))
         await asyncio.sleep(1.0)
 
 
-async def contention(host: HostProcess, options: argparse.Namespace, errors: list[float]) -> dict[str, Any]:
-    """The first model's latency while 0, 1, 2, 3 others work; `errors` gets those of the scheduler's predictions."""
+def weighed(seen: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """By model: mean predicted, mean observed, and how far the one is from the other, as a share."""
+    found = {}
+    for name, pairs in seen.items():
+        predicted, observed = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+        error = abs(predicted - observed) / observed
+        found[name] = {
+            "predicted_ms": round(predicted, 3),
+            "observed_ms": round(observed, 3),
+            "samples": len(pairs),
+            "error": round(error, 4),
+        }
+    return found
+
+
+async def busy(host: HostProcess, bots: list[str], clients: int, options: argparse.Namespace) -> list[load.Loop]:
+    """Chats on some bots at once."""
+    sizes = {"prompt_tokens": options.prompt, "max_tokens": options.answer}
+    return await asyncio.gather(*(load.closed_loop(host, bot, clients, options.seconds, **sizes) for bot in bots))
+
+
+async def contention(host: HostProcess, options: argparse.Namespace) -> dict[str, Any]:
+    """The first model's latency while 0, 1, 2, 3 others work."""
     bots = [f"tm{number + 1}/bot" for number in range(options.models)]
     found: dict[str, Any] = {}
-    for busy in range(1, options.models + 1):
-        seen: list[float] = []
-        watching = asyncio.create_task(watch_predictions(host, [f"m{n + 1}" for n in range(busy)], seen))
-        loops = await asyncio.gather(
-            *(
-                load.closed_loop(
-                    host, bot, options.clients, options.seconds, prompt_tokens=options.prompt, max_tokens=options.answer
-                )
-                for bot in bots[:busy]
-            )
-        )
+    await busy(host, bots, options.clients, options)  # kernels compile, and the scheduler learns
+    for count in range(1, options.models + 1):
+        seen: dict[str, list[tuple[float, float]]] = {}
+        watching = asyncio.create_task(watch(host, [f"m{number + 1}" for number in range(count)], seen))
+        loops = await busy(host, bots[:count], options.clients, options)
         watching.cancel()
-        errors += seen
-        metrics = (await asyncio.to_thread(httpx.get, f"{host.url}/metrics")).text
-        found[str(busy)] = {
+        found[str(count)] = {
             "first_model": load.figures(loops[0], options.seconds),
             "tokens_per_s_all": round(sum(loop.pieces for loop in loops) / options.seconds, 1),
             "failed": sum(loop.failed for loop in loops),
             "errors": [loop.errors[0] for loop in loops if loop.errors][:1],
-            "predicted_ms": _gauge(metrics, "m1", "predicted"),
-            "observed_ms": _gauge(metrics, "m1", "observed"),
-            "predict_error": _share(seen),
+            "predictions": weighed(seen),
         }
-        print(busy, json.dumps(found[str(busy)]), file=sys.stderr, flush=True)
+        print(count, json.dumps(found[str(count)]), file=sys.stderr, flush=True)
     return found
+
+
+def predict_error(levels: dict[str, Any]) -> float | None:
+    """Median over levels and models."""
+    errors = [at["error"] for level in levels.values() for at in level["predictions"].values()]
+    return load.percentile(errors, 0.5)
 
 
 def _gauge(metrics: str, model: str, kind: str) -> float | None:
@@ -148,11 +166,6 @@ def _gauge(metrics: str, model: str, kind: str) -> float | None:
         if line.startswith("bunkhouse_inter_token_seconds") and f'model="{model}"' in line and f'kind="{kind}"' in line:
             return round(float(line.split()[-1]) * 1000, 3)
     return None
-
-
-def _share(errors: list[float]) -> float | None:
-    median = load.percentile(errors, 0.5)
-    return None if median is None else round(median, 4)
 
 
 def retarget(config: Path, target_ms: float | None) -> None:
@@ -163,34 +176,38 @@ def retarget(config: Path, target_ms: float | None) -> None:
     config.write_text(yaml.safe_dump(settings))
 
 
-async def admission(host: HostProcess, config: Path, options: argparse.Namespace) -> dict[str, Any]:
+def target_between(levels: dict[str, Any]) -> float:
+    """Half way between the paces with all models busy and with one fewer, in ms: a target that all break together."""
+    paces = [level["first_model"]["pace_p50_ms"] or TARGET_MS for level in levels.values()]
+    return round((paces[-1] + paces[-2]) / 2, 1) if len(paces) > 1 else TARGET_MS
+
+
+async def admission(host: HostProcess, config: Path, target_ms: float, options: argparse.Namespace) -> dict[str, Any]:
     """Twice the clients that the card holds within the target, with the target held and not held."""
-    found: dict[str, Any] = {"target_ms": options.target_ms}
+    found: dict[str, Any] = {"target_ms": target_ms}
     bots = [f"tm{number + 1}/bot" for number in range(options.models)]
-    for name, target in (("off", None), ("on", options.target_ms)):
+    for name, target in (("off", None), ("on", target_ms)):
         retarget(config, target)
         host.kill("scheduler")  # it is started again, and reads the file anew
-        await asyncio.sleep(6)
+        await asyncio.sleep(RESTART_S)
         peak = 0
-        loops = asyncio.gather(
-            *(
-                load.closed_loop(
-                    host, bot, options.flood, options.seconds, prompt_tokens=options.prompt, max_tokens=options.answer
-                )
-                for bot in bots
-            )
-        )
+        loops = asyncio.create_task(busy(host, bots, options.flood, options))
         while not loops.done():
             peak = max(peak, used_bytes())
             await asyncio.sleep(0.5)
         gaps = [gap for loop in loops.result() for gap in loop.gaps_s]
-        within = sum(gap * 1000 <= options.target_ms for gap in gaps)
+        paces = [pace for loop in loops.result() for pace in loop.paces_s]
+        within = sum(pace * 1000 <= target_ms for pace in paces)
         found[name] = {
-            "inter_token_p50_ms": round((load.percentile(gaps, 0.5) or 0) * 1000, 3),
-            "inter_token_p99_ms": round((load.percentile(gaps, 0.99) or 0) * 1000, 3),
+            "inter_token_p50_ms": load.ms(load.percentile(gaps, 0.5)),
+            "inter_token_p99_ms": load.ms(load.percentile(gaps, 0.99)),
+            "pace_p50_ms": load.ms(load.percentile(paces, 0.5)),
+            "pace_p99_ms": load.ms(load.percentile(paces, 0.99)),
             "tokens_per_s": round(len(gaps) / options.seconds, 1),
-            "tokens_within_target_per_s": round(within / options.seconds, 1),
+            "chats": len(paces),
+            "chats_within_target": within,
             "failed": sum(loop.failed for loop in loops.result()),
+            "errors": [loop.errors[0] for loop in loops.result() if loop.errors][:1],
             "memory_peak_bytes": peak,
         }
         print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
@@ -233,10 +250,10 @@ def main() -> None:
     parser.add_argument("--chats", type=int, default=16)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--flood", type=int, default=24)
-    parser.add_argument("--prompt", type=int, default=1000)
-    parser.add_argument("--answer", type=int, default=128)
+    parser.add_argument("--prompt", type=int, default=200)
+    parser.add_argument("--answer", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--target-ms", type=float, default=TARGET_MS)
+    parser.add_argument("--target-ms", type=float, help="of the part on admission; else chosen by what was measured")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/workers.json"))
     options = parser.parse_args()
     figures: dict[str, Any] = {"models": options.models, "shape": "Qwen2.5-7B AWQ", "kv_bits": options.kv_bits}
@@ -260,13 +277,18 @@ async def _parts(
         figures["copy_bytes_per_s"] = await read_measured(connection)
     figures["memory"] = await asyncio.to_thread(memory, host, config, used_before)
     write(options.out, figures)
-    errors: list[float] = []
-    figures["contention"] = await contention(host, options, errors)
-    figures["predict_error"] = _share(errors)
+    figures["contention"] = await contention(host, options)
+    figures["predict_error"] = predict_error(figures["contention"])
+    figures["memory"]["busy_bytes"] = used_bytes() - used_before
+    planned_bytes, card = figures["memory"]["planned_bytes"], figures["memory"].get("card_bytes")
+    if card:
+        error = abs(planned_bytes - figures["memory"]["busy_bytes"]) / card
+        figures["memory"]["planner_error_busy_pct_of_card"] = round(100 * error, 3)
     write(options.out, figures)
     figures["naps"] = await naps(host) if options.sleep else None
     write(options.out, figures)
-    figures["admission"] = await admission(host, config, options)
+    target_ms = options.target_ms or target_between(figures["contention"])
+    figures["admission"] = await admission(host, config, target_ms, options)
     write(options.out, figures)
 
 

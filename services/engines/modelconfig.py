@@ -45,6 +45,8 @@ def read_model_config(folder: Path) -> ModelShape:
             vocabulary=_count(model, "vocab_size"),
             kv_heads=0 if model.get("kv_lora_rank") else kv_heads,
             head_dim=head_dim if head_dim == value_dim else 0,
+            hidden=_count(model, "hidden_size", 0),
+            intermediate=_count(model, "intermediate_size", 0),
             quantization=method,
         )
     except KeyError as error:

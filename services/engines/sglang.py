@@ -123,6 +123,10 @@ class SglangEngine:
         if running is not None:
             running[1].close()
 
+    def memory_bytes(self) -> int:
+        """Memory that the server's processes hold now. 0 where NVML does not say."""
+        return self._server.memory_bytes()
+
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
         """Live with KV planes: 4 demotes every running chat, 8 promotes. Else by a restart."""
         self._server.check_bits(bits)
@@ -163,9 +167,9 @@ class SglangEngine:
 
     async def wake(self, progress: Progress) -> EngineFacts:
         """Undo `sleep`; starts the server where it died in its sleep."""
-        if not self._server.running:
+        http, facts = self._server.http, self._facts
+        if http is None or facts is None or not self._server.running:
             return await self.start(progress)
-        http, facts = self._up()
         progress("waking up")
         await self._call(http, "/resume_memory_occupation", {}, _SLEEP_S)
         self._asleep = False

@@ -245,7 +245,7 @@ class SglangServer:
             model=self.model,
             engine="sglang",
             weight_bytes=weight_bytes,
-            overhead_bytes=max(0, self._process_bytes() - weight_bytes - budget),
+            overhead_bytes=max(0, self.memory_bytes() - weight_bytes - budget),
             kv_budget_bytes=budget,
             kv_bytes_per_token=held,
             context_tokens=min(self.options.context_tokens, pool_tokens),
@@ -255,13 +255,16 @@ class SglangServer:
         )
 
     def _weight_bytes(self, model: ModelShape, info: dict[str, Any]) -> int:
-        """As loaded on a GPU; on a CPU, where SGLang sees only what is left of all memory, as in the files."""
-        if self.options.device == "cpu":
-            return model.weight_bytes
-        return int(float(info["internal_states"][0]["memory_usage"]["weight"]) * _GIB)
+        """As in the files, unless they are quantized as they are loaded.
 
-    def _process_bytes(self) -> int:
-        """Memory that the server's processes hold: the GPU's, or the machine's where there is none."""
+        SGLang's own figure is the free memory that went meanwhile: what its neighbours took counts, too.
+        """
+        if self.options.device == "cpu" or not self.options.quantization:
+            return model.weight_bytes
+        return min(model.weight_bytes, int(float(info["internal_states"][0]["memory_usage"]["weight"]) * _GIB))
+
+    def memory_bytes(self) -> int:
+        """Memory that the server's processes hold: the GPU's (0 where NVML does not say), or the machine's."""
         root = self._process.pid
         if root is None:
             return 0

@@ -28,6 +28,8 @@ class ModelShape:
     vocabulary: int
     kv_heads: int = 0  # of each layer, and
     head_dim: int = 0  # of keys and of values; 0 where layers, or keys and values, differ
+    hidden: int = 0  # channels between layers, and
+    intermediate: int = 0  # inside the feed-forward part; 0 where the file does not say
     quantization: str | None = None  # "q4_1", "awq", ...; None: 16-bit weights
 
     def kv_bytes_per_token(self, bytes_per_value: Fraction) -> int:

@@ -15,7 +15,7 @@ class Meter:
     """Keeps the last seconds' inter-token times and prefill speeds of one engine."""
 
     def __init__(self) -> None:
-        self._gaps: deque[tuple[float, float]] = deque(maxlen=4096)  # (when, seconds a token)
+        self._gaps: deque[tuple[float, float, int]] = deque(maxlen=4096)  # (when, seconds, tokens)
         self._prefills: deque[tuple[float, float]] = deque(maxlen=256)  # (when, tokens a second)
         self._tokens: dict[str, int] = {}  # chat -> tokens of KV that it holds now
 
@@ -32,7 +32,7 @@ class Meter:
     def token(self, chat: str, now_s: float, gap_s: float, tokens: int) -> None:
         """`tokens` more came after `gap_s`."""
         if tokens > 0:
-            self._gaps.append((now_s, gap_s / tokens))
+            self._gaps.append((now_s, gap_s, tokens))
             self._tokens[chat] = self._tokens.get(chat, 0) + tokens
 
     def ended(self, chat: str) -> None:
@@ -40,16 +40,20 @@ class Meter:
         self._tokens.pop(chat, None)
 
     def add_to(self, report: EngineReport, bytes_per_token: int) -> EngineReport:
-        """The engine's report with what was seen here. An engine that reports a figure itself knows better."""
+        """The engine's report with what was seen here. An engine that reports a figure itself knows better.
+
+        The time a token is a mean: a median would leave out the pauses for other chats' prompts.
+        """
         since = report.at_s - WINDOW_S
-        gaps = [gap for when, gap in self._gaps if when >= since]
+        gaps = [(gap_s, tokens) for when, gap_s, tokens in self._gaps if when >= since]
+        gap_s, tokens = sum(gap_s for gap_s, _ in gaps), sum(tokens for _, tokens in gaps)
         prefills = [speed for when, speed in self._prefills if when >= since]
         held = sum(self._tokens.values()) * bytes_per_token
         return replace(
             report,
             kv_used_bytes=report.kv_used_bytes or held,
             running=report.running or len(self._tokens),
-            inter_token_s=report.inter_token_s or (median(gaps) if gaps else None),
+            inter_token_s=report.inter_token_s or (gap_s / tokens if tokens else None),
             prefill_tokens_per_s=report.prefill_tokens_per_s or (median(prefills) if prefills else None),
             step_kv_bytes=report.step_kv_bytes or held,
         )
