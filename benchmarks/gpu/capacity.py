@@ -25,7 +25,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from services.engines.modelconfig import read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.sglang_server import SglangOptions
+from services.kvplanes.config import KVPlanesConfig
 from services.planner.need import need_of
 from services.prove.capacity import search
 from services.prove.memory import Sizes, held
@@ -54,6 +55,7 @@ ANSWER = 64  # tokens
 PIECE = 8  # tokens that SGLang sends at once, so that this client is not what is measured
 GPU_FLAGS = ["--load-format", "dummy", "--cuda-graph-backend-prefill=disabled", "--mem-fraction-static", "0.9"]
 WARM = 2  # sessions of a first trial, in which kernels compile and activations take their memory
+PLANES = KVPlanesConfig()
 VOCABULARY = 10_000  # token ids that prompts are drawn from
 
 
@@ -83,7 +85,11 @@ def engine_of(case: Case, weights: Path, folder: Path, options: argparse.Namespa
     gpu = options.device == "cuda"
     flags = [*FLAGS, "--stream-interval", str(PIECE)]
     if gpu:
-        flags += [*GPU_FLAGS, "--cuda-graph-bs-decode", *map(str, sorted({1, WARM, case.chats, *case.batches}))]
+        flags += [
+            *GPU_FLAGS,
+            "--cuda-graph-bs-decode",
+            *map(str, sorted({1, min(WARM, case.chats), case.chats, *case.batches})),
+        ]
     built = SglangOptions(
         weights,
         folder / f"{case.name}.log",
@@ -170,6 +176,7 @@ async def trial(ups: Sequence[Up], each: int, tokens: int) -> dict[str, Any]:
         all_began_s = max(pieces[0][0] for pieces in whole)
         step_s = [_step_s([piece for piece in pieces if piece[0] >= all_began_s]) for pieces in whole]
         known = [value for value in step_s if value is not None]
+        figures["together"] = all_began_s <= min(pieces[-1][0] for pieces in whole)
         figures["inter_token_p50_ms"] = ms(percentile(known, 0.5))
         figures["inter_token_p99_ms"] = ms(percentile(known, 0.99))
         figures["first_token_p99_s"] = round(all_began_s - began_s, 3)
@@ -183,16 +190,22 @@ def _step_s(pieces: Sequence[tuple[float, int]]) -> float | None:
 
 
 def within(figures: dict[str, Any], target_ms: float) -> bool:
-    """Whether every session was answered, 99 of 100 of them at the target's pace or faster."""
+    """Whether all sessions were answered, all at the same time, 99 of 100 at the target's pace or faster."""
     p99 = figures.get("inter_token_p99_ms")
-    return not figures["failed"] and p99 is not None and p99 <= target_ms
+    return not figures["failed"] and bool(figures.get("together")) and p99 is not None and p99 <= target_ms
 
 
-def planned(weights: Path, options: argparse.Namespace) -> Sizes:
-    """Before anything ran: the planner's figures."""
+def session_tokens(bits: int, options: argparse.Namespace) -> int:
+    """Slots of the pool that one session takes; at 4 bits its first and newest tokens take a second one each."""
+    twice = PLANES.sink_tokens + PLANES.recent_tokens if bits == 4 else 0
+    return int(options.context) + ANSWER + twice
+
+
+def planned(weights: Path, options: argparse.Namespace, bits: int) -> Sizes:
+    """Before anything ran: the planner's figures, for sessions at `bits`."""
     model = ModelConfig(engine="sglang", weights=str(weights), kv_bits=8)
     need = need_of("planned", model, read_model_config(weights))
-    return Sizes(need.weight_bytes, need.overhead_bytes, need.per_token, options.context + ANSWER, options.each)
+    return Sizes(need.weight_bytes, need.overhead_bytes, need.per_token, session_tokens(bits, options), options.each)
 
 
 def measured(up: Up, plan: Sizes) -> Sizes:
@@ -226,19 +239,16 @@ async def warm(ups: Sequence[Up], tokens: int) -> None:
 
 async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Sessions of one 7B model on the card, at each precision; the largest number within the target."""
-    card, plan = int(options.card_gib * GIB), planned(weights, options)
-    one = options.context + ANSWER
-    most = {bits: max(1, min(options.sessions_max, held(plan, bits, card).sessions)) for bits in BITS}
+    card, plans = int(options.card_gib * GIB), {bits: planned(weights, options, bits) for bits in BITS}
+    most = {bits: max(1, min(options.sessions_max, held(plans[bits], bits, card).sessions)) for bits in BITS}
     equal = min(most.values())
-    cases = [
-        Case(f"s{bits}", bits, most[bits] * one + one, most[bits], options.context, (equal, most[bits]))
-        for bits in BITS
-    ]
+    pools = {bits: (most[bits] + 1) * session_tokens(bits, options) for bits in BITS}
+    cases = [Case(f"s{bits}", bits, pools[bits], most[bits], options.context, (equal, most[bits])) for bits in BITS]
     found: dict[str, Any] = {}
     async with started(cases, weights, folder, options) as ups:
         await warm(ups, options.context)
         for up in ups:
-            sizes = measured(up, plan)
+            sizes = measured(up, plans[up.case.bits])
             trials: list[dict[str, Any]] = []
 
             async def holds(number: int, up: Up = up, trials: list[dict[str, Any]] = trials) -> bool:
@@ -257,20 +267,22 @@ async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> 
                 "at_equal_sessions": trials[0] if limit == equal else await trial([up], equal, options.context),
             }
         return {
-            "memory": memory(ups, plan),
+            "memory": memory(ups, plans[BITS[0]]),
             "weight_bytes": sizes.weight_bytes,
             "overhead_bytes": max(at["overhead_bytes"] for at in found.values()),
             "at": found,
         }
 
 
-async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+async def models(weights: Path, folder: Path, options: argparse.Namespace, known: Mapping[str, int]) -> dict[str, Any]:
     """Models of the 7B shape on the card, each with the same sessions; all of one precision busy at once."""
     card = int(options.card_gib * GIB)
-    tokens = options.each * (options.context + ANSWER)
-    by_memory = {bits: held(sizes, bits, card).models for bits in BITS}
+    changed: dict[str, Any] = dict(known)
+    sizes = {bits: replace(planned(weights, options, bits), **changed) for bits in BITS}
+    by_memory = {bits: held(sizes[bits], bits, card).models for bits in BITS}
+    tokens = {bits: options.each * session_tokens(bits, options) + 256 for bits in BITS}
     cases = [
-        Case(f"m{bits}-{number}", bits, tokens + 256, options.each, options.context, (options.each,))
+        Case(f"m{bits}-{number}", bits, tokens[bits], options.each, options.context, (options.each,))
         for bits in BITS
         for number in range(min(options.models_max, by_memory[bits]))
     ]
@@ -284,14 +296,14 @@ async def models(weights: Path, folder: Path, options: argparse.Namespace, sizes
             if mine:
                 entry["all_busy"] = await trial(mine, options.each, options.context)
                 entry["within_target"] = within(entry["all_busy"], options.target_ms)
-                entry["memory"] = memory(mine, sizes)
+                entry["memory"] = memory(mine, sizes[bits])
             print(bits, json.dumps(entry), file=sys.stderr, flush=True)
     return found
 
 
 async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The article's case: one 32B model on the card, its longest chat at each precision."""
-    card, plan = int(options.card_gib * GIB), planned(weights, options)
+    card, plan = int(options.card_gib * GIB), planned(weights, options, 16)
     longest = {bits: min(options.qwq_tokens_max, held(plan, bits, card).context_tokens) for bits in BITS}
     cases = [
         Case(f"q{bits}", bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8), (1,)) for bits in BITS
@@ -302,7 +314,9 @@ async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[
         for up in ups:
             bits, sizes = up.case.bits, measured(up, plan)
             longest_context = held(sizes, bits, card).context_tokens
-            fits = min(up.case.pool_tokens, longest_context)
+            fits = min(up.case.pool_tokens, longest_context) - (
+                session_tokens(bits, options) - session_tokens(16, options)
+            )
             entry: dict[str, Any] = {
                 "longest_context": longest_context,
                 "bytes_per_token": sizes.per_token[bits],
@@ -333,11 +347,9 @@ async def programme(options: argparse.Namespace) -> None:
             if part == "sessions":
                 figures[part] = await sessions(small, options.logs, options)
             elif part == "models":
-                before = figures.get("sessions")
-                sizes = planned(small, options)
-                if before:
-                    sizes = replace(sizes, **{name: before[name] for name in ("weight_bytes", "overhead_bytes")})
-                figures[part] = await models(small, options.logs, options, sizes)
+                before = figures.get("sessions", {})
+                known = {name: before[name] for name in ("weight_bytes", "overhead_bytes") if name in before}
+                figures[part] = await models(small, options.logs, options, known)
             else:
                 large = options.weights or shapes.write(
                     Path(name) / "32b", options.tokenizer, shapes.QWQ_32B, context_tokens=131_072
