@@ -60,20 +60,15 @@ def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> 
     if the ticket is demotable, down to its floor. Empty where the engine holds nothing at or above the floor.
     """
     page, tokens = settings.page_tokens, ticket.tokens_max
-    bits = precisions(facts, ticket.kv_bits, ticket.kv_bits_floor, ticket.demotable)
+    held = facts.kv_bytes_per_token
+    fixed = not facts.live_kv_bits and facts.kv_bits in held
+    bits = _precisions((facts.kv_bits,) if fixed else tuple(held), ticket.kv_bits, ticket.kv_bits_floor, ticket.demotable)
     return tuple([(value, reserve_bytes(facts, tokens, value, page)) for value in bits])
-
-
-def precisions(facts: EngineFacts, wanted: int, floor: int, demotable: bool) -> tuple[KvBits, ...]:
-    """Bits to try, best first."""
-    held: tuple[int, ...] = tuple(facts.kv_bytes_per_token)
-    if not facts.live_kv_bits and facts.kv_bits in held:
-        held = (facts.kv_bits,)
-    return _precisions(held, wanted, floor, demotable)
 
 
 @cache
 def _precisions(held: tuple[int, ...], wanted: int, floor: int, demotable: bool) -> tuple[KvBits, ...]:
+    """Bits to try, best first."""
     enough = sorted(bits for bits in held if bits >= floor)
     if not enough:
         return ()

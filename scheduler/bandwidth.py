@@ -29,6 +29,7 @@ DUTY_S = 5.0
 DUTY_MAX = 0.8
 _SMOOTHING = 0.1
 _CORRECTION_MAX = 4.0
+_ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 
 
 class Load:
@@ -69,6 +70,7 @@ class Device:
         self._duty = 0.0
         self._duty_at_s = 0.0
         self._prefill_until_s = 0.0
+        self._harmless_s = 0.0  # a step this long, uncorrected, breaks nobody's target
         self.configure(settings)
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -76,6 +78,7 @@ class Device:
         self._bandwidth = settings.bandwidth_bytes_per_s
         for model in self.loads:
             self._set_targets(model)
+        self._find_harmless()
 
     def started(self, facts: EngineFacts) -> None:
         load = self.loads.setdefault(facts.model, Load())
@@ -84,6 +87,7 @@ class Device:
         load.weight_bytes = facts.weight_bytes
         load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
         self._set_targets(facts.model)
+        self._find_harmless()
 
     def _set_targets(self, model: str) -> None:
         load, targets = self.loads[model], self.settings.target(model)
@@ -92,6 +96,17 @@ class Device:
         load.first_token_s_max = targets.first_token_s_max
         alone = load.weight_bytes / self._bandwidth if self._bandwidth else 0.0
         load.unattainable = load.inter_token_s_max is not None and alone > load.inter_token_s_max
+
+    def _find_harmless(self) -> None:
+        """Targets or corrections changed. Models without chats count here, which `breaks` looks at more closely."""
+        self._harmless_s = _ROUNDING * min(
+            (
+                load.inter_token_s_max / load.correction
+                for load in self.loads.values()
+                if load.inter_token_s_max is not None and not load.unattainable
+            ),
+            default=float("inf"),
+        )
 
     def add(self, model: str, kv_bytes: int) -> None:
         """A chat that may grow to `kv_bytes` runs now."""
@@ -172,13 +187,14 @@ class Device:
         mine = self.loads[model]
         step_s, least_s = self._steps_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
         keep = 1.0 - margin
-        for name, load in self.loads.items():
-            most = load.inter_token_s_max
-            if most is None or load.unattainable or not (load.chats or load is mine):
-                continue
-            predicted_s = max(least_s, step_s * load.correction)
-            if predicted_s > most * keep:
-                return Reason.BANDWIDTH, name, predicted_s, most * keep
+        if step_s > self._harmless_s * keep:
+            for name, load in self.loads.items():
+                most = load.inter_token_s_max
+                if most is None or load.unattainable or not (load.chats or load is mine):
+                    continue
+                predicted_s = max(least_s, step_s * load.correction)
+                if predicted_s > most * keep:
+                    return Reason.BANDWIDTH, name, predicted_s, most * keep
         most = mine.first_token_s_max
         if most is not None:
             backlog_s = self.prefill_backlog_s(now_s)
@@ -230,3 +246,4 @@ class Device:
         duty = min(DUTY_MAX, self._duty_now(report.at_s))
         seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - duty)
         load.correction += _SMOOTHING * (min(_CORRECTION_MAX, seen) - load.correction)
+        self._find_harmless()
