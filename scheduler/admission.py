@@ -59,10 +59,10 @@ def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> 
     """(bits, bytes to reserve) to try, best first: as wanted, or the next higher that the engine holds, then,
     if the ticket is demotable, down to its floor. Empty where the engine holds nothing at or above the floor.
     """
-    page, tokens = settings.page_tokens, ticket.tokens_max
     held = facts.kv_bytes_per_token
     fixed = not facts.live_kv_bits and facts.kv_bits in held
     bits = _precisions((facts.kv_bits,) if fixed else tuple(held), ticket.kv_bits, ticket.kv_bits_floor, ticket.demotable)
+    tokens, page = ticket.tokens_max, settings.page_tokens
     return tuple([(value, reserve_bytes(facts, tokens, value, page)) for value in bits])
 
 
@@ -88,12 +88,19 @@ def decide(
     refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
+    return decide_now(ticket, account, device, ask, settings, now_s)
+
+
+def decide_now(
+    ticket: Ticket, account: Account, device: Device, ask: Ask, settings: SchedulerSettings, now_s: float
+) -> Decision:
+    """Steps 4 to 8, for a ticket that could be served some time."""
     closed = closed_to_all(account, device, settings, now_s)
     if closed is None and (ask.over_share or ask.limit is not None):
         closed = _closed_to_tenant(account, device, ask, settings, now_s)
     if closed is not None:
         return Decision(ticket.chat, _WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
-    return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
+    return _fit(ticket, account, device, ask, settings, now_s)
 
 
 def closed_to_all(
@@ -105,8 +112,9 @@ def closed_to_all(
     age_s = now_s - account.heard_s
     if age_s > settings.telemetry_age_s_max:
         return Reason.TELEMETRY_STALE, {"age_s": age_s, "age_s_max": settings.telemetry_age_s_max}
-    if account.chats_free <= 0:
-        return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": 0}
+    running = len(account.reservations)
+    if running >= account.facts.chats_max:
+        return Reason.CHATS_MAX, {"running": running, "kept": 0}
     backlog_s = device.prefill_backlog_s(now_s)
     if backlog_s > settings.prefill_ahead_s_max:
         return Reason.FIRST_TOKEN, {"backlog_s": backlog_s, "ahead_s_max": settings.prefill_ahead_s_max}
@@ -148,23 +156,22 @@ def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | No
     return Decision(ticket.chat, outcome, reason, ticket.kv_bits, reserve_bytes=least, numbers=numbers)
 
 
-def kept_bytes(account: Account, ask: Ask, need: int, settings: SchedulerSettings) -> int:
-    """Bytes that a tenant above its share must leave to the others."""
-    kept = int(settings.headroom * account.facts.kv_budget_bytes) if ask.over_share else 0
-    return kept if kept >= need else 0
+def headroom_bytes(account: Account, ask: Ask, settings: SchedulerSettings) -> int:
+    """Bytes that the tenant must leave to the others, by a chat that is no larger than that."""
+    return int(settings.headroom * account.facts.kv_budget_bytes) if ask.over_share else 0
 
 
 def _fit(
-    ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
+    ticket: Ticket, account: Account, device: Device, ask: Ask, settings: SchedulerSettings, now_s: float
 ) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
-    margin = settings.latency_margin
+    margin, headroom = settings.latency_margin, 0
     if ask.over_share:
-        margin = max(margin, settings.latency_headroom)
+        margin, headroom = max(margin, settings.latency_headroom), headroom_bytes(account, ask, settings)
     available = account.available_bytes
     reason, numbers = _KV_MEMORY, Numbers()
     for bits, need in ask.options:
-        kept = kept_bytes(account, ask, need, settings) if ask.over_share else 0
+        kept = headroom if headroom >= need else 0
         if need > available - kept:
             reason = _KV_MEMORY
             numbers = {"need_bytes": need, "available_bytes": available, "kept_bytes": kept}

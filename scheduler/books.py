@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from scheduler.admission import Ask, decide, options
+from scheduler.admission import Ask, decide, decide_now, never, options
 from scheduler.bandwidth import Device
 from scheduler.drain import Drain
 from scheduler.fairness import Counters, Present
@@ -79,10 +79,10 @@ class Books:
         if account is None:
             return Ask((), ticket.prompt_tokens)
         if entry.facts is not account.facts:
-            entry.weighed(account.facts, options(ticket, account.facts, self.settings))
-        ask = Ask(entry.options, ticket.prompt_tokens)
+            choices = options(ticket, account.facts, self.settings)
+            entry.weighed(account.facts, choices, never(ticket, account.facts, choices))
         tenant = ticket.tenant
-        ask.over_share = self.over_share(tenant, account, now_s)
+        ask = Ask(entry.options, ticket.prompt_tokens, 0, self.over_share(tenant, account, now_s))
         if entry.turn:
             lease = self.sessions.held(tenant, ticket.session, now_s)
             ask.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)
@@ -98,7 +98,9 @@ class Books:
     def decide(self, entry: Waiting, ask: Ask, now_s: float) -> Decision:
         """The decision for one ticket, from the books as they are. Changes nothing."""
         account = self.ledger.accounts.get(entry.ticket.model)
-        return decide(entry.ticket, account, self.device, ask, settings=self.settings, now_s=now_s)
+        if account is None or now_s >= entry.ticket.deadline_s:
+            return decide(entry.ticket, account, self.device, ask, settings=self.settings, now_s=now_s)
+        return entry.refused or decide_now(entry.ticket, account, self.device, ask, self.settings, now_s)
 
     def admit(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float) -> None:
         """Enter an admitted chat, with an estimate of what it will take."""

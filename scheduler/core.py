@@ -95,8 +95,8 @@ class Scheduler:
         if ticket.chat in self.room.queues.entries or self.books.ledger.get(ticket.chat) is not None:
             return
         account = self.books.ledger.accounts.get(ticket.model)
-        facts, choices = (account.facts, options(ticket, account.facts, self.settings)) if account else (None, ())
-        refused = never(ticket, facts, choices) if facts else None
+        choices = options(ticket, account.facts, self.settings) if account else ()
+        refused = never(ticket, account.facts, choices) if account else None
         if refused is not None:
             self._out.append(self.explained.decided(ticket, refused, now_s))
             return
@@ -110,7 +110,8 @@ class Scheduler:
                 return
         self.books.saw(ticket.tenant, ticket.model, now_s)
         entry = self.room.enter(ticket, turn)
-        entry.weighed(facts, choices)
+        if account is not None:
+            entry.weighed(account.facts, choices, None)
         self._fresh.append(ticket.chat)
         self._fill.arrived(entry)
 

@@ -12,7 +12,7 @@ that were looked at needs, so a full engine with a long queue costs next to noth
 
 from __future__ import annotations
 
-from scheduler.admission import Ask, closed_to_all, kept_bytes
+from scheduler.admission import Ask, closed_to_all, headroom_bytes
 from scheduler.books import Books
 from scheduler.explain import Explain
 from scheduler.ledger import Account
@@ -169,7 +169,8 @@ class Fill:
         entry.looked_at, entry.short_bytes = True, 0
         if decision.reason is _KV_MEMORY:
             least = entry.least_bytes
-            entry.short_bytes = least + kept_bytes(account, ask, least, self._books.settings)
+            headroom = headroom_bytes(account, ask, self._books.settings)
+            entry.short_bytes = least + (headroom if headroom >= least else 0)
 
     def _closed(self, decision: Decision, account: Account, now_s: float) -> bool:
         """Whether what made one ticket wait makes all of them wait."""

@@ -28,15 +28,16 @@ class Waiting:
     lane: Lane = field(repr=False)
     turn: bool  # of a session that was let in before
     overtaken: int = 0  # chats that went before it although it was first
+    facts: EngineFacts | None = None
     options: Options = ()  # what admission may try for it, by `facts`
     least_bytes: int = 0  # what it needs at its lowest precision; 0 while its engine is unknown
-    facts: EngineFacts | None = None
+    refused: Decision | None = None  # by `facts`, whatever else it waits for
     looked_at: bool = False
     short_bytes: int = 0  # with less than this to be had it finds no room, for all that is known
 
-    def weighed(self, facts: EngineFacts | None, options: Options) -> None:
-        """What admission may try for it on this engine."""
-        self.facts, self.options = facts, options
+    def weighed(self, facts: EngineFacts, options: Options, refused: Decision | None) -> None:
+        """What admission may try for it on this engine, or why it never lets it in."""
+        self.facts, self.options, self.refused = facts, options, refused
         self.least_bytes = options[-1][1] if options else 0
 
 
