@@ -59,11 +59,14 @@ def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> 
     """(bits, bytes to reserve) to try, best first: as wanted, or the next higher that the engine holds, then,
     if the ticket is demotable, down to its floor. Empty where the engine holds nothing at or above the floor.
     """
-    held = facts.kv_bytes_per_token
-    fixed = not facts.live_kv_bits and facts.kv_bits in held
-    bits = _precisions((facts.kv_bits,) if fixed else tuple(held), ticket.kv_bits, ticket.kv_bits_floor, ticket.demotable)
+    held: tuple[int, ...] = tuple(facts.kv_bytes_per_token)
+    if not facts.live_kv_bits and facts.kv_bits in held:
+        held = (facts.kv_bits,)
+    choices: Options = ()
     tokens, page = ticket.tokens_max, settings.page_tokens
-    return tuple([(value, reserve_bytes(facts, tokens, value, page)) for value in bits])
+    for bits in _precisions(held, ticket.kv_bits, ticket.kv_bits_floor, ticket.demotable):
+        choices += ((bits, reserve_bytes(facts, tokens, bits, page)),)
+    return choices
 
 
 @cache
@@ -88,11 +91,11 @@ def decide(
     refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
-    return decide_now(ticket, account, device, ask, settings, now_s)
+    return decide_now(ticket, account, device, ask, settings=settings, now_s=now_s)
 
 
 def decide_now(
-    ticket: Ticket, account: Account, device: Device, ask: Ask, settings: SchedulerSettings, now_s: float
+    ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
 ) -> Decision:
     """Steps 4 to 8, for a ticket that could be served some time."""
     closed = closed_to_all(account, device, settings, now_s)
@@ -100,7 +103,7 @@ def decide_now(
         closed = _closed_to_tenant(account, device, ask, settings, now_s)
     if closed is not None:
         return Decision(ticket.chat, _WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
-    return _fit(ticket, account, device, ask, settings, now_s)
+    return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
 
 
 def closed_to_all(
@@ -162,7 +165,7 @@ def headroom_bytes(account: Account, ask: Ask, settings: SchedulerSettings) -> i
 
 
 def _fit(
-    ticket: Ticket, account: Account, device: Device, ask: Ask, settings: SchedulerSettings, now_s: float
+    ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
 ) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
     margin, headroom = settings.latency_margin, 0

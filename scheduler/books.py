@@ -69,15 +69,25 @@ class Books:
         held = account.by_tenant.get(tenant)
         if not held:
             return False
-        part = self._present[account.facts.model].share(tenant, now_s)
-        return part < 1.0 and held > part * account.reserved_bytes
+        return held > self._present[account.facts.model].share(tenant, now_s) * account.reserved_bytes
 
-    def ask(self, entry: Waiting, now_s: float) -> Ask:
-        """What a decision needs to know of the ticket and its tenant."""
+    def decide(self, entry: Waiting, now_s: float) -> Decision:
+        """The decision for one ticket, from the books as they are. Changes nothing."""
         ticket = entry.ticket
         account = self.ledger.accounts.get(ticket.model)
-        if account is None:
-            return Ask((), ticket.prompt_tokens)
+        ask = self._ask(entry, account, now_s) if account is not None else Ask((), ticket.prompt_tokens)
+        return decide(ticket, account, self.device, ask, settings=self.settings, now_s=now_s)
+
+    def weigh(self, entry: Waiting, account: Account, now_s: float) -> tuple[Decision, Ask]:
+        """The same for a ticket that is not past its deadline, and what the decision saw."""
+        ask = self._ask(entry, account, now_s)
+        if entry.refused is not None:
+            return entry.refused, ask
+        return decide_now(entry.ticket, account, self.device, ask, settings=self.settings, now_s=now_s), ask
+
+    def _ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
+        """What a decision needs to know of the ticket and its tenant."""
+        ticket = entry.ticket
         if entry.facts is not account.facts:
             choices = options(ticket, account.facts, self.settings)
             entry.weighed(account.facts, choices, never(ticket, account.facts, choices))
@@ -94,13 +104,6 @@ class Books:
             if at is not None:
                 ask.limit, ask.limit_wait_s = at
         return ask
-
-    def decide(self, entry: Waiting, ask: Ask, now_s: float) -> Decision:
-        """The decision for one ticket, from the books as they are. Changes nothing."""
-        account = self.ledger.accounts.get(entry.ticket.model)
-        if account is None or now_s >= entry.ticket.deadline_s:
-            return decide(entry.ticket, account, self.device, ask, settings=self.settings, now_s=now_s)
-        return entry.refused or decide_now(entry.ticket, account, self.device, ask, self.settings, now_s)
 
     def admit(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float) -> None:
         """Enter an admitted chat, with an estimate of what it will take."""

@@ -140,15 +140,16 @@ class Scheduler:
         out, self._out = self._out, []
         self._due(now_s, out)
         if now_s >= self._review_s:
+            self.room.prune()
             self._fill.review()
             self._review_s = now_s + self.settings.review_s
         self._fill.run(now_s, out)
-        self._refuse_early(now_s, out)
+        if self._fresh:
+            self._refuse_early(now_s, out)
         return out
 
     def _due(self, now_s: float, out: list[Decision]) -> None:
         """Deadlines that passed, tickets that waited long enough to overflow, limits and backlogs that ended."""
-        self.room.prune()
         for what, name in self.room.timers.due(now_s):
             if what == "pace":
                 self._fill.paced(name)
@@ -216,7 +217,7 @@ class Scheduler:
 
     def _now(self, entry: Waiting, now_s: float) -> Decision:
         """What would be decided for a ticket if it came first now, and its place."""
-        decision = self.books.decide(entry, self.books.ask(entry, now_s), now_s)
+        decision = self.books.decide(entry, now_s)
         position = entry.lane.ahead(entry) + 1
         return replace(decision, position=position, expected_wait_s=self._overload.expected_wait_s(entry))
 

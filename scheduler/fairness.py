@@ -85,10 +85,11 @@ class Present:
         self._settings = settings
 
     def saw(self, tenant: str, now_s: float) -> None:
-        weight = self._settings.share(tenant).weight
-        _, before = self._seen.pop(tenant, (0.0, 0.0))
-        self._weights += weight - before
+        weight, before = self._settings.share(tenant).weight, self._seen.get(tenant)
+        self._weights += weight - (before[1] if before else 0.0)
         self._seen[tenant] = (now_s, weight)
+        if before:
+            self._seen.move_to_end(tenant)
         self._oldest_s = min(self._oldest_s, now_s)
 
     def share(self, tenant: str, now_s: float) -> float:

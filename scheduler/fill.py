@@ -79,12 +79,12 @@ class Fill:
         """A chat ended, or shrank."""
         if held is None:
             return
-        model = held.model
-        self.look_at(*self._room.unpark(held.tenant))
-        self._room.orders[model].moved(held.tenant)
+        model, tenant = held.model, held.tenant
+        self.look_at(*self._room.unpark(tenant))
+        self._room.orders[model].moved(tenant)
         account = self._books.ledger.accounts.get(model)
-        lane = self._room.queues.lane(held.tenant, model)
-        if lane is not None and account is not None and not self._books.over_share(held.tenant, account, now_s):
+        lane = self._room.queues.lane(tenant, model)
+        if lane is not None and account is not None and not self._books.over_share(tenant, account, now_s):
             first = lane.waiting[0]
             first.short_bytes = min(first.short_bytes, first.least_bytes)  # headroom is kept from it no more
             self._short[model] = min(self._short.get(model, 0), first.short_bytes)
@@ -133,27 +133,32 @@ class Fill:
             return
         front, lanes = self._room.orders[model].front, self._room.queues.per_model.get(model, {})
         everyone = self._reviewed.pop(model, False)
-        passed, short, available = 0, _ENDLESS, account.available_bytes
+        passed, short = 0, _ENDLESS
         while passed < len(front):
-            lane = lanes[front[passed][2]]
-            entry = lane.waiting[0]
-            if everyone or entry.short_bytes <= available or not (passed or entry.looked_at):
-                ask = self._books.ask(entry, now_s)
-                decision = self._books.decide(entry, ask, now_s)
-                if decision.outcome is not _WAIT:
-                    self._take(entry, decision, ask, now_s, out)
-                    if self.stuck and self.holder(model) is not None:
-                        return
-                    available = account.available_bytes
-                    continue
-                lane.blocked = decision
-                if self._closed(decision, account, now_s):
+            enough = _ENDLESS if everyone else account.available_bytes
+            for passed in range(passed, len(front)):  # noqa: B020  (goes on from where it was)
+                entry = lanes[front[passed][2]].waiting[0]
+                needed = entry.short_bytes
+                if needed <= enough or not (passed or entry.looked_at):
+                    break
+                if needed < short:
+                    short = needed
+            else:
+                break
+            decision, ask = self._books.weigh(entry, account, now_s)
+            if decision.outcome is not _WAIT:
+                self._take(entry, decision, ask, now_s, out)
+                if self.stuck and self.holder(model) is not None:
                     return
-                if decision.reason is _TENANT_LIMIT:
-                    self._room.park(lane, now_s + ask.limit_wait_s)
-                    continue
-                self._look_past(entry, decision, ask, account, now_s)
-            short = entry.short_bytes if entry.short_bytes < short else short
+                continue
+            entry.lane.blocked = decision
+            if self._closed(decision, account, now_s):
+                return
+            if decision.reason is _TENANT_LIMIT:
+                self._room.park(entry.lane, now_s + ask.limit_wait_s)
+                continue
+            self._look_past(entry, decision, ask, account, now_s)
+            short = min(short, entry.short_bytes)
             passed += 1
         self._short[model] = short
 
@@ -191,8 +196,7 @@ class Fill:
     def _serve_holder(self, entry: Waiting, now_s: float, out: list[Decision]) -> None:
         """Everyone else waits until the holder has room, or turns out to wait for something else."""
         model = entry.ticket.model
-        ask = self._books.ask(entry, now_s)
-        decision = self._books.decide(entry, ask, now_s)
+        decision, ask = self._books.weigh(entry, self._books.ledger.accounts[model], now_s)
         if decision.outcome is not Outcome.WAIT:
             self._take(entry, decision, ask, now_s, out)
             self.review()

@@ -43,7 +43,7 @@ class Overload:
 
         A tenant at a limit of its own is not helped out; its ticket is looked at again a second later.
         """
-        decision = self._books.decide(entry, self._books.ask(entry, now_s), now_s)
+        decision = self._books.decide(entry, now_s)
         if decision.reason is Reason.TENANT_LIMIT:
             self._room.timers.at(now_s + _ASK_AGAIN_S, "overflow", entry.ticket.chat)
             return None

@@ -58,12 +58,13 @@ class Lane:
             waiting.insert(self.ahead(entry), entry)
 
     def remove(self, entry: Waiting) -> None:
-        del self.waiting[self.ahead(entry)]
+        if self.waiting[0] is entry:
+            del self.waiting[0]
+        else:
+            del self.waiting[self.ahead(entry)]
 
     def ahead(self, entry: Waiting) -> int:
         """How many of the lane go before it."""
-        if self.waiting and self.waiting[0] is entry:
-            return 0
         return bisect_left(self.waiting, entry.place, key=_place)
 
 

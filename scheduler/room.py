@@ -58,7 +58,7 @@ class Room:
         """The ticket waits from now on."""
         entry = self.queues.add(ticket, turn)
         self._counters.enter(ticket.tenant)
-        if ticket.model not in self._parked.get(ticket.tenant, ()):
+        if len(entry.lane.waiting) == 1:  # a lane that was there has its place, or is parked
             self.orders[ticket.model].add(ticket.tenant)
         self.timers.at(ticket.deadline_s, "deadline", ticket.chat)
         if ticket.overflow:
@@ -70,10 +70,11 @@ class Room:
         lane = entry.lane
         tenant = lane.tenant
         self.queues.remove(entry)
-        if not lane.waiting:
-            self.orders[lane.model].discard(tenant)
-            if tenant in self._parked:
-                self._parked[tenant].pop(lane.model, None)
+        if lane.waiting:
+            return
+        self.orders[lane.model].discard(tenant)
+        if tenant in self._parked:
+            self._parked[tenant].pop(lane.model, None)
         if tenant not in self.queues.per_tenant:
             self._counters.leave(tenant)
 

@@ -17,14 +17,15 @@ class Timers:
 
     def due(self, now_s: float) -> Iterator[tuple[str, str]]:
         """(what, name) of all that are due, earliest first. Timers set meanwhile for now count too."""
-        while self._heap and self._heap[0][0] <= now_s:
-            _, what, name = heappop(self._heap)
+        heap = self._heap
+        while heap and heap[0][0] <= now_s:
+            _, what, name = heappop(heap)
             yield what, name
 
     def prune(self, counts: Callable[[str], bool], live: int) -> None:
         """Drop timers whose name no longer counts, once they are most of what is here."""
         if len(self._heap) > 4 * live + 4096:
-            self._heap = [timer for timer in self._heap if counts(timer[2])]
+            self._heap[:] = [timer for timer in self._heap if counts(timer[2])]
             heapify(self._heap)
 
     def next_s(self) -> float | None:

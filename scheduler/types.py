@@ -152,9 +152,10 @@ class Usage:
     overflow_microusd: int = 0  # what another provider takes for it
 
 
-@dataclass(slots=True)  # as constant as the others, but made for each look at a ticket: frozen ones take four times as long
+@dataclass(slots=True)
 class Decision:
-    """What was decided for one ticket, with the numbers that decided it."""
+    """What was decided for one ticket, with the numbers that decided it. Never changed: not frozen, since one is made
+    at each look at a ticket, and a frozen one takes four times as long to make."""
 
     chat: str
     outcome: Outcome
@@ -167,9 +168,9 @@ class Decision:
     numbers: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)  # see Decision
+@dataclass(slots=True)
 class Reservation:
-    """KV bytes that one admitted chat holds in the ledger."""
+    """KV bytes that one admitted chat holds in the ledger. Never changed, as a Decision."""
 
     chat: str
     tenant: str
