@@ -33,7 +33,8 @@ Numbers = dict[str, float | int | str]
 Options = tuple[tuple[KvBits, int], ...]
 
 # Looked up here once: each look at an enum's class costs as much as a call.
-_READY, _WAIT, _KV_MEMORY = EngineState.READY, Outcome.WAIT, Reason.KV_MEMORY
+_READY, _KV_MEMORY, _ROOM = EngineState.READY, Reason.KV_MEMORY, Reason.ROOM
+_WAIT, _ADMIT, _ADMIT_DEMOTED = Outcome.WAIT, Outcome.ADMIT, Outcome.ADMIT_DEMOTED
 
 _STATE_REASONS = {
     EngineState.STARTING: Reason.MODEL_DOWN,
@@ -80,10 +81,8 @@ def _precisions(held: tuple[int, ...], wanted: int, floor: int, demotable: bool)
     return tuple(KvBits(bits) for bits in (first, *lower))
 
 
-def decide(
-    ticket: Ticket, account: Account | None, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
-) -> Decision:
-    """Decide for one ticket. Changes nothing."""
+def decide(ticket: Ticket, account: Account | None, device: Device, ask: Ask, now_s: float) -> Decision:
+    """Decide for one ticket, by the device's settings. Changes nothing."""
     if now_s >= ticket.deadline_s:
         return _no(ticket, Outcome.REJECT, Reason.DEADLINE, waited_s=now_s - ticket.created_s)
     if account is None:
@@ -91,25 +90,22 @@ def decide(
     refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
-    return decide_now(ticket, account, device, ask, settings=settings, now_s=now_s)
+    return decide_now(ticket, account, device, ask, now_s)
 
 
-def decide_now(
-    ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
-) -> Decision:
+def decide_now(ticket: Ticket, account: Account, device: Device, ask: Ask, now_s: float) -> Decision:
     """Steps 4 to 8, for a ticket that could be served some time."""
-    closed = closed_to_all(account, device, settings, now_s)
+    closed = closed_to_all(account, device, now_s)
     if closed is None and (ask.over_share or ask.limit is not None):
-        closed = _closed_to_tenant(account, device, ask, settings, now_s)
+        closed = _closed_to_tenant(account, device, ask, now_s)
     if closed is not None:
         return Decision(ticket.chat, _WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
-    return _fit(ticket, account, device, ask, settings=settings, now_s=now_s)
+    return _fit(ticket, account, device, ask, now_s)
 
 
-def closed_to_all(
-    account: Account, device: Device, settings: SchedulerSettings, now_s: float
-) -> tuple[Reason, Numbers] | None:
+def closed_to_all(account: Account, device: Device, now_s: float) -> tuple[Reason, Numbers] | None:
     """Why the engine takes nobody at all right now, with the numbers, or None."""
+    settings = device.settings
     if account.state is not _READY:
         return _STATE_REASONS[account.state], {"state": account.state.value}
     age_s = now_s - account.heard_s
@@ -124,9 +120,8 @@ def closed_to_all(
     return None
 
 
-def _closed_to_tenant(
-    account: Account, device: Device, ask: Ask, settings: SchedulerSettings, now_s: float
-) -> tuple[Reason, Numbers] | None:
+def _closed_to_tenant(account: Account, device: Device, ask: Ask, now_s: float) -> tuple[Reason, Numbers] | None:
+    settings = device.settings
     if ask.limit is not None:
         return Reason.TENANT_LIMIT, {"limit": ask.limit, "limit_wait_s": ask.limit_wait_s}
     if not ask.over_share:
@@ -164,10 +159,9 @@ def headroom_bytes(account: Account, ask: Ask, settings: SchedulerSettings) -> i
     return int(settings.headroom * account.facts.kv_budget_bytes) if ask.over_share else 0
 
 
-def _fit(
-    ticket: Ticket, account: Account, device: Device, ask: Ask, *, settings: SchedulerSettings, now_s: float
-) -> Decision:
+def _fit(ticket: Ticket, account: Account, device: Device, ask: Ask, now_s: float) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
+    settings = device.settings
     margin, headroom = settings.latency_margin, 0
     if ask.over_share:
         margin, headroom = max(margin, settings.latency_headroom), headroom_bytes(account, ask, settings)
@@ -182,9 +176,9 @@ def _fit(
         prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
         broken = device.breaks(ticket.model, need, prefill_s, now_s, margin)
         if broken is None:
-            outcome = Outcome.ADMIT_DEMOTED if bits < ticket.kv_bits else Outcome.ADMIT
+            outcome = _ADMIT_DEMOTED if bits < ticket.kv_bits else _ADMIT
             numbers = {"need_bytes": need, "available_bytes": available, "prefill_s": prefill_s}
-            return Decision(ticket.chat, outcome, Reason.ROOM, bits, reserve_bytes=need, numbers=numbers)
+            return Decision(ticket.chat, outcome, _ROOM, bits, reserve_bytes=need, numbers=numbers)
         reason, model, predicted_s, most_s = broken
         numbers = {"breaks": model, "predicted_ms": predicted_s * 1e3, "most_ms": most_s * 1e3}
     return Decision(ticket.chat, _WAIT, reason, ticket.kv_bits, numbers=numbers)

@@ -76,14 +76,14 @@ class Books:
         ticket = entry.ticket
         account = self.ledger.accounts.get(ticket.model)
         ask = self._ask(entry, account, now_s) if account is not None else Ask((), ticket.prompt_tokens)
-        return decide(ticket, account, self.device, ask, settings=self.settings, now_s=now_s)
+        return decide(ticket, account, self.device, ask, now_s)
 
     def weigh(self, entry: Waiting, account: Account, now_s: float) -> tuple[Decision, Ask]:
         """The same for a ticket that is not past its deadline, and what the decision saw."""
         ask = self._ask(entry, account, now_s)
         if entry.refused is not None:
             return entry.refused, ask
-        return decide_now(entry.ticket, account, self.device, ask, settings=self.settings, now_s=now_s), ask
+        return decide_now(entry.ticket, account, self.device, ask, now_s), ask
 
     def _ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
         """What a decision needs to know of the ticket and its tenant."""
@@ -153,7 +153,8 @@ class Books:
             return None
         self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
         if usage is not None:
-            self.hits.settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
+            if charge.prompt_tokens_kept > 0:
+                self.hits.settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
             self.drain.settled(held.model, max(0.0, now_s - held.admitted_s))
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)

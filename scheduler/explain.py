@@ -1,16 +1,14 @@
 """Why a chat waits, runs or was refused, in numbers.
 
-Keeps the last `KEPT` final decisions; older ones are unknown.
+Keeps the last `KEPT` final decisions, and up to as many before them; older ones are unknown.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from scheduler.queues import Waiting
 from scheduler.types import Decision, Outcome, Reason, Reservation, Ticket
 
-KEPT = 4096
+KEPT = 2048
 
 SENTENCES = {
     Reason.ROOM: "There is room: it goes in at the next step.",
@@ -44,13 +42,14 @@ class Explain:
     """Remembers final decisions."""
 
     def __init__(self) -> None:
-        self._last: OrderedDict[str, tuple[Ticket, Decision, float]] = OrderedDict()
+        self._last: dict[str, tuple[Ticket, Decision, float]] = {}
+        self._before: dict[str, tuple[Ticket, Decision, float]] = {}
 
     def decided(self, ticket: Ticket, decision: Decision, now_s: float) -> Decision:
         """Note a final decision; gives it back."""
         self._last[ticket.chat] = (ticket, decision, now_s)
-        if len(self._last) > KEPT:
-            self._last.popitem(last=False)
+        if len(self._last) >= KEPT:
+            self._before, self._last = self._last, {}
         return decision
 
     def waiting(
@@ -73,7 +72,7 @@ class Explain:
 
     def known(self, chat: str, held: Reservation | None, now_s: float) -> dict[str, object]:
         """Of a chat that was decided, or that runs."""
-        last = self._last.get(chat)
+        last = self._last.get(chat) or self._before.get(chat)
         found: dict[str, object] = {"chat": chat, "state": "unknown"}
         if last is not None:
             ticket, decision, at_s = last

@@ -67,9 +67,12 @@ class Fill:
 
     def leave(self, entry: Waiting) -> None:
         """A ticket leaves the room, for whatever reason."""
+        self._news[entry.ticket.model] = None
+        self._leave(entry)
+
+    def _leave(self, entry: Waiting) -> None:
         model = entry.ticket.model
         self._room.leave(entry)
-        self._news[model] = None
         if self.stuck.get(model) is entry:
             del self.stuck[model]
             if entry.overtaken >= self._books.settings.overtakes_max:
@@ -80,7 +83,8 @@ class Fill:
         if held is None:
             return
         model, tenant = held.model, held.tenant
-        self.look_at(*self._room.unpark(tenant))
+        for parked in self._room.unpark(tenant):
+            self._news[parked] = None
         self._room.orders[model].moved(tenant)
         account = self._books.ledger.accounts.get(model)
         lane = self._room.queues.lane(tenant, model)
@@ -182,7 +186,7 @@ class Fill:
         if decision.reason not in _CLOSED_REASONS:
             return False
         settings = self._books.settings
-        closed = closed_to_all(account, self._books.device, settings, now_s)
+        closed = closed_to_all(account, self._books.device, now_s)
         if closed is not None and closed[0] is Reason.FIRST_TOKEN:
             self._look_again(account.facts.model, settings.prefill_ahead_s_max, now_s)
         return closed is not None
@@ -211,14 +215,14 @@ class Fill:
         """Carry a final decision out: the ticket leaves the room, an admitted one enters the books."""
         lane = entry.lane
         model = lane.model
-        self.leave(entry)
+        self._leave(entry)
         self._news.pop(model, None)
         out.append(self._explained.decided(entry.ticket, decision, now_s))
         if decision.outcome not in _ADMITTED:
             return
-        for other, stuck in self.stuck.items():
-            if other == model or other in self._for_bandwidth:
-                stuck.overtaken += 1
+        for other in {model: None} | self._for_bandwidth if self._for_bandwidth else (model,):
+            if other in self.stuck:
+                self.stuck[other].overtaken += 1
         self._books.admit(entry, decision, ask, now_s)
         self._room.orders[model].moved(lane.tenant)
         if lane.waiting:

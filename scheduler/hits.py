@@ -22,7 +22,6 @@ class Hits:
         return int(self.rate.get(model, 0.0) * tokens)
 
     def settled(self, model: str, tokens: int, cached_tokens: int) -> None:
-        """Of `tokens` seen before, the engine had `cached_tokens`. No tokens seen before: nothing is learned."""
-        if tokens > 0:
-            before = self.rate.get(model, 0.0)
-            self.rate[model] = before + _SMOOTHING * (min(1.0, cached_tokens / tokens) - before)
+        """Of `tokens` seen before, more than none, the engine had `cached_tokens`."""
+        before = self.rate.get(model, 0.0)
+        self.rate[model] = before + _SMOOTHING * (min(1.0, cached_tokens / tokens) - before)

@@ -66,10 +66,23 @@ class LeastFirst:
 
     def exchange(self, name: str) -> str:
         """Put a new name in, take the name with the least key out: the same one, if that is it."""
-        if not self._heap or self._keys[name] < self._heap[0]:
-            return name
-        self.add(name)
-        return self.pop() or name
+        key, heap = self._keys[name], self._heap
+        while heap and heap[0] < key:
+            least = heap[0]
+            other = least[2]
+            if self.live.get(other) is not least:
+                heappop(heap)
+                continue
+            now = self._keys[other]
+            taken = now <= least
+            if taken:
+                del self.live[other]
+                other, now = name, key
+            self.live[other] = now
+            heapreplace(heap, now)
+            if taken:
+                return least[2]
+        return name
 
 
 class Order:

@@ -33,10 +33,11 @@ class Overload:
 
     def hopeless(self, entry: Waiting, now_s: float) -> bool:
         """Whether a ticket that just came is better refused now than at its deadline."""
-        if entry.turn or entry.ticket.overflow:
+        ticket = entry.ticket
+        if entry.turn or ticket.overflow:
             return False
-        wait_s = self.expected_wait_s(entry)
-        return wait_s is not None and now_s + wait_s > entry.ticket.deadline_s
+        wait_s = self._wait_s(ticket, entry.lane.ahead(entry))
+        return wait_s is not None and now_s + wait_s > ticket.deadline_s
 
     def overflows(self, entry: Waiting, now_s: float) -> Reason | None:
         """Why a ticket that waited `overflow_after_s` goes to another provider, or None.

@@ -65,6 +65,8 @@ class Lane:
 
     def ahead(self, entry: Waiting) -> int:
         """How many of the lane go before it."""
+        if self.waiting and self.waiting[-1] is entry:
+            return len(self.waiting) - 1
         return bisect_left(self.waiting, entry.place, key=_place)
 
 

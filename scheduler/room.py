@@ -57,8 +57,8 @@ class Room:
     def enter(self, ticket: Ticket, turn: bool) -> Waiting:
         """The ticket waits from now on."""
         entry = self.queues.add(ticket, turn)
-        self._counters.enter(ticket.tenant)
         if len(entry.lane.waiting) == 1:  # a lane that was there has its place, or is parked
+            self._counters.enter(ticket.tenant)
             self.orders[ticket.model].add(ticket.tenant)
         self.timers.at(ticket.deadline_s, "deadline", ticket.chat)
         if ticket.overflow:

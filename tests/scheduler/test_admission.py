@@ -40,7 +40,7 @@ class Desk:
 
     def ask(self, asked: Ticket, now_s: float = NOW_S, **ask: Any) -> Decision:
         chosen = Ask(options(asked, self.account.facts, self.settings), asked.prompt_tokens, **ask)
-        return decide(asked, self.account, self.device, chosen, settings=self.settings, now_s=now_s)
+        return decide(asked, self.account, self.device, chosen, now_s)
 
 
 def said(decision: Decision) -> tuple[Outcome, Reason]:
