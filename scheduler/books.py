@@ -67,7 +67,7 @@ class Books:
     def over_share(self, tenant: str, account: Account, now_s: float) -> bool:
         """Whether the tenant holds more than its part of what is reserved on an engine, while others are about."""
         held = account.by_tenant.get(tenant)
-        if not held:
+        if held is None:
             return False
         return held > self._present[account.facts.model].share(tenant, now_s) * account.reserved_bytes
 
@@ -75,17 +75,14 @@ class Books:
         """The decision for one ticket, from the books as they are. Changes nothing."""
         ticket = entry.ticket
         account = self.ledger.accounts.get(ticket.model)
-        ask = self._ask(entry, account, now_s) if account is not None else Ask((), ticket.prompt_tokens)
+        ask = self.ask(entry, account, now_s) if account is not None else Ask((), ticket.prompt_tokens)
         return decide(ticket, account, self.device, ask, now_s)
 
-    def weigh(self, entry: Waiting, account: Account, now_s: float) -> tuple[Decision, Ask]:
-        """The same for a ticket that is not past its deadline, and what the decision saw."""
-        ask = self._ask(entry, account, now_s)
-        if entry.refused is not None:
-            return entry.refused, ask
-        return decide_now(entry.ticket, account, self.device, ask, now_s), ask
+    def decide_now(self, entry: Waiting, account: Account, ask: Ask, now_s: float) -> Decision:
+        """The same for a ticket that is not past its deadline, in less time."""
+        return entry.refused or decide_now(entry.ticket, account, self.device, ask, now_s)
 
-    def _ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
+    def ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
         """What a decision needs to know of the ticket and its tenant."""
         ticket = entry.ticket
         if entry.facts is not account.facts:

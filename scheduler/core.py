@@ -62,6 +62,7 @@ class Scheduler:
         self.settings = settings
         self.books.configure(settings)
         self.room.configure(settings)
+        self._fill.configured()
         for entry in self.room.queues.entries.values():
             entry.facts = None  # what it needs is worked out anew
         self._review_s = 0.0

@@ -85,20 +85,20 @@ class Present:
         self._settings = settings
 
     def saw(self, tenant: str, now_s: float) -> None:
-        weight, before = self._settings.share(tenant).weight, self._seen.get(tenant)
-        self._weights += weight - (before[1] if before else 0.0)
-        self._seen[tenant] = (now_s, weight)
-        if before:
-            self._seen.move_to_end(tenant)
+        weight, seen = self._settings.share(tenant).weight, self._seen
+        self._weights += weight - (seen[tenant][1] if tenant in seen else 0.0)
+        seen[tenant] = (now_s, weight)
+        seen.move_to_end(tenant)
         self._oldest_s = min(self._oldest_s, now_s)
 
     def share(self, tenant: str, now_s: float) -> float:
         """The tenant's part of the model, 0..1; 1 where no other is about."""
-        if self._oldest_s < now_s - self._settings.tenant_seen_s:
-            self._forget(now_s - self._settings.tenant_seen_s, tenant)
+        settings = self._settings
+        if self._oldest_s < now_s - settings.tenant_seen_s:
+            self._forget(now_s - settings.tenant_seen_s, tenant)
         if len(self._seen) < 2:
             return 1.0
-        return self._settings.share(tenant).weight / max(self._weights, 1e-9)
+        return settings.share(tenant).weight / max(self._weights, 1e-9)
 
     def _forget(self, before_s: float, but: str) -> None:
         """Drop whom nobody saw since, up to the tenant that asks."""

@@ -41,6 +41,7 @@ class Fill:
     def __init__(self, books: Books, room: Room, explained: Explain) -> None:
         self._news: dict[str, None] = {}  # models to look at, in order: a set's order would differ from run to run
         self.stuck: dict[str, Waiting] = {}  # by model
+        self._holding: set[str] = set()  # models whose stuck ticket was overtaken as often as may be
         self._books = books
         self._room = room
         self._explained = explained
@@ -75,7 +76,8 @@ class Fill:
         self._room.leave(entry)
         if self.stuck.get(model) is entry:
             del self.stuck[model]
-            if entry.overtaken >= self._books.settings.overtakes_max:
+            if model in self._holding:
+                self._holding.discard(model)
                 self.review()
 
     def released(self, held: Reservation | None, now_s: float) -> None:
@@ -114,7 +116,7 @@ class Fill:
         while self._news:
             model = next(iter(self._news))
             del self._news[model]
-            holder = self.holder(model) if self.stuck else None
+            holder = self.holder(model) if self._holding else None
             if holder is None:
                 self._fill(model, now_s, out)
             elif holder.ticket.model == model:
@@ -122,17 +124,22 @@ class Fill:
 
     def holder(self, model: str) -> Waiting | None:
         """The stuck ticket that the model is kept free for, or None."""
-        most = self._books.settings.overtakes_max
         for other, entry in self.stuck.items():
-            if entry.overtaken >= most and (other == model or other in self._for_bandwidth):
+            if other in self._holding and (other == model or other in self._for_bandwidth):
                 return entry
         return None
 
+    def configured(self) -> None:
+        """Other settings."""
+        most = self._books.settings.overtakes_max
+        self._holding = {model for model, entry in self.stuck.items() if entry.overtaken >= most}
+
     def _fill(self, model: str, now_s: float, out: list[Decision]) -> None:
         """One pass over the tenants in front, least service first."""
+        books = self._books
         self._for_bandwidth.pop(model, None)
         self._short[model] = 0
-        account = self._books.ledger.accounts.get(model)
+        account = books.ledger.accounts.get(model)
         if account is None:
             return
         front, lanes = self._room.orders[model].front, self._room.queues.per_model.get(model, {})
@@ -145,14 +152,15 @@ class Fill:
                 needed = entry.short_bytes
                 if needed <= enough or not (passed or entry.looked_at):
                     break
-                if needed < short:
+                if needed < short:  # noqa: PLR1730  (8 times a decision: `min` would be 1% of it)
                     short = needed
             else:
                 break
-            decision, ask = self._books.weigh(entry, account, now_s)
+            ask = books.ask(entry, account, now_s)
+            decision = books.decide_now(entry, account, ask, now_s)
             if decision.outcome is not _WAIT:
                 self._take(entry, decision, ask, now_s, out)
-                if self.stuck and self.holder(model) is not None:
+                if self._holding and self.holder(model) is not None:
                     return
                 continue
             entry.lane.blocked = decision
@@ -200,13 +208,16 @@ class Fill:
     def _serve_holder(self, entry: Waiting, now_s: float, out: list[Decision]) -> None:
         """Everyone else waits until the holder has room, or turns out to wait for something else."""
         model = entry.ticket.model
-        decision, ask = self._books.weigh(entry, self._books.ledger.accounts[model], now_s)
+        account = self._books.ledger.accounts[model]
+        ask = self._books.ask(entry, account, now_s)
+        decision = self._books.decide_now(entry, account, ask, now_s)
         if decision.outcome is not Outcome.WAIT:
             self._take(entry, decision, ask, now_s, out)
             self.review()
         elif ask.over_share or decision.reason not in _STUCK_REASONS:
             entry.overtaken = 0
             del self.stuck[model]
+            self._holding.discard(model)
             self.review()
         elif decision.reason in _BANDWIDTH_REASONS:
             self._for_bandwidth[model] = None
@@ -220,9 +231,11 @@ class Fill:
         out.append(self._explained.decided(entry.ticket, decision, now_s))
         if decision.outcome not in _ADMITTED:
             return
-        for other in {model: None} | self._for_bandwidth if self._for_bandwidth else (model,):
-            if other in self.stuck:
-                self.stuck[other].overtaken += 1
+        for other, stuck in self.stuck.items():
+            if other == model or other in self._for_bandwidth:
+                stuck.overtaken += 1
+                if stuck.overtaken >= self._books.settings.overtakes_max:
+                    self._holding.add(other)
         self._books.admit(entry, decision, ask, now_s)
         self._room.orders[model].moved(lane.tenant)
         if lane.waiting:
