@@ -25,48 +25,81 @@ from scheduler.types import Task
 SCORE_MIN = 2
 EDGE_CHARS = 250
 _WHY_MAX = 5
+_LETTERS_MAX = 16  # in one branch of a pattern
 
 Classified = tuple[Task, float, tuple[str, ...]]
 Classifier = Callable[[str], Classified]  # the seam: anything of this shape can take its place
 
-_FACT_QUESTION = (
-    r"^\W*(?:what|when|where|which|who|how (?:many|much|long|big|far|old)|is|are|does|until|"
-    r"qué|cuál|cuándo|cuánt|dónde|hasta|a qué|was|wann|wo|welche|wer|wie (?:viel|lange|hoch|groß)|bis wann|ist|gibt)\b"
-    r"|(?:何|いつ|どこ|どの|誰|いくら|どれ|含まれ|付いて|ついて).{0,12}(?:か|は)[。?？]?$"
-)
-_MAKE = (
-    r"^\W*(?:please |can you |could you |bitte |kannst du |por favor,? )?(?:write|compose|draft|invent|imagine|"
-    r"name|turn|create|suggest|design|describe|escrib|crea|invent|ponle|convierte|redact|imagina|suger|schreib|erfinde|dichte|"
-    r"mach|gestalt|formulier|denk|erzähl|cuenta|cuént|tell)"
-    r"|(?:書いて|作って|考えて|つけて|変えて|詠んで|聞かせて)(?:ください|ほしい|くれ|もらえ|$)"
-)
-_CONDITION = (
-    r"\b(?:if|si|wenn|falls|unless|except|excepto|salvo|außer)\b.{5,200}\?"
-    r"|(?:なければ|ならば|だけ|すべて|全員).{3,200}[?？か]"
-)
-_MARKS: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
-    ("a sum", Task.MATHS, 3, re.compile(r"\d\s*[-+*/×÷=^]\s*\d|\d\s?[x×]\s?\d|\d[x]\s*[-+=]|=\s*\d")),
+# A search for one of a few characters takes a tenth of one for \b, for \w or in any case. So a pattern here begins with a
+# character and looks back from it: (?<!\w.) says that a word begins there.
+_WRITING: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
+    (
+        "a sum",
+        Task.MATHS,
+        3,
+        re.compile(r"[\d=](?:(?<=\d)(?:\s*[-+*/×÷=^]\s*\d|\s?[x×]\s?\d|x\s*[-+=])|(?<==)\s*\d)"),
+    ),
     ("a percentage", Task.MATHS, 1, re.compile(r"\d\s?[%％]")),
-    ("three numbers", Task.MATHS, 2, re.compile(r"(?:\d[\d.,]*\D+){2}\d")),
+    ("three numbers", Task.MATHS, 2, re.compile(r"\d\D+\d+\D+\d")),
     (
         "code",
         Task.CODE,
         4,
-        re.compile(r"`|\w\(\)|Error\b|\.(?:js|py|ts|java|go|sh|json|ya?ml)\b|[{};]\n|::|->|\w\[\w+\]"),
+        re.compile(
+            r"[`(E.{};:\-\[](?:(?<=`)|(?<=\w\()\)|(?<=E)rror\b|(?<=\.)(?:js|py|ts|java|go|sh|json|ya?ml)\b"
+            r"|(?<=[{};])\n|(?<=:):|(?<=-)>|(?<=\w\[)\w+\])"
+        ),
     ),
-    ("a status code", Task.CODE, 2, re.compile(r"(?<![\d.,])(?:4\d\d|50\d)(?![\d.,%€$円])")),
+    ("a status code", Task.CODE, 2, re.compile(r"[45](?:(?<=4)\d\d|(?<=5)0\d)(?<![\d.,]...)(?![\d.,%€$円])")),
     (
         "letters for names",
         Task.LOGIC,
         3,
-        re.compile(r"\b[A-D]\b.{1,80}\b[A-D]\b.{1,80}\b[A-D]\b|[A-D]さん.{1,80}[A-D]さん"),
+        re.compile(r"[A-D](?:(?<!\w.)\b.{1,80}\b[A-D]\b.{1,80}\b[A-D]\b|さん.{1,80}[A-D]さん)"),
     ),
-    ("shouting", Task.COMPLAINT, 2, re.compile(r"[!！]{2}|[?？][!！]|\b[A-ZÄÖÜÁÉÍÓÚÑ]{5,}\b")),
+    (
+        "shouting",
+        Task.COMPLAINT,
+        2,
+        re.compile(r"[!！?？A-ZÄÖÜÁÉÍÓÚÑ](?:(?<=[!！?？])[!！]|(?<=\w)(?<!\w.)[A-ZÄÖÜÁÉÍÓÚÑ]{4,}\b)"),
+    ),
     ("an exclamation", Task.COMPLAINT, 1, re.compile(r"[!！]")),
-    ("something to make", Task.CREATIVE, 2, re.compile(_MAKE, re.IGNORECASE)),
-    ("a question of fact", Task.FACTS, 2, re.compile(_FACT_QUESTION, re.IGNORECASE)),
-    ("a condition and a question", Task.LOGIC, 2, re.compile(_CONDITION, re.IGNORECASE)),
 )
+# In lower case: in the languages of letters, and in Japanese.
+_WORDING: tuple[tuple[str, Task, float, Callable[[str], object], Callable[[str], object]], ...] = (
+    (
+        "something to make",
+        Task.CREATIVE,
+        2,
+        re.compile(
+            r"\W*(?:please |can you |could you |bitte |kannst du |por favor,? )?(?:write|compose|draft|invent|imagine|"
+            r"name|turn|create|suggest|design|describe|escrib|crea|invent|ponle|convierte|redact|imagina|suger|schreib|"
+            r"erfinde|dichte|mach|gestalt|formulier|denk|erzähl|cuenta|cuént|tell)"
+        ).match,
+        re.compile(r"(?:書いて|作って|考えて|つけて|変えて|詠んで|聞かせて)(?:ください|ほしい|くれ|もらえ|$)").search,
+    ),
+    (
+        "a question of fact",
+        Task.FACTS,
+        2,
+        re.compile(
+            r"\W*(?:what|when|where|which|who|how (?:many|much|long|big|far|old)|is|are|does|until|qué|cuál|cuándo|"
+            r"cuánt|dónde|hasta|a qué|was|wann|wo|welche|wer|wie (?:viel|lange|hoch|groß)|bis wann|ist|gibt)\b"
+        ).match,
+        re.compile(r"(?:何|いつ|どこ|どの|誰|いくら|どれ|含まれ|付いて|ついて).{0,12}(?:か|は)[。?？]?$").search,
+    ),
+    (
+        "a condition and a question",
+        Task.LOGIC,
+        2,
+        re.compile(
+            r"[iswfuea](?<!\w.)(?:(?<=i)f|(?<=s)i|(?<=w)enn|(?<=f)alls|(?<=u)nless|(?<=e)xcepto?|(?<=s)alvo|(?<=a)ußer)"
+            r"\b.{5,200}\?"
+        ).search,
+        re.compile(r"(?:なければ|ならば|だけ|すべて|全員).{3,200}[?？か]").search,
+    ),
+)
+_JAPANESE = re.compile(r"[\u3041-\u30ff\u4e00-\u9fff]")
 
 
 def _load() -> tuple[dict[str, dict[Task, float]], re.Pattern[str], re.Pattern[str]]:
@@ -89,27 +122,41 @@ def _any_of(keywords: list[str]) -> str:
     for keyword in sorted(dict.fromkeys(keywords), key=len, reverse=True):
         rest = re.escape(keyword[1:].rstrip("$")) + (r"(?!\w)" if keyword.endswith("$") else "")
         groups.setdefault(keyword[0], []).append(rest)
-    return "(?:" + "|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in groups.items()) + ")"
+    return f"(?=[{re.escape(''.join(sorted(groups)))}]){_branches(sorted(groups.items()))}"
+
+
+def _branches(groups: list[tuple[str, list[str]]]) -> str:
+    """Many first letters are told apart by ranges of them, as in a tree."""
+    if len(groups) <= _LETTERS_MAX:
+        return "(?:" + "|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in groups) + ")"
+    size = -(-len(groups) // 4)
+    quarters = [groups[place : place + size] for place in range(0, len(groups), size)]
+    ranges = [f"(?=[{re.escape(part[0][0])}-{re.escape(part[-1][0])}]){_branches(part)}" for part in quarters]
+    return f"(?:{'|'.join(ranges)})"
 
 
 _WEIGHTS, _WORDS, _SIGNS = _load()
+_NOTHING = dict.fromkeys(Task, 0.0)
 
 
 def classify(text: str) -> Classified:
     """The task, a confidence in 0..1, and what spoke for it ("refund +1"). Never fails; empty text is SUPPORT."""
     if len(text) > 2 * EDGE_CHARS:
         text = f"{text[:EDGE_CHARS]}\n{text[-EDGE_CHARS:]}"
-    scores: dict[Task, float] = dict.fromkeys(Task, 0.0)
+    scores = _NOTHING.copy()
     found: list[tuple[float, Task, str]] = []
     lower = text.lower()
-    for keyword in dict.fromkeys(_WORDS.findall(lower) + _SIGNS.findall(lower)):
+    japanese = _JAPANESE.search(lower) is not None
+    keywords = _WORDS.findall(lower) + (_SIGNS.findall(lower) if japanese else [])
+    for keyword in dict.fromkeys(keywords):
         for task, weight in _WEIGHTS[keyword].items():
             scores[task] += weight
             found.append((weight, task, keyword))
-    for name, task, weight, pattern in _MARKS:
-        if pattern.search(text):
-            scores[task] += weight
-            found.append((weight, task, name))
+    marks = [mark[:3] for mark in _WRITING if mark[3].search(text)]
+    marks += [mark[:3] for mark in _WORDING if mark[3](lower) or (japanese and mark[4](lower))]
+    for name, task, weight in marks:
+        scores[task] += weight
+        found.append((weight, task, name))
     best = max(scores, key=scores.__getitem__)
     top = scores.pop(best)
     if top < SCORE_MIN:
