@@ -30,8 +30,8 @@ _LETTERS_MAX = 16  # in one branch of a pattern
 Classified = tuple[Task, float, tuple[str, ...]]
 Classifier = Callable[[str], Classified]  # the seam: anything of this shape can take its place
 
-# A search for one of a few characters takes a tenth of one for \b, for \w or in any case. So a pattern here begins with a
-# character and looks back from it: (?<!\w.) says that a word begins there.
+# A search for one of a few characters takes a tenth of one for \b, for \w or in any case. So a pattern here begins with
+# a character and looks back from it: (?<!\w.) says that a word begins there.
 _WRITING: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
     (
         "a sum",
@@ -49,6 +49,12 @@ _WRITING: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
             r"[`(E.{};:\-\[](?:(?<=`)|(?<=\w\()\)|(?<=E)rror\b|(?<=\.)(?:js|py|ts|java|go|sh|json|ya?ml)\b"
             r"|(?<=[{};])\n|(?<=:):|(?<=-)>|(?<=\w\[)\w+\])"
         ),
+    ),
+    (
+        "a name in a program",
+        Task.CODE,
+        3,
+        re.compile(r"[a-z_<](?:(?<=[a-z0-9]_)[a-z]|(?<=<)/?[a-z]+>|(?<!\w.)[a-z]+[A-Z]\w)"),
     ),
     ("a status code", Task.CODE, 2, re.compile(r"[45](?:(?<=4)\d\d|(?<=5)0\d)(?<![\d.,]...)(?![\d.,%€$円])")),
     (
@@ -87,6 +93,26 @@ _WORDING: tuple[tuple[str, Task, float, Callable[[str], object], Callable[[str],
             r"cuánt|dónde|hasta|a qué|was|wann|wo|welche|wer|wie (?:viel|lange|hoch|groß)|bis wann|ist|gibt)\b"
         ).match,
         re.compile(r"(?:何|いつ|どこ|どの|誰|いくら|どれ|含まれ|付いて|ついて).{0,12}(?:か|は)[。?？]?$").search,
+    ),
+    (
+        "two comparisons",
+        Task.LOGIC,
+        3,
+        re.compile(
+            r"than\b.{3,120}\bthan\b|er als\b.{3,120}er als\b"
+            r"|m(?:ás|enos)\b.{2,40}\bque\b.{3,120}\bm(?:ás|enos)\b.{2,40}\bque\b"
+        ).search,
+        re.compile(r"より.{2,60}より").search,
+    ),
+    (
+        "a rule and a question",
+        Task.LOGIC,
+        2,
+        re.compile(
+            r"[aejktcn](?<!\w.)(?:(?<=a)lle?|(?<=e)(?:very|ach)|(?<=j)ede[rsn]?|(?<=k)eine?|(?<=t)od[ao]s|(?<=c)ada"
+            r"|(?<=n)ing[uú]na?)\b[^.!?]{3,120}[.;:][^?]{3,150}\?"
+        ).search,
+        re.compile(r"(?:すべて|全て|全員|どの.{1,10}も).{3,100}[。、].{3,150}[?？か]").search,
     ),
     (
         "a condition and a question",

@@ -29,7 +29,7 @@ def test_there_are_enough_messages_of_every_kind_and_none_is_in_both_parts() -> 
     assert not {text for _, _, text in tuning} & {text for _, _, text in held_out}
 
 
-@pytest.mark.parametrize(("part", "floor"), [("tuning", 0.95), ("held_out", 0.55)])
+@pytest.mark.parametrize(("part", "floor"), [("tuning", 0.95), ("held_out", 0.6)])
 def test_accuracy(part: str, floor: float) -> None:
     rows = messages(part)
     right = sum(classify(text)[0] is task for task, _, text in rows)
@@ -55,6 +55,26 @@ def test_a_sure_answer_is_a_better_one(part: str) -> None:
 def test_what_says_nothing_is_support_without_confidence() -> None:
     assert classify("") == (Task.SUPPORT, 0.0, ())
     assert classify("hm") == (Task.SUPPORT, 0.0, ())
+
+
+def test_words_inside_of_other_words_are_found_in_japanese_only() -> None:
+    assert classify("pandasで集計して")[0] is Task.CODE
+    assert not any("rest" in word for word in classify("Are the restaurant's interests insured at all?")[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("Mira is taller than Ole and Ole is taller than Kai: is Mira the tallest?", Task.LOGIC),
+        ("Kira ist älter als Jan, Jan ist älter als Lea. Ist Kira die älteste?", Task.LOGIC),
+        ("Todos los socios votan. Luis no vota. ¿Es socio?", Task.LOGIC),
+        ("太郎は花子より高く、花子は次郎より高い。一番高いのは?", Task.LOGIC),
+        ("my_list comes back empty from getItems, any idea?", Task.CODE),
+        ("Wie ändere ich meine Adresse?", Task.SUPPORT),
+    ],
+)
+def test_how_a_message_is_built_tells_its_task(text: str, task: Task) -> None:
+    assert classify(text)[0] is task
 
 
 def test_the_answer_says_what_spoke_for_it() -> None:
