@@ -25,13 +25,14 @@ from scheduler.types import Task
 SCORE_MIN = 2
 EDGE_CHARS = 250
 _WHY_MAX = 5
-_LETTERS_MAX = 16  # in one branch of a pattern
+_LETTERS_MAX = 40  # in one branch of a pattern
 
 Classified = tuple[Task, float, tuple[str, ...]]
 Classifier = Callable[[str], Classified]  # the seam: anything of this shape can take its place
 
 # A search for one of a few characters takes a tenth of one for \b, for \w or in any case. So a pattern here begins with
 # a character and looks back from it: (?<!\w.) says that a word begins there.
+_NO_BRAND = "".join(rf"(?<![A-Z][a-z]{{{letters}}}.)" for letters in range(1, 9))  # itemCount, but not PayPal
 _WRITING: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
     (
         "a sum",
@@ -54,7 +55,7 @@ _WRITING: tuple[tuple[str, Task, float, re.Pattern[str]], ...] = (
         "a name in a program",
         Task.CODE,
         3,
-        re.compile(r"[a-z_<](?:(?<=[a-z0-9]_)[a-z]|(?<=<)/?[a-z]+>|(?<!\w.)[a-z]+[A-Z]\w)"),
+        re.compile(rf"[_<A-Z](?:(?<=[a-z0-9]_)[a-z]|(?<=<)/?[a-z]+>|(?<=[a-z][a-z][A-Z]){_NO_BRAND}\w)"),
     ),
     ("a status code", Task.CODE, 2, re.compile(r"[45](?:(?<=4)\d\d|(?<=5)0\d)(?<![\d.,]...)(?![\d.,%€$円])")),
     (
