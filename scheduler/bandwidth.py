@@ -101,7 +101,7 @@ class Device:
         """Targets or corrections changed. Models without chats count here, which `breaks` looks at more closely."""
         self._harmless_s = _ROUNDING * min(
             (
-                load.inter_token_s_max / load.correction
+                load.inter_token_s_max / max(1.0, load.correction)
                 for load in self.loads.values()
                 if load.inter_token_s_max is not None and not load.unattainable
             ),
