@@ -56,3 +56,6 @@ class HostCollector(Collector):
         for tenant, count in self.snapshot["waiting_per_tenant"].items():
             waiting.add_metric((tenant,), count)
         yield waiting
+        drift = self.snapshot.get("device_drift_bytes")
+        if drift is not None:
+            yield GaugeMetricFamily("bunkhouse_device_drift_bytes", "GPU memory that strangers use.", value=drift)

@@ -16,9 +16,11 @@ import uvloop
 
 from scheduler.loop import Loop
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
+from scheduler.types import DeviceReport
 from services.bandwidth import read_measured
 from services.config import Config, ConfigError
 from services.logs import setup
+from services.planner.card import Place, place_of
 from services.queues import keys
 from services.queues.connection import Connection, QueueUnavailable, translated
 from services.queues.desk import Desk
@@ -26,8 +28,12 @@ from services.queues.door import read_registry
 from services.registry import Registry
 from services.runtime import Runtime, open_runtime
 from services.secrets import SecretsError
+from services.telemetry import GpuSource
 
 REGISTRY_S = 1.0
+GPU = 0  # engines run on the first one
+DEVICE_S = 1.0
+NVML_RETRY_S = 60.0
 
 log = structlog.get_logger()
 
@@ -88,13 +94,39 @@ class LiveSettings:
             await asyncio.sleep(REGISTRY_S)
 
 
+class LiveDevice:
+    """The GPU's memory as NVML last said it, for the models on it. It is asked in a thread of its own: a driver that
+    hangs holds up no decision.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._models = frozenset(name for name, model in config.models.items() if place_of(model) is Place.GPU)
+        self._last: DeviceReport | None = None
+
+    def __call__(self) -> DeviceReport | None:
+        return self._last
+
+    async def follow(self) -> None:
+        """Keep asking until cancelled. Without NVML there is no report, and the engines' own have to do."""
+        while self._models:
+            source = await asyncio.to_thread(GpuSource, GPU)
+            while (reading := await asyncio.to_thread(source.read)) is not None:
+                self._last = DeviceReport(time.time(), reading.total_bytes, reading.used_bytes, self._models)
+                await asyncio.sleep(DEVICE_S)
+            log.warning("scheduler.no_nvml", why=source.why)
+            await asyncio.sleep(NVML_RETRY_S)
+        await asyncio.Event().wait()
+
+
 async def serve(runtime: Runtime) -> None:
     """Run the loop until SIGTERM. Raises QueueUnavailable when Redis is not there at the start."""
     async with runtime.connect() as connection:
         settings = LiveSettings(connection, runtime.config)
         await settings.refresh()
-        loop = Loop(Desk(connection), settings, name=f"{socket.gethostname()}:{os.getpid()}", clock=time.time)
-        tasks = [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
+        device = LiveDevice(runtime.config)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        loop = Loop(Desk(connection), settings, name=name, clock=time.time, device=device)
+        tasks = [asyncio.create_task(step) for step in (loop.run(), settings.follow(), device.follow())]
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)

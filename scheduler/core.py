@@ -52,6 +52,7 @@ class Scheduler:
         self._out: list[Decision] = []
         self._fresh: list[str] = []
         self._review_s = 0.0
+        self._device_at_s = float("-inf")
         for facts in (models or {}).values():
             self.engine_started(facts, float("-inf"))  # counts as full until its first report
 
@@ -83,7 +84,10 @@ class Scheduler:
         self._fill.look_at(report.model)
 
     def device_reported(self, report: DeviceReport) -> None:
-        """Memory of the device, from NVML. Never called where there is none."""
+        """Memory of the device, from NVML. Never called where there is none. An old or repeated one changes nothing."""
+        if report.at_s <= self._device_at_s:
+            return
+        self._device_at_s = report.at_s
         self.ledger.device_reported(report, self.settings.drift_bytes_max)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:

@@ -164,7 +164,7 @@ class Ledger:
         self.accounts: dict[str, Account] = {}
         self._model_of: dict[str, str] = {}
         self._orphans: dict[str, Reservation] = {}  # restored before their engine was heard of
-        self.device_drift_bytes = 0
+        self.device_drift_bytes: int | None = None  # until the device was heard of
 
     def started(self, facts: EngineFacts, now_s: float) -> Account:
         """A new engine, or an engine that came back with other flags. Reservations stay."""
@@ -177,16 +177,17 @@ class Ledger:
         return account
 
     def device_reported(self, report: DeviceReport, drift_bytes_max: int) -> None:
-        """Check all engines against the device. What strangers use beyond the bound is drift; while less than the
+        """Check the device's engines against it. What strangers use beyond the bound is drift; while less than the
         bound is free on the device, it is withheld from the engines, each in proportion to its pool.
         """
-        awake = [account for account in self.accounts.values() if account.total_bytes]
+        there = self.accounts if report.models is None else report.models
+        awake = [account for model, account in self.accounts.items() if model in there and account.total_bytes]
         known = sum(a.facts.weight_bytes + a.facts.overhead_bytes + a.total_bytes for a in awake)
-        self.device_drift_bytes = max(0, report.used_bytes - known)
-        short = report.total_bytes - report.used_bytes < drift_bytes_max < self.device_drift_bytes
+        drift = self.device_drift_bytes = max(0, report.used_bytes - known)
+        short = report.total_bytes - report.used_bytes < drift_bytes_max < drift
         pools = sum(account.total_bytes for account in awake)
         for account in awake:
-            account.withhold_for_device(self.device_drift_bytes * account.total_bytes // pools if short else 0)
+            account.withhold_for_device(drift * account.total_bytes // pools if short else 0)
 
     def reserve(self, held: Reservation) -> None:
         account = self.accounts.get(held.model)

@@ -13,7 +13,7 @@ import structlog
 
 from scheduler.core import Scheduler
 from scheduler.settings import SchedulerSettings
-from scheduler.types import Decision, EngineFacts, Outcome, Reservation, Ticket
+from scheduler.types import Decision, DeviceReport, EngineFacts, Outcome, Reservation, Ticket
 from scheduler.words import refusal
 from services.queues import keys
 from services.queues.connection import QueueUnavailable
@@ -42,7 +42,9 @@ class BooksBehind(Exception):
 
 
 class Loop:
-    """Runs until cancelled. `settings` is called about once a second: shares and targets may change live."""
+    """Runs until cancelled. `settings` and `device` are called about once a second: shares and targets may change live,
+    and the ledger is held against what the device's memory last was; None: nobody can tell.
+    """
 
     def __init__(
         self,
@@ -51,9 +53,11 @@ class Loop:
         *,
         name: str,
         clock: Callable[[], float],
+        device: Callable[[], DeviceReport | None] = lambda: None,
     ) -> None:
         self._desk = desk
         self._settings = settings
+        self._device = device
         self._name = name
         self._clock = clock
         self._lease = ""
@@ -155,6 +159,9 @@ class Loop:
                 self._facts[seen.facts.model] = seen.facts
                 self._core.engine_started(seen.facts, min(now, seen.report.at_s))
             self._core.engine_reported(seen.report)
+        device = self._device()
+        if device is not None:
+            self._core.device_reported(device)
         stored = {reservation.chat for reservation in await self._desk.reservations()}
         gone = {held.chat for held in self._core.ledger} - stored
         for chat in gone & self._missing:  # twice in a row: not merely an event on its way

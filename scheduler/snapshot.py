@@ -53,7 +53,7 @@ class Snapshot:
     sessions: int
     wanted_models: list[str]
     prefill_backlog_s: float
-    device_drift_bytes: int  # what strangers use of the device's memory
+    device_drift_bytes: int | None  # what strangers use of the device's memory; None: nobody can tell
 
     def as_dict(self) -> dict[str, object]:
         """Plain dicts, lists and numbers."""

@@ -6,7 +6,7 @@ a ticket keeps its meaning across processes and restarts. Memory is bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -136,6 +136,7 @@ class DeviceReport:
     at_s: float
     total_bytes: int
     used_bytes: int  # by every process on it
+    models: Collection[str] | None = None  # whose engines are on it; None: all
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ async def explain(connection: Connection, chat: str, answer_s_max: float = ANSWE
     with translated():
         event = {"k": "explain", "d": orjson.dumps({"chat": chat, "ask": ask})}
         await connection.redis.xadd(keys.EVENTS, event, maxlen=20_000, approximate=True)
-        answer = await connection.blocking.blpop([keys.explain(ask)], timeout=answer_s_max)
+    read = connection.blocking.blpop([keys.explain(ask)], timeout=answer_s_max)
+    answer = await connection.blocked(read, round(answer_s_max * 1000))
     if answer is None:
         raise NoScheduler(f"No scheduler answered within {answer_s_max:g} s.")
     found: dict[str, Any] = orjson.loads(answer[1])

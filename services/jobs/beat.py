@@ -54,8 +54,8 @@ class Beat(threading.Thread):
 
 async def send_new(connection: Connection, sender: Sender) -> None:
     """Send a job that was just made, or wait for one about as long as a sweep may wait. Raises QueueUnavailable."""
-    with translated():
-        new = await connection.blocking.blpop([keys.JOBS_NEW], timeout=SWEEP_S)
+    read = connection.blocking.blpop([keys.JOBS_NEW], timeout=SWEEP_S)
+    new = await connection.blocked(read, round(SWEEP_S * 1000))
     if new is not None:
         await sender.send(new[1].decode())
 

@@ -162,8 +162,9 @@ class EngineLife:
         await self.start()
 
     async def report(self) -> EngineReport:
-        """What to tell the scheduler now."""
+        """What to tell the scheduler now. An engine's figures are as old as it says, and no newer than now."""
         if self._state is EngineState.READY:
             with contextlib.suppress(EngineError):
-                return replace(await self.engine.report(), at_s=self._clock())
+                report = await self.engine.report()
+                return replace(report, at_s=min(report.at_s, self._clock()))
         return EngineReport(self._model, self._clock(), EngineState.DOWN if self.ready.is_set() else self._state)

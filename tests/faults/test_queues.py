@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,9 @@ from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
 from services.config import TenantConfig
+from services.explain import explain
+from services.jobs.beat import send_new
+from services.jobs.broker import Sender
 from services.queues import keys
 from services.queues.bench import Bench, Line
 from services.queues.connection import Connection, QueueUnavailable
@@ -70,8 +74,11 @@ async def test_a_piece_that_redis_has_no_room_for_is_not_taken_for_written(conne
     assert await texts(connection, "chat-1") == [b"Hel", b"lo"]
 
 
-async def test_a_silent_way_ends_reads_that_block(redis_port: int, connection: Connection) -> None:
+async def test_a_silent_way_ends_reads_that_block(
+    redis_port: int, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They had no bound: a scheduler whose peer vanished waited for it for ever, with the lease run out."""
+    monkeypatch.setattr("services.jobs.beat.SWEEP_S", 0.05)
     await Bench(connection, "m", "m@0").open()
     async with Proxy(lambda: redis_port).running() as proxy:
         behind = Connection(proxy.url, timeout_s=2.0)
@@ -79,8 +86,16 @@ async def test_a_silent_way_ends_reads_that_block(redis_port: int, connection: C
         assert await bench.take(1, 10) == []
         assert (await desk.events("0-0", 10))[1] == []
         proxy.stop()
+        half = Connection(proxy.url, timeout_s=2.0)
+        half.redis = connection.redis  # only what blocks goes the silent way
+        reads: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: bench.take(1, 50),
+            lambda: desk.events("0-0", 50),
+            lambda: explain(half, "chat-1", 0.05),
+            lambda: send_new(behind, cast(Sender, None)),
+        )
         async with asyncio.timeout(30):
-            for read in (lambda: bench.take(1, 50), lambda: desk.events("0-0", 50)):
+            for read in reads:
                 with pytest.raises(QueueUnavailable):
                     await read()
         proxy.go_on()

@@ -90,6 +90,14 @@ def test_strangers_on_a_full_device_take_from_every_engine_in_proportion() -> No
     assert (small.available_bytes, large.available_bytes) == (1000, 3000), "never more than the pools"
 
 
+def test_an_engine_that_is_not_on_the_device_is_not_held_against_it() -> None:
+    books, there = ledger()
+    elsewhere = books.started(facts("n"), NOW_S)
+    books.device_reported(DeviceReport(NOW_S, 2410, 2400, {"m"}), BOUND)
+    assert books.device_drift_bytes == 400
+    assert (there.available_bytes, elsewhere.available_bytes) == (600, 1000)
+
+
 def test_a_sleeping_engine_has_no_memory() -> None:
     books, account = ledger()
     account.reported(EngineReport("m", NOW_S + 1, EngineState.ASLEEP), BOUND)

@@ -1,0 +1,73 @@
+"""What the scheduler's process hears of the device that its engines are on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from scheduler import __main__ as program
+from scheduler.loop import Loop
+from scheduler.settings import SchedulerSettings
+from scheduler.types import DeviceReport, EngineReport, EngineState
+from services.config import Config, ModelConfig
+from services.queues.bench import Bench
+from services.queues.connection import connect
+from services.queues.desk import Desk
+from services.queues.door import Door
+from services.telemetry import GpuReading
+
+from .kit import facts
+
+GIB = 2**30
+
+
+async def test_what_strangers_take_of_a_full_device_is_withheld_by_the_loop(redis_url: str) -> None:
+    engine = facts(weight_bytes=6 * GIB, kv_budget_bytes=10 * GIB)
+    now = time.time()
+    full = DeviceReport(now, 20 * GIB, 20 * GIB, {"m"})  # 16 of them are the engine's
+    async with connect(redis_url) as connection:
+        await Bench(connection, "m", "m@0").publish_engine(engine, EngineReport("m", now, EngineState.READY))
+        loop = Loop(Desk(connection), SchedulerSettings, name="test", clock=time.time, device=lambda: full)
+        leading = asyncio.create_task(loop.run())
+        try:
+            async with asyncio.timeout(20):
+                while not (snapshot := await Door(connection).snapshot()) or "m" not in snapshot["models"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        finally:
+            leading.cancel()
+            await asyncio.gather(leading, return_exceptions=True)
+    assert snapshot["device_drift_bytes"] == 4 * GIB
+    assert snapshot["models"]["m"]["withheld_bytes"] == 4 * GIB
+
+
+class Source:
+    """One reading, then a driver that has gone away."""
+
+    def __init__(self, index: int) -> None:
+        self.why = "NVML: gone"
+        self._readings = [GpuReading("Test 24", 24 * GIB, 5 * GIB)]
+
+    def read(self) -> GpuReading | None:
+        return self._readings.pop() if self._readings else None
+
+
+async def test_nvml_is_asked_for_the_models_that_are_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "GpuSource", Source)
+    monkeypatch.setattr(program, "DEVICE_S", 0.0)
+    models = {
+        "big": ModelConfig(engine="sglang", weights="x/y"),
+        "small": ModelConfig(engine="llamacpp", weights="x/z"),
+    }
+    device = program.LiveDevice(Config(models=models))
+    assert device() is None
+    following = asyncio.create_task(device.follow())
+    async with asyncio.timeout(10):
+        while device() is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    report = device()
+    assert report is not None
+    assert (report.total_bytes, report.used_bytes, report.models) == (24 * GIB, 5 * GIB, {"big"})

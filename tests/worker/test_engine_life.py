@@ -1,0 +1,31 @@
+"""What a worker says of its engine."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from scheduler.types import EngineReport, EngineState
+from services.engines.base import Engine
+from services.worker.engine import EngineLife
+from tests.scheduler.kit import NOW_S, facts
+
+
+class Told:
+    """An engine whose figures were measured at `at_s`."""
+
+    def __init__(self, at_s: float) -> None:
+        self.at_s = at_s
+
+    async def report(self) -> EngineReport:
+        return EngineReport("m", self.at_s, EngineState.READY, running=3)
+
+
+@pytest.mark.parametrize(("measured_s", "said_s"), [(NOW_S - 30, NOW_S - 30), (NOW_S + 30, NOW_S)])
+async def test_figures_stay_as_old_as_the_engine_says(measured_s: float, said_s: float) -> None:
+    """They became new on the way: an engine whose scheduler stood still was taken for one that reports."""
+    life = EngineLife(cast(Engine, Told(measured_s)), "m", lambda _: None, lambda: NOW_S)
+    life.open(facts())
+    report = await life.report()
+    assert (report.at_s, report.running) == (said_s, 3)
