@@ -27,7 +27,8 @@ install: $(BIN)/.installed
 
 dev: $(BIN)/.installed-dev ## Install what tests and linters need, too
 
-test: dev sglang-env locust-env browser ## Lint, check types, run all tests, real Redis and real engines included
+test: ## Lint, check types, run all tests, real Redis and real engines included
+	@$(MAKE) --no-print-directory -j 4 dev sglang-env locust-env browser
 	@scripts/check
 
 lint: dev ## Lint and check types only
