@@ -86,6 +86,8 @@ class App:
         except QueueUnavailable as error:
             log.warning("queues.unavailable", request=call.request_id, why=str(error))
             await call.refuse(Refused(Code.QUEUE_UNAVAILABLE, "The host's queue does not answer. Try again soon."))
+        except ClientGone:
+            raise
         except Exception:  # the process's outermost handler: one request's bug must not take others down
             log.exception("request.failed", request=call.request_id, route=call.route)
             call.label = Code.INTERNAL.value

@@ -61,6 +61,16 @@ async def test_a_client_that_drips_its_body(host: Host) -> None:
         assert time.monotonic() - began < LIMIT_S + 1
 
 
+async def test_a_client_that_leaves_in_its_body_is_no_error_of_the_hosts(host: Host) -> None:
+    async with connected(host) as (_, writer):
+        writer.write(head(100) + b"{")
+        await until(lambda: host.state.open_requests)
+    await until(lambda: not host.state.open_requests)
+    counted = [line for line in (await host.http.get(f"{host.url}/metrics")).text.splitlines() if "client_gone" in line]
+    assert counted, "it is counted as what it is"
+    assert not host.state.metrics.requests.labels("/v1/chat/completions", "500", "internal_error")._value.get()
+
+
 async def test_a_client_that_stops_in_its_head(host: Host) -> None:
     async with connected(host) as (reader, writer):
         writer.write(head(100)[:40])
