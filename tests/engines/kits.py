@@ -76,7 +76,7 @@ def llamacpp_kit() -> Kit:
     def build(log_path: Path, weights: Path, port: int) -> Engine:
         return LlamaCppEngine(
             "smollm2",
-            LlamaCppOptions(weights, log_path, KvBits.EIGHT, CONTEXT_TOKENS, CHATS_MAX, port, token_s_max=5),
+            LlamaCppOptions(weights, log_path, KvBits.EIGHT, CONTEXT_TOKENS, CHATS_MAX, port, token_s_max=3),
         )
 
     return Kit("llamacpp", GGUF, build, load_tokenizer(GGUF), KvBits.EIGHT, KvBits.FOUR, _cut_short)
@@ -107,7 +107,7 @@ def sglang_kit() -> Kit:
             adapters={"noise": str(adapter)} if adapter else {},
             can_sleep=gpu,
             kv_tokens=2048,
-            token_s_max=20,
+            token_s_max=10,
             stop_grace_s=5,
         )
         return SglangEngine("smollm2", options)

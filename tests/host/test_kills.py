@@ -1,10 +1,9 @@
-"""Processes killed under running chats. Each test has a host of its own."""
+"""Processes killed under running chats, on a host that is there for it; the last test kills that host itself."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import psutil
@@ -18,9 +17,9 @@ TIMEOUT = httpx.Timeout(90)
 COUNT = "Count from 1 to 60, separated by commas."
 
 
-@pytest.fixture
-def own_host(tmp_path: Path) -> Iterator[HostProcess]:
-    with run_host(tmp_path, LAPTOP) as running:
+@pytest.fixture(scope="module")
+def own_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    with run_host(tmp_path_factory.mktemp("kills"), LAPTOP) as running:
         yield running
 
 
@@ -76,35 +75,26 @@ async def test_a_chat_outlives_scheduler_and_redis_restarts_keep_it(own_host: Ho
     assert after.done, f"no chat was admitted after the scheduler came back: {after.error}"
 
 
-async def test_a_client_that_goes_away_cancels_its_chat_down_to_the_engine(own_host: HostProcess) -> None:
+async def test_a_client_that_goes_away_cancels_its_chat_down_to_the_engine(host: HostProcess) -> None:
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
-        answer, heard = await _start(client, own_host, pieces=3)
+        answer, heard = await _start(client, host, pieces=3)
         await answer.aclose()
-        state = f"{own_host.url}/v1/chats/{heard.chat}"
+        state = f"{host.url}/v1/chats/{heard.chat}"
         async with asyncio.timeout(15):
             while True:
-                seen = (await client.get(state, headers=own_host.headers("acme"))).json()
+                seen = (await client.get(state, headers=host.headers("acme"))).json()
                 if seen.get("finish_reason") or seen.get("state") == "done":
                     break
                 await asyncio.sleep(0.2)
-        rest = await streams.resume(client, own_host, "acme", heard)
+        rest = await streams.resume(client, host, "acme", heard)
     assert len(rest.places) < 150
 
 
-async def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
-    with run_host(tmp_path, LAPTOP) as running:
-        family = psutil.Process(running.process.pid).children(recursive=True)
-        assert len(family) >= 7, "gateway, scheduler, two workers, two engines, Redis"
-        running.process.kill()
-        _, alive = psutil.wait_procs(family, timeout=10)
-        assert alive == []
-
-
-async def test_fifty_chats_each_of_two_tenants_are_all_answered(own_host: HostProcess) -> None:
+async def test_fifty_chats_each_of_two_tenants_are_all_answered(host: HostProcess) -> None:
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=limits) as client:
         chats = [
-            streams.chat(client, own_host, tenant, f"Say the number {number}.", max_tokens=8)
+            streams.chat(client, host, tenant, f"Say the number {number}.", max_tokens=5)
             for number in range(50)
             for tenant in ("acme", "globex")
         ]
@@ -113,3 +103,11 @@ async def test_fifty_chats_each_of_two_tenants_are_all_answered(own_host: HostPr
     assert all(item.done and item.text for item in heard)
     for item in heard:
         item.check()
+
+
+def test_a_killed_supervisor_leaves_no_orphan(own_host: HostProcess) -> None:
+    family = psutil.Process(own_host.process.pid).children(recursive=True)
+    assert len(family) >= 7, "gateway, scheduler, two workers, two engines, Redis"
+    own_host.process.kill()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []

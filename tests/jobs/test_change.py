@@ -83,6 +83,12 @@ class Host:
         seen = decode_engine(stored)
         return seen.report.state, int(seen.facts.kv_bits)
 
+    async def until_running(self, bits: int) -> None:
+        """Until some chat runs with these bits."""
+        async with asyncio.timeout(30):
+            while all(held.kv_bits != bits for held in await self.bunk.desk.reservations()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def until(self, state: EngineState) -> None:
         async with asyncio.timeout(30):
             while (await self.state())[0] is not state:  # noqa: ASYNC110  (it stands in Redis)
@@ -108,10 +114,11 @@ async def test_twenty_chats_outlive_16_4_8(host: Host) -> None:
         command = await host.ended(await host.order("kv_bits", bits=bits, how=how))
         assert (command.state, command.result, command.words) == (CommandState.DONE, {"kv_bits": bits}, "done")
         assert (await host.commands.desired("m")).kv_bits == bits
+        await host.until_running(bits)
     ends = [end for _, end in await answers]
     assert {end.finish for end in ends} <= {Finish.STOP, Finish.LENGTH}
     assert all(end.usage and end.usage.completion_tokens > 0 and end.usage.kv_byte_seconds > 0 for end in ends)
-    assert {int(end.usage.kv_bits) for end in ends if end.usage} >= {4, 8}
+    assert {int(end.usage.kv_bits) for end in ends if end.usage} == {4, 8, 16}
     assert await host.bunk.desk.reservations() == []
 
 

@@ -36,6 +36,7 @@ class Client:
             base_url=f"{told['url']}/admin/v1", headers={"authorization": f"Bearer {secrets['admin_key']}"}, timeout=30
         )
         self.last_chat = ""
+        self.texts = 0  # events of all chats so far
         key = told["keys"]["acme"]
         self.tenant = httpx.AsyncClient(
             base_url=f"{told['url']}/v1", headers={"authorization": f"Bearer {key}"}, timeout=120
@@ -60,6 +61,7 @@ class Client:
                 event = orjson.loads(line.removeprefix("data: "))
                 assert "error" not in event, event
                 usage = event.get("usage") or usage
+                self.texts += 1
         return usage
 
     async def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:

@@ -43,7 +43,9 @@ async def test_twenty_clients_chat_while_kv_bits_go_4_and_8_live(tmp_path: Path)
         client = Client(host, await asyncio.to_thread(host.ready), data_dir)
         chats = [asyncio.create_task(client.chat(number, 12)) for number in range(CHATS)]
         for bits in (4, 8):
-            await asyncio.sleep(3)
+            begun = client.texts
+            while client.texts < begun + CHATS:  # noqa: ASYNC110  (of 13 each)
+                await asyncio.sleep(0.05)
             answer = await client.ask("PUT", "/models/small/kv", {"bits": bits})
             assert (answer["plan"]["how"], answer["job"]) == ("live", None), answer
             assert not all(chat.done() for chat in chats), "the change came too late to matter"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.host import LAPTOP, HostProcess, run_host
+from benchmarks.host import HostProcess
 from services.loadtest.corpus import dialogues
 from tests.engines.kits import CACHE, SGLANG_PYTHON
 
@@ -18,12 +17,6 @@ pytestmark = pytest.mark.timeout(300)  # foreign tools take long to start
 
 LOCUST = CACHE / "locust-2.47.0" / "bin" / "locust"
 TOKENIZER = CACHE / "smollm2-135m"
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
-    with run_host(tmp_path_factory.mktemp("host"), LAPTOP) as running:
-        yield running
 
 
 def _run(command: list[str], host: HostProcess) -> str:
@@ -34,10 +27,10 @@ def _run(command: list[str], host: HostProcess) -> str:
 
 
 @pytest.mark.skipif(not LOCUST.exists(), reason="no Locust (make locust-env)")
-def test_locust(host: HostProcess) -> None:
+def test_locust(laptop_host: HostProcess) -> None:
     script = "examples/loadtest/locustfile.py"
-    options = ["--headless", "-u", "3", "-r", "3", "-t", "20s", "-s", "60", "--json", "--only-summary"]
-    said = json.loads(_run([str(LOCUST), "-f", script, "--host", host.url, *options], host))
+    options = ["--headless", "-u", "3", "-r", "3", "-t", "8s", "-s", "60", "--json", "--only-summary"]
+    said = json.loads(_run([str(LOCUST), "-f", script, "--host", laptop_host.url, *options], laptop_host))
     rows = {row["name"]: row for row in said}
     assert rows["answer"]["num_requests"] >= 3
     assert rows["first token"]["num_requests"] >= 3
@@ -48,15 +41,15 @@ def test_locust(host: HostProcess) -> None:
     not (Path(SGLANG_PYTHON).exists() and (TOKENIZER / "tokenizer.json").exists()),
     reason="no SGLang environment, or no tokenizer folder beside it",
 )
-def test_sglang_bench_serving(host: HostProcess, tmp_path: Path) -> None:
+def test_sglang_bench_serving(laptop_host: HostProcess, tmp_path: Path) -> None:
     data, out = tmp_path / "chats.jsonl", tmp_path / "out.jsonl"
     chats = [{"messages": [{"role": "user", "content": d.turns[0].user}], "max_tokens": 12} for d in dialogues()[:6]]
     data.write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
     command = [str(SGLANG_PYTHON), "-m", "sglang.benchmark.serving", "--backend", "sglang-oai-chat"]
-    command += ["--base-url", host.url, "--served-model-name", "acme/support", "--model", str(TOKENIZER)]
+    command += ["--base-url", laptop_host.url, "--served-model-name", "acme/support", "--model", str(TOKENIZER)]
     command += ["--dataset-name", "openai", "--dataset-path", str(data), "--num-prompts", "6", "--request-rate", "3"]
     # Its stream parser takes data lines only, and breaks on the event ids that resuming needs.
-    _run([*command, "--disable-ignore-eos", "--disable-stream", "--output-file", str(out)], host)
+    _run([*command, "--disable-ignore-eos", "--disable-stream", "--output-file", str(out)], laptop_host)
     figures = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
     assert figures["completed"] == 6
     assert figures["mean_e2e_latency_ms"] > 0

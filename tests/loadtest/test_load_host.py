@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.host import LAPTOP, run_host
+from benchmarks.host import HostProcess
 from services.loadtest.cli import app
 from services.loadtest.record import Result, read_run
 
@@ -40,14 +40,15 @@ tenants:
 """
 
 
-def test_every_stream_of_a_real_host_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stream_of_a_real_host_is_whole(
+    laptop_host: HostProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "day.yaml"
     path.write_text(SCENARIO, encoding="utf-8")
-    with run_host(tmp_path / "data", LAPTOP) as host:
-        monkeypatch.setenv("ACME_KEY", host.keys["acme"])
-        monkeypatch.setenv("GLOBEX_KEY", host.keys["globex"])
-        args = ["loadtest", str(path), "--url", f"{host.url}/v1", "--out", str(tmp_path), "--json"]
-        result = CliRunner().invoke(app, args)
+    monkeypatch.setenv("ACME_KEY", laptop_host.keys["acme"])
+    monkeypatch.setenv("GLOBEX_KEY", laptop_host.keys["globex"])
+    args = ["loadtest", str(path), "--url", f"{laptop_host.url}/v1", "--out", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app, args)
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     run = read_run(tmp_path / "run.jsonl")

@@ -18,14 +18,17 @@ pytest.importorskip("litellm", reason="LiteLLM is not installed: make dev")
 USD_PER_MILLION = 100.0
 
 
-def _small(folder: Path, provider: HostProcess, **limits: float) -> Path:
-    """One model with room for one chat; its bot may overflow after a moment."""
+def _small(folder: Path, provider: HostProcess) -> Path:
+    """One model with room for one chat; its bots may overflow after a moment. Globex has no money for it."""
     key_file = folder / "provider-key"
     key_file.write_text(provider.keys["acme"])
     config = yaml.safe_load(LAPTOP.read_text())
     config["models"] = {"one": config["models"]["smollm2-kv8"] | {"chats_max": 1, "context_tokens": 512}}
     bot = config["tenants"]["acme"]["bots"]["support"] | {"model": "one", "overflow": "second"}
-    config["tenants"] = {"acme": {"ready_key": True, "limits": limits, "bots": {"support": bot}}}
+    config["tenants"] = {
+        "acme": {"ready_key": True, "bots": {"support": bot}},
+        "globex": {"ready_key": True, "limits": {"overflow_usd_per_month": 0.0}, "bots": {"support": bot}},
+    }
     config["scheduler"] = {"overflow_after_s": 0.5}
     config["overflow"] = {
         "second": {
@@ -41,18 +44,20 @@ def _small(folder: Path, provider: HostProcess, **limits: float) -> Path:
 
 
 @pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
-    with run_host(tmp_path_factory.mktemp("provider"), LAPTOP) as running:
+def small(laptop_host: HostProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    """The small host. The run's own host is its provider."""
+    folder = tmp_path_factory.mktemp("overflow")
+    with run_host(folder / "data", _small(folder, laptop_host)) as running:
         yield running
 
 
-async def _ask(client: httpx.AsyncClient, host: HostProcess, max_tokens: int) -> httpx.Response:
+async def _ask(client: httpx.AsyncClient, host: HostProcess, tenant: str, max_tokens: int) -> httpx.Response:
     body: dict[str, Any] = {
-        "model": "acme/support",
+        "model": f"{tenant}/support",
         "max_tokens": max_tokens,
         "messages": [{"role": "user", "content": "Count from 1 to 100, please."}],
     }
-    return await client.post(f"{host.url}/v1/chat/completions", headers=host.headers("acme"), json=body)
+    return await client.post(f"{host.url}/v1/chat/completions", headers=host.headers(tenant), json=body)
 
 
 async def _until_provider_runs(client: httpx.AsyncClient, host: HostProcess) -> None:
@@ -65,15 +70,14 @@ async def _until_provider_runs(client: httpx.AsyncClient, host: HostProcess) -> 
             await asyncio.sleep(0.3)
 
 
-async def _three_at_once(host: HostProcess) -> list[httpx.Response]:
+async def _three_at_once(host: HostProcess, tenant: str) -> list[httpx.Response]:
     async with httpx.AsyncClient(timeout=90) as client:
         await _until_provider_runs(client, host)
-        return list(await asyncio.gather(*(_ask(client, host, 120) for _ in range(3))))
+        return list(await asyncio.gather(*(_ask(client, host, tenant, 120) for _ in range(3))))
 
 
-async def test_a_full_host_overflows_and_says_so(provider: HostProcess, tmp_path: Path) -> None:
-    with run_host(tmp_path / "data", _small(tmp_path, provider)) as host:
-        answers = await _three_at_once(host)
+async def test_a_full_host_overflows_and_says_so(small: HostProcess) -> None:
+    answers = await _three_at_once(small, "acme")
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     served = sorted(answer.headers["x-bunkhouse-served-by"] for answer in answers)
     assert served == ["bunkhouse", "openai/acme/support", "openai/acme/support"]
@@ -82,7 +86,6 @@ async def test_a_full_host_overflows_and_says_so(provider: HostProcess, tmp_path
         assert 0 < answer.json()["usage"]["completion_tokens"] <= 120
 
 
-async def test_a_tenant_without_money_waits_instead(provider: HostProcess, tmp_path: Path) -> None:
-    with run_host(tmp_path / "data", _small(tmp_path, provider, overflow_usd_per_month=0.0)) as host:
-        answers = await _three_at_once(host)
+async def test_a_tenant_without_money_waits_instead(small: HostProcess) -> None:
+    answers = await _three_at_once(small, "globex")
     assert [answer.headers["x-bunkhouse-served-by"] for answer in answers] == ["bunkhouse"] * 3
