@@ -1,6 +1,6 @@
 """`python -m benchmarks.faults`: a thousand chats a scenario; writes docs/benchmarks/faults.json and prints a table.
 
-Takes hours on two cores: `--chats 200` and `--only "kill gateway"` make it shorter, and the file says so.
+Takes most of an hour on two cores: `--chats 200` and `--only "kill gateway"` make it shorter, and the file says so.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ async def run(plan: Plan, names: list[str]) -> list[Figures]:
 def table(found: list[Figures]) -> str:
     """Markdown."""
     lines = [
-        "| scenario | sent | answered | refused with a reason | lost | doubled | longest stall |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| scenario | sent | under way as the fault began, ended | answered | refused with a reason | lost | doubled | "
+        "longest stall |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
-        why = ", ".join(f"{count} {code}" for code, count in one.refused_why.items())
+        began, ended = one.under_way
         lines.append(
-            f"| {one.scenario} | {one.sent} | {one.answered} | {one.refused}{f' ({why})' if why else ''} | {one.lost} "
+            f"| {one.scenario} | {one.sent} | {began}, {ended} | {one.answered} | {one.refusals} | {one.lost} "
             f"| {one.doubled} | {one.longest_stall_s:.1f} s |"
         )
     return "\n".join(lines)

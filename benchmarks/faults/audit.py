@@ -24,6 +24,7 @@ class Figures:
 
     scenario: str
     sent: int = 0
+    under_way: tuple[int, int] = (0, 0)  # chats, as the fault began and as it ended
     answered: int = 0
     refused: int = 0
     refused_why: dict[str, int] = field(default_factory=dict)
@@ -40,15 +41,21 @@ class Figures:
         """Whether nothing was lost, doubled or left over."""
         return not (self.lost or self.doubled or self.left_over) and self.sent == self.answered + self.refused
 
+    @property
+    def refusals(self) -> str:
+        """How many were refused, and why."""
+        why = ", ".join(f"{count} {code}" for code, count in self.refused_why.items())
+        return f"{self.refused} ({why})" if why else str(self.refused)
+
     def line(self) -> str:
         """The figures in words."""
-        why = ", ".join(f"{count} {code}" for code, count in self.refused_why.items())
-        return (
-            f"{self.scenario}: sent {self.sent}, answered {self.answered}, refused {self.refused}"
-            f"{f' ({why})' if why else ''}, lost {self.lost}, doubled {self.doubled}, "
-            f"longest stall {self.longest_stall_s:.1f} s{f', left over {self.left_over}' if self.left_over else ''}"
-            f"{f'; {self.lost_why[:3]}' if self.lost_why else ''}"
+        words = (
+            f"{self.scenario}: sent {self.sent}, under way {self.under_way[0]} to {self.under_way[1]}, "
+            f"answered {self.answered}, refused {self.refusals}, lost {self.lost}, doubled {self.doubled}, "
+            f"longest stall {self.longest_stall_s:.1f} s, took {self.took_s:.0f} s"
         )
+        left = f", left over {self.left_over}" if self.left_over else ""
+        return words + left + (f"; {self.lost_why[:3]}" if self.lost_why else "")
 
 
 async def audit(scenario: str, told: list[Told], connection: Connection, took_s: float) -> Figures:

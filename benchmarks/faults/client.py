@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-PAUSE_S = 0.25
+PAUSE_S = 0.25  # before the first try again; then twice as long each time
+PAUSE_S_MAX = 2.0
 TRY_AGAIN = frozenset({"queue_unavailable", "draining", "handed_over"})
 NO_REASON = frozenset({"internal_error", "cancelled", "chat_not_found"})  # nobody asked for any of these
 
@@ -104,8 +105,9 @@ class Client:
 
     async def have(self, told: Told) -> None:
         """The chat, to its end or to the end of the client's patience."""
-        until_s = monotonic() + self._patience_s
+        until_s, pause_s = monotonic() + self._patience_s, PAUSE_S
         while True:
+            had = len(told.places)
             try:
                 await (self._resume(told) if told.places else self._ask(told))
                 told.outcome = Outcome.ANSWERED
@@ -122,7 +124,9 @@ class Client:
                 told.outcome = Outcome.REFUSED  # unless a later try does better
             if monotonic() > until_s:
                 return
-            await asyncio.sleep(PAUSE_S)
+            pause_s = PAUSE_S if len(told.places) > had else pause_s
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
     async def _ask(self, told: Told) -> None:
         job = told.job
@@ -138,7 +142,11 @@ class Client:
         if job.keyed:
             headers["Idempotency-Key"] = job.key
         url = f"{self._url()}/v1/chat/completions"
-        async with self._http.stream("POST", url, headers=headers, json=body) as answer:
+        # A stream has pings; a whole answer may be silent for as long as it waits and runs.
+        timeout = (
+            self._http.timeout if job.stream else httpx.Timeout(self._patience_s, connect=self._http.timeout.connect)
+        )
+        async with self._http.stream("POST", url, headers=headers, json=body, timeout=timeout) as answer:
             await self._take(told, answer)
 
     async def _resume(self, told: Told) -> None:

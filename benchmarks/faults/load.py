@@ -13,9 +13,10 @@ BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 BURST = 6
 POLL_S = 0.05
 WHOLE_SHARE = 0.2  # of chats that are not streamed
+TOKENS = (4, 12, 12, 32, 64)
 
 
-def jobs(count: int, per_s: float, seed: str, tokens: tuple[int, ...] = (4, 12, 12, 32, 64)) -> list[Job]:
+def jobs(count: int, per_s: float, seed: str, tokens: tuple[int, ...] = TOKENS) -> list[Job]:
     """`count` chats, a pure function of the seed."""
     dice = random.Random(seed)
     made, even_s, burst_s = [], 0.0, 0.0
@@ -57,6 +58,11 @@ class Load:
         async with self._progress:
             self.told.append(told)
             self._progress.notify_all()
+
+    @property
+    def under_way(self) -> int:
+        """Chats that were asked for and have not ended."""
+        return len(self._begun) - len(self.told)
 
     async def streaming(self) -> None:
         """Return when some chat is in mid-stream, or all have ended."""

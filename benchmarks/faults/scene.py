@@ -30,7 +30,7 @@ from services.runtime import Runtime
 from services.supervisor.host import seed
 
 MODEL = "one"
-PATIENCE_S = 180.0
+PATIENCE_S = 900.0  # a chat may be the last of a thousand
 START_S_MAX = 90.0
 SHIM = ROOT / "services" / "die_with_parent.py"
 
