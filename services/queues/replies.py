@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 import structlog
+from redis.exceptions import RedisError, ResponseError
 
 from services.queues import keys
 from services.queues.connection import Connection, QueueUnavailable, translated
@@ -25,6 +26,8 @@ SWEEP_S = 1.0
 RETRY_S = 0.2
 START = "0-0"
 ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")  # not \d: Redis takes no other script's digits
+
+UNREADABLE = (LookupError, TypeError, ValueError)  # what decoding raises at another version's records
 
 log = structlog.get_logger()
 QUEUED = "0-1"  # the entry that every reply begins with
@@ -127,13 +130,17 @@ class ReplyHub:
             tasks.create_task(self._sweep())
             tasks.create_task(self._read())
 
-    def _hear(self, news: list[list[Any]]) -> None:
-        for chat, before, place, *what in news:
-            for reader in self._readers.get(chat, ()):
-                if reader.after == before:
-                    reader.give(before, [decode_news(place, *what)])
-                else:
-                    self._mark([chat])
+    def _hear(self, data: bytes) -> None:
+        """What cannot be read, the sweep makes up for: during an upgrade another version may speak."""
+        try:
+            for chat, before, place, *what in orjson.loads(data):
+                for reader in self._readers.get(chat, ()):
+                    if reader.after == before:
+                        reader.give(before, [decode_news(place, *what)])
+                    else:
+                        self._mark([chat])
+        except UNREADABLE as error:
+            log.warning("replies.news_unreadable", error=repr(error))
 
     def _mark(self, chats: list[str]) -> None:
         self._dirty.update(chat for chat in chats if chat in self._readers)
@@ -173,10 +180,18 @@ class ReplyHub:
                 begun = [reader.after for reader in readers]
                 for reader, after in zip(readers, begun, strict=True):
                     pipe.xrange(keys.reply(reader.chat), min=f"({after}")
-                answers: list[Any] = await pipe.execute()
+                answers: list[Any] = await pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, RedisError) and not isinstance(answer, ResponseError):
+                    raise answer
         for reader, after, entries in zip(readers, begun, answers, strict=True):
-            if entries:
-                reader.give(after, [decode_entry(place, values) for place, values in entries])
+            try:
+                if isinstance(entries, ResponseError):
+                    raise entries
+                if entries:
+                    reader.give(after, [decode_entry(place, values) for place, values in entries])
+            except (ResponseError, *UNREADABLE) as error:  # this stream's trouble, and nobody else's
+                log.error("replies.unreadable", chat=reader.chat, error=repr(error))
 
 
 def place_of(entry_id: str) -> tuple[int, int]:
@@ -185,17 +200,13 @@ def place_of(entry_id: str) -> tuple[int, int]:
     return int(attempt), int(number)
 
 
-async def _news(connection: Connection) -> AsyncIterator[list[list[Any]]]:
+async def _news(connection: Connection) -> AsyncIterator[bytes]:
     pubsub = connection.blocking.pubsub()
     with translated():
         try:
             await pubsub.subscribe(keys.REPLY_HINTS)
             async for message in pubsub.listen():
-                if message["type"] != "message":
-                    continue
-                try:
-                    yield orjson.loads(message["data"])
-                except orjson.JSONDecodeError:  # another version's, during an upgrade: the sweep makes up for it
-                    log.warning("replies.news_unreadable")
+                if message["type"] == "message":
+                    yield message["data"]
         finally:
             await pubsub.aclose()

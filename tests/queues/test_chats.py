@@ -133,6 +133,23 @@ async def test_a_follower_gets_pieces_as_they_are_written_and_may_start_in_the_m
     assert [item.text for item in later] == ["2", "3"]
 
 
+async def test_what_cannot_be_read_is_its_own_readers_trouble(host: Host) -> None:
+    """It used to end the relay of the whole process, and a stream that Redis refused to read held up all others."""
+    redis = host.connection.redis
+    await redis.xadd(keys.reply("another version's"), {"k": "end", "d": "no end"}, id="1-1")
+    await redis.set(keys.reply("no stream"), "1")
+    for news in (b"no JSON", b"7", b"[[1]]", b'[["chat-1", "0-0", "1-1", {"b": "x"}]]'):
+        await redis.publish(keys.REPLY_HINTS, news)
+    chat = ticket()
+    with host.hub.follow("another version's") as first, host.hub.follow("no stream") as second:
+        with host.hub.follow(chat.chat) as reader:
+            await redis.publish(keys.REPLY_HINTS, b'[["chat-1", "0-0", "1-1", {"b": "x"}]]')
+            await asyncio.sleep(0.05)
+            await host.submit(chat)
+            assert [entry.kind for entry in await reader.read(5)] == ["queued"]
+        assert await first.read(0.01) == await second.read(0.01) == []
+
+
 async def test_a_second_worker_fences_the_first(host: Host) -> None:
     chat = ticket()
     await host.submit(chat)
