@@ -9,6 +9,7 @@ from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from scheduler.types import KvBits, Reservation
 from services.queues.desk import Desk
+from services.queues.door import Door
 from services.queues.records import Finish
 from tests.admin.conftest import Admin
 
@@ -92,6 +93,9 @@ async def test_the_scheduler_explains_why_a_chat_waits(admin: Admin) -> None:
     loop = asyncio.create_task(
         Loop(Desk(admin.gateway.connection), SchedulerSettings, name="test", clock=time.time).run()
     )
+    async with asyncio.timeout(20):
+        while await Door(admin.gateway.connection).snapshot() is None:  # noqa: ASYNC110  (asked before, it would not hear)
+            await asyncio.sleep(0.02)
     assert (await admin.ask("GET", "/scheduler/explain/nobody"))["state"] == "unknown"
     found = await admin.ask("GET", "/scheduler/explain/c1")
     assert found["state"] == "running"
