@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,6 +56,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="may be given more than once")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/faults.json"))
     wanted = parser.parse_args()
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a chat, here and in the host's gateway
     plan = replace(FULL, count=wanted.chats, per_s=wanted.per_s, seed=wanted.seed)
     found = asyncio.run(run(plan, wanted.only or list(SCENARIOS)))
     print(table(found))
