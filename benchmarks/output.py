@@ -20,9 +20,14 @@ def machine() -> str:
     return f"{name}, {len(os.sched_getaffinity(0)) or os.cpu_count()} of {os.cpu_count()} cores"
 
 
-def write(path: Path, figures: Mapping[str, object]) -> None:
-    """Print `figures` as the last line and keep them."""
+def keep(path: Path, figures: Mapping[str, object]) -> None:
+    """In a file, with the machine's name and the date."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {"machine": machine(), "date": datetime.now(UTC).strftime("%Y-%m-%d"), **figures}
     path.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def write(path: Path, figures: Mapping[str, object]) -> None:
+    """Print `figures` as the last line and keep them."""
+    keep(path, figures)
     print(json.dumps(figures))

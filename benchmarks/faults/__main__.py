@@ -15,20 +15,25 @@ from pathlib import Path
 from benchmarks.faults.audit import Figures
 from benchmarks.faults.scenarios import FULL, SCENARIOS, Plan, play
 from benchmarks.faults.scene import behind_engine_proxy, behind_proxy, supervised
-from benchmarks.output import write
+from benchmarks.output import keep, write
 
 PLACES = {"up": supervised, "redis": behind_proxy, "engine": behind_engine_proxy}
 
 
-async def run(plan: Plan, names: list[str]) -> list[Figures]:
-    """Every scenario on a host of its own."""
-    found = []
+async def run(plan: Plan, names: list[str], out: Path) -> list[Figures]:
+    """Every scenario on a host of its own. What is known is kept after each: the next one may be the last."""
+    found: list[Figures] = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="bh-faults-") as folder:
             async with PLACES[SCENARIOS[name].where](Path(folder)) as scene:
                 found.append(await play(name, scene, plan))
         print(found[-1].line(), flush=True)
+        keep(out, as_json(plan, found))
     return found
+
+
+def as_json(plan: Plan, found: list[Figures]) -> dict[str, object]:
+    return {"plan": asdict(plan), "scenarios": [asdict(one) for one in found]}
 
 
 def table(found: list[Figures]) -> str:
@@ -59,9 +64,9 @@ def main() -> int:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a chat, here and in the host's gateway
     plan = replace(FULL, count=wanted.chats, per_s=wanted.per_s, seed=wanted.seed)
-    found = asyncio.run(run(plan, wanted.only or list(SCENARIOS)))
+    found = asyncio.run(run(plan, wanted.only or list(SCENARIOS), wanted.out))
     print(table(found))
-    write(wanted.out, {"plan": asdict(plan), "scenarios": [asdict(one) for one in found]})
+    write(wanted.out, as_json(plan, found))
     return 0 if all(one.good for one in found) else 1
 
 
