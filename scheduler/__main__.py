@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -94,28 +95,27 @@ class LiveSettings:
             await asyncio.sleep(REGISTRY_S)
 
 
-class LiveDevice:
-    """The GPU's memory as NVML last said it, for the models on it. It is asked in a thread of its own: a driver that
-    hangs holds up no decision.
+class LiveDevice(threading.Thread):
+    """The GPU's memory as NVML last said it, for the models on it. A daemon thread asks: a driver that hangs holds up
+    neither a decision nor the end. Without NVML there is no report, and the engines' own have to do.
     """
 
     def __init__(self, config: Config) -> None:
+        super().__init__(name="nvml", daemon=True)
         self._models = frozenset(name for name, model in config.models.items() if place_of(model) is Place.GPU)
         self._last: DeviceReport | None = None
 
     def __call__(self) -> DeviceReport | None:
         return self._last
 
-    async def follow(self) -> None:
-        """Keep asking until cancelled. Without NVML there is no report, and the engines' own have to do."""
+    def run(self) -> None:
         while self._models:
-            source = await asyncio.to_thread(GpuSource, GPU)
-            while (reading := await asyncio.to_thread(source.read)) is not None:
+            source = GpuSource(GPU)
+            while (reading := source.read()) is not None:
                 self._last = DeviceReport(time.time(), reading.total_bytes, reading.used_bytes, self._models)
-                await asyncio.sleep(DEVICE_S)
+                time.sleep(DEVICE_S)
             log.warning("scheduler.no_nvml", why=source.why)
-            await asyncio.sleep(NVML_RETRY_S)
-        await asyncio.Event().wait()
+            time.sleep(NVML_RETRY_S)
 
 
 async def serve(runtime: Runtime) -> None:
@@ -126,7 +126,8 @@ async def serve(runtime: Runtime) -> None:
         device = LiveDevice(runtime.config)
         name = f"{socket.gethostname()}:{os.getpid()}"
         loop = Loop(Desk(connection), settings, name=name, clock=time.time, device=device)
-        tasks = [asyncio.create_task(step) for step in (loop.run(), settings.follow(), device.follow())]
+        device.start()
+        tasks = [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)

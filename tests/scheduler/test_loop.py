@@ -42,32 +42,34 @@ async def test_what_strangers_take_of_a_full_device_is_withheld_by_the_loop(redi
     assert snapshot["models"]["m"]["withheld_bytes"] == 4 * GIB
 
 
+READINGS = (None, GpuReading("Test 24", 24 * GIB, 9 * GIB), GpuReading("Test 24", 24 * GIB, 5 * GIB))
+
+
 class Source:
-    """One reading, then a driver that has gone away."""
+    """A driver that goes away and comes back."""
+
+    readings = iter(READINGS)
+    why = "NVML: gone"
 
     def __init__(self, index: int) -> None:
-        self.why = "NVML: gone"
-        self._readings = [GpuReading("Test 24", 24 * GIB, 5 * GIB)]
+        self.index = index
 
     def read(self) -> GpuReading | None:
-        return self._readings.pop() if self._readings else None
+        return next(self.readings)
 
 
-async def test_nvml_is_asked_for_the_models_that_are_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvml_is_asked_for_the_models_that_are_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "GpuSource", Source)
     monkeypatch.setattr(program, "DEVICE_S", 0.0)
+    monkeypatch.setattr(program, "NVML_RETRY_S", 0.0)
     models = {
         "big": ModelConfig(engine="sglang", weights="x/y"),
         "small": ModelConfig(engine="llamacpp", weights="x/z"),
     }
     device = program.LiveDevice(Config(models=models))
     assert device() is None
-    following = asyncio.create_task(device.follow())
-    async with asyncio.timeout(10):
-        while device() is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
+    with pytest.raises(StopIteration):
+        device.run()
     report = device()
     assert report is not None
     assert (report.total_bytes, report.used_bytes, report.models) == (24 * GIB, 5 * GIB, {"big"})
