@@ -1,7 +1,8 @@
 """`make bench-evidence`: the claim "twice as many models" against what the last GPU run measured.
 
 Reads docs/benchmarks/capacity.json (benchmarks/gpu/capacity.py); prints the ratios, writes them to evidence.json beside
-it, docs/evidence.md and docs/images/models-on-a-card.svg. What misses its bound is named in the page's first paragraph.
+it, docs/evidence.md and the charts in docs/images. What misses its bound, or was not run, is named in the page's first
+paragraph.
 """
 
 from __future__ import annotations
@@ -47,22 +48,34 @@ def ratio(above: float, below: float) -> float | None:
 def ratios(found: Mapping[str, Any]) -> dict[str, float | None]:
     """4 bits over 16 of each figure. Models and sessions count only what held the latency target when it ran.
 
-    Raises KeyError for a part that did not run.
+    None for a part that did not run. Raises KeyError without the part `sessions`.
     """
-    sessions, qwq = found["sessions"]["at"], found["qwq"]["at"]
+    sessions, counts = found["sessions"]["at"], models(found)
     steps = {bits: sessions[bits]["at_equal_sessions"]["inter_token_p50_ms"] for bits in BITS}
-    counts = models(found)
+    longest = found["qwq"]["at"] if "qwq" in found else None
     return {
-        "models_ratio_24gb": ratio(counts["4"], counts["16"]),
+        "models_ratio_24gb": ratio(counts["4"], counts["16"]) if counts else None,
         "sessions_ratio_24gb": ratio(sessions["4"]["within_target"], sessions["16"]["within_target"]),
-        "context_ratio_qwq": ratio(qwq["4"]["longest_context"], qwq["16"]["longest_context"]),
+        "context_ratio_qwq": ratio(longest["4"]["longest_context"], longest["16"]["longest_context"])
+        if longest
+        else None,
         "speed_ratio_int4": ratio(steps["16"], steps["4"]),
     }
 
 
 def models(found: Mapping[str, Any]) -> dict[str, int]:
-    """Models that ran side by side, each with all its sessions busy, within the target."""
-    return {bits: at["started"] if at.get("within_target") else 0 for bits, at in found["models"].items()}
+    """Models that ran side by side, each with all its sessions busy, within the target; empty where none were tried."""
+    return {bits: at["started"] if at.get("within_target") else 0 for bits, at in found.get("models", {}).items()}
+
+
+def models_by_memory(found: Mapping[str, Any]) -> dict[str, int]:
+    """Arithmetic: models that the card's memory holds, each with its sessions' KV, by the bytes that were measured."""
+    part, each = found["sessions"], found["sessions_each"]
+    counts = {}
+    for bits in BITS:
+        kv = each * found["context_tokens"] * part["at"][bits]["bytes_per_token"]
+        counts[bits] = int(found["card_gib"] * 2**30 // (part["weight_bytes"] + part["overhead_bytes"] + kv))
+    return counts
 
 
 def missed(figures: Mapping[str, float | None]) -> list[str]:
@@ -71,7 +84,7 @@ def missed(figures: Mapping[str, float | None]) -> list[str]:
     for bound in BOUNDS:
         value = figures[bound.name]
         if value is None:
-            said.append(f"{bound.words} have no ratio: nothing held at 16 bits")
+            said.append(f"{bound.words}: not run, or nothing held at 16 bits")
         elif value < bound.at_least:
             said.append(f"{bound.words}: {value:.2f}x, not {bound.at_least:g}x")
     return said
@@ -90,7 +103,7 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
         f"alone), {context:,} tokens a session, inter-token target {found['inter_token_target_ms']:g} ms at the "
         "99th percentile.",
         "",
-        "![Models on one card at 16, 8 and 4 KV bits](images/models-on-a-card.svg)",
+        *(f"![{title}](images/{name}.svg)" for name, title, _ in charts(found)),
         "",
         "| 4 bits against 16 | seen | bound | article |",
         "| --- | --- | --- | --- |",
@@ -103,22 +116,38 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
         )
     lines += ["", "| KV | models, all busy | sessions | longest QwQ-32B chat | bytes a token, 7B |"]
     lines += ["| --- | --- | --- | --- | --- |"]
-    counts = models(found)
+    counts, fit = models(found), models_by_memory(found)
     for bits in BITS:
-        at, long = found["sessions"]["at"][bits], found["qwq"]["at"][bits]
+        at = found["sessions"]["at"][bits]
+        held = (
+            f"{counts[bits]} of {found['sessions_each']} sessions each"
+            if counts
+            else f"not run ({fit[bits]} by memory)"
+        )
+        long = f"{found['qwq']['at'][bits]['longest_context']:,} tokens" if "qwq" in found else "not run"
         lines.append(
-            f"| {bits} bits ({CACHES[bits]}) | {counts[bits]} of {found['sessions_each']} sessions each "
-            f"| {at['within_target']} ({at['by_memory']} by memory) | {long['longest_context']:,} tokens "
-            f"| {at['bytes_per_token']:,} |"
+            f"| {bits} bits ({CACHES[bits]}) | {held} | {at['within_target']} ({at['by_memory']} by memory) "
+            f"| {long} | {at['bytes_per_token']:,} |"
         )
     return "\n".join(
         [*lines, "", "How it was measured: benchmarks/gpu/capacity.py. Raw: benchmarks/capacity.json.", ""]
     )
 
 
-def bars(found: Mapping[str, Any]) -> list[Bar]:
-    """One bar a precision."""
-    return [Bar(f"{bits} bits", float(count), f"{count}") for bits, count in models(found).items()]
+def charts(found: Mapping[str, Any]) -> list[tuple[str, str, list[Bar]]]:
+    """File name, title and bars, one a precision, of what ran."""
+    card, counts, at = found["card_gib"], models(found), found["sessions"]["at"]
+    drawn = []
+    if counts:
+        title = f"Models on one card of {card:g} GiB, {found['sessions_each']} busy sessions each"
+        drawn.append(("models-on-a-card", title, _bars(counts)))
+    title = f"Chats of {found['context_tokens']:,} tokens at once, one 7B model, {card:g} GiB"
+    drawn.append(("sessions-on-a-card", title, _bars({bits: at[bits]["within_target"] for bits in BITS})))
+    return drawn
+
+
+def _bars(counts: Mapping[str, int]) -> list[Bar]:
+    return [Bar(f"{bits} bits", float(count), f"{count}") for bits, count in counts.items()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,14 +160,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{source} is not there: `python -m benchmarks.gpu.capacity --tokenizer FOLDER` on a GPU host writes it")
         return 1
     found = json.loads(source.read_text())
-    if missing := [part for part in ("sessions", "models", "qwq") if part not in found]:
-        print(f"{source} lacks {', '.join(missing)}: `python -m benchmarks.gpu.capacity --parts {' '.join(missing)}`")
+    if "sessions" not in found:
+        print(f"{source} lacks its part on sessions: `python -m benchmarks.gpu.capacity --parts sessions`")
         return 1
+    if missing := [part for part in ("models", "qwq") if part not in found]:
+        print(f"not run: `python -m benchmarks.gpu.capacity --parts {' '.join(missing)}`")
     figures = ratios(found)
     (docs / "evidence.md").write_text(page(found, figures))
     (docs / "images").mkdir(exist_ok=True)
-    title = f"Models on one card of {found['card_gib']:g} GiB, {found['sessions_each']} busy sessions each"
-    (docs / "images" / "models-on-a-card.svg").write_text(bar_file(title, bars(found)))
+    for name, title, bars in charts(found):
+        (docs / "images" / f"{name}.svg").write_text(bar_file(title, bars))
     write(docs / "benchmarks" / "evidence.json", figures)
     return 0
 

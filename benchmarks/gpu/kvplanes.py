@@ -42,8 +42,8 @@ class Run:
 
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "fine_loop": {"fine_loop": True, "low_block": 32},
-    "low_block_32": {"low_block": 32},
+    "one_loop": {"fine_loop": False, "low_block": 64},
+    "stages_4": {"stages": 4},
 }
 RUNS = (
     Run("qwen2.5-7b", "kv4", (1024, 4096, 16384), prefill=True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--python", default=None, help="the interpreter that has SGLang")
+    parser.add_argument("--flags", nargs="*", default=[], help="more flags for SGLang, to look for a cause")
     parser.add_argument("--kv-bits", type=int, nargs="+", default=[16, 8])
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/question.json"))
     options = parser.parse_args()
@@ -45,7 +47,7 @@ def main() -> None:
             "chats_max": 8,
             "kv_tokens": 16_384,
             "device": options.device,
-            "flags": [*FLAGS, *(gpu_flags if options.device == "cuda" else [])],
+            "flags": [*FLAGS, *(gpu_flags if options.device == "cuda" else []), *options.flags],
         }
         | ({"python": options.python} if options.python else {})
         for bits in options.kv_bits
@@ -69,7 +71,8 @@ def main() -> None:
                 url = f"{host.url}/v1/chat/completions"
                 answer = httpx.post(url, headers=host.headers("acme"), json=body, timeout=120).json()
                 answers[bot] = answer["choices"][0]["message"]["content"]
-    write(options.out, {"question": QUESTION, "answers": answers})
+    weights = {file.name: sha256(file.read_bytes()).hexdigest() for file in options.weights.glob("*.safetensors")}
+    write(options.out, {"question": QUESTION, "answers": answers, "device": options.device, "weights_sha256": weights})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,11 @@ def measured() -> dict[str, Any]:
         "context_tokens": 4096,
         "sessions_each": 32,
         "inter_token_target_ms": 100.0,
-        "sessions": {"at": {"16": sessions(70, 30.0), "8": sessions(140, 28.0), "4": sessions(250, 20.0)}},
+        "sessions": {
+            "weight_bytes": 5_600_000_000,
+            "overhead_bytes": 2_000_000_000,
+            "at": {"16": sessions(70, 30.0), "8": sessions(140, 28.0), "4": sessions(250, 20.0)},
+        },
         "models": {"16": models(1), "8": models(2), "4": models(2)},
         "qwq": {"at": {bits: {"longest_context": n} for bits, n in (("16", 10_000), ("8", 20_000), ("4", 36_000))}},
     }
@@ -66,8 +70,24 @@ def test_without_a_gpu_run_it_says_how_to_make_one(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "evidence.md").exists()
 
 
-def test_half_a_run_names_the_other_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_that_did_not_run_is_said_in_the_first_paragraph(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = measured()
-    del found["qwq"]
+    del found["qwq"], found["models"]
+    docs = docs_with(tmp_path, found)
+    assert main(["--docs", str(docs)]) == 0
+    out = capsys.readouterr().out
+    assert "--parts models qwq" in out
+    assert json.loads(out.splitlines()[-1])["models_ratio_24gb"] is None
+    text = (docs / "evidence.md").read_text()
+    assert "models on the card: not run" in text.splitlines()[2]
+    assert "not run (3 by memory)" in text
+    assert not (docs / "images" / "models-on-a-card.svg").exists()
+
+
+def test_without_the_part_on_sessions_there_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured()
+    del found["sessions"]
     assert main(["--docs", str(docs_with(tmp_path, found))]) == 1
-    assert "--parts qwq" in capsys.readouterr().out
+    assert "--parts sessions" in capsys.readouterr().out

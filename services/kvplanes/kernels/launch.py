@@ -29,10 +29,10 @@ class Tuning(NamedTuple):
     warps: int = 4
     stages: int = 5
     waves: int = 8
-    low_block: int = 64
+    low_block: int = 32
     low_stages: int = 2
     long_chunk: int = 4096
-    fine_loop: bool = False
+    fine_loop: bool = True
     asm: bool = not INTERPRETED
     maxnreg: int | None = None
 
