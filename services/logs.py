@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -69,6 +70,7 @@ def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: MASK if secret_name(name) and value else _masked(value) for name, value in event.items()}
 
 
+@lru_cache(1024)
 def secret_name(name: str) -> bool:
     """Whether a field of this name holds a secret."""
     small = name.lower().replace("-", "_")
@@ -77,6 +79,8 @@ def secret_name(name: str) -> bool:
 
 def mask_text(text: str) -> str:
     """The text without what looks like a secret."""
+    if not ("bh-" in text or "://" in text or "earer " in text):  # most texts: a twentieth of the pattern's time
+        return text
     return _SECRET_TEXT.sub(lambda found: "bh-***" if found[0].startswith("bh-") else MASK, text)
 
 

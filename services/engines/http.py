@@ -17,6 +17,7 @@ from services.engines.base import EngineUnavailable
 
 EVENT_BYTES_MAX = 4 << 20  # one event, or one whole JSON answer
 _UNREAD_BYTES_MAX = 1 << 20  # past it the socket is not read until the consumer catches up
+_EARLY_S = 0.002  # that a timer may come too soon
 
 
 class HttpStatusError(Exception):
@@ -43,7 +44,7 @@ class HttpStatusError(Exception):
 
 
 class _Response(asyncio.Protocol):
-    """One response as it arrives. `wake` is set whenever there is something new to look at."""
+    """One response as it arrives. `changed` returns when there is something new to look at."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
@@ -52,9 +53,9 @@ class _Response(asyncio.Protocol):
         self.unread = 0
         self.complete = False
         self.failure: str | None = None
-        self.wake = asyncio.Event()
         self.transport: asyncio.Transport | None = None
         self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one, but not by inheritance
@@ -67,12 +68,25 @@ class _Response(asyncio.Protocol):
         if self.unread > _UNREAD_BYTES_MAX and not self._paused and self.transport is not None:
             self.transport.pause_reading()
             self._paused = True
-        self.wake.set()
+        self.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.complete:
             self.failure = self.failure or f"connection lost{f': {exc}' if exc else ''}"
-        self.wake.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `changed` return."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def changed(self) -> None:
+        """For one caller at a time, which has looked at everything there was."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
@@ -104,8 +118,10 @@ class EventStream:
 
     def __init__(self, path: str, response: _Response, first_s: float, next_s: float) -> None:
         self._path, self._response, self._next_s = path, response, next_s
-        self._clock = asyncio.get_running_loop().time
-        self._due = self._clock() + first_s
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + first_s
+        # One timer for all events: it is set anew only when it comes too early.
+        self._timer = self._loop.call_at(self._due, self._look)
         self._lines: deque[bytes] = deque()
         self._rest = b""
         self.closed = False
@@ -113,8 +129,9 @@ class EventStream:
     def close(self) -> None:
         """Abort the connection."""
         self.closed = True
+        self._timer.cancel()
         _abort(self._response)
-        self._response.wake.set()
+        self._response.wake()
 
     def __aiter__(self) -> Self:
         return self
@@ -131,12 +148,22 @@ class EventStream:
                 event = _parse(self._path, payload)
                 if not isinstance(event, dict):
                     raise EngineUnavailable(f"{self._path}: an event that is no object: {payload[:200]!r}")
-                self._due = self._clock() + self._next_s
+                self._due = self._loop.time() + self._next_s
                 return event
             if self._response.complete and not self._response.chunks:
                 break
             await self._more()
         raise StopAsyncIteration
+
+    def _late(self) -> bool:
+        return self._loop.time() + _EARLY_S >= self._due
+
+    def _look(self) -> None:
+        """Wake the iteration when it has waited for too long."""
+        if self._late():
+            self._response.wake()
+        # A comment may wake it too, or it may be busy with the event before: there is always a timer.
+        self._timer = self._loop.call_at(max(self._due, self._loop.time() + 10 * _EARLY_S), self._look)
 
     async def _more(self) -> None:
         """Wait for bytes and split them into lines."""
@@ -144,12 +171,9 @@ class EventStream:
         while not (response.chunks or response.complete or self.closed):
             if response.failure is not None:
                 raise EngineUnavailable(f"{self._path}: {response.failure}")
-            response.wake.clear()
-            try:
-                async with asyncio.timeout(max(0.0, self._due - self._clock())):
-                    await response.wake.wait()
-            except TimeoutError:
-                raise EngineUnavailable(f"{self._path}: no token in time; the engine hangs") from None
+            if self._late():
+                raise EngineUnavailable(f"{self._path}: no token in time; the engine hangs")
+            await response.changed()
         if response.status not in {200, None}:
             body = await _rest(response, self._path, self._next_s)
             raise HttpStatusError(response.status or 0, body)
@@ -229,8 +253,7 @@ async def _rest(response: _Response, path: str, timeout_s: float) -> bytes:
             while not response.complete:
                 if response.failure is not None:
                     raise EngineUnavailable(f"{path}: {response.failure}")
-                response.wake.clear()
-                await response.wake.wait()
+                await response.changed()
                 body += response.take()
                 if len(body) > EVENT_BYTES_MAX:
                     raise EngineUnavailable(f"{path}: an answer of more than {EVENT_BYTES_MAX} bytes")

@@ -155,7 +155,7 @@ class LlamaCppEngine:
         """Run one chat in a slot of its own. Raises EngineBusy when all are taken."""
         http, facts = self._up()
         self._check(request, facts)
-        taken = self._slots.take(request.chat, request.salt, request.prompt)
+        taken = self._slots.take(request.salt, request.prompt)
         if taken is None:
             raise EngineBusy(f"llama.cpp ({self.model}): all {facts.chats_max} slots are taken")
         slot, reuse = taken

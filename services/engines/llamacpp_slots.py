@@ -21,46 +21,68 @@ class Slot:
     salt: str | None = None
     prompt: Sequence[int] | str = ()
     tokens: int = 0
-    used: int = 0  # a counter: higher is more recent
-    chat: str | None = None
 
 
 class Slots:
     """All slots of one server. Not a queue: a chat that finds none free is refused by the caller."""
 
     def __init__(self, count: int) -> None:
-        self._slots = [Slot(number) for number in range(count)]
-        self._uses = 0
+        self._empty = [Slot(number) for number in reversed(range(count))]
+        # Free slots whose cells are known, the one unused for longest first: all of them, and by salt.
+        self._kept: dict[int, Slot] = {}
+        self._by_salt: dict[str, dict[int, Slot]] = {}
 
-    def take(self, chat: str, salt: str, prompt: Sequence[int] | str) -> tuple[Slot, bool] | None:
+    def take(self, salt: str, prompt: Sequence[int] | str) -> tuple[Slot, bool] | None:
         """A free slot and whether its cache may be reused, or None.
 
         The slot of the same salt with the longest common prefix; else an empty one; else the one unused
         for longest, so that other tenants' prefixes live as long as they can.
         """
-        free = [slot for slot in self._slots if slot.chat is None]
-        if not free:
+        slot = self._longest(salt, prompt)
+        reuse = slot is not None
+        if slot is None:
+            slot = self._empty.pop() if self._empty else next(iter(self._kept.values()), None)
+        if slot is None:
             return None
-        same = [(slot, _common(slot.prompt, prompt)) for slot in free if slot.salt == salt]
-        best, common = max(same, key=lambda pair: pair[1], default=(None, 0))
-        reuse = best is not None and common > 0
-        slot = best if best is not None and reuse else min(free, key=lambda s: (s.salt is not None, s.used))
-        self._uses += 1
-        slot.chat, slot.salt, slot.prompt, slot.used = chat, salt, prompt, self._uses
+        self._take_out(slot)
+        slot.salt, slot.prompt = salt, prompt
         return slot, reuse
 
     def release(self, slot: Slot, tokens: int) -> None:
         """The chat ended with `tokens` in the slot's cells."""
-        slot.chat, slot.tokens = None, tokens
+        slot.tokens = tokens
+        if slot.salt is None:
+            self._empty.append(slot)
+        else:
+            self._kept[slot.number] = slot
+            self._by_salt.setdefault(slot.salt, {})[slot.number] = slot
 
     def forget(self, slot: Slot) -> None:
-        """Nobody may reuse what is in the slot, because nobody knows it."""
+        """Nobody may reuse what is in the slot, because nobody knows it. Before it is released."""
         slot.salt, slot.prompt, slot.tokens = None, (), 0
 
     @property
     def cached_tokens(self) -> int:
         """Tokens that idle slots keep for reuse."""
-        return sum(slot.tokens for slot in self._slots if slot.chat is None)
+        return sum(slot.tokens for slot in self._kept.values())
+
+    def _longest(self, salt: str, prompt: Sequence[int] | str) -> Slot | None:
+        best, longest = None, 0
+        for slot in self._by_salt.get(salt, {}).values():
+            # One look tells most that cannot be longer: they part where the best one so far did.
+            if longest < min(len(slot.prompt), len(prompt)) and slot.prompt[longest] == prompt[longest]:
+                common = _common(slot.prompt, prompt)
+                if common > longest:
+                    best, longest = slot, common
+        return best
+
+    def _take_out(self, slot: Slot) -> None:
+        if slot.salt is not None:
+            del self._kept[slot.number]
+            same = self._by_salt[slot.salt]
+            del same[slot.number]
+            if not same:
+                del self._by_salt[slot.salt]
 
 
 def _common(one: Sequence[int] | str, other: Sequence[int] | str) -> int:

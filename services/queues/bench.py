@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from scheduler.types import EngineFacts, EngineReport, KvBits, Ticket, Usage
 from services.queues import keys
 from services.queues.commands import Commands
-from services.queues.connection import Connection, translated
+from services.queues.connection import Connection, pairs, translated
 from services.queues.desk import decode_engine
 from services.queues.records import HERE, Claim, Payload, ReplyEnd, decode, encode
 from services.queues.usage import counters, day_of, month_of
@@ -70,10 +70,10 @@ class Bench:
 
     async def take(self, count: int, block_ms: int) -> list[tuple[str, str]]:
         """Up to `count` admitted chats as (entry id, chat), new to this group."""
-        read = self._connection.blocking.xreadgroup(
-            keys.GROUP, self._consumer, {self._ready: ">"}, count=count, block=block_ms
-        )
-        return _chats(await self._connection.blocked(read, block_ms))
+        group = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer)
+        command = (*group, "COUNT", count, "BLOCK", block_ms, "STREAMS", self._ready, ">")
+        entries = await self._connection.read_blocking(command, block_ms)
+        return [(entry.decode(), pairs(values)[b"chat"].decode()) for entry, values in entries if values]
 
     async def mine(self) -> list[tuple[str, str]]:
         """Chats that this consumer took before it died."""

@@ -34,12 +34,12 @@ class Lanes:
         self._make = make
         self._idle: list[Pipe] = []
 
-    async def ask(self, data: bytes) -> Any:
+    async def ask(self, data: bytes, within_s: float | None = None) -> Any:
         """The answer to one packed command. Raises redis-py's errors."""
         pipe = self._idle.pop() if self._idle else self._make()
         whole = False
         try:
-            answer = await pipe.ask(data)
+            answer = await pipe.ask(data, within_s)
             whole = True
         finally:
             if whole and len(self._idle) < IDLE_MAX:

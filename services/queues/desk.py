@@ -10,7 +10,7 @@ import orjson
 
 from scheduler.types import Decision, EngineFacts, EngineReport, EngineState, KvBits, Reservation, Ticket
 from services.queues import keys
-from services.queues.connection import Connection, translated
+from services.queues.connection import Connection, pairs, translated
 from services.queues.door import refuse_keys
 from services.queues.records import Event, Finish, ReplyEnd, ReplyError, decode, decode_event, encode
 from services.queues.usage import REFUSED
@@ -61,12 +61,11 @@ class Desk:
 
     async def events(self, after: str, block_ms: int) -> tuple[str, list[Event]]:
         """Events since a place; waits up to `block_ms` for the first."""
-        read = self._connection.blocking.xread({keys.EVENTS: after}, count=1000, block=block_ms)
-        answer = await self._connection.blocked(read, block_ms)
-        if not answer:
+        command = ("XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", keys.EVENTS, after)
+        entries = await self._connection.read_blocking(command, block_ms)
+        if not entries:
             return after, []
-        entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
-        return entries[-1][0].decode(), [decode_event(values) for _, values in entries]
+        return entries[-1][0].decode(), [decode_event(pairs(values)) for _, values in entries]
 
     async def forget_events(self, heard: str) -> None:
         """Delete events that were heard `EVENTS_KEEP_MS` and longer before the place `heard`.

@@ -124,9 +124,9 @@ class Pipe:
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def ask(self, data: bytes) -> Any:
-        """The answer to one packed command. Raises redis-py's errors."""
-        answer = await self._send(data, None)
+    async def ask(self, data: bytes, within_s: float | None = None) -> Any:
+        """The answer to one packed command, within another time than `answer_s`. Raises redis-py's errors."""
+        answer = await self._send(data, None, within_s)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -150,25 +150,28 @@ class Pipe:
             link.end(_gone())
         self._fail_waiting(_gone())
 
-    def _send(self, data: bytes, commands: int | None) -> asyncio.Future[Any]:
+    def _send(self, data: bytes, commands: int | None, within_s: float | None = None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise _gone()
         link = self._link
         if len(self._waiting if link is None else link.sent) >= COMMANDS_MAX:
             raise RedisConnectionError(f"{COMMANDS_MAX} commands wait for an answer")
-        sent = Sent(data, commands, loop.create_future(), loop.time() + self._answer_s)
+        due_s = loop.time() + (self._answer_s if within_s is None else within_s)
+        sent = Sent(data, commands, loop.create_future(), due_s)
         if link is None:
             self._waiting.append(sent)
             self._connect()
         else:
             link.send(sent)
-        if self._timer is None:
-            self._watch(loop, sent.due_s)
+        if self._timer is None or due_s < self._timer.when():
+            self._watch(loop, due_s)
         return sent.future
 
     def _watch(self, loop: asyncio.AbstractEventLoop, due_s: float) -> None:
         """One timer for all: it is set anew only when it fires."""
+        if self._timer is not None:
+            self._timer.cancel()
         if due_s < float("inf"):
             self._timer = loop.call_at(due_s, self._late, loop)
 

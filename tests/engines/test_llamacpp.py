@@ -54,49 +54,48 @@ async def test_more_chats_than_slots_are_busy_and_adapters_are_refused(llamacpp:
 
 def test_slots_reuse_only_what_the_same_salt_left() -> None:
     slots = Slots(2)
-    taken = slots.take("a1", "a", [1, 2, 3])
+    taken = slots.take("a", [1, 2, 3])
     assert taken is not None
     first, reuse = taken
     assert not reuse
     slots.release(first, 10)
     assert slots.cached_tokens == 10
 
-    taken = slots.take("a2", "a", [1, 2, 9])
+    taken = slots.take("a", [1, 2, 9])
     assert taken == (first, True)
     slots.release(first, 12)
 
-    taken = slots.take("b1", "b", [1, 2, 3])
+    taken = slots.take("b", [1, 2, 3])
     assert taken is not None
     second, reuse = taken
     assert (second.number != first.number, reuse) == (True, False)
-    assert slots.take("c1", "c", [1]) == (first, False)
-    assert slots.take("d1", "d", [1]) is None
+    assert slots.take("c", [1]) == (first, False)
+    assert slots.take("d", [1]) is None
 
 
 def test_slots_prefer_the_longest_prefix_and_spare_the_recent() -> None:
     slots = Slots(3)
-    for chat, prompt in (("1", [1, 2, 3, 4]), ("2", [1, 9]), ("3", [7])):
-        taken = slots.take(chat, "a", prompt)
+    all_taken = [slots.take("a", prompt) for prompt in ([1, 2, 3, 4], [1, 9], [7])]
+    for taken in all_taken:
         assert taken is not None
         assert not taken[1]
-    for slot in list(slots._slots):
-        slots.release(slot, 4)
-    best = slots.take("4", "a", [1, 2, 3, 5])
+        slots.release(taken[0], 4)
+    best = slots.take("a", [1, 2, 3, 5])
     assert best is not None
     assert (best[0].prompt, best[1]) == ([1, 2, 3, 5], True)
     assert best[0].number == 0
-    other = slots.take("5", "b", [1, 2])
+    other = slots.take("b", [1, 2])
     assert other is not None
     assert (other[0].number, other[1]) == (1, False)
 
 
 def test_a_forgotten_slot_is_never_reused() -> None:
     slots = Slots(1)
-    taken = slots.take("a1", "a", [1, 2, 3])
+    taken = slots.take("a", [1, 2, 3])
     assert taken is not None
     slots.forget(taken[0])
     slots.release(taken[0], 0)
-    again = slots.take("a2", "a", [1, 2, 3])
+    again = slots.take("a", [1, 2, 3])
     assert again is not None
     assert not again[1]
 
