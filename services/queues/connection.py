@@ -15,6 +15,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from services.queues.client import Client, Lanes
+from services.queues.ear import Hear, listen
 from services.queues.pipe import Pipe
 from services.queues.sockets import KINDS, pack
 
@@ -81,6 +82,12 @@ class Connection:
         with translated():
             async with asyncio.timeout(block_ms / 1000 + self.timeout_s):
                 return await read
+
+    async def listen(self, channel: str, hear: Hear) -> None:
+        """Call `hear` with each message of a channel. Returns only by raising QueueUnavailable."""
+        with translated():
+            made = self.blocking.connection_pool.make_connection()
+            await listen(made, channel, hear, connect_s=self.timeout_s)
 
     async def ping(self) -> None:
         """Raises QueueUnavailable unless Redis answers in time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -150,8 +150,7 @@ class ReplyHub:
     async def _listen(self) -> None:
         while True:
             try:
-                async for news in _news(self._connection):
-                    self._hear(news)
+                await self._connection.listen(keys.REPLY_HINTS, self._hear)
             except QueueUnavailable:
                 await asyncio.sleep(RETRY_S)
 
@@ -198,15 +197,3 @@ def place_of(entry_id: str) -> tuple[int, int]:
     """An entry id as numbers that compare: (attempt, number)."""
     attempt, _, number = entry_id.partition("-")
     return int(attempt), int(number)
-
-
-async def _news(connection: Connection) -> AsyncIterator[bytes]:
-    pubsub = connection.blocking.pubsub()
-    with translated():
-        try:
-            await pubsub.subscribe(keys.REPLY_HINTS)
-            async for message in pubsub.listen():
-                if message["type"] == "message":
-                    yield message["data"]
-        finally:
-            await pubsub.aclose()

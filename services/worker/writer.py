@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -29,7 +30,7 @@ class ReplyWriter:
         self._put = 0  # lines ever put
         self._written = 0  # lines ever written
         self._news = asyncio.Event()
-        self._progress = asyncio.Condition()
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # lines that must be written, for whom
 
     def put(self, line: Line) -> None:
         """Queue one piece. Its size is bounded by the chats under way and their `max_tokens`."""
@@ -39,9 +40,10 @@ class ReplyWriter:
 
     async def flush(self) -> None:
         """Return when everything that was put so far is written."""
-        goal = self._put
-        async with self._progress:
-            await self._progress.wait_for(lambda: self._written >= goal)
+        if self._written < self._put:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushes.append((self._put, done))
+            await done
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -53,8 +55,10 @@ class ReplyWriter:
                 await self._write(_joined(batch))
                 del self._lines[: len(batch)]
                 self._written += len(batch)
-                async with self._progress:
-                    self._progress.notify_all()
+                while self._flushes and self._flushes[0][0] <= self._written:
+                    _, done = self._flushes.popleft()
+                    if not done.done():  # its chat was cancelled
+                        done.set_result(None)
 
     async def _write(self, batch: list[Line]) -> None:
         tries = 0

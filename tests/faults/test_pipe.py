@@ -11,7 +11,7 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from benchmarks.faults.proxy import Proxy
-from services.queues import keys
+from services.queues import ear, keys
 from services.queues.bench import Bench
 from services.queues.connection import Connection, QueueUnavailable, connect, translated
 
@@ -226,6 +226,40 @@ async def test_a_taking_whose_answer_was_lost_is_not_repeated(
     with pytest.raises(QueueUnavailable):
         await taking
     assert [chat for _, chat in await bench.mine()] == ["chat-1"]
+
+
+async def test_news_are_heard_until_the_socket_breaks_or_is_silent(
+    proxy: Proxy, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ear, "PING_S", 0.3)
+    heard: list[bytes] = []
+
+    async def listening() -> asyncio.Task[None]:
+        task = asyncio.create_task(connection.listen("news", heard.append))
+        async with asyncio.timeout(5):
+            while not dict(await connection.redis.pubsub_numsub("news"))[b"news"]:  # noqa: ASYNC110  (Redis knows)
+                await asyncio.sleep(0.01)
+        return task
+
+    task = await listening()
+    await connection.redis.publish("news", "one")
+    await asyncio.sleep(0.7)  # pings go by
+    await connection.redis.publish("news", "two")
+    await asyncio.sleep(0.1)
+    assert heard == [b"one", b"two"]
+    assert not task.done()
+    await lose_links(proxy)
+    with pytest.raises(QueueUnavailable):
+        await task
+    task = await listening()
+    proxy.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(QueueUnavailable):
+            await task
+    proxy.go_on()
+    task = await listening()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_closed_connection_says_so(proxy: Proxy, connection: Connection) -> None:
