@@ -97,12 +97,12 @@ def ready_key(tenant: str, secret: bytes) -> str:
 
 def digest(key: str, pepper: bytes) -> str:
     """What is stored for a key."""
-    return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper, key.encode(), "sha256").hex()
 
 
 def salt(tenant: str, secret: bytes) -> str:
     """A tenant's prefix-cache salt: engines share no cached prefix between different salts."""
-    return hmac.new(secret, b"cache salt of " + tenant.encode(), hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(secret, b"cache salt of " + tenant.encode(), "sha256").hex()[:32]
 
 
 def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Registry:

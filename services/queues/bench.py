@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from redis.exceptions import ResponseError
@@ -27,8 +26,7 @@ class Settled(StrEnum):
     DONE = "done"  # it was settled before
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A piece of an answer on its way to a reply stream, right behind the piece at `after`."""
 
     chat: str

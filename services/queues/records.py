@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 
@@ -62,8 +63,7 @@ class ReplyEnd:
     served_by: str = HERE
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyEntry:
+class ReplyEntry(NamedTuple):
     """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. The last three
     come with start."""
 
@@ -111,12 +111,17 @@ def decode(kind: type[T], data: bytes | str | Mapping[str, Any]) -> T:
     """A dataclass of this module or scheduler.types from JSON. Keys it does not know are dropped, so that an
     older process reads a newer one's records during an upgrade."""
     values = orjson.loads(data) if isinstance(data, (bytes, str)) else data
-    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    names = _names(kind)  # type: ignore[arg-type]
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name in names:
             known[name] = _ENUMS[name](value) if name in _ENUMS and value is not None else value
     return kind(**known)
+
+
+@cache
+def _names(kind: type[Any]) -> frozenset[str]:
+    return frozenset(entry.name for entry in fields(kind))
 
 
 def decode_end(data: bytes | str) -> ReplyEnd:

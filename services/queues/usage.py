@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from scheduler.types import Usage
 from services.queues import keys
@@ -14,7 +15,13 @@ REFUSED = "refused:"  # + reason
 
 def day_of(now_s: float) -> str:
     """The UTC day that a moment is billed on."""
-    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
+    return _day(int(now_s // 86_400))
+
+
+@lru_cache(8)
+def _day(number: int) -> str:
+    """Of days since 1970."""
+    return datetime.fromtimestamp(number * 86_400, UTC).strftime("%Y-%m-%d")
 
 
 def month_of(now_s: float) -> str:
