@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from gateway.app import App
 from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
-from services import logs
+from services import heap, logs
 from services.runtime import Runtime, open_runtime
 
 CONFIG_ENV = "BUNKHOUSE_CONFIG"
@@ -69,13 +69,23 @@ def create() -> App:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal first drains: /ready says no and new chats are refused while others finish."""
+    """uvicorn, but a signal first drains: /ready says no and new chats are refused while others finish.
 
-    def __init__(self, app: App, config: uvicorn.Config, drain_s: float) -> None:
+    `started` is called once, when everything is there.
+    """
+
+    def __init__(
+        self, app: App, config: uvicorn.Config, drain_s: float, started: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(config)
         self._app = app
+        self._started = started
         self._drain_s = drain_s
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's signature)
         """First signal: drain. Second: now."""
@@ -129,7 +139,7 @@ def serve(config_path: Path) -> None:
     with listening(bounds.host, bounds.port) as listener:
         host, port = listener.getsockname()[:2]
         log.info("gateway.listens", host=host, port=port)
-        Server(app, config, bounds.drain_s).run(sockets=[listener])
+        Server(app, config, bounds.drain_s, heap.settle).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:

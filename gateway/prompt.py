@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gateway.directory import Bot
 from gateway.engines import EngineNow
+from gateway.heads import Heads
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from services.config import Config
@@ -48,6 +49,7 @@ class Prompts:
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         self._tokenizers = tokenizers
+        self._heads = Heads()
         self._threads = asyncio.Semaphore(THREADS_MAX)
 
     @classmethod
@@ -65,14 +67,27 @@ class Prompts:
             raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
         messages = conversation(bot.config.system, request)
         tokenizer = self._tokenizers[bot.config.model]
-        if chars <= INLINE_CHARS_MAX:
-            tokens, content = _tokenized(tokenizer, messages)
+        head = self._heads.known(bot) if request.messages[0].role in ("user", "assistant") else None
+        if chars - (len(head.text) if head else 0) <= INLINE_CHARS_MAX:
+            tokens, content = self._tokenized(bot, tokenizer, messages)
         else:
             async with self._threads:
-                tokens, content = await asyncio.to_thread(_tokenized, tokenizer, messages)
+                tokens, content = await asyncio.to_thread(self._tokenized, bot, tokenizer, messages)
         if tokens >= context:
             raise _too_long(f"{tokens}", context)
         return Prompt(tokens, content, context)
+
+    def _tokenized(
+        self, bot: Bot, tokenizer: Tokenizer, messages: list[dict[str, str]]
+    ) -> tuple[int, Sequence[int] | str]:
+        try:
+            text = tokenizer.render(messages)
+        except TemplateRejected as error:
+            raise Refused(Code.INVALID_VALUE, f"The model's chat template: {error}", param="messages") from None
+        if not tokenizer.exact:
+            return tokenizer.count(text), tokenizer.prompt(text)
+        ids = self._heads.encode(bot, tokenizer, text)
+        return len(ids), ids
 
 
 def conversation(system: str, request: ChatRequest) -> list[dict[str, str]]:
@@ -92,15 +107,6 @@ def harmless(text: str) -> str:
     """The text with its control tokens broken by an invisible space: nobody ends a turn from within and goes on as
     somebody else."""
     return _CONTROL.sub(lambda found: found[0] + _BREAK, text)
-
-
-def _tokenized(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[int, Sequence[int] | str]:
-    try:
-        text = tokenizer.render(messages)
-    except TemplateRejected as error:
-        raise Refused(Code.INVALID_VALUE, f"The model's chat template: {error}", param="messages") from None
-    content = tokenizer.prompt(text)
-    return (tokenizer.count(text) if isinstance(content, str) else len(content)), content
 
 
 def _too_long(tokens: str, context: int, about: str = "") -> Refused:

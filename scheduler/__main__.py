@@ -18,6 +18,7 @@ import uvloop
 from scheduler.loop import Loop
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
 from scheduler.types import DeviceReport
+from services import heap
 from services.bandwidth import read_measured
 from services.config import Config, ConfigError
 from services.logs import setup
@@ -132,6 +133,7 @@ async def serve(runtime: Runtime) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         stopping = asyncio.create_task(stopped.wait())
+        heap.settle()
         done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
         for task in [*tasks, stopping]:
             task.cancel()

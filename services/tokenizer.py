@@ -8,6 +8,7 @@ vocabularies is at least one byte) and prompts go to the engine as text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Tokenizer:
         self._template = template
         self._bos = bos  # what the engine would put before every prompt that is text
         self._source = source
+        self._special: re.Pattern[str] | None = None  # made when it is asked for
 
     @property
     def exact(self) -> bool:
@@ -54,6 +56,18 @@ class Tokenizer:
             raise TokenizerError(f"{self._source}: this tokenizer family is unknown; send text")
         ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
         return ids
+
+    def last_special_end(self, text: str) -> int:
+        """Where the last special token in `text` ends: what comes after it does not change the ids before. 0: none.
+
+        Tokens that take in the spaces around them do not count.
+        """
+        if self._special is None:
+            tokens = self._fast.get_added_tokens_decoder().values() if self._fast is not None else ()
+            words = [t.content for t in tokens if not (t.lstrip or t.rstrip or t.single_word or t.normalized)]
+            words.sort(key=len, reverse=True)
+            self._special = re.compile("|".join(map(re.escape, words)) or r"(?!)")
+        return max((found.end() for found in self._special.finditer(text)), default=0)
 
     def prompt(self, text: str) -> list[int] | str:
         """What EngineRequest.prompt takes for a rendered conversation: ids where exact, else the text."""

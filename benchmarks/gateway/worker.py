@@ -9,6 +9,7 @@ from pathlib import Path
 import uvloop
 
 from scheduler.types import EngineFacts
+from services import heap
 from services.engines.base import Progress
 from services.engines.http import EngineHttp
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
@@ -66,6 +67,7 @@ async def main(config: Path, model: str, port: int) -> None:
     async with runtime.connect() as connection:
         bench = Bench(connection, model, f"{model}@0")
         worker = Worker(model, engine, load_tokenizer(weights), bench, reply_keep_s=30, drain_s=1, clock=time.time)
+        heap.settle()
         await worker.run()
 
 

@@ -12,6 +12,7 @@ import structlog
 import uvloop
 
 from scheduler.types import KvBits
+from services import heap
 from services.bandwidth import ensure_measured
 from services.config import ConfigError
 from services.engines.base import Engine
@@ -67,6 +68,7 @@ async def serve(runtime: Runtime, model: str) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
+        heap.settle()
         await worker.run()
 
 
