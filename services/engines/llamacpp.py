@@ -155,7 +155,8 @@ class LlamaCppEngine:
         """Run one chat in a slot of its own. Raises EngineBusy when all are taken."""
         http, facts = self._up()
         self._check(request, facts)
-        taken = self._slots.take(request.salt, request.prompt)
+        slots = self._slots  # a start makes new ones, and this chat's slot is none of theirs
+        taken = slots.take(request.salt, request.prompt)
         if taken is None:
             raise EngineBusy(f"llama.cpp ({self.model}): all {facts.chats_max} slots are taken")
         slot, reuse = taken
@@ -179,7 +180,7 @@ class LlamaCppEngine:
                 tokens += piece.tokens
                 finished = piece.finish is not None
                 if finished:
-                    self._slots.release(slot, (piece.prompt_tokens or 0) + tokens)
+                    slots.release(slot, (piece.prompt_tokens or 0) + tokens)
                 yield piece
             if events.closed:
                 yield Piece(finish="cancelled")
@@ -192,8 +193,8 @@ class LlamaCppEngine:
                 events.close()
             self._streams.pop(request.chat, None)
             if not finished:
-                self._slots.forget(slot)
-                self._slots.release(slot, 0)
+                slots.forget(slot)
+                slots.release(slot, 0)
 
     async def cancel(self, chat: str) -> None:
         """Closes the chat's connection; the server frees the slot at its next token."""

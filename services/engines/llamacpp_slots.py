@@ -21,6 +21,7 @@ class Slot:
     salt: str | None = None
     prompt: Sequence[int] | str = ()
     tokens: int = 0
+    busy: bool = False
 
 
 class Slots:
@@ -45,12 +46,14 @@ class Slots:
         if slot is None:
             return None
         self._take_out(slot)
-        slot.salt, slot.prompt = salt, prompt
+        slot.salt, slot.prompt, slot.busy = salt, prompt, True
         return slot, reuse
 
     def release(self, slot: Slot, tokens: int) -> None:
-        """The chat ended with `tokens` in the slot's cells."""
-        slot.tokens = tokens
+        """The chat ended with `tokens` in the slot's cells. Twice is once: a slot that is free stays as it is."""
+        if not slot.busy:
+            return
+        slot.tokens, slot.busy = tokens, False
         if slot.salt is None:
             self._empty.append(slot)
         else:
@@ -58,7 +61,10 @@ class Slots:
             self._by_salt.setdefault(slot.salt, {})[slot.number] = slot
 
     def forget(self, slot: Slot) -> None:
-        """Nobody may reuse what is in the slot, because nobody knows it. Before it is released."""
+        """Nobody may reuse what is in the slot, because nobody knows it."""
+        if not slot.busy and slot.salt is not None:
+            self._take_out(slot)
+            self._empty.append(slot)
         slot.salt, slot.prompt, slot.tokens = None, (), 0
 
     @property

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.types import KvBits
 from services.config import ConfigError, ModelConfig
-from services.engines.base import EngineBusy, EngineRejected
+from services.engines.base import EngineBusy, EngineRejected, EngineUnavailable
 from services.engines.factory import build_engine
 from services.engines.gguf import GgufError, read_gguf
 from services.engines.llamacpp import LlamaCppEngine
@@ -50,6 +50,38 @@ async def test_more_chats_than_slots_are_busy_and_adapters_are_refused(llamacpp:
             await collect(engine, llamacpp.request("lora", "Hi", adapter="formal"))
     finally:
         await engine.stop()
+
+
+async def test_a_chat_that_a_restart_ended_gives_no_slot_of_the_new_server(llamacpp: Kit, tmp_path: Path) -> None:
+    """It gave its own to the new server's: two chats then went to one slot."""
+    engine = llamacpp.build(tmp_path / "log", GGUF, 0)
+    try:
+        facts = await engine.start(lambda _word: None)
+        old = engine.stream(llamacpp.request("old", "Count to a hundred.", max_tokens=200))
+        await anext(old)
+        await engine.set_kv_bits(KvBits.FOUR, lambda _word: None)
+        with pytest.raises(EngineUnavailable):
+            async for _ in old:
+                pass
+        chats = [
+            collect(engine, llamacpp.request(f"c{n}", "Count to ten.", max_tokens=8, kv_bits=KvBits.FOUR))
+            for n in range(facts.chats_max + 1)
+        ]
+        answers = await asyncio.gather(*chats, return_exceptions=True)
+        assert [type(answer) for answer in answers].count(EngineBusy) == 1
+    finally:
+        await engine.stop()
+
+
+def test_a_slot_that_is_released_twice_is_one() -> None:
+    slots = Slots(1)
+    taken = slots.take("a", [1])
+    assert taken is not None
+    slots.release(taken[0], 4)
+    slots.forget(taken[0])
+    slots.release(taken[0], 0)
+    assert slots.take("b", [2]) is not None
+    assert slots.take("c", [3]) is None
 
 
 def test_slots_reuse_only_what_the_same_salt_left() -> None:
