@@ -109,6 +109,9 @@ class ModelConfig(Section):
     flags: tuple[str, ...] = ()  # passed to the engine as they are
 
 
+TRADE_FLOORS = {"medical": 8, "finance": 8}
+
+
 class KvPolicyConfig(Section):
     """How a bot's KV bits are chosen (scheduler/policies)."""
 
@@ -117,6 +120,12 @@ class KvPolicyConfig(Section):
     floor: Bits = 4
     ceiling: Bits = 16
     demotable: bool | None = None  # None: as the policy says
+
+    @property
+    def promised_bits(self) -> int:
+        """The least KV bits that the policy lets a chat have."""
+        fixed = (self.bits or 16) if self.policy == "fixed" else 4
+        return max(self.floor, fixed, TRADE_FLOORS.get(self.policy, 4))
 
 
 def _check_origin(origin: str) -> str:
@@ -286,6 +295,13 @@ def _check_references(path: Path, node: yaml.Node | None, config: Config) -> Non
             if wanted.adapter is not None and wanted.adapter not in model.adapters:
                 raise ConfigError(
                     f"{_place(path, node, (*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
+                )
+            most = 8 if model.kv_bits == "mixed" else model.kv_bits
+            if wanted.kv.promised_bits > most:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'kv'))}: this policy promises {wanted.kv.promised_bits} KV bits and "
+                    f"{wanted.model} holds {most}: every chat would be refused. Give the bot {most} bits or the model "
+                    f"{wanted.kv.promised_bits}"
                 )
             if wanted.overflow is not None and wanted.overflow not in config.overflow:
                 raise ConfigError(

@@ -16,7 +16,6 @@ from gateway.state import Gateway
 from scheduler.types import Task
 from services.config import BotConfig, KvPolicyConfig
 from services.edit import edit
-from services.jobs.plan import floor_of
 from services.queues.desk import Desk, EngineSeen
 from services.queues.door import read_registry
 from services.registry import Registry
@@ -55,7 +54,7 @@ def _check(bot: BotConfig, after: KvPolicyConfig, engine: EngineSeen | None) -> 
     """A promise that the model cannot keep would turn every chat away."""
     if engine is None:
         return
-    now, floor = int(engine.facts.kv_bits), floor_of(after)
+    now, floor = int(engine.facts.kv_bits), after.promised_bits
     able = sorted(bits for bits in engine.facts.kv_bytes_per_token if bits <= now) or [now]
     if floor > able[-1]:
         raise Conflict(

@@ -16,7 +16,6 @@ from gateway.admin.live import demote
 from gateway.admin.schemas import Page, Session, SessionChat, SessionEnded, SessionKv, SessionKvAnswer
 from gateway.state import Gateway
 from scheduler.types import Ticket
-from services.jobs.plan import floor_of
 from services.queues import keys
 from services.queues.connection import translated
 from services.queues.desk import Desk, EngineSeen
@@ -127,7 +126,7 @@ async def _checked_sizes(host: Gateway, found: Session, engine: EngineSeen | Non
     if bits not in able:
         raise BadValue(f"{found.model} holds KV at {', '.join(map(str, able))} bits.", code="kv_bits", param="bits")
     tenant, _, name = found.bot.partition("/")
-    floor = floor_of(bot_of(await read_registry(host.connection), tenant, name).kv)
+    floor = bot_of(await read_registry(host.connection), tenant, name).kv.promised_bits
     if bits < floor:
         raise Conflict(f"{found.bot} promises at least {floor} bits.", code="below_floor", param="bits")
     return engine.facts.kv_bytes_per_token

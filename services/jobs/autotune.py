@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from services.audit import Note
-from services.config import KvPolicyConfig
+from services.config import TRADE_FLOORS, KvPolicyConfig
 from services.edit import edit, with_tenant
 from services.jobs.figures import Measured, measured
-from services.jobs.plan import PRESET_FLOORS
 from services.jobs.run import Context
 from services.queues.connection import Connection
 from services.queues.door import Door, read_registry
@@ -77,7 +76,7 @@ def proposals(
         for name, bot in record.config.bots.items():
             rows = quality.get(bot.model, ())
             allowed = [row.bits for row in rows if row.perplexity_change <= change_max]
-            if not allowed or bot.kv.policy in PRESET_FLOORS:
+            if not allowed or bot.kv.policy in TRADE_FLOORS:
                 continue
             after = _after(bot.kv, min(allowed), short.get(bot.model, 0.0))
             if after != bot.kv:

@@ -22,13 +22,11 @@ from typing import Any
 from scheduler.bandwidth import Device
 from scheduler.settings import SchedulerSettings
 from scheduler.types import EngineState
-from services.config import KvPolicyConfig
 from services.planner.need import Need
 from services.queues.desk import EngineSeen
 from services.registry import Registry
 
 GONE = (EngineState.ASLEEP, EngineState.DOWN)
-PRESET_FLOORS = {"medical": 8, "finance": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,19 +223,13 @@ def _bandwidth_seen(scene: Scene) -> float | None:
     return read / max(times)
 
 
-def floor_of(kv: KvPolicyConfig) -> int:
-    """The least KV bits that a bot's policy allows."""
-    fixed = (kv.bits or 16) if kv.policy == "fixed" else 4
-    return max(kv.floor, fixed, PRESET_FLOORS.get(kv.policy, 4))
-
-
 def bots_below(registry: Registry, model: str, bits: int) -> list[str]:
     """Bots of a model whose floor is above `bits`."""
     return [
         f"{tenant}/{name}"
         for tenant, record in registry.tenants.items()
         for name, bot in record.config.bots.items()
-        if bot.model == model and floor_of(bot.kv) > bits
+        if bot.model == model and bot.kv.promised_bits > bits
     ]
 
 

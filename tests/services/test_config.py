@@ -43,6 +43,13 @@ def test_a_good_file_is_read_with_defaults(path: Path) -> None:
         ("        model: small", "        model: smal", 9, "there are: small"),
         ("        model: small", "        model: small\n        adapter: x", 10, "no adapter of small"),
         ("        model: small", "        model: small\n        overflow: x", 10, "not under `overflow`"),
+        (
+            "        model: small",
+            "        model: small\n        kv: {policy: fixed}",
+            10,
+            "promises 16 KV bits and small holds 8",
+        ),
+        ("        model: small", "        model: small\n        kv: {floor: 16}", 10, "every chat would be refused"),
         ("  acme:", "  Acme:", 6, "small letters"),
         ("tenants:", "memory: {card: 24 parsecs}\ntenants:", 5, "24 parsecs"),
         ("tenants:", "gateway: {port: 70000}\ntenants:", 5, "got 70000"),
