@@ -152,7 +152,9 @@ class Books:
         if usage is not None:
             if charge.prompt_tokens_kept > 0:
                 self.hits.settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
-            self.drain.settled(held.model, max(0.0, now_s - held.admitted_s))
+            account = self.ledger.accounts.get(held.model)
+            beside = len(account.reservations) if account else 0
+            self.drain.settled(held.model, max(0.0, now_s - held.admitted_s), beside + 1)
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
             self.counters.settle(held.tenant, charge.counted, cost)

@@ -138,6 +138,18 @@ def test_a_new_session_that_cannot_make_its_deadline_is_told_so_at_once() -> Non
     assert host.decided["hopeless"].retry_after_s == pytest.approx(20.0)
 
 
+def test_an_engine_that_is_full_for_a_moment_does_not_look_slow() -> None:
+    """Its report is late, so nothing is let in while its chats end; those that come may still wait a minute."""
+    host = Host(facts(), telemetry_age_s_max=3.0)
+    running = host.send(*(ticket(f"old-{number}") for number in range(10)))
+    host.now_s += 10
+    for chat in running[:-1]:
+        host.scheduler.settle(chat, usage(), host.now_s)
+    host.step()
+    host.send(*(ticket(f"new-{number}", deadline_s=host.now_s + 60) for number in range(10)))
+    assert not [chat for chat in host.decided if chat.startswith("new")]
+
+
 def test_queues_are_bounded_and_say_when_to_come_back() -> None:
     host = Host(facts(), waiting_per_tenant_max=2)
     host.send(ticket("running", tokens=900))
