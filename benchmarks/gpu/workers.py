@@ -123,6 +123,7 @@ def weighed(seen: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
             "predicted_ms": round(predicted, 3),
             "observed_ms": round(observed, 3),
             "samples": len(pairs),
+            "pairs_ms": pairs,
             "error": round(error, 4),
         }
     return found
