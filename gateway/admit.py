@@ -18,9 +18,10 @@ from gateway.tickets import payload_for, ticket_for
 from scheduler.types import Ticket
 from services.queues.connection import QueueUnavailable
 from services.queues.door import Submission, Submitted
+from services.queues.keys import QUEUED
 from services.queues.limits import Charge
 from services.queues.records import Payload
-from services.queues.replies import QUEUED, START, Reader
+from services.queues.replies import START, Reader
 from services.queues.usage import count_refusal
 from services.registry import salt
 

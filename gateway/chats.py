@@ -16,8 +16,9 @@ from gateway.request import parse_chat
 from gateway.state import Gateway
 from gateway.tickets import new_chat_id
 from services.queues.door import ChatInfo
+from services.queues.keys import QUEUED
 from services.queues.records import ReplyEnd
-from services.queues.replies import ENTRY_ID, QUEUED, START
+from services.queues.replies import ENTRY_ID, START
 
 LOOK_UP_S_MAX = 2.0
 OUR_HEADERS = b"x-bunkhouse-"

@@ -16,8 +16,9 @@ from gateway.outcomes import Code, Refused, from_reply
 from gateway.state import Gateway
 from gateway.tally import Tally
 from services.queues.connection import QueueUnavailable
+from services.queues.keys import QUEUED
 from services.queues.records import Finish, ReplyEnd, ReplyEntry
-from services.queues.replies import QUEUED, START
+from services.queues.replies import START
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 END_S_MAX = 30.0  # a cancelled chat has ended by then

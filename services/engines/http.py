@@ -120,7 +120,7 @@ class EventStream:
         self._path, self._response, self._next_s = path, response, next_s
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + first_s
-        # One timer for all events: it is set anew only when it comes too early.
+        # One timer for all events: it is set anew only where it would come too early or too late.
         self._timer = self._loop.call_at(self._due, self._look)
         self._lines: deque[bytes] = deque()
         self._rest = b""
@@ -149,6 +149,9 @@ class EventStream:
                 if not isinstance(event, dict):
                     raise EngineUnavailable(f"{self._path}: an event that is no object: {payload[:200]!r}")
                 self._due = self._loop.time() + self._next_s
+                if self._due < self._timer.when():  # after the first event, which may take longer than others
+                    self._timer.cancel()
+                    self._timer = self._loop.call_at(self._due, self._look)
                 return event
             if self._response.complete and not self._response.chunks:
                 break

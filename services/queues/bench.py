@@ -35,11 +35,12 @@ class Line(NamedTuple):
     text: str
     tokens: int
     after: int = -1  # -1: place - 1
+    start: tuple[int, float] | None = None  # of a chat's very first piece: its KV bits, and seconds it waited
 
     def and_then(self, later: Line) -> Line:
         """This piece and the next of the same attempt as one."""
         text, tokens = self.text + later.text, self.tokens + later.tokens
-        return Line(self.chat, self.attempt, later.place, text, tokens, self.before)
+        return Line(self.chat, self.attempt, later.place, text, tokens, self.before, self.start)
 
     @property
     def before(self) -> int:
@@ -102,9 +103,7 @@ class Bench:
 
     async def claim(self, entry: str, chat: str) -> Claim | None:
         """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
-        answer = await self._connection.script(
-            "claim", [keys.chat(chat), keys.reply(chat)], [keys.REPLY_HINTS, chat, self.served_by]
-        )
+        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [self.served_by])
         state = answer[0].decode()
         if state in ("done", "gone"):
             with translated():
@@ -134,12 +133,18 @@ class Bench:
     async def write(self, lines: Sequence[Line]) -> set[str]:
         """Append pieces to their replies in one round trip. Returns the chats that a newer attempt has taken over.
 
-        A line that was written before a connection broke is refused for its place, and counts as written.
+        A line that was written before a connection broke is refused for its place, and counts as written. That a chat
+        has started is news only with its first piece, which spares readers a turn; who waits longer for that one finds
+        the start in the stream.
         """
         news: list[object] = []
         args: list[object] = [keys.REPLY_HINTS, b""]
         for line in lines:
             place = f"{line.attempt}-{line.place}"
+            if line.start is not None:
+                bits, queue_s = line.start
+                start = {"b": bits, "q": queue_s, "s": self.served_by}
+                news.append((line.chat, keys.QUEUED, f"{line.attempt}-0", start))
             news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens))
             args += (place, line.text, line.tokens)
         args[1] = orjson.dumps(news)

@@ -70,6 +70,7 @@ GROUP = "workers"
 
 # Channels carry hints. What they tell of is stored; a lost hint costs time, never a token.
 REPLY_HINTS = "bh:hint:replies"
+QUEUED = "0-1"  # place of the entry that every reply begins with
 REGISTRY_HINTS = "bh:hint:registry"
 
 

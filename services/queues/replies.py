@@ -30,7 +30,6 @@ ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")  # not \d: Redis takes no other
 UNREADABLE = (LookupError, TypeError, ValueError)  # what decoding raises at another version's records
 
 log = structlog.get_logger()
-QUEUED = "0-1"  # the entry that every reply begins with
 
 
 class Reader:

@@ -168,7 +168,8 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
             running.tokens += piece.tokens
             if piece.text or piece.tokens:
                 place += 1
-                desk.writer.put(Line(running.chat, claim.attempt, place, piece.text, piece.tokens))
+                start = (int(claim.kv_bits), claim.queue_s) if place == 1 and claim.attempt == 1 else None
+                desk.writer.put(Line(running.chat, claim.attempt, place, piece.text, piece.tokens, start=start))
             if piece.cached_tokens is not None and running.cached_tokens is None:
                 running.cached_tokens = min(piece.cached_tokens, claim.ticket.prompt_tokens)
             if piece.finish:

@@ -93,7 +93,7 @@ def config_of(data_dir: Path, webhook: str | None) -> Config:
     }
     tenants: dict[str, Any] = {}
     for place, (name, (weight, bot, model)) in enumerate(TENANTS.items()):
-        bits = (None, 16, 4, 8, None)[place]
+        bits = (None, 8, 4, 8, None)[place]
         kv = {"policy": "fixed", "bits": bits} if bits else {"policy": "auto", "floor": 4, "demotable": True}
         tenants[name] = {
             "weight": weight,

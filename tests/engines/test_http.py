@@ -43,8 +43,8 @@ async def _server(answer: Answer) -> AsyncIterator[EngineHttp]:
         await asyncio.gather(*handlers)
 
 
-async def _read(http: EngineHttp, next_s: float = 1.0) -> list[dict[str, object]]:
-    stream = await http.open_events("/x", {"a": 1}, 1.0, next_s)
+async def _read(http: EngineHttp, next_s: float = 1.0, first_s: float = 1.0) -> list[dict[str, object]]:
+    stream = await http.open_events("/x", {"a": 1}, first_s, next_s)
     try:
         return [event async for event in stream]
     finally:
@@ -121,6 +121,16 @@ async def test_silence_between_events_is_unavailable_though_pings_go_on() -> Non
     async with _server(answer) as http:
         with pytest.raises(EngineUnavailable, match="hangs"):
             await _read(http, next_s=0.3)
+
+
+async def test_silence_after_the_first_event_is_not_waited_for_as_long_as_that_one_may_take() -> None:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + _chunk(b'data: {"n": 1}\n\n'))
+        await asyncio.sleep(5.0)
+
+    async with _server(answer) as http, asyncio.timeout(3.0):
+        with pytest.raises(EngineUnavailable, match="hangs"):
+            await _read(http, first_s=60.0, next_s=0.3)
 
 
 async def test_status_carries_the_servers_message() -> None:

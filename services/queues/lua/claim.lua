@@ -1,6 +1,6 @@
 -- A worker takes an admitted chat: a new attempt, which fences every older one out of the reply stream.
 -- KEYS: chat, reply
--- ARGV: hint channel, chat, who serves it
+-- ARGV: who serves it
 -- Answers {'ok', attempt, ticket, payload, kv_bits, queue_s} | {'done'} | {'gone'} | {'cancelled', attempt, ...}
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'gone'} end
@@ -8,8 +8,5 @@ if state == 'done' then return {'done'} end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running')
 local f = redis.call('HMGET', KEYS[1], 'ticket', 'payload', 'kv_bits', 'queue_s', 'cancelled')
-redis.call('XADD', KEYS[2], 'NOMKSTREAM', attempt .. '-0', 'k', 'start', 'b', f[3], 'q', f[4], 's', ARGV[3])
-if attempt == 1 then
-  redis.call('PUBLISH', ARGV[1], '[["' .. ARGV[2] .. '","0-1","1-0",{"b":' .. f[3] .. ',"q":' .. f[4] .. ',"s":"' .. ARGV[3] .. '"}]]')
-end
+redis.call('XADD', KEYS[2], 'NOMKSTREAM', attempt .. '-0', 'k', 'start', 'b', f[3], 'q', f[4], 's', ARGV[1])
 return {f[5] and 'cancelled' or 'ok', attempt, f[1], f[2], f[3], f[4]}
