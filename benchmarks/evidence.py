@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.output import write
 from services.loadtest.charts import Bar, bar_file
+from services.prove.memory import Sizes, held
 
 DOCS = Path("docs")
 BITS = ("16", "8", "4")
@@ -70,12 +71,11 @@ def models(found: Mapping[str, Any]) -> dict[str, int]:
 
 def models_by_memory(found: Mapping[str, Any]) -> dict[str, int]:
     """Arithmetic: models that the card's memory holds, each with its sessions' KV, by the bytes that were measured."""
-    part, each = found["sessions"], found["sessions_each"]
-    counts = {}
-    for bits in BITS:
-        kv = each * found["context_tokens"] * part["at"][bits]["bytes_per_token"]
-        counts[bits] = int(found["card_gib"] * 2**30 // (part["weight_bytes"] + part["overhead_bytes"] + kv))
-    return counts
+    part, at = found["sessions"], found["sessions"]["at"]
+    per_token = {int(bits): at[bits]["bytes_per_token"] for bits in BITS}
+    fixed = part["weight_bytes"], part["overhead_bytes"]
+    sizes = Sizes(*fixed, per_token, found["context_tokens"], found["sessions_each"])
+    return {bits: held(sizes, int(bits), int(found["card_gib"] * 2**30)).models for bits in BITS}
 
 
 def missed(figures: Mapping[str, float | None]) -> list[str]:
@@ -119,14 +119,14 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
     counts, fit = models(found), models_by_memory(found)
     for bits in BITS:
         at = found["sessions"]["at"][bits]
-        held = (
+        ran = (
             f"{counts[bits]} of {found['sessions_each']} sessions each"
             if counts
             else f"not run ({fit[bits]} by memory)"
         )
         long = f"{found['qwq']['at'][bits]['longest_context']:,} tokens" if "qwq" in found else "not run"
         lines.append(
-            f"| {bits} bits ({CACHES[bits]}) | {held} | {at['within_target']} ({at['by_memory']} by memory) "
+            f"| {bits} bits ({CACHES[bits]}) | {ran} | {at['within_target']} ({at['by_memory']} by memory) "
             f"| {long} | {at['bytes_per_token']:,} |"
         )
     return "\n".join(
