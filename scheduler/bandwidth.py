@@ -163,12 +163,9 @@ class Device:
     def _duty_now(self, now_s: float) -> float:
         return self._duty * exp(-max(0.0, now_s - self._duty_at_s) / DUTY_S) if self._duty else 0.0
 
-    def step_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> float:
-        """A step's time before correction, with `more_bytes` read and `prefill_s` of prompt work added."""
-        return self._steps_s(now_s, more_bytes, prefill_s)[0]
-
-    def _steps_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> tuple[float, float]:
-        """With pauses for prompts, and without."""
+    def steps_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> tuple[float, float]:
+        """A step's time before correction, with `more_bytes` read and `prefill_s` of prompt work added: with pauses for
+        prompts, and without."""
         if not self._bandwidth:
             return 0.0, 0.0
         duty = min(DUTY_MAX, self._duty_now(now_s) + prefill_s / DUTY_S)
@@ -185,7 +182,7 @@ class Device:
         if not self._bandwidth:
             return None
         mine = self.loads[model]
-        step_s, least_s = self._steps_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
+        step_s, least_s = self.steps_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
         keep = 1.0 - margin
         if step_s > self._harmless_s * keep:
             for name, load in self.loads.items():
@@ -208,7 +205,7 @@ class Device:
         load = self.loads.get(model)
         if load is None or not load.chats or not self._bandwidth:
             return None
-        step_s, least_s = self._steps_s(now_s)
+        step_s, least_s = self.steps_s(now_s)
         return max(least_s, step_s * load.correction)
 
     def check_integrity(self, ledger: Ledger) -> None:

@@ -169,7 +169,7 @@ def test_headroom_too_small_for_such_a_chat_is_not_kept() -> None:
 
 def test_a_decision_changes_nothing_and_is_the_same_again() -> None:
     desk = Desk(facts(), taken=500)
-    before = deepcopy((desk.account.reserved_bytes, dict(desk.account.reservations), desk.device.step_s(NOW_S)))
+    before = deepcopy((desk.account.reserved_bytes, dict(desk.account.reservations), desk.device.steps_s(NOW_S)))
     first, second = desk.ask(ticket("c")), desk.ask(ticket("c"))
     assert first == second
-    assert before == (desk.account.reserved_bytes, dict(desk.account.reservations), desk.device.step_s(NOW_S))
+    assert before == (desk.account.reserved_bytes, dict(desk.account.reservations), desk.device.steps_s(NOW_S))
