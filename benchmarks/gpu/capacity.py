@@ -33,7 +33,7 @@ from typing import Any
 
 from benchmarks.gpu import shapes
 from benchmarks.gpu.load import ms, percentile
-from benchmarks.gpu.workers import FLAGS, used_bytes
+from benchmarks.gpu.workers import FLAGS, off_pct, used_bytes
 from benchmarks.output import write
 from scheduler.types import EngineFacts, KvBits
 from services.config import ModelConfig
@@ -225,9 +225,7 @@ def memory(ups: Sequence[Up], plan: Sizes) -> dict[str, Any]:
         "engines": len(ups),
         "planned_bytes": expected,
         "seen_bytes": seen,
-        "planner_error_pct_of_card": round(100 * abs(expected - seen) / reading.total_bytes, 3)
-        if reading and seen
-        else None,
+        "planner_error_pct_of_card": off_pct(expected, seen, reading.total_bytes) if reading and seen else None,
     }
 
 

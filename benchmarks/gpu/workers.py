@@ -84,6 +84,11 @@ def planned(config: Path) -> dict[str, int]:
     return {model["model"]: model["total_bytes"] for card in plan["cards"] for model in card["models"]}
 
 
+def off_pct(planned_bytes: int, seen_bytes: int, card_bytes: int) -> float:
+    """How far a plan is from what was seen, in percent of the card."""
+    return round(100 * abs(planned_bytes - seen_bytes) / card_bytes, 3)
+
+
 def memory(host: HostProcess, config: Path, used_before: int) -> dict[str, Any]:
     """Planned against seen. NVML's sum over the card where it does not tell processes apart."""
     plan = planned(config)
@@ -96,7 +101,7 @@ def memory(host: HostProcess, config: Path, used_before: int) -> dict[str, Any]:
         "card_bytes": reading.total_bytes,
         "seen_bytes": seen,
         "seen_by_process": {str(pid): size for pid, size in reading.process_bytes.items()},
-        "planner_error_pct_of_card": round(100 * abs(sum(plan.values()) - seen) / reading.total_bytes, 3),
+        "planner_error_pct_of_card": off_pct(sum(plan.values()), seen, reading.total_bytes),
         "supervisor": host.process.pid,
     }
 
@@ -280,11 +285,11 @@ async def _parts(
     write(options.out, figures)
     figures["contention"] = await contention(host, options)
     figures["predict_error"] = predict_error(figures["contention"])
-    figures["memory"]["busy_bytes"] = used_bytes() - used_before
-    planned_bytes, card = figures["memory"]["planned_bytes"], figures["memory"].get("card_bytes")
-    if card:
-        error = abs(planned_bytes - figures["memory"]["busy_bytes"]) / card
-        figures["memory"]["planner_error_busy_pct_of_card"] = round(100 * error, 3)
+    held = figures["memory"]
+    held["busy_bytes"] = used_bytes() - used_before
+    if "card_bytes" in held:
+        error = off_pct(held["planned_bytes"], held["busy_bytes"], held["card_bytes"])
+        held["planner_error_busy_pct_of_card"] = error
     write(options.out, figures)
     figures["naps"] = await naps(host) if options.sleep else None
     write(options.out, figures)
