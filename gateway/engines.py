@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ class EngineNow:
     live: bool  # sessions may differ in bits
     context_tokens: int
     pressure: float = 0.0  # part of the KV memory that is reserved, 0..1
+    bytes_per_token: Mapping[int, int] = field(default_factory=dict)  # by KV bits; empty until its engine was heard of
 
 
 class Engines:
@@ -64,7 +65,8 @@ def _as_configured(model: ModelConfig) -> EngineNow:
 
 def _as_told(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> EngineNow:
     live, most = bool(facts["live_kv_bits"]), int(facts["kv_bits"])
-    bits = tuple(sorted(int(bits) for bits in facts["kv_bytes_per_token"] if int(bits) <= most)) if live else (most,)
+    per_token = {int(bits): int(size) for bits, size in facts["kv_bytes_per_token"].items()}
+    bits = tuple(sorted(bits for bits in per_token if bits <= most)) if live else (most,)
     budget = seen.get("budget_bytes") or 0
     pressure = min(1.0, seen["reserved_bytes"] / budget) if budget else 0.0
-    return EngineNow(bits, live, int(facts["context_tokens"]), pressure)
+    return EngineNow(bits, live, int(facts["context_tokens"]), pressure, per_token)

@@ -71,7 +71,7 @@ async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
                     parts.append(entry.text)
                     end = entry.end
         body = completion(chat.ticket, "".join(parts), _good(end))
-        await call.respond(200, body, [JSON, *answer_headers(call, chat, tally)])
+        await call.respond(200, body, [JSON, *answer_headers(gateway, call, chat, tally)])
     except ClientGone:
         call.label = "client_gone"
         if end is None:
@@ -110,7 +110,7 @@ class _Stream:
             _good(self.end)
         for entry in first:
             tally.see(entry)
-        await call.start(200, [*_STREAM_HEADERS, *answer_headers(call, self._chat, tally)])
+        await call.start(200, [*_STREAM_HEADERS, *answer_headers(self._gateway, call, self._chat, tally)])
         news = first
         while True:
             await call.send(self._events(news) if news else PING, more=self.end is None)
@@ -157,14 +157,17 @@ _STREAM_HEADERS: list[Header] = [
 ]
 
 
-def answer_headers(call: Call, chat: Admitted, tally: Tally) -> list[Header]:
-    """What is known of a chat when its answer starts."""
+def answer_headers(gateway: Gateway, call: Call, chat: Admitted, tally: Tally) -> list[Header]:
+    """What is known of a chat when its answer starts. Its KV bytes are those reserved for it."""
     found: list[Header] = [
         (b"x-bunkhouse-chat", chat.ticket.chat.encode()),
         (b"x-bunkhouse-overhead-ms", b"%.2f" % (call.overhead_s * 1000)),
     ]
     if tally.kv_bits is not None:
         found.append((b"x-bunkhouse-kv-bits", b"%d" % tally.kv_bits))
+        engine = gateway.engines.get(chat.ticket.model)
+        if engine is not None and (per_token := engine.bytes_per_token.get(tally.kv_bits)):
+            found.append((b"x-bunkhouse-kv-bytes", b"%d" % (chat.ticket.tokens_max * per_token)))
     if tally.queue_s is not None:
         found.append((b"x-bunkhouse-queue-ms", b"%.1f" % (tally.queue_s * 1000)))
     if tally.served_by is not None:

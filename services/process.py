@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,13 @@ import psutil
 _SHIM = Path(__file__).with_name("die_with_parent.py")
 _GROUP_GONE_S_MAX = 2.0
 _POLL_S = 0.02
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit on open files to the most it may have. A shell's usual 1,024 would be a gateway's
+    limit on clients, and one that shows as connections that hang."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def spawn(

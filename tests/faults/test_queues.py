@@ -111,6 +111,16 @@ async def lead(connection: Connection, clock: Callable[[], float]) -> asyncio.Ta
     return asyncio.create_task(loop.run())
 
 
+async def test_a_question_that_falls_into_a_take_over_is_answered(connection: Connection) -> None:
+    """It was asked before the new scheduler began to hear."""
+    asked = asyncio.create_task(explain(connection, "chat-1", 4.0))
+    await asyncio.sleep(0.3)
+    leading = await lead(connection, time.time)
+    assert (await asked)["state"] == "unknown"
+    leading.cancel()
+    await asyncio.gather(leading, return_exceptions=True)
+
+
 async def reserved(connection: Connection) -> int | None:
     """KV bytes that the scheduler says are reserved."""
     snapshot = await Door(connection).snapshot()

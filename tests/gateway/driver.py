@@ -25,6 +25,7 @@ from services.queues.connection import Connection, QueueUnavailable
 from services.queues.desk import Desk
 from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
 
+BYTES_PER_TOKEN = 100  # of KV
 KEEP_S = 60
 RETRY_S = 0.05  # a Redis that is not there is waited for, as the real ones do
 
@@ -72,7 +73,7 @@ class Driver:
         """Say what a scheduler and a worker say of themselves."""
         held = KvBits(bits)
         facts = EngineFacts(
-            self.model, "llamacpp", 1, 1, 1, {bits: 100}, context_tokens=2048, chats_max=8, kv_bits=held
+            self.model, "llamacpp", 1, 1, 1, {bits: BYTES_PER_TOKEN}, context_tokens=2048, chats_max=8, kv_bits=held
         )
         await self.bench.publish_engine(facts, EngineReport(self.model, time.time() + 3600, EngineState.READY))
         await self.desk.publish_snapshot({"at_s": time.time(), "models": {}, "waiting_per_tenant": {}}, 60_000)

@@ -11,13 +11,14 @@ import pytest
 from services.queues.records import Finish
 
 from .conftest import ACME, GLOBEX, Host, HostFactory
-from .driver import Script, until
+from .driver import BYTES_PER_TOKEN, Script, until
 
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
 TEXT = "Hello, wörld!"
 
 
 async def test_a_whole_answer(host: Host) -> None:
+    await host.state.engines.look()
     answer = await host.client().chat.completions.with_raw_response.create(model="acme/support", messages=HELLO)
     parsed = answer.parse()
     assert parsed.choices[0].message.content == TEXT
@@ -30,6 +31,7 @@ async def test_a_whole_answer(host: Host) -> None:
     assert parsed.usage.prompt_tokens_details.cached_tokens == 2
     assert answer.headers["x-bunkhouse-chat"] == parsed.id == host.driver.tickets[0].chat
     assert answer.headers["x-bunkhouse-kv-bits"] == "8"
+    assert int(answer.headers["x-bunkhouse-kv-bytes"]) == host.driver.tickets[0].tokens_max * BYTES_PER_TOKEN
     assert answer.headers["x-bunkhouse-served-by"] == "bunkhouse"
     assert float(answer.headers["x-bunkhouse-overhead-ms"]) < 1000
     assert float(answer.headers["x-bunkhouse-queue-ms"]) >= 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -176,3 +177,15 @@ async def test_processes_that_share_a_port_count_together(outside: Outside, redi
                 labels = 'error_type="",gen_ai_request_model="acme/support"'
                 assert f"gen_ai_server_request_duration_seconds_count{{{labels}}} 12.0" in told
                 assert "bunkhouse_gateway_open_chats 0.0" in told
+
+
+async def test_a_shell_s_limit_on_open_files_is_not_the_gateway_s(
+    outside: Outside, redis_url: str, tmp_path: Path
+) -> None:
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, most))
+    try:
+        async with process(tmp_path, redis_url) as (child, _):
+            assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
