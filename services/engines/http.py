@@ -1,13 +1,14 @@
-"""HTTP to an engine on loopback: small JSON calls and server-sent events, one connection a request.
+"""HTTP to an engine on loopback: small JSON calls, and server-sent events on connections that are kept for the next.
 
 Shared by both engines because a general client costs more than the engine's own token at thousands of
-events a second. Closing an event stream aborts its connection, which is how an engine learns of a cancel.
+events a second. Closing an event stream before its end aborts its connection: so an engine learns of a cancel.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Self, cast
 
 import httptools
@@ -18,6 +19,10 @@ from services.engines.base import EngineUnavailable
 EVENT_BYTES_MAX = 4 << 20  # one event, or one whole JSON answer
 _UNREAD_BYTES_MAX = 1 << 20  # past it the socket is not read until the consumer catches up
 _EARLY_S = 0.002  # that a timer may come too soon
+# A connection is kept for shorter than any server keeps it (uvicorn and cpp-httplib: 5 s), so none is used that the
+# server is about to close, and cpp-httplib, which gives each a thread, soon has its threads back.
+_IDLE_S_MAX = 1.0
+_TAIL_S_MAX = 0.5  # from an answer's last event to its end
 
 
 class HttpStatusError(Exception):
@@ -54,6 +59,8 @@ class _Response(asyncio.Protocol):
         self.complete = False
         self.failure: str | None = None
         self.transport: asyncio.Transport | None = None
+        self.completed: Callable[[_Response], None] | None = None  # called once, if the end is still to come
+        self._kept_alive = False
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -97,6 +104,14 @@ class _Response(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.complete = True
+        self._kept_alive = bool(self.parser.should_keep_alive())  # the parser forgets it after this call
+        if self.completed is not None:
+            self.completed(self)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next request may go out on this connection."""
+        return self.complete and self._kept_alive and not self._paused and self.failure is None
 
     def take(self) -> bytes:
         """Everything that arrived since the last call."""
@@ -109,6 +124,84 @@ class _Response(asyncio.Protocol):
         return data
 
 
+class _Idle(asyncio.Protocol):
+    """A connection between two requests. Whatever the server says on it ends it."""
+
+    def __init__(self, transport: asyncio.Transport, gone: Callable[[asyncio.Transport], None]) -> None:
+        self._transport = transport
+        self._gone = gone
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._gone(self._transport)
+
+
+class _Kept:
+    """Connections to one server that wait for a request, the one used last goes first."""
+
+    def __init__(self) -> None:
+        self._idle: dict[asyncio.Transport, float] = {}  # since when, on the loop's clock
+        self._ending: set[_Response] = set()  # whose last event was read, but not their end
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def take(self) -> asyncio.Transport | None:
+        while self._idle:
+            transport, _ = self._idle.popitem()
+            if not transport.is_closing():
+                return transport
+        return None
+
+    def give(self, response: _Response) -> None:
+        """Keep an answered request's connection, or end it. An answer whose last event was read may take a moment."""
+        self._ending.discard(response)
+        transport = response.transport
+        if transport is None or transport.is_closing():
+            return
+        loop = asyncio.get_running_loop()
+        if response.reusable:
+            transport.set_protocol(_Idle(transport, self._forget))
+            self._idle[transport] = loop.time()
+            if self._sweep is None:
+                self._sweep = loop.call_later(_IDLE_S_MAX, self._end_old, loop)
+        elif response.complete or response.completed is not None:
+            transport.abort()
+        else:
+            response.completed = self.give
+            self._ending.add(response)
+            loop.call_later(_TAIL_S_MAX, self._give_up, response)
+
+    def close(self) -> None:
+        for response in self._ending:
+            _abort(response)
+        self._ending.clear()
+        for transport in self._idle:
+            transport.abort()
+        self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+    def _forget(self, transport: asyncio.Transport) -> None:
+        self._idle.pop(transport, None)
+
+    def _end_old(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweep = None
+        before_s = loop.time() + _EARLY_S - _IDLE_S_MAX
+        for transport in [transport for transport, since_s in self._idle.items() if since_s <= before_s]:
+            del self._idle[transport]
+            transport.abort()
+        if self._idle:
+            first_s = next(iter(self._idle.values()))
+            self._sweep = loop.call_at(first_s + _IDLE_S_MAX, self._end_old, loop)
+
+    def _give_up(self, response: _Response) -> None:
+        if response in self._ending:
+            self._ending.discard(response)
+            _abort(response)
+
+
 class EventStream:
     """The events of one answer, as JSON objects, until `[DONE]` or its end. Iterate once.
 
@@ -116,21 +209,27 @@ class EventStream:
     from any task; the iteration then just ends.
     """
 
-    def __init__(self, path: str, response: _Response, first_s: float, next_s: float) -> None:
-        self._path, self._response, self._next_s = path, response, next_s
+    def __init__(self, path: str, response: _Response, kept: _Kept, first_s: float, next_s: float) -> None:
+        self._path, self._response, self._kept, self._next_s = path, response, kept, next_s
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + first_s
         # One timer for all events: it is set anew only where it would come too early or too late.
         self._timer = self._loop.call_at(self._due, self._look)
         self._lines: deque[bytes] = deque()
         self._rest = b""
+        self._ended = False  # the last event was read
         self.closed = False
 
     def close(self) -> None:
-        """Abort the connection."""
+        """Abort the connection, unless the answer was read to its end."""
+        if self.closed:
+            return
         self.closed = True
         self._timer.cancel()
-        _abort(self._response)
+        if self._ended:
+            self._kept.give(self._response)
+        else:
+            _abort(self._response)
         self._response.wake()
 
     def __aiter__(self) -> Self:
@@ -144,6 +243,7 @@ class EventStream:
                     continue
                 payload = line[5:].strip()
                 if payload == b"[DONE]":
+                    self._ended = True
                     raise StopAsyncIteration
                 event = _parse(self._path, payload)
                 if not isinstance(event, dict):
@@ -154,6 +254,7 @@ class EventStream:
                     self._timer = self._loop.call_at(self._due, self._look)
                 return event
             if self._response.complete and not self._response.chunks:
+                self._ended = True
                 break
             await self._more()
         raise StopAsyncIteration
@@ -191,10 +292,12 @@ class EngineHttp:
 
     def __init__(self, host: str, port: int, key: str, connect_s: float = 2.0) -> None:
         self.host, self.port, self.connect_s = host, port, connect_s
-        self._headers = (
-            f"Host: {host}:{port}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n"
-            "Content-Type: application/json\r\n"
-        )
+        self._kept = _Kept()
+        self._headers = f"Host: {host}:{port}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+
+    def close(self) -> None:
+        """End the connections that nobody uses."""
+        self._kept.close()
 
     async def get(self, path: str, timeout_s: float) -> bytes:
         """Body of a GET that answered 200."""
@@ -218,7 +321,8 @@ class EngineHttp:
         A silence of `first_s` before the first event or `next_s` between two is EngineUnavailable. Comments
         (`: ping`) do not count: a server whose decoding hangs goes on sending those.
         """
-        return EventStream(path, await self._request("POST", path, body), first_s, next_s)
+        response = await self._request("POST", path, body, keep=True)
+        return EventStream(path, response, self._kept, first_s, next_s)
 
     async def _call(self, method: str, path: str, body: object, timeout_s: float) -> bytes:
         response = await self._request(method, path, body)
@@ -230,9 +334,17 @@ class EngineHttp:
             raise HttpStatusError(response.status or 0, data)
         return data
 
-    async def _request(self, method: str, path: str, body: object) -> _Response:
+    async def _request(self, method: str, path: str, body: object, *, keep: bool = False) -> _Response:
         payload = b"" if body is None else orjson.dumps(body)
-        head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(payload)}\r\n\r\n"
+        end = "" if keep else "Connection: close\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{self._headers}{end}Content-Length: {len(payload)}\r\n\r\n"
+        kept = self._kept.take() if keep else None
+        if kept is not None:
+            response = _Response()
+            response.connection_made(kept)
+            kept.set_protocol(response)
+            kept.write(head.encode() + payload)
+            return response
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.connect_s):

@@ -237,6 +237,8 @@ class LlamaCppEngine:
 
     async def stop(self) -> None:
         """End the server; running streams end with EngineUnavailable."""
+        if self._http is not None:
+            self._http.close()
         self._http = None
         await self._server.stop()
 

@@ -148,6 +148,8 @@ class SglangServer:
 
     async def stop(self) -> None:
         """End the process group and remove its files. Safe to call twice."""
+        if self.http is not None:
+            self.http.close()
         self.http = self.control = None
         await self._process.stop()
         if self._folder is not None:

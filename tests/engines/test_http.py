@@ -39,7 +39,9 @@ async def _server(answer: Answer) -> AsyncIterator[EngineHttp]:
         lambda reader, writer: handlers.append(asyncio.create_task(handle(reader, writer))), "127.0.0.1", 0
     )
     async with server:
-        yield EngineHttp("127.0.0.1", server.sockets[0].getsockname()[1], "key")
+        http = EngineHttp("127.0.0.1", server.sockets[0].getsockname()[1], "key")
+        yield http
+        http.close()
         await asyncio.gather(*handlers)
 
 
@@ -164,3 +166,65 @@ async def test_close_ends_the_iteration() -> None:
 async def test_nobody_listening_is_unavailable() -> None:
     with pytest.raises(EngineUnavailable, match="cannot reach"):
         await EngineHttp("127.0.0.1", 9, "key").get("/health", 1.0)
+
+
+class _Counting:
+    """A server that answers each request on a connection with two events, and counts connections."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.ended = asyncio.Event()
+        self.tail = b"data: [DONE]\n\n"
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+                writer.write(HEAD + _chunk(b'data: {"n": 1}\n\ndata: {"n": 2}\n\n' + self.tail))
+                await asyncio.sleep(0.01)
+                writer.write(b"0\r\n\r\n")
+        self.ended.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def _counting() -> AsyncIterator[tuple[_Counting, EngineHttp]]:
+    counting = _Counting()
+    async with await asyncio.start_server(counting.handle, "127.0.0.1", 0) as server:
+        http = EngineHttp("127.0.0.1", server.sockets[0].getsockname()[1], "key")
+        yield counting, http
+        http.close()
+        await asyncio.sleep(0.05)  # the server hears of it
+
+
+@pytest.mark.parametrize("tail", [b"data: [DONE]\n\n", b""])
+async def test_the_next_answer_comes_over_the_same_connection(tail: bytes) -> None:
+    async with _counting() as (server, http):
+        server.tail = tail
+        for _ in range(3):
+            assert [event["n"] for event in await _read(http)] == [1, 2]
+            await asyncio.sleep(0.03)
+        assert server.connections == 1
+
+
+async def test_a_connection_whose_answer_was_given_up_is_ended() -> None:
+    """Its engine goes on with the answer until it hears of that."""
+    async with _counting() as (server, http):
+        stream = await http.open_events("/x", {}, 1.0, 1.0)
+        assert (await anext(stream))["n"] == 1
+        stream.close()
+        await asyncio.wait_for(server.ended.wait(), 2)
+        assert [event["n"] for event in await _read(http)] == [1, 2]
+        assert server.connections == 2
+
+
+async def test_a_kept_connection_is_ended_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers give each a thread."""
+    monkeypatch.setattr("services.engines.http._IDLE_S_MAX", 0.1)
+    async with _counting() as (server, http):
+        await _read(http)
+        await asyncio.wait_for(server.ended.wait(), 2)
+        assert [event["n"] for event in await _read(http)] == [1, 2]
+        assert server.connections == 2
