@@ -69,13 +69,23 @@ class Link(asyncio.Protocol):
         self._connection = connection
         self._broken = broken
         self._open = True
+        self._out: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
         self._reader = connection.answer_reader(NOTHING)
         self._transport = connection.hand_over(self)
 
     def send(self, sent: Sent) -> None:
-        """uvloop gathers what is written in one turn of the loop and sends it at once."""
+        """It goes out with all that is sent in this turn of the loop: a write wakes Redis, which then wants the core
+        that we run on."""
         self.sent.append(sent)
-        self._transport.write(sent.data)
+        if not self._out:
+            self._loop.call_soon(self._write)
+        self._out.append(sent.data)
+
+    def _write(self) -> None:
+        if self._open:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
