@@ -26,6 +26,7 @@ from services.queues.sockets import Shared
 
 COMMANDS_MAX = 20_000  # on their way at once: more means that Redis is far behind
 CONNECT_TRIES_MAX = 2
+GATHER_S = 0.003  # that a command may wait for others to go out with
 EARLY_S = 0.002  # that a timer may come too soon
 NOTHING = object()
 
@@ -70,19 +71,25 @@ class Link(asyncio.Protocol):
         self._broken = broken
         self._open = True
         self._out: list[bytes] = []
+        self._until_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._reader = connection.answer_reader(NOTHING)
         self._transport = connection.hand_over(self)
 
     def send(self, sent: Sent) -> None:
-        """It goes out with all that is sent in this turn of the loop: a write wakes Redis, which then wants the core
-        that we run on."""
+        """It goes out after a turn of the loop in which no other command came, or after `GATHER_S`: a write wakes Redis,
+        which then wants the core that we run on."""
         self.sent.append(sent)
         if not self._out:
-            self._loop.call_soon(self._write)
+            self._until_s = self._loop.time() + GATHER_S
+            self._loop.call_soon(self._write, 0)
         self._out.append(sent.data)
 
-    def _write(self) -> None:
+    def _write(self, before: int) -> None:
+        gathered = len(self._out)
+        if gathered > before and self._loop.time() < self._until_s:
+            self._loop.call_soon(self._write, gathered)
+            return
         if self._open:
             self._transport.write(b"".join(self._out))
         self._out.clear()

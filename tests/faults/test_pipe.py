@@ -287,20 +287,26 @@ async def test_a_wrong_password_is_an_error_of_its_own(redis_port: int, connecti
             await other.close()
 
 
-def test_commands_of_one_moment_go_out_together(redis_port: int) -> None:
-    """Under the event loop that all processes use."""
+@pytest.mark.parametrize("turns", [0, 1])
+def test_commands_of_one_moment_go_out_together(redis_port: int, turns: int) -> None:
+    """Under the event loop that all processes use. `turns`: of it, between two commands."""
     chunks: list[bytes] = []
 
     def seen(chunk: bytes) -> bytes:
         chunks.append(chunk)
         return chunk
 
+    async def later(connection: Connection, number: int) -> str:
+        for _ in range(number * turns):
+            await asyncio.sleep(0)
+        return await echo(connection, str(number))
+
     async def count() -> list[str]:
         async with Proxy(lambda: redis_port).running() as proxy:
             connection = Connection(proxy.url)
             await answering(connection)
             proxy.answers = seen
-            words = await asyncio.gather(*(echo(connection, str(number)) for number in range(100)))
+            words = await asyncio.gather(*(later(connection, number) for number in range(100)))
             await connection.close()
             return words
 
