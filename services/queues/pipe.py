@@ -77,8 +77,8 @@ class Link(asyncio.Protocol):
         self._transport = connection.hand_over(self)
 
     def send(self, sent: Sent) -> None:
-        """It goes out after a turn of the loop in which no other command came, or after `GATHER_S`: a write wakes Redis,
-        which then wants the core that we run on."""
+        """It goes out after a turn of the loop in which no other command came, or after `GATHER_S`: a write wakes
+        Redis, which then wants the core that we run on."""
         self.sent.append(sent)
         if not self._out:
             self._until_s = self._loop.time() + GATHER_S
