@@ -28,7 +28,7 @@ class Elsewhere(LlamaCppEngine):
     port = 0
 
     async def start(self, progress: Progress) -> EngineFacts:
-        self._http = EngineHttp("127.0.0.1", self.port, "none")
+        self._http = EngineHttp("127.0.0.1", self.port, "none", keep=True)  # as SGLang's server does
         self._slots = Slots(self.options.chats_max)
         self._facts = EngineFacts(
             self.model,

@@ -1,4 +1,4 @@
-"""HTTP to an engine on loopback: small JSON calls, and server-sent events on connections that are kept for the next.
+"""HTTP to an engine on loopback: small JSON calls and server-sent events.
 
 Shared by both engines because a general client costs more than the engine's own token at thousands of
 events a second. Closing an event stream before its end aborts its connection: so an engine learns of a cancel.
@@ -19,9 +19,7 @@ from services.engines.base import EngineUnavailable
 EVENT_BYTES_MAX = 4 << 20  # one event, or one whole JSON answer
 _UNREAD_BYTES_MAX = 1 << 20  # past it the socket is not read until the consumer catches up
 _EARLY_S = 0.002  # that a timer may come too soon
-# A connection is kept for shorter than any server keeps it (uvicorn and cpp-httplib: 5 s), so none is used that the
-# server is about to close, and cpp-httplib, which gives each a thread, soon has its threads back.
-_IDLE_S_MAX = 1.0
+_IDLE_S_MAX = 1.0  # shorter than uvicorn's 5 s: no connection is used that the server is about to close
 _TAIL_S_MAX = 0.5  # from an answer's last event to its end
 
 
@@ -209,7 +207,7 @@ class EventStream:
     from any task; the iteration then just ends.
     """
 
-    def __init__(self, path: str, response: _Response, kept: _Kept, first_s: float, next_s: float) -> None:
+    def __init__(self, path: str, response: _Response, kept: _Kept | None, first_s: float, next_s: float) -> None:
         self._path, self._response, self._kept, self._next_s = path, response, kept, next_s
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + first_s
@@ -226,7 +224,7 @@ class EventStream:
             return
         self.closed = True
         self._timer.cancel()
-        if self._ended:
+        if self._ended and self._kept is not None:
             self._kept.give(self._response)
         else:
             _abort(self._response)
@@ -288,10 +286,13 @@ class EventStream:
 
 
 class EngineHttp:
-    """The HTTP side of one engine server. Raises EngineUnavailable and HttpStatusError."""
+    """The HTTP side of one engine server. Raises EngineUnavailable and HttpStatusError.
 
-    def __init__(self, host: str, port: int, key: str, connect_s: float = 2.0) -> None:
-        self.host, self.port, self.connect_s = host, port, connect_s
+    `keep`: the server keeps a connection after an event stream, so the next one goes over it.
+    """
+
+    def __init__(self, host: str, port: int, key: str, connect_s: float = 2.0, *, keep: bool = False) -> None:
+        self.host, self.port, self.connect_s, self.keep = host, port, connect_s, keep
         self._kept = _Kept()
         self._headers = f"Host: {host}:{port}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
 
@@ -321,8 +322,8 @@ class EngineHttp:
         A silence of `first_s` before the first event or `next_s` between two is EngineUnavailable. Comments
         (`: ping`) do not count: a server whose decoding hangs goes on sending those.
         """
-        response = await self._request("POST", path, body, keep=True)
-        return EventStream(path, response, self._kept, first_s, next_s)
+        response = await self._request("POST", path, body, keep=self.keep)
+        return EventStream(path, response, self._kept if self.keep else None, first_s, next_s)
 
     async def _call(self, method: str, path: str, body: object, timeout_s: float) -> bytes:
         response = await self._request(method, path, body)

@@ -109,6 +109,7 @@ class LlamaCppEngine:
         key = secrets.token_hex()
         environment = {**_ENVIRONMENT, KEY_VARIABLE: key}
         port = await self._server.start(argv, environment, _listening, progress, options.start_s_max)
+        # Its server closes a connection after each streamed answer, though its headers say otherwise.
         self._http = EngineHttp("127.0.0.1", port, key)
         self._slots = Slots(options.chats_max)
         self._prefill = (0.0, 0.0)

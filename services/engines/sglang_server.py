@@ -130,7 +130,7 @@ class SglangServer:
         self._folder = Path(tempfile.mkdtemp(prefix="bunkhouse-sglang-"))
         config_file = self._folder / "options.yaml"
         config_file.write_text(f"api-key: '{key}'\n")
-        http = EngineHttp("127.0.0.1", port, key)
+        http = EngineHttp("127.0.0.1", port, key, keep=True)
         environment = self._environment(plan, bits)
         argv = plan.argv(options.python, config_file)
 

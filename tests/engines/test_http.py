@@ -193,7 +193,7 @@ class _Counting:
 async def _counting() -> AsyncIterator[tuple[_Counting, EngineHttp]]:
     counting = _Counting()
     async with await asyncio.start_server(counting.handle, "127.0.0.1", 0) as server:
-        http = EngineHttp("127.0.0.1", server.sockets[0].getsockname()[1], "key")
+        http = EngineHttp("127.0.0.1", server.sockets[0].getsockname()[1], "key", keep=True)
         yield counting, http
         http.close()
         await asyncio.sleep(0.05)  # the server hears of it
@@ -221,7 +221,7 @@ async def test_a_connection_whose_answer_was_given_up_is_ended() -> None:
 
 
 async def test_a_kept_connection_is_ended_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some servers give each a thread."""
+    """Before the server does it, perhaps as the next request is on its way."""
     monkeypatch.setattr("services.engines.http._IDLE_S_MAX", 0.1)
     async with _counting() as (server, http):
         await _read(http)
