@@ -10,11 +10,16 @@ prediction stays good for as long as the chat runs. Prefill is bound by compute:
 the last `DUTY_S` seconds that admitted prompts take, and it slows every step by that part.
 
 The correction is observed over predicted inter-token time, from the engine's reports (means, pauses for prompts
-included) and the KV bytes that those steps really read; it moves by a tenth at each report and stays below 4. Below 1
-it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow. Bandwidth
-is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or no
-target, nothing is refused here. A target that the model could not meet alone on an idle device is not
-weighed, since waiting would not help (`unattainable` in the snapshot).
+included) and the KV bytes that those steps really read. It moves by half at an engine's first report, by less at
+each of the next, by a tenth from the ninth on, and stays below 4. Below 1 it may be where prompts turned out
+cheaper than their duty, but no prediction is shorter than its bytes allow.
+
+The prefill rate follows the fastest prompts seen. What an engine reports may hold waits (SGLang counts from a
+batch's launch, while a decode step may still run), which make prompts look dearer than they are, never cheaper.
+
+Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
+no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
+since waiting would not help (`unattainable` in the snapshot).
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from scheduler.types import EngineFacts, EngineReport, Reason
 DUTY_S = 5.0
 DUTY_MAX = 0.8
 _SMOOTHING = 0.1
+_RATE_UP, _RATE_DOWN = 0.5, 0.02  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 
@@ -43,6 +49,7 @@ class Load:
         "kv_bytes",
         "observed_s",
         "prefill_tokens_per_s",
+        "reports",
         "step_kv_bytes",
         "unattainable",
         "weight_bytes",
@@ -53,6 +60,7 @@ class Load:
         self.kv_bytes = 0
         self.weight_bytes = 0
         self.correction = 1.0
+        self.reports = 0  # that the correction has learned from
         self.prefill_tokens_per_s: float | None = None
         self.observed_s: float | None = None
         self.step_kv_bytes = 0
@@ -85,7 +93,7 @@ class Device:
         if load.chats:
             self._round_bytes += facts.weight_bytes - load.weight_bytes
         load.weight_bytes = facts.weight_bytes
-        load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
+        load.observed_s, load.step_kv_bytes, load.correction, load.reports = None, 0, 1.0, 0
         self._set_targets(facts.model)
         self._find_harmless()
 
@@ -231,7 +239,10 @@ class Device:
         rate = report.prefill_tokens_per_s
         if rate:
             before = load.prefill_tokens_per_s
-            load.prefill_tokens_per_s = rate if before is None else before + _SMOOTHING * (rate - before)
+            if before is None:
+                load.prefill_tokens_per_s = rate
+            else:
+                load.prefill_tokens_per_s = before + (_RATE_UP if rate > before else _RATE_DOWN) * (rate - before)
         load.observed_s, load.step_kv_bytes = report.inter_token_s, report.step_kv_bytes
         if not self._bandwidth or not report.inter_token_s:
             return
@@ -242,5 +253,6 @@ class Device:
             return
         duty = min(DUTY_MAX, self._duty_now(report.at_s))
         seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - duty)
-        load.correction += _SMOOTHING * (min(_CORRECTION_MAX, seen) - load.correction)
+        load.reports += 1
+        load.correction += max(_SMOOTHING, 1.0 / (load.reports + 1)) * (min(_CORRECTION_MAX, seen) - load.correction)
         self._find_harmless()

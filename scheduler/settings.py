@@ -40,7 +40,6 @@ class SchedulerSettings:
     bandwidth_bytes_per_s: float | None = None  # measured on the device; None: bandwidth is not weighed
     telemetry_age_s_max: float = 5.0
     session_idle_s: float = 120.0  # an idle session's turns keep going before new sessions that long
-    queue_wait_s_max: float = 120.0
     waiting_max: int = 2000  # tickets over all tenants
     waiting_per_tenant_max: int = 500
     overflow_after_s: float = 10.0
@@ -58,7 +57,7 @@ class SchedulerSettings:
     review_s: float = 0.25  # blocked chats are looked at again at least that often
 
     def __post_init__(self) -> None:
-        for name in ("telemetry_age_s_max", "queue_wait_s_max", "page_tokens", "lookahead_max", "review_s"):
+        for name in ("telemetry_age_s_max", "page_tokens", "lookahead_max", "review_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("headroom", "latency_headroom", "latency_margin"):

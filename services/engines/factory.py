@@ -39,7 +39,8 @@ def _sglang(model: str, settings: ModelConfig, weights: Path, log_path: Path) ->
         kv_tokens=settings.kv_tokens,
         quantization=settings.quantization,
         adapters=dict(settings.adapters),
-        can_sleep=settings.idle_after_s is not None,
+        # KV planes refuse SGLang's memory saver: such an engine rests by ending.
+        can_sleep=settings.idle_after_s is not None and settings.kv_bits != "mixed",
         kvplanes=settings.kv_bits == "mixed",
         flags=settings.flags,
     )

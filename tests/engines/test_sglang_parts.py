@@ -217,7 +217,9 @@ def test_factory_builds_from_the_configuration(tmp_path: Path) -> None:
     assert isinstance(engine, SglangEngine)
     options = engine.options
     assert (options.kvplanes, options.kv_bits, options.python) == (True, 8, Path("/env/python"))
-    assert engine.can_sleep
+    assert not engine.can_sleep, "KV planes refuse SGLang's memory saver"
+    asleep = build_engine("m", settings.model_copy(update={"kv_bits": 8, "adapters": {}}), tmp_path, tmp_path)
+    assert asleep.can_sleep
     assert options.adapters == {"a": "/a"}
     with pytest.raises(ConfigError, match="mixed"):
         build_engine("m", ModelConfig(engine="sglang", weights="m", kv_bits=4), tmp_path, tmp_path)

@@ -66,6 +66,29 @@ def test_observed_latencies_correct_the_prediction() -> None:
     assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.040, rel=0.01)
 
 
+def test_a_new_engine_s_first_reports_count_for_more() -> None:
+    made = device()
+    made.add("m", 500)
+    observe(made, inter_token_s=0.030, kv_bytes=500, times=4)
+    assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.030, rel=0.11)
+
+
+def test_one_odd_report_among_many_moves_little() -> None:
+    made = device()
+    made.add("m", 500)
+    observe(made, inter_token_s=0.030, kv_bytes=500)
+    observe(made, inter_token_s=0.060, kv_bytes=500, times=1)
+    assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.033, rel=0.01)
+
+
+def test_waits_in_what_an_engine_reports_do_not_make_prompts_dear() -> None:
+    made = device()
+    for number in range(60):
+        speed = 1000.0 if number % 4 else 4000.0  # three reports in four hold waits
+        made.reported(EngineReport("m", NOW_S + number, EngineState.READY, prefill_tokens_per_s=speed))
+    assert made.prefill_s("m", 4000) == pytest.approx(1.0, rel=0.15)
+
+
 def test_no_observation_makes_a_step_faster_than_its_bytes_allow() -> None:
     made = device()
     made.add("m", 500)
