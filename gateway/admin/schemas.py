@@ -197,7 +197,7 @@ class Quality(Given):
     perplexity_change: Annotated[float | None, Field(description="0.03 is 3% worse.")] = None
     kl: float | None = None
     top1_agrees: float | None = None
-    source: Annotated[str, Field(examples=["job 01HZX3", "SmolLM2-135M, not this model: measure it with a quality job"])]
+    source: Annotated[str, Field(examples=["job 01HZX3", "SmolLM2-135M, not this model"])]
 
 
 class Model(Given):
