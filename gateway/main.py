@@ -19,7 +19,7 @@ from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
 from services import heap, logs
-from services.process import allow_open_files
+from services.process import raise_open_files_limit
 from services.runtime import Runtime, open_runtime
 
 CONFIG_ENV = "BUNKHOUSE_CONFIG"
@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
 def serve(config_path: Path) -> None:
     """Serve until a signal. Raises ConfigError, SecretsError; exits with 3 when start-up fails."""
     logs.setup("gateway")
-    allow_open_files()
+    raise_open_files_limit()
     runtime = open_runtime(config_path)
     bounds = runtime.config.gateway
     app = create_app(runtime)

@@ -17,7 +17,7 @@ from gateway.state import Gateway
 from gateway.tally import Tally
 from services.queues.connection import QueueUnavailable
 from services.queues.keys import QUEUED
-from services.queues.records import Finish, ReplyEnd, ReplyEntry
+from services.queues.records import HERE, Finish, ReplyEnd, ReplyEntry
 from services.queues.replies import START
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -158,14 +158,15 @@ _STREAM_HEADERS: list[Header] = [
 
 
 def answer_headers(gateway: Gateway, call: Call, chat: Admitted, tally: Tally) -> list[Header]:
-    """What is known of a chat when its answer starts. Its KV bytes are those reserved for it."""
+    """What is known of a chat when its answer starts. Its KV bytes are of as many tokens as it may come to hold: what
+    is reserved for it, but for the rounding to pages."""
     found: list[Header] = [
         (b"x-bunkhouse-chat", chat.ticket.chat.encode()),
         (b"x-bunkhouse-overhead-ms", b"%.2f" % (call.overhead_s * 1000)),
     ]
     if tally.kv_bits is not None:
         found.append((b"x-bunkhouse-kv-bits", b"%d" % tally.kv_bits))
-        engine = gateway.engines.get(chat.ticket.model)
+        engine = gateway.engines.get(chat.ticket.model) if tally.served_by == HERE else None
         if engine is not None and (per_token := engine.bytes_per_token.get(tally.kv_bits)):
             found.append((b"x-bunkhouse-kv-bytes", b"%d" % (chat.ticket.tokens_max * per_token)))
     if tally.queue_s is not None:

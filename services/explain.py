@@ -10,7 +10,7 @@ import orjson
 from services.queues import keys
 from services.queues.connection import Connection, translated
 
-ANSWER_S_MAX = 2.0
+ANSWER_S_MAX = 5.0  # a scheduler's lease runs out after 3
 ASKED_MAX = 2  # a question that falls into a scheduler's take-over is not heard
 
 
@@ -25,8 +25,9 @@ async def explain(connection: Connection, chat: str, answer_s_max: float = ANSWE
     for _ in range(ASKED_MAX):
         with translated():
             await connection.redis.xadd(keys.EVENTS, event, maxlen=20_000, approximate=True)
-        read = connection.blocking.blpop([keys.explain(ask)], timeout=answer_s_max / ASKED_MAX)
-        answer = await connection.blocked(read, round(answer_s_max * 1000))
+        wait_s = answer_s_max / ASKED_MAX
+        read = connection.blocking.blpop([keys.explain(ask)], timeout=wait_s)
+        answer = await connection.blocked(read, round(wait_s * 1000))
         if answer is not None:
             found: dict[str, Any] = orjson.loads(answer[1])
             return found

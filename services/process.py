@@ -3,7 +3,7 @@
 Every long-running child of the host (engines, Redis, gateway, workers) is started here: in a process
 group of its own, with its output in a log file, and with the kernel asked to kill it when the parent dies.
 The kernel's promise covers the child itself; what the child starts must watch its own parent (SGLang's
-processes do), or be started through here too.
+processes do), or be started through here too. Beside them, this process's own limit on open files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ _GROUP_GONE_S_MAX = 2.0
 _POLL_S = 0.02
 
 
-def allow_open_files() -> None:
-    """Raise this process's limit on open files to the most it may have. A shell's usual 1,024 would be a gateway's
-    limit on clients, and one that shows as connections that hang."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def raise_open_files_limit() -> int:
+    """Lift this process's soft limit on open files to the hard one, and return it. A shell's usual 1,024 would be a
+    gateway's limit on clients, and one that shows as connections that hang."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 async def spawn(

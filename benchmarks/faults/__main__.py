@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from benchmarks.faults.audit import Figures
 from benchmarks.faults.scenarios import FULL, SCENARIOS, Plan, play
 from benchmarks.faults.scene import behind_engine_proxy, behind_proxy, supervised
 from benchmarks.output import keep, write
+from services.process import raise_open_files_limit
 
 PLACES = {"up": supervised, "redis": behind_proxy, "engine": behind_engine_proxy}
 
@@ -61,8 +61,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="may be given more than once")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/faults.json"))
     wanted = parser.parse_args()
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a chat, here and in the host's gateway
+    raise_open_files_limit()  # a socket a chat, here and in the host's gateway
     plan = replace(FULL, count=wanted.chats, per_s=wanted.per_s, seed=wanted.seed)
     found = asyncio.run(run(plan, wanted.only or list(SCENARIOS), wanted.out))
     print(table(found))

@@ -145,10 +145,12 @@ class _Kept:
         self._sweep: asyncio.TimerHandle | None = None
 
     def take(self) -> asyncio.Transport | None:
+        before_s = asyncio.get_running_loop().time() - 2 * _IDLE_S_MAX  # older ones: this process stood still
         while self._idle:
-            transport, _ = self._idle.popitem()
-            if not transport.is_closing():
+            transport, since_s = self._idle.popitem()
+            if since_s > before_s and not transport.is_closing():
                 return transport
+            transport.abort()
         return None
 
     def give(self, response: _Response) -> None:

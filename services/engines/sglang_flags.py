@@ -67,7 +67,10 @@ class SglangPlan:
 
     def environment(self) -> dict[str, str]:
         """To be added to the host's own environment."""
-        variables = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"}  # /health answers at once, costs no token
+        variables = {
+            "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",  # /health answers at once, costs no token
+            "SGLANG_TIMEOUT_KEEP_ALIVE": "5",  # longer than we keep a connection (services.engines.http)
+        }
         if self.device == "cpu":
             variables["SGLANG_USE_CPU_ENGINE"] = "1"
             variables["OMP_WAIT_POLICY"] = "passive"  # spinning threads starve everything else on the machine

@@ -16,10 +16,12 @@ import typer
 import uvloop
 from rich.console import Console
 
+from services.process import raise_open_files_limit
+
 from .compare import compare as compare_runs
 from .compare import render_comparison
 from .figures import by_tenant, counted, figures
-from .http import Http, raise_open_files_limit
+from .http import Http
 from .meter import watch
 from .progress import run_with_progress
 from .record import Run, RunFileError, RunWriter, read_run

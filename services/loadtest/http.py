@@ -7,7 +7,6 @@ socket's and no queue or task switch stands between. One process holds as many s
 from __future__ import annotations
 
 import asyncio
-import resource
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -205,11 +204,3 @@ class Http:
 
 def _nothing(_piece: bytes, _at: float) -> bool:
     return True
-
-
-def raise_open_files_limit() -> int:
-    """Lift the soft limit on open files to the hard one; each stream takes one. Returns the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard

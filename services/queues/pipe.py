@@ -1,4 +1,5 @@
-"""One socket for all commands of a process: each goes out when it is asked, and answers come back in that order.
+"""One socket for all commands of a process: they go out in the order in which they are asked, those of one moment
+together, and answers come back in that order.
 
 redis-py connects (address, TLS, password, protocol) and names the errors. Its asynchronous client then lends a socket
 to one command at a time, with locks and timers for each, which costs several times what the command does. Here the
@@ -77,8 +78,8 @@ class Link(asyncio.Protocol):
         self._transport = connection.hand_over(self)
 
     def send(self, sent: Sent) -> None:
-        """It goes out after a turn of the loop in which no other command came, or after `GATHER_S`: a write wakes
-        Redis, which then wants the core that we run on."""
+        """It goes out after a turn of the loop in which no other command came, or after the turn in which `GATHER_S`
+        ran out: a write wakes Redis, which then wants the core that we run on."""
         self.sent.append(sent)
         if not self._out:
             self._until_s = self._loop.time() + GATHER_S
@@ -90,9 +91,9 @@ class Link(asyncio.Protocol):
         if gathered > before and self._loop.time() < self._until_s:
             self._loop.call_soon(self._write, gathered)
             return
+        out, self._out = self._out, []
         if self._open:
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+            self._transport.write(b"".join(out))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -238,6 +239,7 @@ class Pipe:
                     await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
                 self._link = Link(connection, self._ended)
                 self._links.add(self._link)
+                self._connect()  # before a command that comes now
                 return
             except (TimeoutError, RedisTimeoutError):
                 continue

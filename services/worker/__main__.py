@@ -19,7 +19,7 @@ from services.engines.base import Engine
 from services.engines.factory import build_engine
 from services.logs import setup
 from services.planner.plan import settled
-from services.process import allow_open_files
+from services.process import raise_open_files_limit
 from services.queues.bench import Bench
 from services.queues.commands import Commands
 from services.queues.connection import QueueUnavailable
@@ -77,7 +77,7 @@ def main() -> int:
     """Exit status 1 when the engine cannot be served, 2 when the configuration is wrong."""
     config_path, model = Path(sys.argv[1]), sys.argv[2]
     setup(f"worker:{model}")
-    allow_open_files()
+    raise_open_files_limit()
     try:
         runtime = open_runtime(config_path)
         if model not in runtime.config.models:

@@ -18,15 +18,16 @@ class Meter:
         self._gaps: deque[tuple[float, float, int]] = deque(maxlen=4096)  # (when, seconds, tokens)
         self._prefills: deque[tuple[float, float]] = deque(maxlen=256)  # (when, tokens a second)
         self._tokens: dict[str, int] = {}  # chat -> tokens of KV that it holds now
+        self._told = False  # the engine reports its prefill speed itself, at times
 
     def started(self, chat: str, prompt_tokens: int) -> None:
         """A chat was handed to the engine."""
         self._tokens[chat] = prompt_tokens
 
-    def first(self, chat: str, now_s: float, waited_s: float, computed_tokens: int) -> None:
-        """Its first token came `waited_s` later; the engine computed `computed_tokens` of the prompt for it."""
-        if waited_s > 0 and computed_tokens > 0:
-            self._prefills.append((now_s, computed_tokens / waited_s))
+    def first(self, chat: str, now_s: float, waited_s: float, prompt_tokens: int) -> None:
+        """Its first token came `waited_s` later, after a prompt of so many tokens."""
+        if waited_s > 0 and prompt_tokens > 0:
+            self._prefills.append((now_s, prompt_tokens / waited_s))
         self._tokens[chat] = self._tokens.get(chat, 0) + 1
 
     def token(self, chat: str, now_s: float, gap_s: float, tokens: int) -> None:
@@ -47,7 +48,9 @@ class Meter:
         since = report.at_s - WINDOW_S
         gaps = [(gap_s, tokens) for when, gap_s, tokens in self._gaps if when >= since]
         gap_s, tokens = sum(gap_s for gap_s, _ in gaps), sum(tokens for _, tokens in gaps)
-        prefills = [speed for when, speed in self._prefills if when >= since]
+        # Ours takes what came from a cache for computed: never where the engine knows, though it be silent now.
+        self._told = self._told or bool(report.prefill_tokens_per_s)
+        prefills = [] if self._told else [speed for when, speed in self._prefills if when >= since]
         held = sum(self._tokens.values()) * bytes_per_token
         return replace(
             report,

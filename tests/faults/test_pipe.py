@@ -14,6 +14,7 @@ from benchmarks.faults.proxy import Proxy
 from services.queues import ear, keys
 from services.queues.bench import Bench
 from services.queues.connection import Connection, QueueUnavailable, connect, translated
+from services.queues.sockets import Shared
 
 TIMEOUT_S = 1.0
 
@@ -287,28 +288,46 @@ async def test_a_wrong_password_is_an_error_of_its_own(redis_port: int, connecti
             await other.close()
 
 
-@pytest.mark.parametrize("turns", [0, 1])
-def test_commands_of_one_moment_go_out_together(redis_port: int, turns: int) -> None:
-    """Under the event loop that all processes use. `turns`: of it, between two commands."""
-    chunks: list[bytes] = []
+class Counting:
+    """A transport that counts its writes."""
 
-    def seen(chunk: bytes) -> bytes:
-        chunks.append(chunk)
-        return chunk
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self.transport = transport
+        self.writes = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        self.transport.write(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.transport, name)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_commands_of_one_moment_go_out_together(redis_port: int, turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the event loop that all processes use. `turns`: of it, between two commands."""
+    made: list[Counting] = []
+    hand_over = Shared.hand_over
+
+    def counted(connection: Shared, protocol: asyncio.Protocol) -> Counting:
+        made.append(Counting(hand_over(connection, protocol)))
+        return made[-1]
+
+    monkeypatch.setattr(Shared, "hand_over", counted)
 
     async def later(connection: Connection, number: int) -> str:
         for _ in range(number * turns):
             await asyncio.sleep(0)
         return await echo(connection, str(number))
 
-    async def count() -> list[str]:
-        async with Proxy(lambda: redis_port).running() as proxy:
-            connection = Connection(proxy.url)
-            await answering(connection)
-            proxy.answers = seen
-            words = await asyncio.gather(*(later(connection, number) for number in range(100)))
-            await connection.close()
-            return words
+    async def count() -> tuple[list[str], int]:
+        connection = Connection(f"redis://127.0.0.1:{redis_port}")
+        await answering(connection)
+        before = sum(transport.writes for transport in made)
+        words = await asyncio.gather(*(later(connection, number) for number in range(100)))
+        await connection.close()
+        return words, sum(transport.writes for transport in made) - before
 
-    assert uvloop.run(count()) == [str(number) for number in range(100)]
-    assert len(chunks) < 10
+    words, writes = uvloop.run(count())
+    assert words == [str(number) for number in range(100)]
+    assert writes < 10
