@@ -85,6 +85,8 @@ async def test_a_full_host_overflows_and_says_so(small: HostProcess) -> None:
     served = sorted(answer.headers["x-bunkhouse-served-by"] for answer in answers)
     assert served == ["bunkhouse", "openai/acme/support", "openai/acme/support"]
     for answer in answers:
+        here = answer.headers["x-bunkhouse-served-by"] == "bunkhouse"
+        assert ("x-bunkhouse-kv-bytes" in answer.headers) == here, "elsewhere it takes none of this host's memory"
         assert answer.json()["choices"][0]["message"]["content"]
         assert 0 < answer.json()["usage"]["completion_tokens"] <= TOKENS
 
