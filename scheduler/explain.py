@@ -8,7 +8,7 @@ from __future__ import annotations
 from scheduler.queues import Waiting
 from scheduler.types import Decision, Outcome, Reason, Reservation, Ticket
 
-KEPT = 2048
+KEPT = 512
 
 SENTENCES = {
     Reason.ROOM: "There is room: it goes in at the next step.",
