@@ -106,7 +106,8 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     async def jobs(request: Request) -> Response:
         session = await dashboard.session(request)
         models = await dashboard.backstage.get(session.key, "/models")
-        return page("jobs.html", page="Jobs", models=models["items"], **await listed(session))
+        measurable = [model for model in models["items"] if model["engine"] == "llamacpp"]
+        return page("jobs.html", page="Jobs", measurable=measurable, **await listed(session))
 
     @routes.get("/dashboard/parts/jobs")
     async def part(request: Request) -> Response:
