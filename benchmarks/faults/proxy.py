@@ -107,16 +107,16 @@ class Proxy:
                 await sink.drain()
                 late.task_done()
 
-        delivering = asyncio.create_task(deliver())
+        tasks = [delivering := asyncio.create_task(deliver())]
         try:
             with contextlib.suppress(*_GONE):
                 while chunk := await source.read(CHUNK_BYTES):
                     late.put_nowait((loop.time() + (self.delay_s if answers else 0.0), chunk))
                     if delivering.done():
                         return
-                last_words = asyncio.create_task(late.join())
-                await asyncio.wait([last_words, delivering], return_when=asyncio.FIRST_COMPLETED)
-                last_words.cancel()
+                tasks.append(asyncio.create_task(late.join()))
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            delivering.cancel()
-            await asyncio.gather(delivering, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
