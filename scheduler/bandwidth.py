@@ -10,9 +10,8 @@ prediction stays good for as long as the chat runs. Prefill is bound by compute:
 the last `DUTY_S` seconds that admitted prompts take, and it slows every step by that part.
 
 The correction is observed over predicted inter-token time, from the engine's reports (means, pauses for prompts
-included) and the KV bytes that those steps really read. It moves by half at an engine's first report, by less at
-each of the next, by a tenth from the ninth on, and stays below 4. Below 1 it may be where prompts turned out
-cheaper than their duty, but no prediction is shorter than its bytes allow.
+included) and the KV bytes that those steps really read. It moves by a tenth at each report and stays below 4. Below
+1 it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow.
 
 The prefill rate follows the fastest prompts seen. What an engine reports may hold waits (SGLang counts from a
 batch's launch, while a decode step may still run), which make prompts look dearer than they are, never cheaper.
@@ -49,7 +48,6 @@ class Load:
         "kv_bytes",
         "observed_s",
         "prefill_tokens_per_s",
-        "reports",
         "step_kv_bytes",
         "unattainable",
         "weight_bytes",
@@ -60,7 +58,6 @@ class Load:
         self.kv_bytes = 0
         self.weight_bytes = 0
         self.correction = 1.0
-        self.reports = 0  # that the correction has learned from
         self.prefill_tokens_per_s: float | None = None
         self.observed_s: float | None = None
         self.step_kv_bytes = 0
@@ -93,7 +90,7 @@ class Device:
         if load.chats:
             self._round_bytes += facts.weight_bytes - load.weight_bytes
         load.weight_bytes = facts.weight_bytes
-        load.observed_s, load.step_kv_bytes, load.correction, load.reports = None, 0, 1.0, 0
+        load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
         self._set_targets(facts.model)
         self._find_harmless()
 
@@ -253,6 +250,5 @@ class Device:
             return
         duty = min(DUTY_MAX, self._duty_now(report.at_s))
         seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - duty)
-        load.reports += 1
-        load.correction += max(_SMOOTHING, 1.0 / (load.reports + 1)) * (min(_CORRECTION_MAX, seen) - load.correction)
+        load.correction += _SMOOTHING * (min(_CORRECTION_MAX, seen) - load.correction)
         self._find_harmless()

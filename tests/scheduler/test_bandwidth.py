@@ -66,13 +66,6 @@ def test_observed_latencies_correct_the_prediction() -> None:
     assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.040, rel=0.01)
 
 
-def test_a_new_engine_s_first_reports_count_for_more() -> None:
-    made = device()
-    made.add("m", 500)
-    observe(made, inter_token_s=0.030, kv_bytes=500, times=4)
-    assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.030, rel=0.11)
-
-
 def test_one_odd_report_among_many_moves_little() -> None:
     made = device()
     made.add("m", 500)
