@@ -61,7 +61,7 @@ bench-evidence: dev ## The claim "twice as many models" against the last GPU run
 bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in the simulator
 	@$(BIN)/python -m benchmarks.scheduler
 
-faults: dev ## A thousand chats under each of 18 faults: kills, a slow Redis, a hung engine (most of an hour)
+faults: dev ## A thousand chats under each of 20 faults: kills, a slow Redis, a hung engine, a clock that jumps (an hour)
 	@$(BIN)/python -m benchmarks.faults
 
 soak: dev ## An hour of chats; memory, files and Redis watched

@@ -1,6 +1,6 @@
 """`python -m benchmarks.faults`: a thousand chats a scenario; writes docs/benchmarks/faults.json and prints a table.
 
-Takes most of an hour on two cores: `--chats 200` and `--only "kill gateway"` make it shorter, and the file says so.
+Takes a good hour on two cores: `--chats 200` and `--only "kill gateway"` make it shorter, and the file says so.
 """
 
 from __future__ import annotations

@@ -69,10 +69,13 @@ class Child:
 
     async def run(self) -> None:
         """Keep it up until cancelled; the caller then stops it. Raises GaveUp."""
+        loop = asyncio.get_running_loop()
         while True:
             self._enter(ChildState.STARTING)
+            began_s = loop.time()
             code = await self._live()
-            pause_s = None if code == HOPELESS_CODE else self._restarts.died(asyncio.get_running_loop().time())
+            now_s = loop.time()
+            pause_s = None if code == HOPELESS_CODE else self._restarts.died(now_s, now_s - began_s)
             log.error("child.died", child=self.name, why=self.last_words, again_in_s=pause_s)
             if pause_s is None:
                 self._enter(ChildState.GAVE_UP)

@@ -52,9 +52,11 @@ class Page(HTMLParser):
             self.text += data
 
 
-def _run(folder: Path, server: FakeServer, model: str = "good", name: str = "out") -> tuple[Path, str]:
+def _run(
+    folder: Path, server: FakeServer, model: str = "good", name: str = "out", scenario: str = SCENARIO
+) -> tuple[Path, str]:
     path = folder / f"{name}.yaml"
-    path.write_text(SCENARIO.replace("MODEL", model), encoding="utf-8")
+    path.write_text(scenario.replace("MODEL", model), encoding="utf-8")
     result = CliRunner().invoke(app, ["loadtest", str(path), "--url", server.url, "--out", str(folder / name)])
     assert result.exit_code == 0, result.output
     return folder / name, result.output
@@ -134,8 +136,9 @@ def test_figures_as_json(tmp_path: Path, server: FakeServer) -> None:
 
 
 def test_two_runs_are_compared(tmp_path: Path, server: FakeServer) -> None:
-    fast, _ = _run(tmp_path, server, "good", "fast")
-    slow, _ = _run(tmp_path, server, "late", "slow")
+    both = SCENARIO.replace("model: good", "model: MODEL")
+    fast, _ = _run(tmp_path, server, "good", "fast", both)
+    slow, _ = _run(tmp_path, server, "late", "slow", both)
     page = tmp_path / "c.html"
     args = ["compare", str(fast / "run.jsonl"), str(slow / "run.jsonl"), "--out", str(page)]
     result = CliRunner().invoke(app, args)
