@@ -143,7 +143,9 @@ class Loop:
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(LEASE_KEEP_S)
-            if await self._desk.take_lease(self._lease, self._name, LEASE_MS) != self._lease:
+            held, lost = await self._desk.take_lease(self._lease, self._name, LEASE_MS), self._lease
+            if held != lost:
+                self._lease = held or lost  # it ran out (the clock jumped, say) and is ours again, by another name
                 raise LeaseLost
 
     async def _look(self, now: float) -> None:

@@ -121,6 +121,37 @@ async def test_a_question_that_falls_into_a_take_over_is_answered(connection: Co
     await asyncio.gather(leading, return_exceptions=True)
 
 
+async def leader(connection: Connection, unlike: bytes | None = None) -> bytes:
+    """Who holds the lease, once it is another."""
+    async with asyncio.timeout(10):
+        while True:
+            holder: bytes | None = await connection.redis.get(keys.LEASE)
+            if holder not in {None, unlike}:
+                assert holder is not None
+                return holder
+            await asyncio.sleep(0.02)
+
+
+async def test_a_lease_that_a_clock_has_made_long_is_free_again_soon(connection: Connection) -> None:
+    """Its holder is dead, and Redis's clock went back an hour after it was given."""
+    desk = Desk(connection)
+    assert await desk.take_lease("", "dead", 3_600_000)
+    assert await desk.take_lease("", "next", 300) is None
+    await asyncio.sleep(0.5)
+    assert await desk.take_lease("", "next", 300)
+
+
+async def test_a_lease_that_ran_out_is_taken_up_at_once(connection: Connection) -> None:
+    leading = await lead(connection, time.time)
+    first = await leader(connection)
+    await connection.redis.delete(keys.LEASE)  # as a clock that jumps ahead does
+    await leader(connection, unlike=first)
+    await connection.redis.persist(keys.LEASE)  # were it somebody else's, it would be so for ever
+    assert (await explain(connection, "chat-1", 4.0))["state"] == "unknown", "nobody leads"
+    leading.cancel()
+    await asyncio.gather(leading, return_exceptions=True)
+
+
 async def reserved(connection: Connection) -> int | None:
     """KV bytes that the scheduler says are reserved."""
     snapshot = await Door(connection).snapshot()

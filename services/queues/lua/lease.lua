@@ -7,7 +7,11 @@ if holder and holder == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   return holder
 end
-if holder then return false end
+if holder then
+  -- It ends on the wall clock: one that has longer than anybody gives it is from before that clock went back.
+  if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+  return false
+end
 local name = ARGV[2] .. '#' .. redis.call('INCR', KEYS[2])
 redis.call('SET', KEYS[1], name, 'PX', ARGV[3])
 return name
