@@ -13,11 +13,9 @@ from pathlib import Path
 
 from benchmarks.faults.audit import Figures
 from benchmarks.faults.scenarios import FULL, SCENARIOS, Plan, play
-from benchmarks.faults.scene import behind_engine_proxy, behind_proxy, supervised, with_a_clock
+from benchmarks.faults.scene import PLACES
 from benchmarks.output import keep, write
 from services.process import raise_open_files_limit
-
-PLACES = {"up": supervised, "clock": with_a_clock, "redis": behind_proxy, "engine": behind_engine_proxy}
 
 
 async def run(plan: Plan, names: list[str], out: Path) -> list[Figures]:

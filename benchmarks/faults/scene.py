@@ -270,3 +270,7 @@ def _process(command: list[str], log_path: Path, environ: dict[str, str]) -> Ite
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+# By `Scenario.where`.
+PLACES = {"up": supervised, "clock": with_a_clock, "redis": behind_proxy, "engine": behind_engine_proxy}

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.scenarios import SCENARIOS, Plan, play
-from benchmarks.faults.scene import behind_engine_proxy, behind_proxy, supervised, with_a_clock
+from benchmarks.faults.scene import PLACES
 
 PLAN = Plan(count=int(os.environ.get("BUNKHOUSE_FAULTS_CHATS", "16")))
-PLACES = {"up": supervised, "clock": with_a_clock, "redis": behind_proxy, "engine": behind_engine_proxy}
 
 
 @pytest.mark.timeout(900)
