@@ -14,7 +14,9 @@ included) and the KV bytes that those steps really read. It moves by a tenth at 
 1 it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow.
 
 The prefill rate follows the fastest prompts seen. What an engine reports may hold waits (SGLang counts from a
-batch's launch, while a decode step may still run), which make prompts look dearer than they are, never cheaper.
+batch's launch, while a decode step may still run), which make prompts look dearer than they are, never cheaper. So
+does a prompt that came nearly whole from the cache: reading its last token costs a step, whatever the rate. Reports
+over few tokens therefore hardly lower a rate, and make none until `RATE_TOKENS` were seen.
 
 Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
 no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
@@ -31,6 +33,7 @@ from scheduler.types import EngineFacts, EngineReport, Reason
 
 DUTY_S = 5.0
 DUTY_MAX = 0.8
+RATE_TOKENS = 512
 _SMOOTHING = 0.1
 _RATE_UP, _RATE_DOWN = 0.5, 0.02  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
@@ -47,7 +50,9 @@ class Load:
         "inter_token_s_max",
         "kv_bytes",
         "observed_s",
+        "prefill_fastest",
         "prefill_tokens_per_s",
+        "prefill_tokens_seen",
         "step_kv_bytes",
         "unattainable",
         "weight_bytes",
@@ -59,6 +64,8 @@ class Load:
         self.weight_bytes = 0
         self.correction = 1.0
         self.prefill_tokens_per_s: float | None = None
+        self.prefill_fastest = 0.0  # tokens a second, while there is no rate
+        self.prefill_tokens_seen = 0
         self.observed_s: float | None = None
         self.step_kv_bytes = 0
         self.inter_token_s_max: float | None = None
@@ -228,18 +235,24 @@ class Device:
         if round_bytes != self._round_bytes:
             raise AssertionError(f"bytes a round: {self._round_bytes} is not {round_bytes}")
 
+    def _prefilled(self, load: Load, rate: float, tokens: int) -> None:
+        before = load.prefill_tokens_per_s
+        if before is None:
+            load.prefill_fastest = max(load.prefill_fastest, rate)
+            load.prefill_tokens_seen += tokens
+            if load.prefill_tokens_seen >= RATE_TOKENS:
+                load.prefill_tokens_per_s = load.prefill_fastest
+        else:
+            part = _RATE_UP if rate > before else _RATE_DOWN * min(1.0, tokens / RATE_TOKENS)
+            load.prefill_tokens_per_s = before + part * (rate - before)
+
     def reported(self, report: EngineReport) -> None:
         """Learn from an engine's observed latencies."""
         load = self.loads.get(report.model)
         if load is None:
             return
-        rate = report.prefill_tokens_per_s
-        if rate:
-            before = load.prefill_tokens_per_s
-            if before is None:
-                load.prefill_tokens_per_s = rate
-            else:
-                load.prefill_tokens_per_s = before + (_RATE_UP if rate > before else _RATE_DOWN) * (rate - before)
+        if report.prefill_tokens_per_s:
+            self._prefilled(load, report.prefill_tokens_per_s, report.prefill_tokens or RATE_TOKENS)
         load.observed_s, load.step_kv_bytes = report.inter_token_s, report.step_kv_bytes
         if not self._bandwidth or not report.inter_token_s:
             return

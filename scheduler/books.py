@@ -33,6 +33,7 @@ class Charge:
     tokens: float  # for its tokens a minute
     prefill_s: float
     prompt_tokens_kept: int = 0
+    bot: str = ""  # empty: it was let in by another scheduler
 
 
 class Books:
@@ -93,7 +94,9 @@ class Books:
         if entry.turn:
             lease = self.sessions.held(tenant, ticket.session, now_s)
             ask.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)
-            ask.prompt_tokens_new -= self.hits.expected(ticket.model, ask.prompt_tokens_kept)
+        ask.prompt_tokens_new -= self.hits.expected(
+            ticket.model, ticket.bot, ask.prompt_tokens_kept, ticket.prompt_tokens
+        )
         share = self.settings.share(tenant)
         if share.limited and ask.options:
             tokens = ticket.prompt_tokens + self.limits.completion_estimate(ticket)
@@ -124,7 +127,7 @@ class Books:
         prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
         tokens = ticket.prompt_tokens + completion
         counted = self.counters.admit(ticket.tenant, cost, now_s)
-        charge = self._charges[ticket.chat] = Charge(counted, tokens, prefill_s, ask.prompt_tokens_kept)
+        charge = self._charges[ticket.chat] = Charge(counted, tokens, prefill_s, ask.prompt_tokens_kept, ticket.bot)
         self.device.add(ticket.model, size)
         self.device.prefill(prefill_s, now_s)
         self.limits.take(ticket.tenant, size, charge.tokens)
@@ -150,8 +153,8 @@ class Books:
             return None
         self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
         if usage is not None:
-            if charge.prompt_tokens_kept > 0:
-                self.hits.settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
+            if charge.bot:
+                self.hits.settled(held.model, charge.bot, charge.prompt_tokens_kept, usage.cached_tokens)
             account = self.ledger.accounts.get(held.model)
             beside = len(account.reservations) if account else 0
             self.drain.settled(held.model, max(0.0, now_s - held.admitted_s), beside + 1)

@@ -1,9 +1,10 @@
-"""How much of a session's earlier turn an engine still has in its prefix cache, per model.
+"""How much of a prompt an engine is expected to have in its prefix cache.
 
-    hit rate <- hit rate + 0.1 x (cached tokens / tokens of the earlier turn - hit rate),   at each settlement
+    a turn's         hit rate of the model's turns x tokens of the session's earlier turn
+    a new session's  what the bot's new sessions shared (its system prompt), less than the whole prompt
 
-A turn's prompt work is expected to be its prompt less hit rate x the earlier turn. Starts at 0: until a hit was seen,
-prompts count in full (fails closed).
+Both are means of what settled chats had: plain ones of the first ten, then moving by a tenth. They start at 0: until a
+hit was seen, prompts count in full (fails closed). A turn is expected to have at least what a new session has.
 """
 
 from __future__ import annotations
@@ -11,17 +12,39 @@ from __future__ import annotations
 _SMOOTHING = 0.1
 
 
-class Hits:
-    """Smoothed hit rates."""
+class Mean:
+    """A mean that forgets."""
+
+    __slots__ = ("count", "value")
 
     def __init__(self) -> None:
-        self.rate: dict[str, float] = {}
+        self.value, self.count = 0.0, 0
 
-    def expected(self, model: str, tokens: int) -> int:
-        """Tokens of `tokens` seen before that will not have to be read again."""
-        return int(self.rate.get(model, 0.0) * tokens)
+    def add(self, value: float) -> None:
+        """One more observation."""
+        self.count += 1
+        self.value += max(_SMOOTHING, 1.0 / self.count) * (value - self.value)
 
-    def settled(self, model: str, tokens: int, cached_tokens: int) -> None:
-        """Of `tokens` seen before, more than none, the engine had `cached_tokens`."""
-        before = self.rate.get(model, 0.0)
-        self.rate[model] = before + _SMOOTHING * (min(1.0, cached_tokens / tokens) - before)
+
+class Hits:
+    """What was cached of earlier chats, by model and by bot."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, Mean] = {}  # by model: part of the earlier turn
+        self._shared: dict[str, Mean] = {}  # by bot: tokens
+
+    def expected(self, model: str, bot: str, kept_tokens: int, prompt_tokens: int) -> int:
+        """Of `prompt_tokens`, `kept_tokens` of them of an earlier turn, how many will not have to be read."""
+        shared = self._shared.get(bot)
+        found = int(shared.value) if shared is not None else 0
+        if kept_tokens:
+            rate = self._rates.get(model)
+            found = max(found, int(rate.value * kept_tokens)) if rate is not None else found
+        return min(found, prompt_tokens - 1)
+
+    def settled(self, model: str, bot: str, kept_tokens: int, cached_tokens: int) -> None:
+        """A chat had `cached_tokens` of its prompt in the engine's cache."""
+        if kept_tokens:
+            self._rates.setdefault(model, Mean()).add(min(1.0, cached_tokens / kept_tokens))
+        else:
+            self._shared.setdefault(bot, Mean()).add(cached_tokens)

@@ -126,6 +126,7 @@ class EngineReport:
     queued: int = 0
     inter_token_s: float | None = None  # median over the last reports; None: nothing ran
     prefill_tokens_per_s: float | None = None
+    prefill_tokens: int = 0  # that this speed was seen over; 0: unknown
     step_kv_bytes: int = 0  # KV bytes that those steps read, for the bandwidth model
 
 

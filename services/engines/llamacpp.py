@@ -149,7 +149,7 @@ class LlamaCppEngine:
             kv_cached_bytes=self._slots.cached_tokens * per_token,
             running=len(held),
             queued=int(metrics.get("llamacpp:requests_deferred", 0)),
-            prefill_tokens_per_s=self._prefill_speed(metrics),
+            **self._prefill_speed(metrics),
         )
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
@@ -294,15 +294,16 @@ class LlamaCppEngine:
             return EngineBusy(words)
         return EngineRejected(words) if 400 <= status < 500 else EngineUnavailable(words)
 
-    def _prefill_speed(self, metrics: dict[str, float]) -> float | None:
-        """Prompt tokens a second since the last report; cached ones do not count. None when there were none."""
+    def _prefill_speed(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """Prompt tokens since the last report, and how many a second; cached ones do not count."""
         now = (
             metrics.get("llamacpp:prompt_tokens_total", 0.0),
             metrics.get("llamacpp:prompt_seconds_total", 0.0),
         )
         tokens, seconds = now[0] - self._prefill[0], now[1] - self._prefill[1]
         self._prefill = now
-        return tokens / seconds if tokens > 0 and seconds > 0 else None
+        speed = tokens / seconds if tokens > 0 and seconds > 0 else None
+        return {"prefill_tokens_per_s": speed, "prefill_tokens": int(tokens)}
 
     def _resident_bytes(self) -> int:
         if self._server.pid is None:

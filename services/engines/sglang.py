@@ -295,7 +295,7 @@ class SglangEngine:
             raise EngineUnavailable(f"SGLang ({self.model}): its scheduler has not moved for {age_s:.0f} s")
         return load
 
-    def _speeds(self, load: dict[str, Any]) -> dict[str, float | None]:
+    def _speeds(self, load: dict[str, Any]) -> dict[str, Any]:
         """Mean step and prefill speed since the last report, from counters that only grow."""
         moments = load.get("decode_moments") or [0.0] * 6
         now = {
@@ -310,6 +310,7 @@ class SglangEngine:
         return {
             "inter_token_s": past["step_us"] / steps / 1e6 if steps > 0 else None,
             "prefill_tokens_per_s": past["prefill"] / prefill_us * 1e6 if prefill_us > 0 else None,
+            "prefill_tokens": past.get("prefill", 0),
         }
 
     async def _held(self, facts: EngineFacts, running_tokens: int) -> tuple[int, int]:

@@ -82,6 +82,21 @@ def test_waits_in_what_an_engine_reports_do_not_make_prompts_dear() -> None:
     assert made.prefill_s("m", 4000) == pytest.approx(1.0, rel=0.15)
 
 
+def test_prompts_that_were_cached_say_nothing_of_the_prefill_rate() -> None:
+    made = device()
+
+    def report(speed: float, tokens: int, times: int = 1) -> None:
+        for _ in range(times):
+            seen = EngineReport("m", NOW_S, EngineState.READY, prefill_tokens_per_s=speed, prefill_tokens=tokens)
+            made.reported(seen)
+
+    report(20.0, tokens=4)  # four prompts of which the last token was read, 50 ms each
+    assert made.prefill_s("m", 4000) == 0.0, "nothing is known yet"
+    report(4000.0, tokens=2000)
+    report(20.0, tokens=4, times=300)
+    assert made.prefill_s("m", 4000) == pytest.approx(1.0, rel=0.1)
+
+
 def test_no_observation_makes_a_step_faster_than_its_bytes_allow() -> None:
     made = device()
     made.add("m", 500)

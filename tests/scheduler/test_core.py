@@ -72,6 +72,19 @@ def test_turns_of_admitted_sessions_go_before_new_sessions() -> None:
     assert host.end("new-1") == ["turn-2"]
 
 
+def test_new_sessions_of_a_bot_are_charged_without_the_system_prompt_that_they_share() -> None:
+    host = Host(facts(kv_budget_bytes=100_000, context_tokens=10_000), prefill_ahead_s_max=0.25)
+    host.wait(prefill_tokens_per_s=1000.0)
+    many = [ticket(f"{number}", tokens=1000, bot="a/bot") for number in range(12)]  # prompts of 500 tokens, 0.5 s
+    assert host.send(*many[:2]) == ["0"], "the second waits while the first is read"
+    assert host.wait(1.0) == ["1"]
+    host.wait(1.0)
+    host.end("0", "1", used=usage(500, 50, cached=480))
+    assert host.send(*many[2:]) == [one.chat for one in many[2:]], "0.02 s each"
+    host.wait(1.0)
+    assert host.send(*(ticket(f"other {n}", tokens=1000, bot="a/other") for n in range(2))) == ["other 0"]
+
+
 def test_a_lease_ends_when_its_session_is_idle_too_long() -> None:
     host = Host(facts(), session_idle_s=60.0)
     host.send(ticket("turn-1", session="s", tokens=900))
