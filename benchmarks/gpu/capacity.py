@@ -1,14 +1,16 @@
 """`python -m benchmarks.gpu.capacity --tokenizer FOLDER`: what a card of a given size holds at 16, 8 and 4 KV bits.
 
-Three parts, each with stock SGLang at 16 bits (bf16, FIFO, a partition of its own: the peer), stock SGLang at 8 (fp8)
-and KV planes at 4, everything else equal. All memory is kept under `--card-gib` by the size of the KV pool. All engines
-of a part start side by side (the real card must hold them); each precision's work in turn:
+Four parts, each with stock SGLang at 16 bits (bf16, FIFO, a partition of its own: the peer), stock SGLang at 8 (fp8)
+and KV planes at 4, everything else equal. All memory is kept under `--card-gib` (in the last part `--large-gib`) by the
+size of the KV pool. All engines of a part start side by side (the real card must hold them), those of the last part one
+precision at a time:
 
     sessions   one Qwen2.5-7B AWQ; as many sessions of `--context` tokens as the pool holds, then bisection down to
                the inter-token target
     models     as many Qwen2.5-7B AWQ as fit, each with `--each` sessions of `--context` tokens; at each precision
                all sessions of all models decode at once
     qwq        one QwQ-32B AWQ; the longest chat, and that one chat is had
+    mix        one QwQ-32B AWQ and as many Qwen2.5-7B AWQ as fit beside it on the whole card, else as `models`
 
 Bytes are those of the weights, the pool, and of NVML for each engine's processes, after a first prompt: what a prompt's
 activations took stays with the process. `--device cpu --weights FOLDER` is a
@@ -50,12 +52,14 @@ from services.telemetry import GpuSource
 
 GIB = 2**30
 BITS = (16, 8, 4)
-PARTS = ("sessions", "models", "qwq")
+PARTS = ("sessions", "models", "qwq", "mix")
 ANSWER = 64  # tokens
 PIECE = 8  # tokens that SGLang sends at once, so that this client is not what is measured
-GPU_FLAGS = ["--load-format", "dummy", "--cuda-graph-backend-prefill=disabled", "--mem-fraction-static", "0.9"]
+GPU_FLAGS = ["--load-format", "dummy", "--cuda-graph-backend-prefill=disabled", "--mem-fraction-static", "0.97"]
+SPARE = 2  # sessions' worth of pool that SGLang does not fill, so that answers can grow
 WARM = 2  # sessions of a first trial, in which kernels compile and activations take their memory
 PLANES = KVPlanesConfig()
+NOTHING: Mapping[str, Any] = {}
 VOCABULARY = 10_000  # token ids that prompts are drawn from
 
 
@@ -64,6 +68,7 @@ class Case:
     """One engine to start. `pool_tokens` counts tokens at `bits`."""
 
     name: str
+    weights: Path
     bits: int
     pool_tokens: int
     chats: int
@@ -80,7 +85,7 @@ class Up:
     facts: EngineFacts
 
 
-def engine_of(case: Case, weights: Path, folder: Path, options: argparse.Namespace) -> SglangEngine:
+def engine_of(case: Case, folder: Path, options: argparse.Namespace) -> SglangEngine:
     """SGLang, with KV planes where stock SGLang has no such precision."""
     gpu = options.device == "cuda"
     flags = [*FLAGS, "--stream-interval", str(PIECE)]
@@ -91,7 +96,7 @@ def engine_of(case: Case, weights: Path, folder: Path, options: argparse.Namespa
             *map(str, sorted({1, min(WARM, case.chats), case.chats, *case.batches})),
         ]
     built = SglangOptions(
-        weights,
+        case.weights,
         folder / f"{case.name}.log",
         KvBits.EIGHT if case.bits == 4 else KvBits(case.bits),
         case.context + ANSWER + 8,
@@ -107,12 +112,10 @@ def engine_of(case: Case, weights: Path, folder: Path, options: argparse.Namespa
 
 
 @asynccontextmanager
-async def started(
-    cases: Sequence[Case], weights: Path, folder: Path, options: argparse.Namespace
-) -> AsyncIterator[list[Up]]:
+async def started(cases: Sequence[Case], folder: Path, options: argparse.Namespace) -> AsyncIterator[list[Up]]:
     """All of them side by side: an engine's start is mostly imports."""
     async with AsyncExitStack() as stack:
-        engines = [engine_of(case, weights, folder, options) for case in cases]
+        engines = [engine_of(case, folder, options) for case in cases]
 
         async def stop() -> None:
             await asyncio.gather(*(engine.stop() for engine in engines))
@@ -128,15 +131,15 @@ def _say(name: str) -> Any:
     return lambda words: print(f"{name}: {words}", file=sys.stderr, flush=True)
 
 
-async def session(up: Up, number: int, tokens: int, pieces: list[tuple[float, int]]) -> None:
+async def session(up: Up, number: str, tokens: int, pieces: list[tuple[float, int]], max_tokens: int = ANSWER) -> None:
     """One answer to a prompt of random tokens; when each piece came, and how many tokens it had."""
     draw = random.Random(f"{up.case.name} {number}")
     request = EngineRequest(
         chat=f"{up.case.name}-{number}-{time.monotonic_ns()}",
         prompt=[draw.randrange(100, VOCABULARY) for _ in range(tokens)],
-        max_tokens=ANSWER,
+        max_tokens=max_tokens,
         sampling=Sampling(temperature=0.0),
-        salt=f"{number}-{time.monotonic_ns()}",  # no prefix is shared: each session takes memory of its own
+        salt=number,  # no prefix is shared: each session takes memory of its own
         kv_bits=KvBits(up.case.bits),
     )
     async for piece in up.engine.stream(request):
@@ -144,11 +147,18 @@ async def session(up: Up, number: int, tokens: int, pieces: list[tuple[float, in
             pieces.append((time.perf_counter(), piece.tokens))  # noqa: PERF401  (`pieces` is read when this fails, too)
 
 
-async def trial(ups: Sequence[Up], each: int, tokens: int) -> dict[str, Any]:
-    """`each` sessions on every engine at once. Step times are of the window in which all of them decode."""
+async def trial(ups: Sequence[Up], each: int, tokens: int, *, read: bool = False) -> dict[str, Any]:
+    """`each` sessions on every engine at once. Step times are of the window in which all of them decode.
+
+    `read`: their prompts are read before, as they are of a conversation's later turn. Else an engine that has read its
+    prompts long before another may be done with its answers, too.
+    """
     streams: list[list[tuple[float, int]]] = [[] for _ in range(each * len(ups))]
-    owners = [up for up in ups for _ in range(each)]
+    tag = time.monotonic_ns()
+    owners = [(up, f"{number}-{tag}") for up in ups for number in range(each)]
     peak = 0
+    if read:
+        await asyncio.gather(*(session(up, number, tokens, [], 1) for up, number in owners), return_exceptions=True)
 
     async def watch() -> None:
         nonlocal peak
@@ -159,7 +169,8 @@ async def trial(ups: Sequence[Up], each: int, tokens: int) -> dict[str, Any]:
     watching = asyncio.create_task(watch())
     began_s = time.perf_counter()
     results = await asyncio.gather(
-        *(session(up, number, tokens, streams[number]) for number, up in enumerate(owners)), return_exceptions=True
+        *(session(up, number, tokens, pieces) for (up, number), pieces in zip(owners, streams, strict=True)),
+        return_exceptions=True,
     )
     took_s = time.perf_counter() - began_s
     watching.cancel()
@@ -201,11 +212,17 @@ def session_tokens(bits: int, options: argparse.Namespace) -> int:
     return int(options.context) + ANSWER + twice
 
 
-def planned(weights: Path, options: argparse.Namespace, bits: int) -> Sizes:
-    """Before anything ran: the planner's figures, for sessions at `bits`."""
+def planned(weights: Path, options: argparse.Namespace, bits: int, known: Mapping[str, Any] = NOTHING) -> Sizes:
+    """The planner's figures for sessions at `bits`; weights and overhead as measured in the part `known`."""
     model = ModelConfig(engine="sglang", weights=str(weights), kv_bits=8)
     need = need_of("planned", model, read_model_config(weights))
-    return Sizes(need.weight_bytes, need.overhead_bytes, need.per_token, session_tokens(bits, options), options.each)
+    return Sizes(
+        known.get("weight_bytes", need.weight_bytes),
+        known["at"][str(bits)]["overhead_bytes"] if known else need.overhead_bytes,
+        need.per_token,
+        session_tokens(bits, options),
+        options.each + SPARE,
+    )
 
 
 def measured(up: Up, plan: Sizes) -> Sizes:
@@ -216,9 +233,9 @@ def measured(up: Up, plan: Sizes) -> Sizes:
     return replace(plan, weight_bytes=weights, overhead_bytes=held_bytes - weights - up.facts.kv_budget_bytes)
 
 
-def memory(ups: Sequence[Up], plan: Sizes) -> dict[str, Any]:
-    """A group of engines: planned against seen."""
-    expected = sum(plan.fixed_bytes + up.facts.kv_budget_bytes for up in ups)
+def memory(ups: Sequence[Up], plans: Mapping[Path, Sizes]) -> dict[str, Any]:
+    """A group of engines: planned, by weights, against seen."""
+    expected = sum(plans[up.case.weights].fixed_bytes + up.facts.kv_budget_bytes for up in ups)
     reading = GpuSource().read()
     seen = sum(up.engine.memory_bytes() for up in ups) if reading else None
     return {
@@ -241,9 +258,11 @@ async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> 
     most = {bits: max(1, min(options.sessions_max, held(plans[bits], bits, card).sessions)) for bits in BITS}
     equal = min(most.values())
     pools = {bits: (most[bits] + 1) * session_tokens(bits, options) for bits in BITS}
-    cases = [Case(f"s{bits}", bits, pools[bits], most[bits], options.context, (equal, most[bits])) for bits in BITS]
+    cases = [
+        Case(f"s{bits}", weights, bits, pools[bits], most[bits], options.context, (equal, most[bits])) for bits in BITS
+    ]
     found: dict[str, Any] = {}
-    async with started(cases, weights, folder, options) as ups:
+    async with started(cases, folder, options) as ups:
         await warm(ups, options.context)
         for up in ups:
             sizes = measured(up, plans[up.case.bits])
@@ -271,37 +290,67 @@ async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> 
                 "at_equal_sessions": same[-1] if same else await trial([up], equal, options.context),
             }
         return {
-            "memory": memory(ups, plans[BITS[0]]),
+            "memory": memory(ups, {weights: plans[BITS[0]]}),
             "weight_bytes": sizes.weight_bytes,
             "overhead_bytes": max(at["overhead_bytes"] for at in found.values()),
             "at": found,
         }
 
 
-async def models(weights: Path, folder: Path, options: argparse.Namespace, known: Mapping[str, int]) -> dict[str, Any]:
+def seven(weights: Path, bits: int, count: int, sizes: Sizes, options: argparse.Namespace) -> list[Case]:
+    """`count` engines of one model, each with room for `--each` sessions and SGLang's spare."""
+    pool = sizes.chats * sizes.context_tokens
+    return [
+        Case(f"m{bits}-{number}", weights, bits, pool, options.each, options.context, (options.each,))
+        for number in range(count)
+    ]
+
+
+async def all_busy(ups: Sequence[Up], plans: Mapping[Path, Sizes], options: argparse.Namespace) -> dict[str, Any]:
+    """All sessions of all engines decode at once."""
+    seen = await trial(ups, options.each, options.context, read=True)
+    entry = {
+        "started": len(ups),
+        "all_busy": seen,
+        "within_target": within(seen, options.target_ms),
+        "memory": memory(ups, plans),
+    }
+    print(ups[0].case.bits, json.dumps(entry), file=sys.stderr, flush=True)
+    return entry
+
+
+async def models(weights: Path, folder: Path, options: argparse.Namespace, known: Mapping[str, Any]) -> dict[str, Any]:
     """Models of the 7B shape on the card, each with the same sessions; all of one precision busy at once."""
     card = int(options.card_gib * GIB)
-    changed: dict[str, Any] = dict(known)
-    sizes = {bits: replace(planned(weights, options, bits), **changed) for bits in BITS}
+    sizes = {bits: planned(weights, options, bits, known) for bits in BITS}
     by_memory = {bits: held(sizes[bits], bits, card).models for bits in BITS}
-    tokens = {bits: options.each * session_tokens(bits, options) + 256 for bits in BITS}
-    cases = [
-        Case(f"m{bits}-{number}", bits, tokens[bits], options.each, options.context, (options.each,))
-        for bits in BITS
-        for number in range(min(options.models_max, by_memory[bits]))
-    ]
+    counts = {bits: min(options.models_max, by_memory[bits]) for bits in BITS}
+    cases = [case for bits in BITS for case in seven(weights, bits, counts[bits], sizes[bits], options)]
     found: dict[str, Any] = {}
-    async with started(cases, weights, folder, options) as ups:
+    async with started(cases, folder, options) as ups:
         await warm(ups, options.context)
         for bits in BITS:
             mine = [up for up in ups if up.case.bits == bits]
-            entry: dict[str, Any] = {"by_memory": by_memory[bits], "started": len(mine)}
-            found[str(bits)] = entry
-            if mine:
-                entry["all_busy"] = await trial(mine, options.each, options.context)
-                entry["within_target"] = within(entry["all_busy"], options.target_ms)
-                entry["memory"] = memory(mine, sizes[bits])
-            print(bits, json.dumps(entry), file=sys.stderr, flush=True)
+            busy = await all_busy(mine, {weights: sizes[bits]}, options) if mine else {"started": 0}
+            found[str(bits)] = {"by_memory": by_memory[bits], **busy}
+    return found
+
+
+async def mix(
+    small: Path, large: Path, folder: Path, options: argparse.Namespace, known: Mapping[Path, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """One 32B model and as many of the 7B shape as fit beside it, each with the same sessions, all busy at once."""
+    card = int(options.large_gib * GIB)
+    found: dict[str, Any] = {"card_gib": options.large_gib, "at": {}}
+    for bits in BITS:
+        plans = {weights: planned(weights, options, bits, known[weights]) for weights in (small, large)}
+        beside = max(0, held(plans[small], bits, card - plans[large].model_bytes(bits)).models)
+        pool = plans[large].chats * plans[large].context_tokens
+        cases = [Case(f"x{bits}", large, bits, pool, options.each, options.context, (options.each,))]
+        cases += seven(small, bits, min(beside, options.beside_max), plans[small], options)
+        async with started(cases, folder, options) as ups:
+            await warm(ups, options.context)
+            found["at"][str(bits)] = {"by_memory": 1 + beside, **await all_busy(ups, plans, options)}
     return found
 
 
@@ -310,10 +359,11 @@ async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[
     card, plan = int(options.card_gib * GIB), planned(weights, options, 16)
     longest = {bits: min(options.qwq_tokens_max, held(plan, bits, card).context_tokens) for bits in BITS}
     cases = [
-        Case(f"q{bits}", bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8), (1,)) for bits in BITS
+        Case(f"q{bits}", weights, bits, max(512, longest[bits]), 1, max(256, longest[bits] - ANSWER - 8), (1,))
+        for bits in BITS
     ]
     found: dict[str, Any] = {}
-    async with started(cases, weights, folder, options) as ups:
+    async with started(cases, folder, options) as ups:
         await warm(ups, min(2 * PREFILL_CHUNK, *(up.case.context for up in ups)))
         for up in ups:
             bits, sizes = up.case.bits, measured(up, plan)
@@ -330,7 +380,7 @@ async def qwq(weights: Path, folder: Path, options: argparse.Namespace) -> dict[
             entry["chat"] = await trial([up], 1, max(64, min(up.case.context, fits - ANSWER - 8)))
             found[str(bits)] = entry
             print(bits, json.dumps(entry), file=sys.stderr, flush=True)
-        return {"memory": memory(ups, plan), "weight_bytes": sizes.weight_bytes, "at": found}
+        return {"memory": memory(ups, {weights: plan}), "weight_bytes": sizes.weight_bytes, "at": found}
 
 
 async def programme(options: argparse.Namespace) -> None:
@@ -347,18 +397,19 @@ async def programme(options: argparse.Namespace) -> None:
     options.logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bh-gpu-") as name:
         small = options.weights or shapes.write(Path(name) / "7b", options.tokenizer, shapes.QWEN_7B)
+        large = options.weights or shapes.write(
+            Path(name) / "32b", options.tokenizer, shapes.QWQ_32B, context_tokens=131_072
+        )
         for part in options.parts:
             if part == "sessions":
                 figures[part] = await sessions(small, options.logs, options)
             elif part == "models":
-                before = figures.get("sessions", {})
-                known = {name: before[name] for name in ("weight_bytes", "overhead_bytes") if name in before}
-                figures[part] = await models(small, options.logs, options, known)
-            else:
-                large = options.weights or shapes.write(
-                    Path(name) / "32b", options.tokenizer, shapes.QWQ_32B, context_tokens=131_072
-                )
+                figures[part] = await models(small, options.logs, options, figures.get("sessions", {}))
+            elif part == "qwq":
                 figures[part] = await qwq(large, options.logs, options)
+            else:
+                known = {large: figures.get("qwq", {}), small: figures.get("sessions", {})}
+                figures[part] = await mix(small, large, options.logs, options, known)
             write(options.out, figures)
 
 
@@ -369,14 +420,14 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a real model folder instead of the shapes (dry run)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--python", default=None, help="the interpreter that has SGLang")
-    parser.add_argument(
-        "--parts", nargs="+", choices=("sessions", "models", "qwq"), default=["sessions", "models", "qwq"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--card-gib", type=float, default=24.0)
+    parser.add_argument("--large-gib", type=float, default=78.0)
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--each", type=int, default=32)
     parser.add_argument("--sessions-max", type=int, default=320)
     parser.add_argument("--models-max", type=int, default=4)
+    parser.add_argument("--beside-max", type=int, default=6)
     parser.add_argument("--qwq-tokens-max", type=int, default=100_000)
     parser.add_argument("--target-ms", type=float, default=100.0)
     parser.add_argument("--logs", type=Path, default=Path("/tmp/bunkhouse-capacity"))

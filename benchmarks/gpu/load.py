@@ -15,6 +15,8 @@ from services.loadtest.http import Http
 
 WORDS = ("order", "parcel", "blender", "refund", "invoice", "filter", "warranty", "customer", "answer", "please")
 PIECE = b'"content":"'
+PAUSE_S = 0.5  # of a client that was turned away
+_loops = itertools.count()
 
 
 @dataclass
@@ -51,6 +53,7 @@ async def one(http: Http, key: str, bot: str, text: str, *, max_tokens: int, int
     if answer.status != 200 or not times:
         into.failed += 1
         into.errors.append(f"{answer.status} {answer.body[:200].decode(errors='replace')}")
+        await asyncio.sleep(PAUSE_S)
         return
     into.firsts_s.append(times[0] - begin)
     if len(times) > 1:
@@ -62,8 +65,9 @@ async def one(http: Http, key: str, bot: str, text: str, *, max_tokens: int, int
 async def closed_loop(
     host: HostProcess, bot: str, clients: int, seconds: float, *, prompt_tokens: int, max_tokens: int
 ) -> Loop:
-    """`clients` chats at a time for `seconds`, each followed by the next."""
-    seen = Loop()
+    """`clients` chats at a time for `seconds`, each followed by the next. No prompt comes twice in a run of this process:
+    an engine would have it in its cache."""
+    seen, first_seed = Loop(), next(_loops) * 1_000_000
     http = Http(f"{host.url}/v1", time.perf_counter)
     key = host.keys[bot.partition("/")[0]]
     until = time.perf_counter() + seconds
@@ -71,7 +75,7 @@ async def closed_loop(
     async def client(number: int) -> None:
         turn = 0
         while time.perf_counter() < until:
-            text = prompt(prompt_tokens, seed=number * 1000 + turn)
+            text = prompt(prompt_tokens, seed=first_seed + number * 1000 + turn)
             await one(http, key, bot, text, max_tokens=max_tokens, into=seen)
             turn += 1
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import orjson
 import yaml
 
 from benchmarks.gpu import load, shapes
@@ -26,6 +27,7 @@ from benchmarks.host import HostProcess, run_host
 from benchmarks.output import write
 from services.bandwidth import read_measured
 from services.queues.commands import Command, Commands
+from services.queues.door import Door
 from services.runtime import open_runtime
 from services.telemetry import GpuSource
 
@@ -34,7 +36,6 @@ GPU_FLAGS = [
     *("--load-format", "dummy", "--attention-backend", "triton", "--cuda-graph-backend-prefill=disabled"),
     *("--mem-fraction-static", "0.85"),
 ]
-TARGET_MS = 30.0
 START_S_MAX = 280.0
 SETTLE_S = 4.0
 RESTART_S = 5.0
@@ -106,16 +107,24 @@ def memory(host: HostProcess, config: Path, used_before: int) -> dict[str, Any]:
     }
 
 
-async def watch(host: HostProcess, names: list[str], seen: dict[str, list[tuple[float, float]]]) -> None:
-    """Once a second: each busy model's predicted and observed time a token, in ms."""
-    await asyncio.sleep(SETTLE_S)  # until chats of the level before have left an engine's report
-    while True:
-        metrics = (await asyncio.to_thread(httpx.get, f"{host.url}/metrics")).text
-        for name in names:
-            predicted, observed = _gauge(metrics, name, "predicted"), _gauge(metrics, name, "observed")
-            if predicted and observed:
-                seen.setdefault(name, []).append((predicted, observed))
-        await asyncio.sleep(1.0)
+async def watch(config: Path, names: list[str], seen: dict[str, list[tuple[float, float]]], trace: Path | None) -> None:
+    """Once a second: each busy model's predicted and observed time a token, in ms. All that the scheduler says of the
+    models goes to `trace`, four times a second."""
+    begin = time.perf_counter()
+    async with open_runtime(config).connect() as connection:
+        for turn in itertools.count():
+            snapshot = await Door(connection).snapshot() or {"models": {}}
+            if trace is not None:
+                with trace.open("ab") as lines:
+                    lines.write(orjson.dumps({"busy": len(names)} | snapshot) + b"\n")
+            # Before that, chats of the level before are in an engine's report.
+            if turn % 4 == 0 and time.perf_counter() - begin >= SETTLE_S:
+                for name in names:
+                    model = snapshot["models"].get(name, {})
+                    pair = model.get("predicted_inter_token_s"), model.get("observed_inter_token_s")
+                    if all(pair):
+                        seen.setdefault(name, []).append((round(pair[0] * 1000, 3), round(pair[1] * 1000, 3)))
+            await asyncio.sleep(0.25)
 
 
 def weighed(seen: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
@@ -135,23 +144,46 @@ def weighed(seen: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
 
 
 async def busy(host: HostProcess, bots: list[str], clients: int, options: argparse.Namespace) -> list[load.Loop]:
-    """Chats on some bots at once."""
+    """Short chats on some bots at once."""
     sizes = {"prompt_tokens": options.prompt, "max_tokens": options.answer}
     return await asyncio.gather(*(load.closed_loop(host, bot, clients, options.seconds, **sizes) for bot in bots))
 
 
-async def contention(host: HostProcess, options: argparse.Namespace) -> dict[str, Any]:
+async def flood(host: HostProcess, bots: list[str], options: argparse.Namespace) -> tuple[list[load.Loop], float]:
+    """Chats with long prompts on all bots at once; and the seconds until the last was answered."""
+    sizes = {"prompt_tokens": options.flood_prompt, "max_tokens": options.answer}
+    begin = time.perf_counter()
+    loops = await asyncio.gather(
+        *(load.closed_loop(host, bot, options.flood, options.flood_seconds, **sizes) for bot in bots)
+    )
+    return loops, time.perf_counter() - begin
+
+
+async def _learn(host: HostProcess, config: Path, options: argparse.Namespace) -> None:
+    """All models busy, unmeasured: kernels compile, and the scheduler learns how fast this machine is."""
+    bots = [f"tm{number + 1}/bot" for number in range(options.models)]
+    watching = asyncio.create_task(
+        watch(config, [f"m{number + 1}" for number in range(options.models)], {}, options.trace)
+    )
+    await busy(host, bots, options.clients, options)
+    watching.cancel()
+
+
+async def contention(host: HostProcess, config: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The first model's latency while 0, 1, 2, 3 others work."""
     bots = [f"tm{number + 1}/bot" for number in range(options.models)]
     found: dict[str, Any] = {}
-    await busy(host, bots, options.clients, options)  # kernels compile, and the scheduler learns
+    await _learn(host, config, options)
     for count in range(1, options.models + 1):
         seen: dict[str, list[tuple[float, float]]] = {}
-        watching = asyncio.create_task(watch(host, [f"m{number + 1}" for number in range(count)], seen))
+        names = [f"m{number + 1}" for number in range(count)]
+        watching = asyncio.create_task(watch(config, names, seen, options.trace))
         loops = await busy(host, bots[:count], options.clients, options)
         watching.cancel()
         found[str(count)] = {
             "first_model": load.figures(loops[0], options.seconds),
+            "pace_mean_ms": load.ms(_mean([pace for loop in loops for pace in loop.paces_s])),
+            "pace_by_model_ms": [load.ms(_mean(loop.paces_s)) for loop in loops],
             "tokens_per_s_all": round(sum(loop.pieces for loop in loops) / options.seconds, 1),
             "failed": sum(loop.failed for loop in loops),
             "errors": [loop.errors[0] for loop in loops if loop.errors][:1],
@@ -161,17 +193,14 @@ async def contention(host: HostProcess, options: argparse.Namespace) -> dict[str
     return found
 
 
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def predict_error(levels: dict[str, Any]) -> float | None:
     """Median over levels and models."""
     errors = [at["error"] for level in levels.values() for at in level["predictions"].values()]
     return load.percentile(errors, 0.5)
-
-
-def _gauge(metrics: str, model: str, kind: str) -> float | None:
-    for line in metrics.splitlines():
-        if line.startswith("bunkhouse_inter_token_seconds") and f'model="{model}"' in line and f'kind="{kind}"' in line:
-            return round(float(line.split()[-1]) * 1000, 3)
-    return None
 
 
 def retarget(config: Path, target_ms: float | None) -> None:
@@ -182,38 +211,44 @@ def retarget(config: Path, target_ms: float | None) -> None:
     config.write_text(yaml.safe_dump(settings))
 
 
-def target_between(levels: dict[str, Any]) -> float:
-    """Half way between the paces with all models busy and with one fewer, in ms: a target that all break together."""
-    paces = [level["first_model"]["pace_p50_ms"] or TARGET_MS for level in levels.values()]
-    return round((paces[-1] + paces[-2]) / 2, 1) if len(paces) > 1 else TARGET_MS
+async def admission(host: HostProcess, config: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """As many clients as the models take chats, with long prompts; the target held by admission, and not.
 
-
-async def admission(host: HostProcess, config: Path, target_ms: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Twice the clients that the card holds within the target, with the target held and not held."""
-    found: dict[str, Any] = {"target_ms": target_ms}
+    Reading prompts takes most of the GPU then, so that without admission everybody's answer is slow.
+    """
+    found: dict[str, Any] = {"target_ms": options.target_ms}
     bots = [f"tm{number + 1}/bot" for number in range(options.models)]
-    for name, target in (("off", None), ("on", target_ms)):
+    for name, target in (("off", None), ("on", options.target_ms)):
         retarget(config, target)
         host.kill("scheduler")  # it is started again, and reads the file anew
         await asyncio.sleep(RESTART_S)
+        await _learn(host, config, options)
+        watching = asyncio.create_task(watch(config, bots, {}, options.trace))
+        flooding = asyncio.create_task(flood(host, bots, options))
         peak = 0
-        loops = asyncio.create_task(busy(host, bots, options.flood, options))
-        while not loops.done():
+        while not flooding.done():
             peak = max(peak, used_bytes())
             await asyncio.sleep(0.5)
-        gaps = [gap for loop in loops.result() for gap in loop.gaps_s]
-        paces = [pace for loop in loops.result() for pace in loop.paces_s]
-        within = sum(pace * 1000 <= target_ms for pace in paces)
+        watching.cancel()
+        loops, took_s = flooding.result()
+        gaps = [gap for loop in loops for gap in loop.gaps_s]
+        paces = [pace for loop in loops for pace in loop.paces_s]
+        firsts = [first for loop in loops for first in loop.firsts_s]
+        within = sum(pace * 1000 <= options.target_ms for pace in paces)
         found[name] = {
+            "took_s": round(took_s, 1),
             "inter_token_p50_ms": load.ms(load.percentile(gaps, 0.5)),
             "inter_token_p99_ms": load.ms(load.percentile(gaps, 0.99)),
             "pace_p50_ms": load.ms(load.percentile(paces, 0.5)),
             "pace_p99_ms": load.ms(load.percentile(paces, 0.99)),
-            "tokens_per_s": round(len(gaps) / options.seconds, 1),
+            "first_token_p50_ms": load.ms(load.percentile(firsts, 0.5)),
+            "first_token_p99_ms": load.ms(load.percentile(firsts, 0.99)),
+            "tokens_per_s": round(len(gaps) / took_s, 1),
             "chats": len(paces),
             "chats_within_target": within,
-            "failed": sum(loop.failed for loop in loops.result()),
-            "errors": [loop.errors[0] for loop in loops.result() if loop.errors][:1],
+            "goodput_chats_per_s": round(within / took_s, 2),
+            "failed": sum(loop.failed for loop in loops),
+            "errors": [loop.errors[0] for loop in loops if loop.errors][:1],
             "memory_peak_bytes": peak,
         }
         print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
@@ -255,11 +290,14 @@ def main() -> None:
     parser.add_argument("--kv-tokens", type=int, default=65_536)
     parser.add_argument("--chats", type=int, default=16)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--flood", type=int, default=24)
+    parser.add_argument("--flood", type=int, default=16, help="clients a model in the part on admission")
+    parser.add_argument("--flood-prompt", type=int, default=2000)
+    parser.add_argument("--flood-seconds", type=float, default=15.0)
     parser.add_argument("--prompt", type=int, default=200)
     parser.add_argument("--answer", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--target-ms", type=float, help="of the part on admission; else chosen by what was measured")
+    parser.add_argument("--target-ms", type=float, default=30.0, help="of the part on admission")
+    parser.add_argument("--trace", type=Path, help="where what the scheduler says of the models goes, as JSON lines")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/workers.json"))
     options = parser.parse_args()
     figures: dict[str, Any] = {"models": options.models, "shape": "Qwen2.5-7B AWQ", "kv_bits": options.kv_bits}
@@ -283,7 +321,7 @@ async def _parts(
         figures["copy_bytes_per_s"] = await read_measured(connection)
     figures["memory"] = await asyncio.to_thread(memory, host, config, used_before)
     write(options.out, figures)
-    figures["contention"] = await contention(host, options)
+    figures["contention"] = await contention(host, config, options)
     figures["predict_error"] = predict_error(figures["contention"])
     held = figures["memory"]
     held["busy_bytes"] = used_bytes() - used_before
@@ -293,8 +331,7 @@ async def _parts(
     write(options.out, figures)
     figures["naps"] = await naps(host) if options.sleep else None
     write(options.out, figures)
-    target_ms = options.target_ms or target_between(figures["contention"])
-    figures["admission"] = await admission(host, config, target_ms, options)
+    figures["admission"] = await admission(host, config, options)
     write(options.out, figures)
 
 
