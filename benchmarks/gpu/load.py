@@ -65,8 +65,10 @@ async def one(http: Http, key: str, bot: str, text: str, *, max_tokens: int, int
 async def closed_loop(
     host: HostProcess, bot: str, clients: int, seconds: float, *, prompt_tokens: int, max_tokens: int
 ) -> Loop:
-    """`clients` chats at a time for `seconds`, each followed by the next. No prompt comes twice in a run of this process:
-    an engine would have it in its cache."""
+    """`clients` chats at a time for `seconds`, each followed by the next.
+
+    No prompt comes twice in a run of this process: an engine would have it in its cache.
+    """
     seen, first_seed = Loop(), next(_loops) * 1_000_000
     http = Http(f"{host.url}/v1", time.perf_counter)
     key = host.keys[bot.partition("/")[0]]
