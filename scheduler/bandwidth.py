@@ -15,8 +15,9 @@ included) and the KV bytes that those steps really read. It moves by a tenth at 
 
 The prefill rate follows the fastest prompts seen. What an engine reports may hold waits (SGLang counts from a
 batch's launch, while a decode step may still run), which make prompts look dearer than they are, never cheaper. So
-does a prompt that came nearly whole from the cache: reading its last token costs a step, whatever the rate. Reports
-over few tokens therefore hardly lower a rate, and make none until `RATE_TOKENS` were seen.
+does a prompt that came nearly whole from the cache: reading its last token costs a step, whatever the rate. And so do
+neighbours that take turns with it, which are counted for themselves. A rate therefore falls slowly, more slowly where a
+report is over few tokens, and there is none until `RATE_TOKENS` were seen.
 
 Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
 no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
@@ -35,7 +36,7 @@ DUTY_S = 5.0
 DUTY_MAX = 0.8
 RATE_TOKENS = 512
 _SMOOTHING = 0.1
-_RATE_UP, _RATE_DOWN = 0.5, 0.02  # parts of the way that the prefill rate goes at a faster and at a slower report
+_RATE_UP, _RATE_DOWN = 0.5, 0.002  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 

@@ -1,10 +1,14 @@
 """Filling the engines: who is next, and who may go past a ticket that finds no room.
 
-Tenants go in order of least service. A first ticket that finds no room is looked past (`lookahead_max` per
-model), so that it holds up neither other tenants nor its own tenant's other models. It is remembered as the
-model's *stuck* ticket, and every chat that goes before it is counted. Once it was overtaken `overtakes_max`
-times the model is kept free for it (every model, where it waits for bandwidth) until it goes in, gives up,
-or turns out to wait for something else. A tenant above its share is never stuck: it gets service already.
+Tenants go in order of least service, across models, too: reading prompts is the device's work, and a model that was
+always filled first would take all of it. What the device takes of one model's prompts goes in together, so that only
+that engine's answers pause for them.
+
+A first ticket that finds no room is looked past (`lookahead_max` per model), so that it holds up neither other tenants
+nor its own tenant's other models. It is remembered as the model's *stuck* ticket, and every chat that goes before it is
+counted. Once it was overtaken `overtakes_max` times the model is kept free for it (every model, where it waits for
+bandwidth) until it goes in, gives up, or turns out to wait for something else. A tenant above its share is never stuck:
+it gets service already.
 
 Only models with news are looked at. A release is no news while it leaves less room than any of the tickets
 that were looked at needs, so a full engine with a long queue costs next to nothing.
@@ -16,6 +20,7 @@ from scheduler.admission import Ask, closed_to_all, headroom_bytes
 from scheduler.books import Books
 from scheduler.explain import Explain
 from scheduler.ledger import Account
+from scheduler.order import Key
 from scheduler.queues import Waiting
 from scheduler.room import Room
 from scheduler.types import Decision, Outcome, Reason, Reservation
@@ -33,6 +38,7 @@ _CLOSED_REASONS = (
     Reason.FIRST_TOKEN,
 )
 _ENDLESS = 2**63
+_NOBODY: Key = (float("-inf"), 0.0, "")
 
 
 class Fill:
@@ -48,7 +54,7 @@ class Fill:
         self._reviewed: dict[str, bool] = {}  # models where the next pass looks at every ticket in front
         self._short: dict[str, int] = {}  # by model: a release that leaves less room than this is no news
         self._for_bandwidth: dict[str, None] = {}  # models where something waits for bandwidth
-        self._paced: set[str] = set()  # models with a timer for the end of the prefill backlog
+        self._paced: dict[str, None] = {}  # models with a timer for the end of the prefill backlog
 
     @property
     def news(self) -> bool:
@@ -100,9 +106,9 @@ class Fill:
             self.look_at(*self._for_bandwidth)
 
     def paced(self, model: str) -> None:
-        """The prefill backlog is short enough again."""
-        self._paced.discard(model)
-        self.look_at(model)
+        """The prefill backlog is short enough again, for every model that waits for it."""
+        self.look_at(*self._paced)  # in the same step as `model`, whose timer may be the earlier by a rounding
+        self._paced.pop(model, None)
 
     def review(self) -> None:
         """Look at everything that waits, closely."""
@@ -114,13 +120,18 @@ class Fill:
     def run(self, now_s: float, out: list[Decision]) -> None:
         """Until there is no news."""
         while self._news:
-            model = next(iter(self._news))
+            model = min(self._news, key=self._turn) if len(self._news) > 1 else next(iter(self._news))
             del self._news[model]
             holder = self.holder(model) if self._holding else None
             if holder is None:
                 self._fill(model, now_s, out)
             elif holder.ticket.model == model:
                 self._serve_holder(holder, now_s, out)
+
+    def _turn(self, model: str) -> Key:
+        """Whose turn it is at the model, least first."""
+        front = self._room.orders[model].front
+        return self._books.counters.keys[front[0][2]] if front else _NOBODY
 
     def holder(self, model: str) -> Waiting | None:
         """The stuck ticket that the model is kept free for, or None."""
@@ -202,7 +213,7 @@ class Fill:
     def _look_again(self, model: str, ahead_s: float, now_s: float) -> None:
         """Look at the model when no more than `ahead_s` of prompts are left to read."""
         if model not in self._paced:
-            self._paced.add(model)
+            self._paced[model] = None
             self._room.timers.at(now_s + self._books.device.prefill_backlog_s(now_s) - ahead_s, "pace", model)
 
     def _serve_holder(self, entry: Waiting, now_s: float, out: list[Decision]) -> None:

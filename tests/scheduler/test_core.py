@@ -49,6 +49,18 @@ def test_a_big_chat_is_overtaken_only_so_often() -> None:
     assert passed <= 4 + 1
 
 
+def test_models_take_turns_at_prompts_by_their_tenants_service() -> None:
+    """Reading prompts is one device's work: whose model comes first in the file has no more of it."""
+    names = ("m1", "m2", "m3")
+    host = Host(*(facts(name, kv_budget_bytes=100_000) for name in names), prefill_ahead_s_max=0.25)
+    host.wait(prefill_tokens_per_s=100.0)
+    flood = [ticket(f"{name} {n}", f"tenant-{name}", name, tokens=100) for n in range(40) for name in names]
+    served = host.send(*flood)  # prompts of 50 tokens, half a second each
+    while len(served) < 60:
+        served += host.wait(0.1, prefill_tokens_per_s=100.0)
+    assert [sum(chat.startswith(name) for chat in served) for name in names] == [20, 20, 20]
+
+
 def test_a_chat_that_waits_for_bandwidth_is_not_starved_by_other_models() -> None:
     """`slow` fits only where little else is read; small chats of another model keep coming."""
     targets = {"n": ModelTargets(inter_token_ms_max=26.0)}
