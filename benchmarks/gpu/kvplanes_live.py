@@ -1,9 +1,10 @@
 """Demote 32 live sessions in a real SGLang server on a GPU, and look at what their readers see.
 
-    python -m benchmarks.gpu.kvplanes_live MODEL_FOLDER OUT.json
+    python -m benchmarks.gpu.kvplanes_live MODEL_FOLDER docs/benchmarks/kvplanes-live.json
 
-32 requests of 4,096 tokens decode at 8 bits; half way all are demoted through the control socket. Reported: how long
-the answer took, bytes freed, the gaps between tokens before and after, the longest gap around the demotion, failures.
+32 requests of 4,096 tokens decode at 8 bits; all are demoted through the control socket, promoted, and demoted again.
+Reported: how long each answer took, bytes freed, the gaps between tokens before and after, the longest gap around each
+command, failures. The first demotion is the first that the server ever sees.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.output import write
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
 from services.kvplanes.environment import plugin_environment
 from services.kvplanes.keys import extra_key
+from services.telemetry import GpuSource
 
-SESSIONS, CONTEXT, ANSWER = 32, 4096, 400
+SESSIONS, CONTEXT, ANSWER = 32, 4096, 600
+STEPS = (("demote", 100), ("promote", 250), ("demote", 400))  # command, tokens that the slowest session has by then
+QUIET = 20  # tokens before a command, and after it, that belong to it
 START_S_MAX = 150.0
 
 
@@ -68,32 +73,43 @@ async def measure(port: int, control: ControlClient) -> dict[str, object]:
         await session(client, 0, [], "first")
         streams: list[list[float]] = [[] for _ in range(SESSIONS)]
         tasks = [asyncio.create_task(session(client, index, times)) for index, times in enumerate(streams)]
-        while min(map(len, streams)) < ANSWER // 4:
-            if any(task.done() for task in tasks):
-                raise SystemExit(f"a session ended early: {[task for task in tasks if task.done()]}")
-            await asyncio.sleep(0.02)
-        before = await control.report()
-        tic = time.perf_counter()
-        answer = await control.demote()
-        toc = time.perf_counter()
-        after = await control.report()
+        said: list[dict[str, object]] = []
+        marks: list[tuple[float, float]] = []
+        for command, at in STEPS:
+            while min(map(len, streams)) < at:
+                if any(task.done() for task in tasks):
+                    raise SystemExit(f"a session ended early: {[task for task in tasks if task.done()]}")
+                await asyncio.sleep(0.02)
+            tic = time.perf_counter()
+            answer = await (control.demote() if command == "demote" else control.promote())
+            toc = time.perf_counter()
+            marks.append((tic, toc))
+            said.append({"command": command, "took_ms": round((toc - tic) * 1e3, 2), "answer": answer})
+        report = await control.report()
         ends = await asyncio.gather(*tasks)
-    settled = max(times[ANSWER // 8] for times in streams)
-    gaps: dict[str, list[float]] = {"before": [], "during": [], "after": []}
+    for entry, (tic, toc) in zip(said, marks, strict=True):
+        entry["gap_ms"] = {name: summed(found) for name, found in gaps(streams, tic, toc).items()}
+    return {"commands": said, "report": report, "ends": {end: ends.count(end) for end in set(ends)}}
+
+
+def gaps(streams: list[list[float]], tic: float, toc: float) -> dict[str, list[float]]:
+    """Milliseconds between tokens: before a command that ran from `tic` to `toc`, around it, and after it."""
+    found: dict[str, list[float]] = {"before": [], "around": [], "after": []}
     for times in streams:
-        for first, second in itertools.pairwise(times):
-            key = "before" if second < tic else "after" if first > toc else "during"
-            if first > settled:
-                gaps[key].append((second - first) * 1e3)
-    return {
-        "demote_ms": round((toc - tic) * 1e3, 2),
-        "answer": answer,
-        "report_before": before,
-        "report_after": after,
-        "gap_ms_median": {key: round(sorted(found)[len(found) // 2], 2) for key, found in gaps.items() if found},
-        "gap_ms_max": {key: round(max(found), 2) for key, found in gaps.items() if found},
-        "ends": {end: ends.count(end) for end in set(ends)},
-    }
+        first = next(index for index, when in enumerate(times) if when >= tic)
+        last = next(index for index, when in enumerate(times) if when > toc)
+        for name, start, stop in (
+            ("before", first - QUIET, first - 1),
+            ("around", first - 1, last + 2),
+            ("after", last + 2, last + QUIET),
+        ):
+            found[name] += [(late - early) * 1e3 for early, late in itertools.pairwise(times[start : stop + 1])]
+    return found
+
+
+def summed(found: list[float]) -> dict[str, float]:
+    """Median and longest."""
+    return {"median": round(sorted(found)[len(found) // 2], 2), "longest": round(max(found), 2)}
 
 
 async def ready(client: httpx.AsyncClient) -> None:
@@ -117,9 +133,9 @@ def main() -> None:
     port = 31700
     server = launch(model, scratch, port)
     try:
+        reading = GpuSource().read()
         figures = asyncio.run(measure(port, ControlClient(str(scratch / "control.sock"))))
-        out.write_text(json.dumps(figures, indent=2) + "\n")
-        print(json.dumps(figures))
+        write(out, {"gpu": reading.name if reading else None, **figures})
     finally:
         server.terminate()
         server.wait(timeout=20)

@@ -38,6 +38,7 @@ GPU_FLAGS = [
 ]
 START_S_MAX = 280.0
 SETTLE_S = 4.0
+PARTS = ("contention", "admission")
 RESTART_S = 5.0
 
 
@@ -285,6 +286,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--python", default=None)
     parser.add_argument("--sleep", action="store_true", help="measure sleep and wake, too")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="figures of others stay in the file")
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--kv-bits", type=int, default=8)
     parser.add_argument("--kv-tokens", type=int, default=65_536)
@@ -296,11 +298,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=200)
     parser.add_argument("--answer", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--target-ms", type=float, default=30.0, help="of the part on admission")
+    parser.add_argument("--target-ms", type=float, default=20.0, help="of the part on admission")
     parser.add_argument("--trace", type=Path, help="where what the scheduler says of the models goes, as JSON lines")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/workers.json"))
     options = parser.parse_args()
-    figures: dict[str, Any] = {"models": options.models, "shape": "Qwen2.5-7B AWQ", "kv_bits": options.kv_bits}
+    figures: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    figures |= {"models": options.models, "shape": "Qwen2.5-7B AWQ", "kv_bits": options.kv_bits}
     used_before = used_bytes()
     reading = GpuSource().read()
     figures["gpu"] = reading.name if reading else None
@@ -321,18 +324,23 @@ async def _parts(
         figures["copy_bytes_per_s"] = await read_measured(connection)
     figures["memory"] = await asyncio.to_thread(memory, host, config, used_before)
     write(options.out, figures)
-    figures["contention"] = await contention(host, config, options)
-    figures["predict_error"] = predict_error(figures["contention"])
+    if "contention" in options.parts:
+        figures["contention"] = await contention(host, config, options)
+        figures["predict_error"] = predict_error(figures["contention"])
+    else:
+        await _learn(host, config, options)
     held = figures["memory"]
     held["busy_bytes"] = used_bytes() - used_before
     if "card_bytes" in held:
         error = off_pct(held["planned_bytes"], held["busy_bytes"], held["card_bytes"])
         held["planner_error_busy_pct_of_card"] = error
     write(options.out, figures)
-    figures["naps"] = await naps(host) if options.sleep else None
-    write(options.out, figures)
-    figures["admission"] = await admission(host, config, options)
-    write(options.out, figures)
+    if options.sleep:
+        figures["naps"] = await naps(host)
+        write(options.out, figures)
+    if "admission" in options.parts:
+        figures["admission"] = await admission(host, config, options)
+        write(options.out, figures)
 
 
 if __name__ == "__main__":

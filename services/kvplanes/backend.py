@@ -106,6 +106,14 @@ class TritonPlanesBackend(PlanesBackend):
         self.query_heads = runner.model_config.num_attention_heads // get_parallel().attn_tp_size
         self.plan: Any = None
         self.empty = torch.zeros(1, dtype=torch.int64, device=self.device)
+        launch.warm(
+            self.token_to_kv_pool.layer(self.token_to_kv_pool.start_layer),
+            self.req_to_token,
+            self.token_to_kv_pool.req_policy,
+            runner.dtype,
+            self.query_heads,
+            (self.config.sink_tokens, self.config.recent_tokens),
+        )
 
     def _reserve(self, batch_max: int) -> None:
         shape = self.token_to_kv_pool.planes.shape

@@ -137,3 +137,14 @@ def test_pass_low_gives_a_low_plane_to_one_heir_only() -> None:
     found = low_of.clone()
     launch.pass_low(found, table, rows_, positions, loc, policy, 4, 32)
     assert sorted(found[loc[:2]].tolist()) == [-1, old]
+
+
+def test_warming_up_changes_nothing_that_a_request_reads() -> None:
+    pool = Pool.make(64, 2, [40], [0.5], (4, 32))
+    pool.fill(3)
+    before = copy.deepcopy(pool.layer)
+    policy = torch.full((pool.req_to_token.shape[0],), 4, dtype=torch.int32, device=DEVICE)
+    launch.warm(pool.layer, pool.req_to_token, policy, torch.bfloat16, 6, (4, 32))
+    assert torch.equal(pool.layer.low_of, before.low_of)
+    assert torch.equal(pool.layer.codes[:, 1:], before.codes[:, 1:]), "slot 0 is nobody's"
+    assert torch.equal(pool.layer.scales[:, 1:], before.scales[:, 1:])

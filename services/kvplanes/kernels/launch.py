@@ -251,3 +251,38 @@ def pass_low(
     pass_low_kernel[(loc.shape[0],)](
         low_of, table, req_rows, positions, loc, policy, table.stride(0), sinks, recent, num_warps=1
     )
+
+
+def warm(
+    layer: LayerPlanes,
+    table: torch.Tensor,
+    policy: torch.Tensor,
+    dtype: torch.dtype,
+    query_heads: int,
+    windows: tuple[int, int],
+) -> None:
+    """Compile and load every kernel that no captured graph holds, so that no request waits for a compiler.
+
+    Two requests of slot 0 tokens, which padding writes to: nothing that a request reads is changed. `table` is SGLang's
+    request table, `policy` (rows) int32, `dtype` the model's, `windows` the config's sinks and newest tokens.
+    """
+    heads, dim, device = layer.codes.shape[0], layer.codes.shape[-1] * 2, layer.codes.device
+    rows = torch.zeros(1, dtype=torch.int64, device=device)
+    for tokens in (1, 65):
+        query, key = (torch.zeros(tokens, count, dim, dtype=dtype, device=device) for count in (query_heads, heads))
+        loc = torch.zeros(tokens, dtype=torch.int64, device=device)
+        lens = torch.tensor([tokens], dtype=torch.int32, device=device)
+        store(layer, query, key, key, loc)
+        rotated = store(layer, query, key, key, loc, keep=True)
+        extend(
+            layer,
+            rotated,
+            table,
+            rows,
+            torch.ones_like(lens),
+            lens,
+            1.0,
+            out=torch.empty_like(query),
+            extend_max=tokens,
+        )
+    pass_low(layer.low_of, table, rows, rows, rows, policy, *windows)

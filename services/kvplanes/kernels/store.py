@@ -30,7 +30,7 @@ def _quantize(lower, upper):
     return tl.minimum(tl.maximum(first, 0), 255), tl.minimum(tl.maximum(second, 0), 255), step, middle
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])  # else a prompt of other divisors waits for a compiler
 def store_kernel(
     query, key, value, query_out, key_out, value_out, centres, loc, low_of, codes, scales,
     tokens, query_stride, key_stride, value_stride, code_stride, scale_stride,
