@@ -26,6 +26,7 @@ class Job:
     admitted_s: float
     cached_tokens: int = 0
     prefill_left_s: float = 0.0
+    reading_s: float = 0.0  # by the clock: others' turns included
     first_token_s: float = 0.0
     end_step: float = 0.0
     done_s: float = 0.0
@@ -47,6 +48,8 @@ class SimEngine:
         self.high_water_bytes = 0.0
         self.decoding_s = 0.0  # since the last report, pauses for reading included
         self.reported_steps = 0.0
+        self.read_tokens = 0  # of prompts that were read since the last report
+        self.reading_s = 0.0  # that they took
 
     def per_token(self, job: Job) -> int:
         return self.facts.kv_bytes_per_token[job.kv_bits]
@@ -124,15 +127,18 @@ class Gpu:
             engine.high_water_bytes = max(engine.high_water_bytes, engine.kv_bytes)
             engine.evict()
         if self._prompts:
-            self._read(took_s * reads)
+            self._read(took_s, took_s * reads)
         return [job for engine in decoding for job in self._done(engine)]
 
-    def _read(self, seconds: float) -> None:
+    def _read(self, took_s: float, work_s: float) -> None:
         engine, job = self._prompts[0]
-        job.prefill_left_s -= seconds
+        job.prefill_left_s -= work_s
+        job.reading_s += took_s
         if job.prefill_left_s > 1e-9:
             return
         self._prompts.popleft()
+        engine.read_tokens += job.ticket.prompt_tokens - job.cached_tokens
+        engine.reading_s += job.reading_s
         engine.decoding += 1
         engine.growth += engine.per_token(job)
         job.first_token_s = self.now_s + self._step_s(self._decoding())
@@ -170,11 +176,16 @@ class Gpu:
         return True
 
     def report(self, model: str) -> EngineReport:
-        """What the engine would say of itself now; inter-token time is the mean since its last report."""
+        """What the engine would say of itself now; inter-token time is the mean since its last report.
+
+        Prompts are timed by the clock, as SGLang does: neighbours' turns make them look slow.
+        """
         engine = self.engines[model]
         steps = engine.steps - engine.reported_steps
         inter_token_s = engine.decoding_s / steps if steps >= 1.0 else None
+        tokens, seconds = engine.read_tokens, engine.reading_s
         engine.decoding_s, engine.reported_steps = 0.0, engine.steps
+        engine.read_tokens, engine.reading_s = 0, 0.0
         return EngineReport(
             model=model,
             at_s=self.now_s,
@@ -183,6 +194,7 @@ class Gpu:
             kv_cached_bytes=engine.cached_bytes,
             running=len(engine.running),
             inter_token_s=inter_token_s,
-            prefill_tokens_per_s=self._prefill_rate,
+            prefill_tokens_per_s=tokens / seconds if tokens and seconds > 0 else None,
+            prefill_tokens=tokens,
             step_kv_bytes=round(engine.kv_bytes),
         )

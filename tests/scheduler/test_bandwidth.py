@@ -74,10 +74,23 @@ def test_one_odd_report_among_many_moves_little() -> None:
     assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.033, rel=0.01)
 
 
-def test_waits_in_what_an_engine_reports_do_not_make_prompts_dear() -> None:
+def test_neighbours_turns_do_not_make_prompts_dear() -> None:
+    made = device()
+    made.started(facts("o"))
+    for number, others in enumerate([(), ("n",), ("n", "o")] * 20):
+        for name in ("m", *others):
+            made.add(name, 100)
+        speed = 4000.0 / (1 + len(others))  # by the clock
+        made.reported(EngineReport("m", NOW_S + number, EngineState.READY, prefill_tokens_per_s=speed))
+        for name in ("m", *others):
+            made.remove(name, 100)
+    assert made.prefill_s("m", 4000) == pytest.approx(1.0, rel=0.01)
+
+
+def test_waits_that_some_reports_hold_make_prompts_little_dearer() -> None:
     made = device()
     for number in range(60):
-        speed = 1000.0 if number % 4 else 4000.0  # three reports in four hold waits
+        speed = 4000.0 if number % 2 else 2000.0
         made.reported(EngineReport("m", NOW_S + number, EngineState.READY, prefill_tokens_per_s=speed))
     assert made.prefill_s("m", 4000) == pytest.approx(1.0, rel=0.15)
 
