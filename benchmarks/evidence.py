@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def ratios(found: Mapping[str, Any]) -> dict[str, float | None]:
 
     None for a part that did not run. Raises KeyError without the part `sessions`.
     """
-    sessions, counts = found["sessions"]["at"], models(found)
+    sessions, counts, large = found["sessions"]["at"], models(found), mixed(found)
     steps = {bits: sessions[bits]["at_equal_sessions"]["inter_token_p50_ms"] for bits in BITS}
     longest = found["qwq"]["at"] if "qwq" in found else None
     return {
@@ -61,12 +61,22 @@ def ratios(found: Mapping[str, Any]) -> dict[str, float | None]:
         if longest
         else None,
         "speed_ratio_int4": ratio(steps["16"], steps["4"]),
+        "models_ratio_whole_card": ratio(large["4"], large["16"]) if large else None,
     }
 
 
 def models(found: Mapping[str, Any]) -> dict[str, int]:
     """Models that ran side by side, each with all its sessions busy, within the target; empty where none were tried."""
-    return {bits: at["started"] if at.get("within_target") else 0 for bits, at in found.get("models", {}).items()}
+    return _that_held(found.get("models", {}))
+
+
+def mixed(found: Mapping[str, Any]) -> dict[str, int]:
+    """The same on the whole card, where the first model is the 32B one."""
+    return _that_held(found.get("mix", {}).get("at", {}))
+
+
+def _that_held(part: Mapping[str, Any]) -> dict[str, int]:
+    return {bits: at["started"] if at.get("within_target") else 0 for bits, at in part.items()}
 
 
 def models_by_memory(found: Mapping[str, Any]) -> dict[str, int]:
@@ -114,23 +124,28 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
         lines.append(
             f"| {bound.words} | {seen} | {bound.at_least:g}x | {'-' if article is None else f'{article:g}x'} |"
         )
-    lines += ["", "| KV | models, all busy | sessions | longest QwQ-32B chat | bytes a token, 7B |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
-    counts, fit = models(found), models_by_memory(found)
+    whole = f"{found['mix']['card_gib']:g} GiB" if "mix" in found else "the whole card"
+    lines += ["", f"| KV | 7B models | models on {whole} | sessions | longest QwQ-32B chat | bytes a token, 7B |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    counts, fit, large = models(found), models_by_memory(found), mixed(found)
     for bits in BITS:
         at = found["sessions"]["at"][bits]
-        ran = (
-            f"{counts[bits]} of {found['sessions_each']} sessions each"
-            if counts
-            else f"not run ({fit[bits]} by memory)"
-        )
+        ran = str(counts[bits]) if counts else f"not run ({fit[bits]} by memory)"
+        beside = f"QwQ-32B and {large[bits] - 1} of 7B" if large else "not run"
         long = f"{found['qwq']['at'][bits]['longest_context']:,} tokens" if "qwq" in found else "not run"
         lines.append(
-            f"| {bits} bits ({CACHES[bits]}) | {ran} | {at['within_target']} ({at['by_memory']} by memory) "
+            f"| {bits} bits ({CACHES[bits]}) | {ran} | {beside} | {at['within_target']} ({at['by_memory']} by memory) "
             f"| {long} | {at['bytes_per_token']:,} |"
         )
     return "\n".join(
-        [*lines, "", "How it was measured: benchmarks/gpu/capacity.py. Raw: benchmarks/capacity.json.", ""]
+        [
+            *lines,
+            "",
+            f"Models each have {found['sessions_each']} sessions, all of them decoding at once within the target.",
+            "",
+            "How it was measured: benchmarks/gpu/capacity.py. Raw: benchmarks/capacity.json.",
+            "",
+        ]
     )
 
 
@@ -139,8 +154,14 @@ def charts(found: Mapping[str, Any]) -> list[tuple[str, str, list[Bar]]]:
     card, counts, at = found["card_gib"], models(found), found["sessions"]["at"]
     drawn = []
     if counts:
-        title = f"Models on one card of {card:g} GiB, {found['sessions_each']} busy sessions each"
-        drawn.append(("models-on-a-card", title, _bars(counts)))
+        title = (
+            f"Models on one card, each with {found['sessions_each']} busy chats of {found['context_tokens']:,} tokens"
+        )
+        bars = [replace(bar, label=f"{card:g} GiB, {bar.label}") for bar in _bars(counts)]
+        if "mix" in found:
+            whole = f"{found['mix']['card_gib']:g} GiB"
+            bars += [replace(bar, label=f"{whole}, {bar.label}", tone=2) for bar in _bars(mixed(found))]
+        drawn.append(("models-on-a-card", title, bars))
     title = f"Chats of {found['context_tokens']:,} tokens at once, one 7B model, {card:g} GiB"
     drawn.append(("sessions-on-a-card", title, _bars({bits: at[bits]["within_target"] for bits in BITS})))
     return drawn
@@ -163,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "sessions" not in found:
         print(f"{source} lacks its part on sessions: `python -m benchmarks.gpu.capacity --parts sessions`")
         return 1
-    if missing := [part for part in ("models", "qwq") if part not in found]:
+    if missing := [part for part in ("models", "qwq", "mix") if part not in found]:
         print(f"not run: `python -m benchmarks.gpu.capacity --parts {' '.join(missing)}`")
     figures = ratios(found)
     (docs / "evidence.md").write_text(page(found, figures))

@@ -32,6 +32,7 @@ def measured() -> dict[str, Any]:
             "at": {"16": sessions(70, 30.0), "8": sessions(140, 28.0), "4": sessions(250, 20.0)},
         },
         "models": {"16": models(1), "8": models(2), "4": models(2)},
+        "mix": {"card_gib": 78.0, "at": {"16": models(2), "8": models(4), "4": models(6)}},
         "qwq": {"at": {bits: {"longest_context": n} for bits, n in (("16", 10_000), ("8", 20_000), ("4", 36_000))}},
     }
 
@@ -53,7 +54,12 @@ def test_ratios_of_what_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert figures["speed_ratio_int4"] == 1.5
     text = (docs / "evidence.md").read_text()
     assert text.splitlines()[2].startswith("Every bound is reached.")
-    assert "Models on one card of 24 GiB" in (docs / "images" / "models-on-a-card.svg").read_text()
+    chart = (docs / "images" / "models-on-a-card.svg").read_text()
+    assert "Models on one card, each with 32 busy chats" in chart
+    assert "24 GiB, 4 bits" in chart
+    assert "78 GiB, 4 bits" in chart
+    assert figures["models_ratio_whole_card"] == 3.0
+    assert "QwQ-32B and 5 of 7B" in text
 
 
 def test_a_missed_bound_stands_in_the_first_paragraph(tmp_path: Path) -> None:
@@ -74,11 +80,11 @@ def test_a_part_that_did_not_run_is_said_in_the_first_paragraph(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = measured()
-    del found["qwq"], found["models"]
+    del found["qwq"], found["models"], found["mix"]
     docs = docs_with(tmp_path, found)
     assert main(["--docs", str(docs)]) == 0
     out = capsys.readouterr().out
-    assert "--parts models qwq" in out
+    assert "--parts models qwq mix" in out
     assert json.loads(out.splitlines()[-1])["models_ratio_24gb"] is None
     text = (docs / "evidence.md").read_text()
     assert "models on the card: not run" in text.splitlines()[2]
