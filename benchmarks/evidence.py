@@ -154,9 +154,7 @@ def charts(found: Mapping[str, Any]) -> list[tuple[str, str, list[Bar]]]:
     card, counts, at = found["card_gib"], models(found), found["sessions"]["at"]
     drawn = []
     if counts:
-        title = (
-            f"Models on one card, each with {found['sessions_each']} busy chats of {found['context_tokens']:,} tokens"
-        )
+        title = f"Models on one card, {found['sessions_each']} busy chats each"
         bars = [replace(bar, label=f"{card:g} GiB, {bar.label}") for bar in _bars(counts)]
         if "mix" in found:
             whole = f"{found['mix']['card_gib']:g} GiB"

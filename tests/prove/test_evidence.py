@@ -55,7 +55,7 @@ def test_ratios_of_what_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     text = (docs / "evidence.md").read_text()
     assert text.splitlines()[2].startswith("Every bound is reached.")
     chart = (docs / "images" / "models-on-a-card.svg").read_text()
-    assert "Models on one card, each with 32 busy chats" in chart
+    assert "Models on one card, 32 busy chats each" in chart
     assert "24 GiB, 4 bits" in chart
     assert "78 GiB, 4 bits" in chart
     assert figures["models_ratio_whole_card"] == 3.0
