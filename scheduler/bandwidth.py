@@ -2,7 +2,7 @@
 
     round_s        = sum over engines with chats (weight bytes + KV bytes of their chats) / bandwidth
     inter_token_s  = correction(model) x round_s / (1 - prefill duty)
-    first_token_s  = prefill backlog + prompt tokens / prefill rate + inter_token_s
+    first_token_s  = (prefill backlog + prompt tokens / prefill rate) x engines with chats + inter_token_s
 
 Decoding is bound by memory: each step reads all weights once and each chat's KV once, and engines that
 share the device take turns, so their bytes add up. KV counts as large as a chat may grow, so that a
@@ -209,9 +209,11 @@ class Device:
         most = mine.first_token_s_max
         if most is not None:
             backlog_s = self.prefill_backlog_s(now_s)
-            first_s = backlog_s + prefill_s + max(least_s, step_s * mine.correction)
-            if backlog_s > 0 and first_s > most * keep:
-                return Reason.FIRST_TOKEN, model, first_s, most * keep
+            if backlog_s > 0:
+                turns = self._at_work() + (not mine.chats)
+                first_s = turns * (backlog_s + prefill_s) + max(least_s, step_s * mine.correction)
+                if first_s > most * keep:
+                    return Reason.FIRST_TOKEN, model, first_s, most * keep
         return None
 
     def predicted_s(self, model: str, now_s: float) -> float | None:
@@ -237,6 +239,10 @@ class Device:
         if round_bytes != self._round_bytes:
             raise AssertionError(f"bytes a round: {self._round_bytes} is not {round_bytes}")
 
+    def _at_work(self) -> int:
+        """Engines with chats: they take turns."""
+        return sum(1 for load in self.loads.values() if load.chats)
+
     def _prefilled(self, load: Load, rate: float, tokens: int) -> None:
         before = load.prefill_tokens_per_s
         if before is None:
@@ -254,8 +260,8 @@ class Device:
         if load is None:
             return
         if report.prefill_tokens_per_s:
-            at_work = sum(1 for other in self.loads.values() if other.chats) or 1
-            self._prefilled(load, report.prefill_tokens_per_s * at_work, report.prefill_tokens or RATE_TOKENS)
+            rate = report.prefill_tokens_per_s * max(1, self._at_work())
+            self._prefilled(load, rate, report.prefill_tokens or RATE_TOKENS)
         load.observed_s, load.step_kv_bytes = report.inter_token_s, report.step_kv_bytes
         if not self._bandwidth or not report.inter_token_s:
             return
