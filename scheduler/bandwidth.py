@@ -2,7 +2,7 @@
 
     round_s        = sum over engines with chats (weight bytes + KV bytes of their chats) / bandwidth
     inter_token_s  = correction(model) x round_s / (1 - prefill duty)
-    first_token_s  = (prefill backlog + prompt tokens / prefill rate) x engines with chats + inter_token_s
+    first_token_s  = prefill backlog + prompt tokens / prefill rate + inter_token_s
 
 Decoding is bound by memory: each step reads all weights once and each chat's KV once, and engines that
 share the device take turns, so their bytes add up. KV counts as large as a chat may grow, so that a
@@ -17,8 +17,8 @@ The prefill rate is what a prompt would run at alone. Engines time prompts by th
 prompt has a turn in n (on an H100 22,000 tokens a second alone, 10,000 and 5,000 beside one and three others): a report
 counts n times. It may hold other waits, too, which make prompts look dearer than they are, never cheaper, so the rate
 rises faster than it falls. A prompt that came nearly whole from the cache says nothing of it, since reading the last
-token costs a step whatever the rate: reports over few tokens count for little, and there is no rate until `RATE_TOKENS`
-were seen.
+token costs a step whatever the rate: reports count by their tokens a prompt, `RATE_TOKENS` in full. Until so many were
+seen there is no rate, and the report with most a prompt makes the first.
 
 Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
 no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
@@ -37,7 +37,7 @@ DUTY_S = 5.0
 DUTY_MAX = 0.8
 RATE_TOKENS = 512
 _SMOOTHING = 0.1
-_RATE_UP, _RATE_DOWN = 0.3, 0.05  # parts of the way that the prefill rate goes at a faster and at a slower report
+_RATE_UP, _RATE_DOWN = 0.2, 0.1  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 
@@ -52,7 +52,7 @@ class Load:
         "inter_token_s_max",
         "kv_bytes",
         "observed_s",
-        "prefill_fastest",
+        "prefill_first",
         "prefill_tokens_per_s",
         "prefill_tokens_seen",
         "step_kv_bytes",
@@ -66,8 +66,8 @@ class Load:
         self.weight_bytes = 0
         self.correction = 1.0
         self.prefill_tokens_per_s: float | None = None
-        self.prefill_fastest = 0.0  # tokens a second, while there is no rate
-        self.prefill_tokens_seen = 0
+        self.prefill_tokens_seen = 0  # while there is no rate
+        self.prefill_first = (0.0, 0.0)  # of the report with most tokens a prompt: (those, tokens a second)
         self.observed_s: float | None = None
         self.step_kv_bytes = 0
         self.inter_token_s_max: float | None = None
@@ -209,11 +209,9 @@ class Device:
         most = mine.first_token_s_max
         if most is not None:
             backlog_s = self.prefill_backlog_s(now_s)
-            if backlog_s > 0:
-                turns = self._at_work() + (not mine.chats)
-                first_s = turns * (backlog_s + prefill_s) + max(least_s, step_s * mine.correction)
-                if first_s > most * keep:
-                    return Reason.FIRST_TOKEN, model, first_s, most * keep
+            first_s = backlog_s + prefill_s + max(least_s, step_s * mine.correction)
+            if backlog_s > 0 and first_s > most * keep:
+                return Reason.FIRST_TOKEN, model, first_s, most * keep
         return None
 
     def predicted_s(self, model: str, now_s: float) -> float | None:
@@ -239,20 +237,21 @@ class Device:
         if round_bytes != self._round_bytes:
             raise AssertionError(f"bytes a round: {self._round_bytes} is not {round_bytes}")
 
-    def _at_work(self) -> int:
-        """Engines with chats: they take turns."""
-        return sum(1 for load in self.loads.values() if load.chats)
-
-    def _prefilled(self, load: Load, rate: float, tokens: int) -> None:
+    def _prefilled(self, load: Load, report: EngineReport) -> None:
+        # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.
+        others = sum(1 for other in self.loads.values() if other.observed_s is not None and other is not load)
+        rate = (report.prefill_tokens_per_s or 0.0) * (1 + others)
+        tokens = max(0, report.prefill_tokens) or RATE_TOKENS
+        a_prompt = tokens / max(1, report.prefill_prompts)
         before = load.prefill_tokens_per_s
         if before is None:
-            load.prefill_fastest = max(load.prefill_fastest, rate)
             load.prefill_tokens_seen += tokens
+            load.prefill_first = max(load.prefill_first, (a_prompt, rate))
             if load.prefill_tokens_seen >= RATE_TOKENS:
-                load.prefill_tokens_per_s = load.prefill_fastest
+                load.prefill_tokens_per_s = load.prefill_first[1]
         else:
-            part = _RATE_UP if rate > before else _RATE_DOWN
-            load.prefill_tokens_per_s = before + part * min(1.0, tokens / RATE_TOKENS) ** 2 * (rate - before)
+            part = (_RATE_UP if rate > before else _RATE_DOWN) * min(1.0, a_prompt / RATE_TOKENS) ** 2
+            load.prefill_tokens_per_s = before + part * (rate - before)
 
     def reported(self, report: EngineReport) -> None:
         """Learn from an engine's observed latencies."""
@@ -260,8 +259,7 @@ class Device:
         if load is None:
             return
         if report.prefill_tokens_per_s:
-            rate = report.prefill_tokens_per_s * max(1, self._at_work())
-            self._prefilled(load, rate, report.prefill_tokens or RATE_TOKENS)
+            self._prefilled(load, report)
         load.observed_s, load.step_kv_bytes = report.inter_token_s, report.step_kv_bytes
         if not self._bandwidth or not report.inter_token_s:
             return

@@ -33,7 +33,7 @@ class Charge:
     tokens: float  # for its tokens a minute
     prefill_s: float
     prompt_tokens_kept: int = 0
-    bot: str = ""  # empty: it was let in by another scheduler
+    new_of: str = ""  # the bot, where the chat is its session's first
 
 
 class Books:
@@ -127,7 +127,8 @@ class Books:
         prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
         tokens = ticket.prompt_tokens + completion
         counted = self.counters.admit(ticket.tenant, cost, now_s)
-        charge = self._charges[ticket.chat] = Charge(counted, tokens, prefill_s, ask.prompt_tokens_kept, ticket.bot)
+        new_of = "" if self.sessions.known(ticket.tenant, ticket.session) else ticket.bot
+        charge = self._charges[ticket.chat] = Charge(counted, tokens, prefill_s, ask.prompt_tokens_kept, new_of)
         self.device.add(ticket.model, size)
         self.device.prefill(prefill_s, now_s)
         self.limits.take(ticket.tenant, size, charge.tokens)
@@ -153,8 +154,11 @@ class Books:
             return None
         self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
         if usage is not None:
-            if charge.bot:
-                self.hits.settled(held.model, charge.bot, charge.prompt_tokens_kept, usage.cached_tokens)
+            if usage.cached_known:
+                if charge.prompt_tokens_kept > 0:
+                    self.hits.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
+                elif charge.new_of:
+                    self.hits.session_settled(held.model, charge.new_of, usage.cached_tokens)
             account = self.ledger.accounts.get(held.model)
             beside = len(account.reservations) if account else 0
             self.drain.settled(held.model, max(0.0, now_s - held.admitted_s), beside + 1)

@@ -72,6 +72,7 @@ class Scheduler:
         """An engine answers for the first time, or again with other flags."""
         self.books.ledger.started(facts, now_s)
         self.books.device.started(facts)
+        self.books.hits.forget(facts.model)
         self._fill.review()
 
     def engine_reported(self, report: EngineReport) -> None:

@@ -1,8 +1,8 @@
 """Filling the engines: who is next, and who may go past a ticket that finds no room.
 
 Tenants go in order of least service, across models, too: reading prompts is the device's work, and a model that was
-always filled first would take all of it. What the device takes of one model's prompts goes in together, so that only
-that engine's answers pause for them.
+always filled first would take all of it. So a model's turn ends where the next of its tenants has had more than the
+first of another model with news.
 
 A first ticket that finds no room is looked past (`lookahead_max` per model), so that it holds up neither other tenants
 nor its own tenant's other models. It is remembered as the model's *stuck* ticket, and every chat that goes before it is
@@ -39,6 +39,7 @@ _CLOSED_REASONS = (
 )
 _ENDLESS = 2**63
 _NOBODY: Key = (float("-inf"), 0.0, "")
+_START = (0, _ENDLESS)
 
 
 class Fill:
@@ -52,6 +53,7 @@ class Fill:
         self._room = room
         self._explained = explained
         self._reviewed: dict[str, bool] = {}  # models where the next pass looks at every ticket in front
+        self._places: dict[str, tuple[int, int]] = {}  # of passes that gave their turn up: place in front, `short`
         self._short: dict[str, int] = {}  # by model: a release that leaves less room than this is no news
         self._for_bandwidth: dict[str, None] = {}  # models where something waits for bandwidth
         self._paced: dict[str, None] = {}  # models with a timer for the end of the prefill backlog
@@ -112,6 +114,7 @@ class Fill:
 
     def review(self) -> None:
         """Look at everything that waits, closely."""
+        self._places.clear()
         for model in self._room.queues.models():
             self._reviewed[model] = True
             self._room.orders[model].refresh()
@@ -125,13 +128,20 @@ class Fill:
             holder = self.holder(model) if self._holding else None
             if holder is None:
                 self._fill(model, now_s, out)
-            elif holder.ticket.model == model:
+                continue
+            self._places.pop(model, None)
+            if holder.ticket.model == model:
                 self._serve_holder(holder, now_s, out)
 
     def _turn(self, model: str) -> Key:
         """Whose turn it is at the model, least first."""
-        front = self._room.orders[model].front
-        return self._books.counters.keys[front[0][2]] if front else _NOBODY
+        front, place = self._room.orders[model].front, self._places.get(model, _START)[0]
+        return self._books.counters.keys[front[place][2]] if place < len(front) else _NOBODY
+
+    def _yields(self, tenant: str) -> bool:
+        """Whether another model with news has a tenant that had less."""
+        key = self._books.counters.keys[tenant]
+        return any(self._turn(model) < key for model in self._news)
 
     def holder(self, model: str) -> Waiting | None:
         """The stuck ticket that the model is kept free for, or None."""
@@ -148,14 +158,16 @@ class Fill:
     def _fill(self, model: str, now_s: float, out: list[Decision]) -> None:
         """One pass over the tenants in front, least service first."""
         books = self._books
-        self._for_bandwidth.pop(model, None)
+        start, short = self._places.pop(model, _START)
+        if not start:
+            self._for_bandwidth.pop(model, None)
         self._short[model] = 0
         account = books.ledger.accounts.get(model)
         if account is None:
             return
         front, lanes = self._room.orders[model].front, self._room.queues.per_model.get(model, {})
         everyone = self._reviewed.pop(model, False)
-        passed, short = 0, _ENDLESS
+        passed, looked = start, False
         while passed < len(front):
             enough = _ENDLESS if everyone else account.available_bytes
             for passed in range(passed, len(front)):  # noqa: B020  (goes on from where it was)
@@ -167,6 +179,10 @@ class Fill:
                     short = needed
             else:
                 break
+            if (looked or passed > start) and self._news and self._yields(front[passed][2]):
+                self._go_on_later(model, passed, short, everyone)
+                return
+            looked = True
             ask = books.ask(entry, account, now_s)
             decision = books.decide_now(entry, account, ask, now_s)
             if decision.outcome is not _WAIT:
@@ -184,6 +200,13 @@ class Fill:
             short = min(short, entry.short_bytes)
             passed += 1
         self._short[model] = short
+
+    def _go_on_later(self, model: str, place: int, short: int, everyone: bool) -> None:
+        """Another model's tenant goes first."""
+        self._news[model] = None
+        self._places[model] = place, short
+        if everyone:
+            self._reviewed[model] = True
 
     def _look_past(self, entry: Waiting, decision: Decision, ask: Ask, account: Account, now_s: float) -> None:
         """Note why a lane's first ticket waits."""

@@ -1,14 +1,20 @@
 """How much of a prompt an engine is expected to have in its prefix cache.
 
     a turn's         hit rate of the model's turns x tokens of the session's earlier turn
-    a new session's  what the bot's new sessions shared (its system prompt), less than the whole prompt
+    a new session's  what the bot's new sessions share: its system prompt
 
-Both are means of what settled chats had: plain ones of the first ten, then moving by a tenth. They start at 0: until a
-hit was seen, prompts count in full (fails closed). A turn is expected to have at least what a new session has.
+The hit rate is the mean of the first ten turns, then moves by a tenth. What new sessions share is the lower quartile
+of the last `WINDOW`: one that found the cache cold, or a conversation that was taken for a new one, does not make it.
+Both start at 0, and are 0 again when the engine starts: until hits were seen, prompts count in full (fails closed). A
+turn is expected to have at least what a new session has.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
+WINDOW = 8  # new sessions of a bot that are remembered
+WINDOW_MIN = 4  # before so many nothing is expected
 _SMOOTHING = 0.1
 
 
@@ -26,25 +32,48 @@ class Mean:
         self.value += max(_SMOOTHING, 1.0 / self.count) * (value - self.value)
 
 
+class Shared:
+    """Tokens that a bot's new sessions had cached."""
+
+    __slots__ = ("_last", "tokens")
+
+    def __init__(self) -> None:
+        self._last: deque[int] = deque(maxlen=WINDOW)
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        """One more new session."""
+        self._last.append(tokens)
+        if len(self._last) >= WINDOW_MIN:
+            self.tokens = sorted(self._last)[len(self._last) // 4]
+
+
 class Hits:
     """What was cached of earlier chats, by model and by bot."""
 
     def __init__(self) -> None:
-        self._rates: dict[str, Mean] = {}  # by model: part of the earlier turn
-        self._shared: dict[str, Mean] = {}  # by bot: tokens
+        self._turns: dict[str, Mean] = {}  # by model: part of the earlier turn
+        self._shared: dict[str, dict[str, Shared]] = {}  # by model and bot
+
+    def forget(self, model: str) -> None:
+        """Its engine starts with nothing cached."""
+        self._turns.pop(model, None)
+        self._shared.pop(model, None)
 
     def expected(self, model: str, bot: str, kept_tokens: int, prompt_tokens: int) -> int:
         """Of `prompt_tokens`, `kept_tokens` of them of an earlier turn, how many will not have to be read."""
-        shared = self._shared.get(bot)
-        found = int(shared.value) if shared is not None else 0
-        if kept_tokens:
-            rate = self._rates.get(model)
-            found = max(found, int(rate.value * kept_tokens)) if rate is not None else found
-        return min(found, prompt_tokens - 1)
+        bots = self._shared.get(model)
+        shared = bots.get(bot) if bots is not None else None
+        found = shared.tokens if shared is not None else 0
+        if kept_tokens > 0:
+            turns = self._turns.get(model)
+            found = max(found, int(turns.value * kept_tokens)) if turns is not None else found
+        return min(found, prompt_tokens - 1) if found else 0
 
-    def settled(self, model: str, bot: str, kept_tokens: int, cached_tokens: int) -> None:
-        """A chat had `cached_tokens` of its prompt in the engine's cache."""
-        if kept_tokens:
-            self._rates.setdefault(model, Mean()).add(min(1.0, cached_tokens / kept_tokens))
-        else:
-            self._shared.setdefault(bot, Mean()).add(cached_tokens)
+    def turn_settled(self, model: str, kept_tokens: int, cached_tokens: int) -> None:
+        """A turn had `cached_tokens` of its prompt in the cache, where its session's earlier one had `kept_tokens`."""
+        self._turns.setdefault(model, Mean()).add(min(1.0, cached_tokens / kept_tokens))
+
+    def session_settled(self, model: str, bot: str, cached_tokens: int) -> None:
+        """The first chat of a new session had `cached_tokens` of its prompt in the cache."""
+        self._shared.setdefault(model, {}).setdefault(bot, Shared()).add(cached_tokens)

@@ -127,6 +127,7 @@ class EngineReport:
     inter_token_s: float | None = None  # median over the last reports; None: nothing ran
     prefill_tokens_per_s: float | None = None
     prefill_tokens: int = 0  # that this speed was seen over; 0: unknown
+    prefill_prompts: int = 0  # prompts that these tokens were of; 0: unknown
     step_kv_bytes: int = 0  # KV bytes that those steps read, for the bandwidth model
 
 
@@ -152,6 +153,7 @@ class Usage:
     queue_s: float = 0.0
     first_token_s: float | None = None
     overflow_microusd: int = 0  # what another provider takes for it
+    cached_known: bool = True  # False: it ended before its engine said what was cached
 
 
 @dataclass(slots=True)

@@ -48,7 +48,8 @@ class SimEngine:
         self.high_water_bytes = 0.0
         self.decoding_s = 0.0  # since the last report, pauses for reading included
         self.reported_steps = 0.0
-        self.read_tokens = 0  # of prompts that were read since the last report
+        self.read_prompts = 0  # since the last report
+        self.read_tokens = 0  # of them
         self.reading_s = 0.0  # that they took
 
     def per_token(self, job: Job) -> int:
@@ -137,6 +138,7 @@ class Gpu:
         if job.prefill_left_s > 1e-9:
             return
         self._prompts.popleft()
+        engine.read_prompts += 1
         engine.read_tokens += job.ticket.prompt_tokens - job.cached_tokens
         engine.reading_s += job.reading_s
         engine.decoding += 1
@@ -183,9 +185,9 @@ class Gpu:
         engine = self.engines[model]
         steps = engine.steps - engine.reported_steps
         inter_token_s = engine.decoding_s / steps if steps >= 1.0 else None
-        tokens, seconds = engine.read_tokens, engine.reading_s
+        tokens, prompts, seconds = engine.read_tokens, engine.read_prompts, engine.reading_s
         engine.decoding_s, engine.reported_steps = 0.0, engine.steps
-        engine.read_tokens, engine.reading_s = 0, 0.0
+        engine.read_tokens, engine.read_prompts, engine.reading_s = 0, 0, 0.0
         return EngineReport(
             model=model,
             at_s=self.now_s,
@@ -196,5 +198,6 @@ class Gpu:
             inter_token_s=inter_token_s,
             prefill_tokens_per_s=tokens / seconds if tokens and seconds > 0 else None,
             prefill_tokens=tokens,
+            prefill_prompts=prompts,
             step_kv_bytes=round(engine.kv_bytes),
         )

@@ -224,6 +224,7 @@ async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> N
             kv_byte_seconds=running.byte_seconds,
             queue_s=claim.queue_s,
             first_token_s=running.first_token_s,
+            cached_known=running.cached_tokens is not None,
             overflow_microusd=round(desk.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
     done = ReplyEnd(end.finish, usage, end.error, desk.bench.served_by)

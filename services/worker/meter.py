@@ -16,7 +16,8 @@ class Meter:
 
     def __init__(self) -> None:
         self._gaps: deque[tuple[float, float, int]] = deque(maxlen=4096)  # (when, seconds, tokens)
-        self._prefills: deque[tuple[float, float]] = deque(maxlen=256)  # (when, tokens a second)
+        self._prefills: deque[tuple[float, float, int]] = deque(maxlen=256)  # (when, seconds, tokens)
+        self._firsts = 0  # first tokens since the last report
         self._tokens: dict[str, int] = {}  # chat -> tokens of KV that it holds now
         self._told = False  # the engine reports its prefill speed itself, at times
 
@@ -26,8 +27,9 @@ class Meter:
 
     def first(self, chat: str, now_s: float, waited_s: float, prompt_tokens: int) -> None:
         """Its first token came `waited_s` later, after a prompt of so many tokens."""
+        self._firsts += 1
         if waited_s > 0 and prompt_tokens > 0:
-            self._prefills.append((now_s, prompt_tokens / waited_s))
+            self._prefills.append((now_s, waited_s, prompt_tokens))
         self._tokens[chat] = self._tokens.get(chat, 0) + 1
 
     def token(self, chat: str, now_s: float, gap_s: float, tokens: int) -> None:
@@ -50,13 +52,17 @@ class Meter:
         gap_s, tokens = sum(gap_s for gap_s, _ in gaps), sum(tokens for _, tokens in gaps)
         # Ours takes what came from a cache for computed: never where the engine knows, though it be silent now.
         self._told = self._told or bool(report.prefill_tokens_per_s)
-        prefills = [] if self._told else [speed for when, speed in self._prefills if when >= since]
+        prefills = [] if self._told else [(s, tokens) for when, s, tokens in self._prefills if when >= since]
+        prompts, self._firsts = self._firsts, 0
         held = sum(self._tokens.values()) * bytes_per_token
         return replace(
             report,
             kv_used_bytes=report.kv_used_bytes or held,
             running=report.running or len(self._tokens),
             inter_token_s=report.inter_token_s or (gap_s / tokens if tokens else None),
-            prefill_tokens_per_s=report.prefill_tokens_per_s or (median(prefills) if prefills else None),
+            prefill_tokens_per_s=report.prefill_tokens_per_s
+            or (median(tokens / waited_s for waited_s, tokens in prefills) if prefills else None),
+            prefill_tokens=report.prefill_tokens or sum(tokens for _, tokens in prefills),
+            prefill_prompts=len(prefills) or prompts,
             step_kv_bytes=report.step_kv_bytes or held,
         )

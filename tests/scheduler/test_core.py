@@ -61,6 +61,36 @@ def test_models_take_turns_at_prompts_by_their_tenants_service() -> None:
     assert [sum(chat.startswith(name) for chat in served) for name in names] == [20, 20, 20]
 
 
+def test_a_small_tenant_does_not_open_its_model_to_another_ones_flood() -> None:
+    host = Host(*(facts(name, kv_budget_bytes=10_000_000, chats_max=1000) for name in "mn"), prefill_ahead_s_max=0.25)
+    host.wait(prefill_tokens_per_s=100.0)
+    host.send(*(ticket(f"{name} {n}", f"flood-{name}", name, tokens=40) for n in range(150) for name in "mn"))
+    for number in range(200):
+        host.now_s += 0.1
+        for name in "mn":
+            host.report(name, prefill_tokens_per_s=100.0)
+        host.send(ticket(f"small {number}", "small", "m", tokens=2))
+    served = [sum(chat.startswith(name) for chat in host.decided) for name in "mn"]
+    assert served[0] == pytest.approx(served[1], abs=2)
+
+
+def test_a_tenant_over_its_share_that_waits_does_not_open_its_model_to_a_flood() -> None:
+    host = Host(
+        *(facts(name, kv_budget_bytes=10_000_000, chats_max=1000) for name in "mn"),
+        prefill_ahead_s_max=0.25,
+        latency_headroom=0.1,
+    )
+    host.wait(prefill_tokens_per_s=100.0)
+    host.send(ticket("long", "large", "m", tokens=800, prompt_tokens=1), ticket("f", "flood-m", "m", tokens=2))
+    host.send(*(ticket(f"{name} {n}", f"flood-{name}", name, tokens=40) for n in range(150) for name in "mn"))
+    host.send(*(ticket(f"large {n}", "large", "m", tokens=40) for n in range(100)))
+    for _ in range(200):
+        let_in = host.wait(0.1, prefill_tokens_per_s=100.0)
+        host.end(*(chat for chat in let_in if chat != "long"), used=usage(20, 20))
+    served = [sum(chat.startswith(f"{name} ") for chat in host.decided) for name in "mn"]
+    assert served[1] > 0.5 * served[0]
+
+
 def test_a_chat_that_waits_for_bandwidth_is_not_starved_by_other_models() -> None:
     """`slow` fits only where little else is read; small chats of another model keep coming."""
     targets = {"n": ModelTargets(inter_token_ms_max=26.0)}
@@ -89,12 +119,42 @@ def test_new_sessions_of_a_bot_are_charged_without_the_system_prompt_that_they_s
     host.wait(prefill_tokens_per_s=1000.0)
     many = [ticket(f"{number}", tokens=1000, bot="a/bot") for number in range(12)]  # prompts of 500 tokens, 0.5 s
     assert host.send(*many[:2]) == ["0"], "the second waits while the first is read"
-    assert host.wait(1.0) == ["1"]
+    host.scheduler.cancel("1", host.now_s)
     host.wait(1.0)
-    host.end("0", "1", used=usage(500, 50, cached=480))
-    assert host.send(*many[2:]) == [one.chat for one in many[2:]], "0.02 s each"
+    for chat in ("1", "2", "3"):
+        host.scheduler.arrive(many[int(chat)], host.now_s)
+        assert host.wait(1.0) == [chat]
+    host.wait(1.0)
+    host.end("0", "1", "2", "3", used=usage(500, 50, cached=480))
+    assert host.send(*many[4:]) == [one.chat for one in many[4:]], "0.02 s each"
     host.wait(1.0)
     assert host.send(*(ticket(f"other {n}", tokens=1000, bot="a/other") for n in range(2))) == ["other 0"]
+
+
+def test_conversations_that_come_back_late_do_not_pass_for_system_prompts() -> None:
+    host = Host(facts(kv_budget_bytes=100_000, context_tokens=10_000), prefill_ahead_s_max=0.25, session_idle_s=10.0)
+    host.wait(prefill_tokens_per_s=1000.0)
+    late: dict[str, Any] = {"tokens": 1000, "deadline_s": NOW_S + 1000.0}
+    for number in range(6):
+        assert host.send(ticket(f"turn {number}", session="long", **late)) == [f"turn {number}"]
+        host.wait(1.0)
+        host.end(f"turn {number}", used=usage(500, 50, cached=490 if number else 0))
+        host.wait(20.0)  # its lease is over
+    assert host.send(ticket("new", **late), ticket("newer", **late)) == ["new"], "0.5 s each"
+
+
+def test_an_engine_that_starts_again_has_nothing_cached() -> None:
+    engine = facts(kv_budget_bytes=100_000, context_tokens=10_000)
+    host = Host(engine, prefill_ahead_s_max=0.25)
+    host.wait(prefill_tokens_per_s=1000.0)
+    for number in range(4):
+        assert host.send(ticket(f"{number}", tokens=1000)) == [f"{number}"]
+        host.wait(1.0)
+        host.end(f"{number}", used=usage(500, 50, cached=480))
+    assert host.send(ticket("a", tokens=1000), ticket("b", tokens=1000)) == ["a", "b"], "0.02 s each"
+    host.scheduler.engine_started(engine, host.now_s)
+    host.wait(1.0, prefill_tokens_per_s=1000.0)
+    assert host.send(ticket("c", tokens=1000), ticket("d", tokens=1000)) == ["c"], "0.5 s each"
 
 
 def test_a_lease_ends_when_its_session_is_idle_too_long() -> None:
