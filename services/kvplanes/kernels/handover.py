@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["req_rows", "positions", "loc"])  # slices, at any offset
 def pass_low_kernel(low_of, table, req_rows, positions, loc, policy, row_stride, sinks, recent):
     """One request a program; ``reference.pass_low`` says what for.
 

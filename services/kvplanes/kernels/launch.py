@@ -261,7 +261,7 @@ def warm(
     query_heads: int,
     windows: tuple[int, int],
 ) -> None:
-    """Compile and load every kernel that no captured graph holds, so that no request waits for a compiler.
+    """Compile and load our kernels that no captured graph holds, so that no request waits for a compiler.
 
     Two requests of slot 0 tokens, which padding writes to: nothing that a request reads is changed. `table` is SGLang's
     request table, `policy` (rows) int32, `dtype` the model's, `windows` the config's sinks and newest tokens.

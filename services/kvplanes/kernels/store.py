@@ -30,7 +30,8 @@ def _quantize(lower, upper):
     return tl.minimum(tl.maximum(first, 0), 255), tl.minimum(tl.maximum(second, 0), 255), step, middle
 
 
-@triton.jit(do_not_specialize=["tokens"])  # else a prompt of other divisors waits for a compiler
+# Slots come at any offset and prompts in any length: a kernel for each would be compiled while a request waits.
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["loc"])
 def store_kernel(
     query, key, value, query_out, key_out, value_out, centres, loc, low_of, codes, scales,
     tokens, query_stride, key_stride, value_stride, code_stride, scale_stride,
