@@ -131,7 +131,9 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
     for bits in BITS:
         at = found["sessions"]["at"][bits]
         ran = str(counts[bits]) if counts else f"not run ({fit[bits]} by memory)"
-        beside = f"QwQ-32B and {large[bits] - 1} of 7B" if large else "not run"
+        beside = "none within the target" if large else "not run"
+        if large.get(bits):
+            beside = f"QwQ-32B and {large[bits] - 1} of 7B"
         long = f"{found['qwq']['at'][bits]['longest_context']:,} tokens" if "qwq" in found else "not run"
         lines.append(
             f"| {bits} bits ({CACHES[bits]}) | {ran} | {beside} | {at['within_target']} ({at['by_memory']} by memory) "

@@ -157,8 +157,11 @@ async def trial(ups: Sequence[Up], each: int, tokens: int, *, read: bool = False
     tag = time.monotonic_ns()
     owners = [(up, f"{number}-{tag}") for up in ups for number in range(each)]
     peak = 0
+    unread = 0
     if read:
-        await asyncio.gather(*(session(up, number, tokens, [], 1) for up, number in owners), return_exceptions=True)
+        readings = (session(up, number, tokens, [], 1) for up, number in owners)
+        results = await asyncio.gather(*readings, return_exceptions=True)
+        unread = sum(isinstance(result, BaseException) for result in results)
 
     async def watch() -> None:
         nonlocal peak
@@ -179,6 +182,7 @@ async def trial(ups: Sequence[Up], each: int, tokens: int, *, read: bool = False
     figures: dict[str, Any] = {
         "sessions": len(streams),
         "failed": len(streams) - len(whole) if not errors else len(errors),
+        "unread": unread,
         "took_s": round(took_s, 2),
         "memory_peak_bytes": peak,
         "errors": errors[:1],

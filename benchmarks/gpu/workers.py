@@ -39,6 +39,7 @@ GPU_FLAGS = [
 START_S_MAX = 280.0
 SETTLE_S = 4.0
 PARTS = ("contention", "admission")
+LOAD = ("clients", "prompt", "answer", "seconds", "flood", "flood_prompt", "flood_seconds")
 RESTART_S = 5.0
 
 
@@ -182,10 +183,10 @@ async def contention(host: HostProcess, config: Path, options: argparse.Namespac
         loops = await busy(host, bots[:count], options.clients, options)
         watching.cancel()
         found[str(count)] = {
-            "first_model": load.figures(loops[0], options.seconds),
+            "first_model": load.figures(loops[0]),
             "pace_mean_ms": load.ms(_mean([pace for loop in loops for pace in loop.paces_s])),
             "pace_by_model_ms": [load.ms(_mean(loop.paces_s)) for loop in loops],
-            "tokens_per_s_all": round(sum(loop.pieces for loop in loops) / options.seconds, 1),
+            "tokens_per_s_all": round(sum(loop.pieces / loop.took_s for loop in loops), 1),
             "failed": sum(loop.failed for loop in loops),
             "errors": [loop.errors[0] for loop in loops if loop.errors][:1],
             "predictions": weighed(seen),
@@ -199,9 +200,15 @@ def _mean(values: list[float]) -> float | None:
 
 
 def predict_error(levels: dict[str, Any]) -> float | None:
-    """Median over levels and models."""
+    """Median over levels and models, of means over a level."""
     errors = [at["error"] for level in levels.values() for at in level["predictions"].values()]
     return load.percentile(errors, 0.5)
+
+
+def predict_error_1s(levels: dict[str, Any]) -> float | None:
+    """Median over single seconds."""
+    pairs = [pair for level in levels.values() for at in level["predictions"].values() for pair in at["pairs_ms"]]
+    return load.percentile([round(abs(predicted / observed - 1), 4) for predicted, observed in pairs], 0.5)
 
 
 def retarget(config: Path, target_ms: float | None) -> None:
@@ -213,7 +220,7 @@ def retarget(config: Path, target_ms: float | None) -> None:
 
 
 async def admission(host: HostProcess, config: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """As many clients as the models take chats, with long prompts; the target held by admission, and not.
+    """As many clients as the models take chats, with long prompts; with the target held by admission, and without one.
 
     Reading prompts takes most of the GPU then, so that without admission everybody's answer is slow.
     """
@@ -304,6 +311,7 @@ def main() -> None:
     options = parser.parse_args()
     figures: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     figures |= {"models": options.models, "shape": "Qwen2.5-7B AWQ", "kv_bits": options.kv_bits}
+    figures["load"] = {name: getattr(options, name) for name in LOAD}
     used_before = used_bytes()
     reading = GpuSource().read()
     figures["gpu"] = reading.name if reading else None
@@ -327,6 +335,7 @@ async def _parts(
     if "contention" in options.parts:
         figures["contention"] = await contention(host, config, options)
         figures["predict_error"] = predict_error(figures["contention"])
+        figures["predict_error_1s"] = predict_error_1s(figures["contention"])
     else:
         await _learn(host, config, options)
     held = figures["memory"]

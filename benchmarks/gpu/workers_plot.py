@@ -13,11 +13,10 @@ DOCS = Path("docs")
 
 
 def bars(contention: Mapping[str, Any]) -> list[Bar]:
-    """One bar a number of busy models: the mean of what their engines report, milliseconds a token."""
+    """One bar a number of busy models: the mean over their chats, milliseconds a token."""
     drawn = []
     for count, level in contention.items():
-        observed = [at["observed_ms"] for at in level["predictions"].values()]
-        mean = sum(observed) / len(observed)
+        mean = level["pace_mean_ms"]
         drawn.append(Bar(f"{count} busy", mean, f"{mean:.1f} ms"))
     return drawn
 

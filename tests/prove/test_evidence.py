@@ -65,9 +65,12 @@ def test_ratios_of_what_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_missed_bound_stands_in_the_first_paragraph(tmp_path: Path) -> None:
     found = measured()
     found["models"]["4"]["within_target"] = False
+    found["mix"]["at"]["4"]["within_target"] = False
     docs = docs_with(tmp_path, found)
     assert main(["--docs", str(docs)]) == 0
-    assert "models on the card: 0.00x, not 2x" in (docs / "evidence.md").read_text().splitlines()[2]
+    text = (docs / "evidence.md").read_text()
+    assert "models on the card: 0.00x, not 2x" in text.splitlines()[2]
+    assert "none within the target" in text
 
 
 def test_without_a_gpu_run_it_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
