@@ -31,7 +31,7 @@ from math import exp
 
 from scheduler.ledger import Ledger
 from scheduler.settings import SchedulerSettings
-from scheduler.types import EngineFacts, EngineReport, Reason
+from scheduler.types import EngineFacts, EngineReport, Learned, Reason
 
 DUTY_S = 5.0
 DUTY_MAX = 0.8
@@ -236,6 +236,12 @@ class Device:
                 raise AssertionError(f"{model}: bandwidth counts {load.chats} chats, {load.kv_bytes} bytes")
         if round_bytes != self._round_bytes:
             raise AssertionError(f"bytes a round: {self._round_bytes} is not {round_bytes}")
+
+    def recall(self, learned: Learned) -> None:
+        """Know of an engine that is up what another scheduler knew of it."""
+        load = self.loads[learned.model]
+        load.correction, load.prefill_tokens_per_s = learned.correction, learned.prefill_tokens_per_s
+        self._find_harmless()
 
     def _prefilled(self, load: Load, report: EngineReport) -> None:
         # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.

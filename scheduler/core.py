@@ -31,11 +31,14 @@ from scheduler.types import (
     EngineReport,
     EngineState,
     KvBits,
+    Learned,
     Reason,
     Reservation,
     Ticket,
     Usage,
 )
+
+_COLD = (EngineState.STARTING, EngineState.ASLEEP, EngineState.DOWN)  # nothing is cached afterwards
 
 
 class Scheduler:
@@ -82,6 +85,8 @@ class Scheduler:
             return
         account.reported(report, self.settings.drift_bytes_max)
         self.books.device.reported(report)
+        if report.state in _COLD:
+            self.books.hits.forget(report.model)
         self._fill.look_at(report.model)
 
     def device_reported(self, report: DeviceReport) -> None:
@@ -90,6 +95,22 @@ class Scheduler:
             return
         self._device_at_s = report.at_s
         self.ledger.device_reported(report, self.settings.drift_bytes_max)
+
+    def learned(self) -> list[Learned]:
+        """What watching the engines has taught, for `recall`."""
+        loads = self.books.device.loads
+        return [
+            Learned(model, loads[model].correction, loads[model].prefill_tokens_per_s, **self.books.hits.learned(model))
+            for model in self.ledger.accounts
+        ]
+
+    def recall(self, learned: Iterable[Learned]) -> None:
+        """Know of the engines that are up what another scheduler knew of them."""
+        for one in learned:
+            account = self.ledger.accounts.get(one.model)
+            if account is not None and account.state not in _COLD:
+                self.books.device.recall(one)
+                self.books.hits.recall(one)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:
         """Take over from another scheduler: these chats are running. What waits arrives through `arrive`."""

@@ -12,6 +12,9 @@ turn is expected to have at least what a new session has.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
+
+from scheduler.types import Learned
 
 WINDOW = 8  # new sessions of a bot that are remembered
 WINDOW_MIN = 4  # before so many nothing is expected
@@ -35,17 +38,17 @@ class Mean:
 class Shared:
     """Tokens that a bot's new sessions had cached."""
 
-    __slots__ = ("_last", "tokens")
+    __slots__ = ("last", "tokens")
 
     def __init__(self) -> None:
-        self._last: deque[int] = deque(maxlen=WINDOW)
+        self.last: deque[int] = deque(maxlen=WINDOW)
         self.tokens = 0
 
     def add(self, tokens: int) -> None:
         """One more new session."""
-        self._last.append(tokens)
-        if len(self._last) >= WINDOW_MIN:
-            self.tokens = sorted(self._last)[len(self._last) // 4]
+        self.last.append(tokens)
+        if len(self.last) >= WINDOW_MIN:
+            self.tokens = sorted(self.last)[len(self.last) // 4]
 
 
 class Hits:
@@ -54,6 +57,20 @@ class Hits:
     def __init__(self) -> None:
         self._turns: dict[str, Mean] = {}  # by model: part of the earlier turn
         self._shared: dict[str, dict[str, Shared]] = {}  # by model and bot
+
+    def learned(self, model: str) -> dict[str, Any]:
+        """What is known of the model's cache, as fields of `Learned`."""
+        turns = self._turns.get(model) or Mean()
+        shared = {bot: list(seen.last) for bot, seen in self._shared.get(model, {}).items()}
+        return {"turn_hits": turns.value, "turns": turns.count, "shared_tokens": shared}
+
+    def recall(self, learned: Learned) -> None:
+        """Know what another scheduler knew."""
+        turns = self._turns[learned.model] = Mean()
+        turns.value, turns.count = learned.turn_hits, learned.turns
+        for bot, last in learned.shared_tokens.items():
+            for tokens in last:
+                self.session_settled(learned.model, bot, tokens)
 
     def forget(self, model: str) -> None:
         """Its engine starts with nothing cached."""

@@ -1,7 +1,8 @@
 """What the scheduler does all day: hear, pick, decide, dispatch. I/O is here, decisions are in `core`.
 
 One process schedules at a time: it holds a lease, and every write presents it, so one that lost it without noticing
-changes nothing. Whoever takes over rebuilds everything from Redis: engines, reservations, waiting tickets.
+changes nothing. Whoever takes over rebuilds everything from Redis: engines, reservations, waiting tickets, and what
+watching the engines had taught.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ HEAR_BLOCK_MS = 100
 LOOK_S = 1.0
 SNAPSHOT_S = 0.25
 SNAPSHOT_KEEP_MS = 3000
+LEARNED_S = 5.0
 
 log = structlog.get_logger()
 
@@ -96,7 +98,7 @@ class Loop:
     async def _lead(self) -> None:
         after = await self._take_over()
         keeper = asyncio.create_task(self._keep_lease())
-        looked = shown = 0.0
+        looked = shown = kept = 0.0
         try:
             while True:
                 now = self._clock()
@@ -110,6 +112,9 @@ class Loop:
                 if now - shown >= SNAPSHOT_S:
                     shown = now
                     await self._desk.publish_snapshot(self._core.snapshot(now), SNAPSHOT_KEEP_MS)
+                if now - kept >= LEARNED_S:
+                    kept = now
+                    await self._desk.keep_learned(self._core.learned())
                 if keeper.done():
                     keeper.result()
                 after, events = await self._desk.events(after, self._patience_ms(now))
@@ -134,6 +139,7 @@ class Loop:
         after = await self._desk.last_event()
         now = self._clock()
         await self._look(now)
+        self._core.recall(await self._desk.learned())
         self._core.restore(await self._desk.reservations(), now)
         for ticket in await self._desk.waiting():
             self._hear(Event("arrive", ticket.chat, ticket=ticket), now)

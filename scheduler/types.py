@@ -6,7 +6,7 @@ a ticket keeps its meaning across processes and restarts. Memory is bytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -129,6 +129,18 @@ class EngineReport:
     prefill_tokens: int = 0  # that this speed was seen over; 0: unknown
     prefill_prompts: int = 0  # prompts that these tokens were of; 0: unknown
     step_kv_bytes: int = 0  # KV bytes that those steps read, for the bandwidth model
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a scheduler found out about one engine by watching it, for whoever takes over."""
+
+    model: str
+    correction: float = 1.0  # of step times
+    prefill_tokens_per_s: float | None = None
+    turn_hits: float = 0.0  # part of a session's earlier turn that was cached
+    turns: int = 0  # that this is the mean of
+    shared_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)  # bot -> cached, of its last new sessions
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import orjson
 
-from scheduler.types import Decision, EngineFacts, EngineReport, EngineState, KvBits, Reservation, Ticket
+from scheduler.types import Decision, EngineFacts, EngineReport, EngineState, KvBits, Learned, Reservation, Ticket
 from services.queues import keys
 from services.queues.connection import Connection, pairs, translated
 from services.queues.door import refuse_keys
@@ -18,6 +18,7 @@ from services.queues.usage import REFUSED
 REPLY_KEEP_S = 600
 EVENTS_KEEP_MS = 60_000
 EXPLAIN_KEEP_MS = 10_000
+LEARNED_KEEP_MS = 3_600_000
 
 
 class Dispatched(StrEnum):
@@ -155,6 +156,22 @@ class Desk:
         """Let gateways and the dashboard see what the scheduler sees."""
         with translated():
             await self._connection.redis.set(keys.SNAPSHOT, orjson.dumps(snapshot, option=ORJSON), px=ttl_ms)
+
+    async def keep_learned(self, learned: Iterable[Learned]) -> None:
+        """Keep what the engines taught, for whoever takes over within the hour."""
+        fields = {one.model: encode(one) for one in learned}
+        if fields:
+            with translated():
+                async with self._connection.redis.pipeline(transaction=True) as pipe:
+                    pipe.hset(keys.LEARNED, mapping=fields)
+                    pipe.pexpire(keys.LEARNED, LEARNED_KEEP_MS)
+                    await pipe.execute()
+
+    async def learned(self) -> list[Learned]:
+        """What a scheduler before this one kept."""
+        with translated():
+            stored = await self._connection.redis.hvals(keys.LEARNED)
+        return [decode(Learned, data) for data in stored]
 
     async def explained(self, ask: str, explanation: dict[str, object]) -> None:
         """Answer a question, for whoever still waits for it."""

@@ -14,6 +14,7 @@ bh:progress             hash    model -> what its engine is doing while it start
 bh:bandwidth            string  what the GPU was measured to move; bh:bandwidth:probe while somebody measures
 bh:lease, bh:fence      string  who schedules, and the number of takeovers
 bh:snapshot             string  what the scheduler last saw, for gateways and the dashboard
+bh:learned              hash    model -> what the scheduler found out about its engine, for its successor
 bh:registry             hash    version, and the document of tenants, keys and bots
 bh:idempotency:T:KEY    string  chat that an Idempotency-Key stands for
 bh:usage:DAY:T:BOT      hash    counters for billing
@@ -54,6 +55,7 @@ BANDWIDTH_PROBE = "bh:bandwidth:probe"
 LEASE = "bh:lease"
 FENCE = "bh:fence"
 SNAPSHOT = "bh:snapshot"
+LEARNED = "bh:learned"
 REGISTRY = "bh:registry"
 USAGES = "bh:usages"
 ROLLUP = "bh:rollup"

@@ -157,6 +157,19 @@ def test_an_engine_that_starts_again_has_nothing_cached() -> None:
     assert host.send(ticket("c", tokens=1000), ticket("d", tokens=1000)) == ["c"], "0.5 s each"
 
 
+def test_what_bots_share_is_known_to_whoever_takes_over() -> None:
+    engine = facts(kv_budget_bytes=100_000, context_tokens=10_000)
+    before, after = (Host(engine, prefill_ahead_s_max=0.25) for _ in range(2))
+    before.wait(prefill_tokens_per_s=1000.0)
+    for number in range(4):
+        assert before.send(ticket(f"{number}", tokens=1000)) == [f"{number}"]
+        before.wait(1.0)
+        before.end(f"{number}", used=usage(500, 50, cached=480))
+    after.wait()
+    after.scheduler.recall(before.scheduler.learned())
+    assert after.send(*(ticket(f"n{n}", tokens=1000) for n in range(8))) == [f"n{n}" for n in range(8)], "0.02 s each"
+
+
 def test_a_lease_ends_when_its_session_is_idle_too_long() -> None:
     host = Host(facts(), session_idle_s=60.0)
     host.send(ticket("turn-1", session="s", tokens=900))

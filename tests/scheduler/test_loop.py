@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from scheduler import __main__ as program
+from scheduler import loop as loop_module
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from scheduler.types import DeviceReport, EngineReport, EngineState
 from services.config import Config, ModelConfig
+from services.queues import keys
 from services.queues.bench import Bench
 from services.queues.connection import connect
 from services.queues.desk import Desk
@@ -73,3 +77,43 @@ def test_nvml_is_asked_for_the_models_that_are_on_the_gpu(monkeypatch: pytest.Mo
     report = device()
     assert report is not None
     assert (report.total_bytes, report.used_bytes, report.models) == (24 * GIB, 5 * GIB, {"big"})
+
+
+async def test_whoever_takes_over_knows_how_fast_the_engines_are(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would let in at once all that waits, as on an engine that nothing is known of."""
+    monkeypatch.setattr(loop_module, "LEARNED_S", 0.0)
+    settings = SchedulerSettings(bandwidth_bytes_per_s=1e5)
+    engine = facts()
+
+    async with connect(redis_url) as connection:
+        worker = Bench(connection, "m", "m@0")
+
+        async def lead(*, teach: bool) -> dict[str, Any]:
+            """A scheduler's whole life; what it knows of the model in the end."""
+            loop = Loop(Desk(connection), lambda: settings, name="test", clock=time.time)
+            leading = asyncio.create_task(loop.run())
+            try:
+                async with asyncio.timeout(20):
+                    while True:
+                        report = EngineReport("m", time.time(), EngineState.READY)
+                        if teach:
+                            report = replace(report, inter_token_s=0.02, prefill_tokens_per_s=5000.0)
+                        await worker.publish_engine(engine, report)
+                        await asyncio.sleep(0.05)
+                        snapshot = await Door(connection).snapshot()
+                        model = snapshot["models"].get("m") if snapshot else None
+                        if model and (model["correction"] > 1.05 or not teach):
+                            return dict(model)
+            finally:
+                leading.cancel()
+                await asyncio.gather(leading, return_exceptions=True)
+                await loop.resign()
+                await connection.redis.delete(keys.SNAPSHOT)
+
+        taught = await lead(teach=True)
+        found = await lead(teach=False)
+    assert found["correction"] == pytest.approx(taught["correction"], rel=0.2)
+    assert found["correction"] > 1.05
+    assert found["prefill_tokens_per_s"] == 5000.0
