@@ -66,7 +66,8 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Read
             try:
                 submission = await gateway.door.submit(ticket, payload, registry_version=version, idempotency_key=key)
             except QueueUnavailable:
-                _in_background(gateway, _abandon(gateway, ticket, charge))
+                grace_s = gateway.config.gateway.resume_grace_s if key is not None else 0.0
+                _in_background(gateway, _abandon(gateway, ticket, charge, grace_s))
                 raise
             if submission.outcome is Submitted.OK:
                 return Admitted(ticket, QUEUED, charge=charge, keyed=key is not None, reader=reader)
@@ -123,8 +124,12 @@ async def _join(gateway: Gateway, submission: Submission, asked: Ticket) -> Admi
     return Admitted(earlier, readers=info.readers, waits=info.state == "waiting", keyed=True)
 
 
-async def _abandon(gateway: Gateway, ticket: Ticket, charge: Charge | None) -> None:
-    """Redis fell silent during a submission: the chat may be waiting all the same, and nobody would read it."""
+async def _abandon(gateway: Gateway, ticket: Ticket, charge: Charge | None, grace_s: float) -> None:
+    """Redis fell silent during a submission: the chat may be waiting all the same, and nobody would read it.
+
+    A client with an Idempotency-Key may come for it within `grace_s`, and must not find it cancelled.
+    """
+    await asyncio.sleep(grace_s)
     for pause_s in ABANDON_AFTER_S:
         await asyncio.sleep(pause_s)
         try:

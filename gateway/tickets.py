@@ -86,6 +86,7 @@ def ticket_for(
         demotable=demotable,
         overflow=overflow,
         overflow_to=bot.config.overflow if overflow else None,
+        opening=all(message.role != "assistant" for message in request.messages),
     )
 
 

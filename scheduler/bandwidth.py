@@ -2,7 +2,7 @@
 
     round_s        = sum over engines with chats (weight bytes + KV bytes of their chats) / bandwidth
     inter_token_s  = correction(model) x round_s / (1 - prefill duty)
-    first_token_s  = prefill backlog + prompt tokens / prefill rate + inter_token_s
+    first_token_s  = (prefill backlog + prompt tokens / prefill rate) x engines with chats + inter_token_s
 
 Decoding is bound by memory: each step reads all weights once and each chat's KV once, and engines that
 share the device take turns, so their bytes add up. KV counts as large as a chat may grow, so that a
@@ -39,6 +39,7 @@ RATE_TOKENS = 512
 _SMOOTHING = 0.1
 _RATE_UP, _RATE_DOWN = 0.2, 0.1  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
+_REPORT_S_MAX = 2.0  # an engine's word on its pace is of the last second; older, it says nothing of now
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 
 
@@ -51,6 +52,7 @@ class Load:
         "first_token_s_max",
         "inter_token_s_max",
         "kv_bytes",
+        "observed_at_s",
         "observed_s",
         "prefill_first",
         "prefill_tokens_per_s",
@@ -66,9 +68,10 @@ class Load:
         self.weight_bytes = 0
         self.correction = 1.0
         self.prefill_tokens_per_s: float | None = None
-        self.prefill_tokens_seen = 0  # while there is no rate
+        self.prefill_tokens_seen = 0.0  # while there is no rate
         self.prefill_first = (0.0, 0.0)  # of the report with most tokens a prompt: (those, tokens a second)
         self.observed_s: float | None = None
+        self.observed_at_s = 0.0
         self.step_kv_bytes = 0
         self.inter_token_s_max: float | None = None
         self.first_token_s_max: float | None = None
@@ -159,9 +162,13 @@ class Device:
         return tokens / rate if rate else 0.0
 
     def prefill_backlog_s(self, now_s: float) -> float:
-        """Prompt work that was admitted and is not done yet."""
+        """Prompt work that was admitted and is not done yet, as the device alone would read it."""
         left_s = self._prefill_until_s - now_s
         return left_s if left_s > 0.0 else 0.0
+
+    def _at_work(self) -> int:
+        """Engines with chats. One that reads a prompt has a turn in so many; the others decode in between."""
+        return sum(1 for load in self.loads.values() if load.chats)
 
     def prefill(self, seconds: float, now_s: float) -> None:
         """So much prompt work was admitted."""
@@ -209,9 +216,11 @@ class Device:
         most = mine.first_token_s_max
         if most is not None:
             backlog_s = self.prefill_backlog_s(now_s)
-            first_s = backlog_s + prefill_s + max(least_s, step_s * mine.correction)
-            if backlog_s > 0 and first_s > most * keep:
-                return Reason.FIRST_TOKEN, model, first_s, most * keep
+            if backlog_s > 0:
+                turns = self._at_work() + (not mine.chats)
+                first_s = turns * (backlog_s + prefill_s) + max(least_s, step_s * mine.correction)
+                if first_s > most * keep:
+                    return Reason.FIRST_TOKEN, model, first_s, most * keep
         return None
 
     def predicted_s(self, model: str, now_s: float) -> float | None:
@@ -245,13 +254,18 @@ class Device:
 
     def _prefilled(self, load: Load, report: EngineReport) -> None:
         # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.
-        others = sum(1 for other in self.loads.values() if other.observed_s is not None and other is not load)
+        since_s = report.at_s - _REPORT_S_MAX
+        others = sum(
+            1
+            for other in self.loads.values()
+            if other.observed_s is not None and other.observed_at_s >= since_s and other is not load
+        )
         rate = (report.prefill_tokens_per_s or 0.0) * (1 + others)
         tokens = max(0, report.prefill_tokens) or RATE_TOKENS
         a_prompt = tokens / max(1, report.prefill_prompts)
         before = load.prefill_tokens_per_s
         if before is None:
-            load.prefill_tokens_seen += tokens
+            load.prefill_tokens_seen += tokens * min(1.0, a_prompt / RATE_TOKENS * 8)
             load.prefill_first = max(load.prefill_first, (a_prompt, rate))
             if load.prefill_tokens_seen >= RATE_TOKENS:
                 load.prefill_tokens_per_s = load.prefill_first[1]
@@ -266,7 +280,11 @@ class Device:
             return
         if report.prefill_tokens_per_s:
             self._prefilled(load, report)
-        load.observed_s, load.step_kv_bytes = report.inter_token_s, report.step_kv_bytes
+        load.observed_s, load.step_kv_bytes, load.observed_at_s = (
+            report.inter_token_s,
+            report.step_kv_bytes,
+            report.at_s,
+        )
         if not self._bandwidth or not report.inter_token_s:
             return
         read = sum(

@@ -127,7 +127,7 @@ class Books:
         prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
         tokens = ticket.prompt_tokens + completion
         counted = self.counters.admit(ticket.tenant, cost, now_s)
-        new_of = "" if self.sessions.known(ticket.tenant, ticket.session) else ticket.bot
+        new_of = ticket.bot if ticket.opening else ""
         charge = self._charges[ticket.chat] = Charge(counted, tokens, prefill_s, ask.prompt_tokens_kept, new_of)
         self.device.add(ticket.model, size)
         self.device.prefill(prefill_s, now_s)

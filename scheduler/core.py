@@ -38,7 +38,7 @@ from scheduler.types import (
     Usage,
 )
 
-_COLD = (EngineState.STARTING, EngineState.ASLEEP, EngineState.DOWN)  # nothing is cached afterwards
+_COLD = (EngineState.STARTING, EngineState.ASLEEP)  # nothing is cached afterwards; DOWN may be one failed report
 
 
 class Scheduler:
@@ -54,6 +54,7 @@ class Scheduler:
         self._overload = Overload(self.books, self.room, self.explained)
         self._out: list[Decision] = []
         self._fresh: list[str] = []
+        self._recalled: dict[str, Learned] = {}  # of engines that are not up yet
         self._review_s = 0.0
         self._device_at_s = float("-inf")
         for facts in (models or {}).values():
@@ -76,6 +77,8 @@ class Scheduler:
         self.books.ledger.started(facts, now_s)
         self.books.device.started(facts)
         self.books.hits.forget(facts.model)
+        if (learned := self._recalled.pop(facts.model, None)) is not None:
+            self.books.device.recall(learned)
         self._fill.review()
 
     def engine_reported(self, report: EngineReport) -> None:
@@ -97,19 +100,21 @@ class Scheduler:
         self.ledger.device_reported(report, self.settings.drift_bytes_max)
 
     def learned(self) -> list[Learned]:
-        """What watching the engines has taught, for `recall`."""
+        """What watching the engines has taught, for `recall`. Nothing of engines that nothing is known of."""
         loads = self.books.device.loads
-        return [
+        found = (
             Learned(model, loads[model].correction, loads[model].prefill_tokens_per_s, **self.books.hits.learned(model))
             for model in self.ledger.accounts
-        ]
+        )
+        return [one for one in found if one != Learned(one.model)]
 
     def recall(self, learned: Iterable[Learned]) -> None:
-        """Know of the engines that are up what another scheduler knew of them."""
-        for one in learned:
-            account = self.ledger.accounts.get(one.model)
-            if account is not None and account.state not in _COLD:
-                self.books.device.recall(one)
+        """Know what another scheduler knew: of engines that come up later their pace, of warm ones their cache."""
+        self._recalled = {one.model: one for one in learned}
+        for model in self._recalled.keys() & self.ledger.accounts.keys():
+            one = self._recalled.pop(model)
+            self.books.device.recall(one)
+            if self.ledger.accounts[model].state not in _COLD:
                 self.books.hits.recall(one)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:

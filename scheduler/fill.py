@@ -1,8 +1,8 @@
 """Filling the engines: who is next, and who may go past a ticket that finds no room.
 
 Tenants go in order of least service, across models, too: reading prompts is the device's work, and a model that was
-always filled first would take all of it. So a model's turn ends where the next of its tenants has had more than the
-first of another model with news.
+always filled first would take all of it. So a model's turn ends where the next of its tenants has had more than the one
+that another model with news has come to.
 
 A first ticket that finds no room is looked past (`lookahead_max` per model), so that it holds up neither other tenants
 nor its own tenant's other models. It is remembered as the model's *stuck* ticket, and every chat that goes before it is
@@ -56,6 +56,7 @@ class Fill:
         self._places: dict[str, tuple[int, int]] = {}  # of passes that gave their turn up: place in front, `short`
         self._short: dict[str, int] = {}  # by model: a release that leaves less room than this is no news
         self._for_bandwidth: dict[str, None] = {}  # models where something waits for bandwidth
+        self._narrow: set[str] = set()  # those of which this pass has met it
         self._paced: dict[str, None] = {}  # models with a timer for the end of the prefill backlog
 
     @property
@@ -160,7 +161,7 @@ class Fill:
         books = self._books
         start, short = self._places.pop(model, _START)
         if not start:
-            self._for_bandwidth.pop(model, None)
+            self._narrow.discard(model)
         self._short[model] = 0
         account = books.ledger.accounts.get(model)
         if account is None:
@@ -200,6 +201,12 @@ class Fill:
             short = min(short, entry.short_bytes)
             passed += 1
         self._short[model] = short
+        self._settle_narrow(model)
+
+    def _settle_narrow(self, model: str) -> None:
+        """A whole pass is over: does anything here wait for bandwidth still?"""
+        if model not in self._narrow:
+            self._for_bandwidth.pop(model, None)
 
     def _go_on_later(self, model: str, place: int, short: int, everyone: bool) -> None:
         """Another model's tenant goes first."""
@@ -215,6 +222,7 @@ class Fill:
             self.stuck.setdefault(model, entry)
         if decision.reason in _BANDWIDTH_REASONS:
             self._for_bandwidth[model] = None
+            self._narrow.add(model)
         if decision.reason is _FIRST_TOKEN:
             self._look_again(model, 0.0, now_s)
         entry.looked_at, entry.short_bytes = True, 0

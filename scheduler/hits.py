@@ -4,7 +4,7 @@
     a new session's  what the bot's new sessions share: its system prompt
 
 The hit rate is the mean of the first ten turns, then moves by a tenth. What new sessions share is the lower quartile
-of the last `WINDOW`: one that found the cache cold, or a conversation that was taken for a new one, does not make it.
+of the last `WINDOW`: one that found the cache cold does not make it. New are conversations without an earlier answer.
 Both start at 0, and are 0 again when the engine starts: until hits were seen, prompts count in full (fails closed). A
 turn is expected to have at least what a new session has.
 """
@@ -66,6 +66,7 @@ class Hits:
 
     def recall(self, learned: Learned) -> None:
         """Know what another scheduler knew."""
+        self.forget(learned.model)
         turns = self._turns[learned.model] = Mean()
         turns.value, turns.count = learned.turn_hits, learned.turns
         for bot, last in learned.shared_tokens.items():

@@ -1,6 +1,6 @@
 """What the scheduler does all day: hear, pick, decide, dispatch. I/O is here, decisions are in `core`.
 
-One process schedules at a time: it holds a lease, and every write presents it, so one that lost it without noticing
+One process schedules at a time: it holds a lease, and every decision presents it, so one that lost it without noticing
 changes nothing. Whoever takes over rebuilds everything from Redis: engines, reservations, waiting tickets, and what
 watching the engines had taught.
 """

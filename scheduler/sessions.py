@@ -7,11 +7,8 @@ conversation is the engine's prefix cache, which is reclaimable.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from heapq import heappop, heappush
-
-KNOWN_MAX = 8192
 
 
 @dataclass(slots=True)
@@ -29,23 +26,13 @@ class Sessions:
     def __init__(self) -> None:
         self._leases: dict[tuple[str, str], Lease] = {}
         self._ends: list[tuple[float, tuple[str, str]]] = []
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # the last `KNOWN_MAX`, leases over or not
 
     def __len__(self) -> int:
         return len(self._leases)
 
     def begin(self, tenant: str, session: str) -> None:
         """A chat of the session was let in."""
-        key = (tenant, session)
-        self._lease(key).running += 1
-        self._known[key] = None
-        self._known.move_to_end(key)
-        if len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
-
-    def known(self, tenant: str, session: str) -> bool:
-        """Whether a chat of the session was let in before, as far as that is remembered."""
-        return (tenant, session) in self._known
+        self._lease((tenant, session)).running += 1
 
     def _lease(self, key: tuple[str, str]) -> Lease:
         lease = self._leases.get(key)

@@ -80,6 +80,7 @@ class Ticket:
     demotable: bool = False  # may be let in, or later lowered, to `kv_bits_floor`
     overflow: bool = False  # the bot allows another provider
     overflow_to: str | None = None  # its name in the configuration
+    opening: bool = False  # of a conversation with no answer yet
 
     @property
     def tokens_max(self) -> int:

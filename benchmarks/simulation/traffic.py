@@ -84,11 +84,13 @@ class Session:
     task: Task
     turns_left: int
     tokens: int
+    opening: bool = field(default=True, kw_only=True)
 
     def turn(self, chat: str, rng: Random, now_s: float, pressure: float) -> tuple[Ticket, int]:
         """The next chat, and how many tokens its answer will have."""
         load = self.load
         self.turns_left -= 1
+        opening, self.opening = self.opening, False
         self.tokens += max(4, round(rng.lognormvariate(0, load.message_spread) * load.message_tokens))
         answer = max(2, min(load.max_tokens, round(rng.lognormvariate(0, load.answer_spread) * load.answer_tokens)))
         wanted, floor, demotable = load.policy.choose(self.task, load.bits_available, pressure)
@@ -107,6 +109,7 @@ class Session:
             created_s=now_s,
             deadline_s=now_s + load.deadline_s,
             demotable=demotable,
+            opening=opening,
         )
         return ticket, answer
 

@@ -19,6 +19,7 @@ class Meter:
         self._prefills: deque[tuple[float, float, int]] = deque(maxlen=256)  # (when, seconds, tokens)
         self._firsts = 0  # first tokens since the last report
         self._tokens: dict[str, int] = {}  # chat -> tokens of KV that it holds now
+        self._paced = False  # the engine reports its pace itself, at times
         self._told = False  # the engine reports its prefill speed itself, at times
 
     def started(self, chat: str, prompt_tokens: int) -> None:
@@ -52,14 +53,17 @@ class Meter:
         gap_s, tokens = sum(gap_s for gap_s, _ in gaps), sum(tokens for _, tokens in gaps)
         # Ours takes what came from a cache for computed: never where the engine knows, though it be silent now.
         self._told = self._told or bool(report.prefill_tokens_per_s)
+        self._paced = self._paced or bool(report.inter_token_s)
         prefills = [] if self._told else [(s, tokens) for when, s, tokens in self._prefills if when >= since]
-        prompts, self._firsts = self._firsts, 0
+        prompts = self._firsts
+        if report.prefill_tokens:
+            self._firsts = 0
         held = sum(self._tokens.values()) * bytes_per_token
         return replace(
             report,
             kv_used_bytes=report.kv_used_bytes or held,
             running=report.running or len(self._tokens),
-            inter_token_s=report.inter_token_s or (gap_s / tokens if tokens else None),
+            inter_token_s=report.inter_token_s or (gap_s / tokens if tokens and not self._paced else None),
             prefill_tokens_per_s=report.prefill_tokens_per_s
             or (median(tokens / waited_s for waited_s, tokens in prefills) if prefills else None),
             prefill_tokens=report.prefill_tokens or sum(tokens for _, tokens in prefills),

@@ -8,9 +8,12 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import redis
+
+from services.queues.connection import QueueUnavailable
 
 from .conftest import Host, HostFactory
 from .driver import Script, until
@@ -54,6 +57,28 @@ async def test_a_silent_redis_costs_one_short_timeout(host: Host, redis_url: str
     assert (await host.ask(GOOD)).status_code == 200
     await until(lambda: not host.state.lingering, 10)
     assert await host.connection.redis.hlen("bh:waiting") == 0
+
+
+async def test_a_chat_whose_submission_was_not_answered_is_there_for_its_key(
+    hosts: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(pieces=[f"{number} " for number in range(20)], pause_s=0.2)
+    async with hosts(resume_grace_s=10.0) as host:
+        host.driver.script_for = lambda _: script
+        submit = host.state.door.submit
+
+        async def unanswered(*args: Any, **options: Any) -> None:
+            await submit(*args, **options)
+            raise QueueUnavailable("Redis fell silent")
+
+        with monkeypatch.context() as silent:
+            silent.setattr(host.state.door, "submit", unanswered)
+            error_of(await host.ask(GOOD, **{"idempotency-key": "once"}), 503, "queue_unavailable")
+        await asyncio.sleep(1.0)  # a chat without a key is given up by then
+        answer = await host.ask(GOOD, **{"idempotency-key": "once"})
+        assert answer.status_code == 200
+        assert answer.json()["choices"][0]["message"]["content"] == "".join(script.pieces)
+        assert len(host.driver.tickets) == 1, "it was not cancelled and begun again"
 
 
 async def test_streams_outlast_a_silent_redis(host: Host, redis_url: str) -> None:

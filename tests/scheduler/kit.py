@@ -52,6 +52,7 @@ def ticket(chat: str, tenant: str = "a", model: str = "m", *, tokens: int = 100,
         "task": Task.SUPPORT,
         "created_s": NOW_S,
         "deadline_s": NOW_S + 100.0,
+        "opening": True,
     }
     return Ticket(chat=chat, tenant=tenant, model=model, **{**values, **changes})
 

@@ -143,6 +143,9 @@ def test_first_tokens_wait_for_the_prompts_before_them() -> None:
     assert broken is not None
     assert broken[0] is Reason.FIRST_TOKEN
     assert made.breaks("m", 100, prefill_s=0.4, now_s=NOW_S + 0.2) is None, "the backlog is worked off"
+    made.add("n", 100)
+    broken = made.breaks("m", 100, prefill_s=0.2, now_s=NOW_S + 0.2)
+    assert broken is not None, "a neighbour's steps come between"
 
 
 def test_without_a_measured_bandwidth_nothing_is_refused() -> None:

@@ -105,6 +105,31 @@ def test_a_chat_that_waits_for_bandwidth_is_not_starved_by_other_models() -> Non
     assert host.answer("slow") == (Outcome.ADMIT, Reason.ROOM)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_nor_where_its_model_gives_its_turn_up_before_it(beside: bool) -> None:
+    host = Host(
+        *(facts(name, kv_budget_bytes=3000, context_tokens=3000) for name in "mn"),
+        targets={"n": ModelTargets(inter_token_ms_max=47.0)},
+        bandwidth_bytes_per_s=1e5,
+        overtakes_max=3,
+    )
+    late: dict[str, Any] = {"deadline_s": NOW_S + 1e6}
+    host.send(ticket("before", "z", "n", tokens=2000, **late))
+    host.send(ticket("costly", "a", "m", **late))
+    running = host.send(*(ticket(f"m {number}", "b", **late) for number in range(3)))
+    host.send(ticket("slow", "a", "n", tokens=600, **late))
+    if beside:
+        host.send(ticket("big", "f", "n", tokens=1500, **late))  # waits for memory, and has had less
+    running += host.send(ticket("m 3", "b", **late))
+    host.end("costly", used=usage(10**7, 10**7))
+    for number in range(30):
+        host.scheduler.arrive(ticket(f"new {number}", "b", **late), host.now_s)
+        if running:
+            host.scheduler.settle(running.pop(0), usage(), host.now_s)
+        running += [chat for chat in host.wait(0.05) if chat != "slow"]
+    assert "slow" in host.decided
+
+
 def test_turns_of_admitted_sessions_go_before_new_sessions() -> None:
     host = Host(facts())
     host.send(ticket("turn-1", session="s", tokens=900))
@@ -131,15 +156,15 @@ def test_new_sessions_of_a_bot_are_charged_without_the_system_prompt_that_they_s
     assert host.send(*(ticket(f"other {n}", tokens=1000, bot="a/other") for n in range(2))) == ["other 0"]
 
 
-def test_conversations_that_come_back_late_do_not_pass_for_system_prompts() -> None:
-    host = Host(facts(kv_budget_bytes=100_000, context_tokens=10_000), prefill_ahead_s_max=0.25, session_idle_s=10.0)
+def test_turns_of_conversations_without_a_name_do_not_pass_for_system_prompts() -> None:
+    host = Host(facts(kv_budget_bytes=100_000, context_tokens=10_000), prefill_ahead_s_max=0.25)
     host.wait(prefill_tokens_per_s=1000.0)
     late: dict[str, Any] = {"tokens": 1000, "deadline_s": NOW_S + 1000.0}
     for number in range(6):
-        assert host.send(ticket(f"turn {number}", session="long", **late)) == [f"turn {number}"]
+        turn = ticket(f"turn {number}", session=f"unnamed {number}", opening=not number, **late)
+        assert host.send(turn) == [f"turn {number}"]
         host.wait(1.0)
         host.end(f"turn {number}", used=usage(500, 50, cached=490 if number else 0))
-        host.wait(20.0)  # its lease is over
     assert host.send(ticket("new", **late), ticket("newer", **late)) == ["new"], "0.5 s each"
 
 
@@ -165,8 +190,14 @@ def test_what_bots_share_is_known_to_whoever_takes_over() -> None:
         assert before.send(ticket(f"{number}", tokens=1000)) == [f"{number}"]
         before.wait(1.0)
         before.end(f"{number}", used=usage(500, 50, cached=480))
+    learned = before.scheduler.learned()
+    assert not Host(engine).scheduler.learned(), "nothing, rather than that nothing is known"
+    late = Host(prefill_ahead_s_max=0.25)
+    late.scheduler.recall(learned)
+    late.scheduler.engine_started(engine, late.now_s)
+    assert late.scheduler.snapshot(late.now_s).models["m"].prefill_tokens_per_s == 1000.0
     after.wait()
-    after.scheduler.recall(before.scheduler.learned())
+    after.scheduler.recall(learned)
     assert after.send(*(ticket(f"n{n}", tokens=1000) for n in range(8))) == [f"n{n}" for n in range(8)], "0.02 s each"
 
 
