@@ -1,7 +1,7 @@
 """The scheduler: what waits, who is next, what is decided.
 
     step():   timers that are due -> each model with news: fill it -> refuse what would wait too long
-    fill:     the tenant with the least service -> decide for its first ticket -> reserve, or look past it
+    fill:     the tenant with the least service, over all models -> decide for its first ticket -> reserve, or look past
 
 Single-threaded and pure: no input or output, no clock of its own. Every method that needs the time is
 given it (`now_s`, Unix seconds). The caller carries decisions out and tells what came of them: `settle`

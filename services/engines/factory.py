@@ -25,10 +25,6 @@ def build_engine(model: str, settings: ModelConfig, weights: Path, data_dir: Pat
 def _sglang(model: str, settings: ModelConfig, weights: Path, log_path: Path) -> SglangEngine:
     if settings.kv_bits == 4:
         raise ConfigError(f"models.{model}: {NO_FOUR_BITS}")
-    if settings.adapters and settings.device == "cpu":
-        raise ConfigError(
-            f"models.{model}: adapters need a GPU; SGLang pins host memory for them, which needs a driver"
-        )
     options = SglangOptions(
         weights=weights,
         log_path=log_path,

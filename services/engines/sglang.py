@@ -53,6 +53,7 @@ class SglangEngine:
         self._aborts: set[asyncio.Task[None]] = set()
         self._cached_tokens = 0  # at most so many; the pool evicts them when it needs room
         self._counters: dict[str, float] = {}
+        self._adapters: set[str] = set()  # SGLang would load again, unasked, what was unloaded
 
     @property
     def can_sleep(self) -> bool:
@@ -65,6 +66,7 @@ class SglangEngine:
         self._asleep = False
         self._cached_tokens = 0
         self._counters = {}
+        self._adapters = set(self.options.adapters)
         return self._facts
 
     async def report(self) -> EngineReport:
@@ -150,10 +152,12 @@ class SglangEngine:
     async def load_adapter(self, name: str, folder: str) -> None:
         """Load a LoRA adapter. Raises EngineRejected with SGLang's reason, EngineUnavailable."""
         await self._adapter("/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        self._adapters.add(name)
 
     async def unload_adapter(self, name: str) -> None:
         """Unload a LoRA adapter. Raises EngineRejected when there is none of that name."""
         await self._adapter("/unload_lora_adapter", {"lora_name": name})
+        self._adapters.discard(name)
 
     async def sleep(self) -> None:
         """Release weights (a copy stays in host memory) and KV pool. Cached prefixes are lost."""
@@ -238,6 +242,8 @@ class SglangEngine:
         else:
             body["extra_key"] = f"{request.salt}|kv{int(request.kv_bits)}"
         if request.adapter is not None:
+            if request.adapter not in self._adapters:
+                raise EngineRejected(f"SGLang ({self.model}): adapter {request.adapter!r} is not loaded")
             body["lora_path"] = request.adapter
         return body
 

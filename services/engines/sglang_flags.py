@@ -108,6 +108,8 @@ class SglangPlan:
         if not self.adapters:
             return []
         words = ["--enable-lora", "--max-lora-rank", str(_LORA_RANK_MAX), "--lora-target-modules", *_LORA_MODULES]
+        if self.device == "cpu":
+            words += ["--lora-backend", "torch_native"]
         words += ["--max-loras-per-batch", str(min(len(self.adapters) + 1, 8)), "--lora-paths"]
         return words + [f"{name}={folder}" for name, folder in self.adapters.items()]
 

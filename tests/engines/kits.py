@@ -91,7 +91,7 @@ def sglang_kit() -> Kit:
         subprocess.run([str(SGLANG_PYTHON), *convert], check=True, cwd=REPOSITORY)
 
     gpu = GpuSource().available
-    adapter = noise_adapter(Path(tempfile.mkdtemp(prefix="bunkhouse-adapter-"))) if gpu else None
+    adapter = noise_adapter(Path(tempfile.mkdtemp(prefix="bunkhouse-adapter-")))
 
     def build(log_path: Path, weights: Path, port: int) -> Engine:
         options = SglangOptions(
@@ -104,7 +104,7 @@ def sglang_kit() -> Kit:
             SGLANG_PYTHON,
             device="cuda" if gpu else "cpu",
             attention_backend="triton" if gpu else None,
-            adapters={"noise": str(adapter)} if adapter else {},
+            adapters={"noise": str(adapter)},
             can_sleep=gpu,
             kv_tokens=2048,
             token_s_max=10,

@@ -3,12 +3,16 @@
 SGLang 0.5.17 imports ``sgl_kernel`` at start, and the wheel it installs holds CUDA binaries that do not load
 without a driver. Put the folder above this package first on PYTHONPATH and SGLang serves on the CPU with its
 torch implementations. One function is really called; every other name exists so that imports succeed, and
-raises ``NotImplementedError`` when it is used.
+raises ``NotImplementedError`` when it is used. Pinned memory, which SGLang's LoRA asks for and torch refuses where
+there is no driver, is ordinary memory here: there is no device to copy it to.
 """
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any, NoReturn
+
+import torch
 
 __version__ = "0.4.5"
 
@@ -29,6 +33,21 @@ def assign_req_to_token_pool_cpu(  # noqa: PLR0917 - SGLang calls it by position
         count = end - start
         req_to_token[row, start:end] = out_cache_loc[taken : taken + count].to(req_to_token.dtype)
         taken += count
+
+
+def _unpinned(make: Any) -> Any:
+    @wraps(make)
+    def made(*args: Any, **options: Any) -> Any:
+        options.pop("pin_memory", None)
+        return make(*args, **options)
+
+    return made
+
+
+if not torch.cuda.is_available():
+    torch.Tensor.pin_memory = lambda tensor, *_args: tensor
+    for _name in ("empty", "ones", "tensor", "zeros"):
+        setattr(torch, _name, _unpinned(getattr(torch, _name)))
 
 
 def __getattr__(name: str) -> Any:
