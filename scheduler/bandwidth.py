@@ -77,6 +77,10 @@ class Load:
         self.first_token_s_max: float | None = None
         self.unattainable = False
 
+    def decoded(self, at_s: float) -> bool:
+        """Whether it took steps in the second or so before `at_s`, by its own word."""
+        return self.observed_s is not None and self.observed_at_s >= at_s - _REPORT_S_MAX
+
 
 class Device:
     """The memory bandwidth and prefill compute that all engines share."""
@@ -254,12 +258,7 @@ class Device:
 
     def _prefilled(self, load: Load, report: EngineReport) -> None:
         # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.
-        since_s = report.at_s - _REPORT_S_MAX
-        others = sum(
-            1
-            for other in self.loads.values()
-            if other.observed_s is not None and other.observed_at_s >= since_s and other is not load
-        )
+        others = sum(1 for other in self.loads.values() if other.decoded(report.at_s) and other is not load)
         rate = (report.prefill_tokens_per_s or 0.0) * (1 + others)
         tokens = max(0, report.prefill_tokens) or RATE_TOKENS
         a_prompt = tokens / max(1, report.prefill_prompts)
@@ -288,7 +287,7 @@ class Device:
         if not self._bandwidth or not report.inter_token_s:
             return
         read = sum(
-            other.weight_bytes + other.step_kv_bytes for other in self.loads.values() if other.observed_s is not None
+            other.weight_bytes + other.step_kv_bytes for other in self.loads.values() if other.decoded(report.at_s)
         )
         if not read:
             return

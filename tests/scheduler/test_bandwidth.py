@@ -86,6 +86,20 @@ def test_neighbours_turns_do_not_make_prompts_dear() -> None:
     assert made.prefill_s("m", 4000) == pytest.approx(1.0, rel=0.01)
 
 
+def test_an_engine_that_is_not_heard_any_more_takes_no_turns() -> None:
+    made = device()
+    made.add("m", 500)
+    made.reported(EngineReport("n", NOW_S - 60, EngineState.READY, inter_token_s=0.05, prefill_tokens_per_s=1000.0))
+    for number in range(200):
+        at_s = NOW_S + number
+        seen = EngineReport(
+            "m", at_s, EngineState.READY, inter_token_s=0.03, step_kv_bytes=500, prefill_tokens_per_s=4000.0
+        )
+        made.reported(seen)
+    assert made.prefill_s("m", 4000) == pytest.approx(1.0)
+    assert made.predicted_s("m", NOW_S + 1000) == pytest.approx(0.03, rel=0.01)
+
+
 def test_waits_that_some_reports_hold_make_prompts_little_dearer() -> None:
     made = device()
     for number in range(60):
