@@ -14,11 +14,12 @@ included) and the KV bytes that those steps really read. It moves by a tenth at 
 1 it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow.
 
 The prefill rate is what a prompt would run at alone. Engines time prompts by the clock, and with n engines at work a
-prompt has a turn in n (on an H100 22,000 tokens a second alone, 10,000 and 5,000 beside one and three others): a report
-counts n times. It may hold other waits, too, which make prompts look dearer than they are, never cheaper, so the rate
-rises faster than it falls. A prompt that came nearly whole from the cache says nothing of it, since reading the last
-token costs a step whatever the rate: reports count by their tokens a prompt, `RATE_TOKENS` in full. Until so many were
-seen there is no rate, and the report with most a prompt makes the first.
+prompt has a turn in n (on an H100 22,000 tokens a second alone, 10,000 and 5,000 beside one and three others): what is
+reported is multiplied by n. It may hold other waits, too, which make prompts look dearer than they are, never cheaper,
+so the rate rises faster than it falls. A prompt that came nearly whole from the cache says nothing of it, since reading
+the last token costs a step whatever the rate: reports count by their tokens a prompt, `RATE_TOKENS` in full. Until so
+many were seen, those of prompts below `PROMPT_TOKENS` in part, there is no rate; the report with most a prompt makes
+the first.
 
 Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
 no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
@@ -36,6 +37,7 @@ from scheduler.types import EngineFacts, EngineReport, Learned, Reason
 DUTY_S = 5.0
 DUTY_MAX = 0.8
 RATE_TOKENS = 512
+PROMPT_TOKENS = 64
 _SMOOTHING = 0.1
 _RATE_UP, _RATE_DOWN = 0.2, 0.1  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
@@ -256,15 +258,15 @@ class Device:
         load.correction, load.prefill_tokens_per_s = learned.correction, learned.prefill_tokens_per_s
         self._find_harmless()
 
-    def _prefilled(self, load: Load, report: EngineReport) -> None:
+    def _prefilled(self, load: Load, reported: float, report: EngineReport) -> None:
         # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.
         others = sum(1 for other in self.loads.values() if other.decoded(report.at_s) and other is not load)
-        rate = (report.prefill_tokens_per_s or 0.0) * (1 + others)
+        rate = reported * (1 + others)
         tokens = max(0, report.prefill_tokens) or RATE_TOKENS
         a_prompt = tokens / max(1, report.prefill_prompts)
         before = load.prefill_tokens_per_s
         if before is None:
-            load.prefill_tokens_seen += tokens * min(1.0, a_prompt / RATE_TOKENS * 8)
+            load.prefill_tokens_seen += tokens * min(1.0, a_prompt / PROMPT_TOKENS)
             load.prefill_first = max(load.prefill_first, (a_prompt, rate))
             if load.prefill_tokens_seen >= RATE_TOKENS:
                 load.prefill_tokens_per_s = load.prefill_first[1]
@@ -278,12 +280,9 @@ class Device:
         if load is None:
             return
         if report.prefill_tokens_per_s:
-            self._prefilled(load, report)
-        load.observed_s, load.step_kv_bytes, load.observed_at_s = (
-            report.inter_token_s,
-            report.step_kv_bytes,
-            report.at_s,
-        )
+            self._prefilled(load, report.prefill_tokens_per_s, report)
+        load.observed_s, load.observed_at_s = report.inter_token_s, report.at_s
+        load.step_kv_bytes = report.step_kv_bytes
         if not self._bandwidth or not report.inter_token_s:
             return
         read = sum(

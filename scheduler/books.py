@@ -33,7 +33,7 @@ class Charge:
     tokens: float  # for its tokens a minute
     prefill_s: float
     prompt_tokens_kept: int = 0
-    new_of: str = ""  # the bot, where the chat is its session's first
+    new_of: str = ""  # the bot, where the chat opens a conversation
 
 
 class Books:

@@ -301,11 +301,13 @@ async def sessions(weights: Path, folder: Path, options: argparse.Namespace) -> 
         }
 
 
-def seven(weights: Path, bits: int, count: int, sizes: Sizes, options: argparse.Namespace) -> list[Case]:
+def alike(
+    name: str, weights: Path, bits: int, sizes: Sizes, options: argparse.Namespace, *, count: int = 1
+) -> list[Case]:
     """`count` engines of one model, each with room for `--each` sessions and SGLang's spare."""
     pool = sizes.chats * sizes.context_tokens
     return [
-        Case(f"m{bits}-{number}", weights, bits, pool, options.each, options.context, (options.each,))
+        Case(f"{name}{bits}-{number}", weights, bits, pool, options.each, options.context, (options.each,))
         for number in range(count)
     ]
 
@@ -329,7 +331,7 @@ async def models(weights: Path, folder: Path, options: argparse.Namespace, known
     sizes = {bits: planned(weights, options, bits, known) for bits in BITS}
     by_memory = {bits: held(sizes[bits], bits, card).models for bits in BITS}
     counts = {bits: min(options.models_max, by_memory[bits]) for bits in BITS}
-    cases = [case for bits in BITS for case in seven(weights, bits, counts[bits], sizes[bits], options)]
+    cases = [case for bits in BITS for case in alike("m", weights, bits, sizes[bits], options, count=counts[bits])]
     found: dict[str, Any] = {}
     async with started(cases, folder, options) as ups:
         await warm(ups, options.context)
@@ -349,9 +351,8 @@ async def mix(
     for bits in BITS:
         plans = {weights: planned(weights, options, bits, known[weights]) for weights in (small, large)}
         beside = max(0, held(plans[small], bits, card - plans[large].model_bytes(bits)).models)
-        pool = plans[large].chats * plans[large].context_tokens
-        cases = [Case(f"x{bits}", large, bits, pool, options.each, options.context, (options.each,))]
-        cases += seven(small, bits, min(beside, options.beside_max), plans[small], options)
+        cases = alike("x", large, bits, plans[large], options)
+        cases += alike("m", small, bits, plans[small], options, count=min(beside, options.beside_max))
         async with started(cases, folder, options) as ups:
             await warm(ups, options.context)
             found["at"][str(bits)] = {"by_memory": 1 + beside, **await all_busy(ups, plans, options)}

@@ -66,16 +66,15 @@ def configuration(folder: Path, weights: Path, options: argparse.Namespace) -> d
         model["idle_after_s"] = 3600
     if options.python:
         model["python"] = options.python
-    names = [f"m{number + 1}" for number in range(options.models)]
     return {
         "data_dir": str(folder / "data"),
-        "models": {name: dict(model) for name in names},
+        "models": {name: dict(model) for name in names(options)},
         "tenants": {
             f"t{name}": {
                 "ready_key": True,
                 "bots": {"bot": {"model": name, "kv": {"policy": "fixed", "bits": options.kv_bits}}},
             }
-            for name in names
+            for name in names(options)
         },
     }
 
@@ -145,42 +144,39 @@ def weighed(seen: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     return found
 
 
-async def busy(host: HostProcess, bots: list[str], clients: int, options: argparse.Namespace) -> list[load.Loop]:
-    """Short chats on some bots at once."""
+def names(options: argparse.Namespace) -> list[str]:
+    """The models."""
+    return [f"m{number + 1}" for number in range(options.models)]
+
+
+async def busy(host: HostProcess, models: list[str], clients: int, seconds: float, **sizes: int) -> list[load.Loop]:
+    """Chats with some models' bots at once; `sizes` are those of `load.closed_loop`."""
+    loops = (load.closed_loop(host, f"t{model}/bot", clients, seconds, **sizes) for model in models)
+    return await asyncio.gather(*loops)
+
+
+async def short_chats(host: HostProcess, models: list[str], options: argparse.Namespace) -> list[load.Loop]:
+    """The load of all parts but the flood."""
     sizes = {"prompt_tokens": options.prompt, "max_tokens": options.answer}
-    return await asyncio.gather(*(load.closed_loop(host, bot, clients, options.seconds, **sizes) for bot in bots))
-
-
-async def flood(host: HostProcess, bots: list[str], options: argparse.Namespace) -> tuple[list[load.Loop], float]:
-    """Chats with long prompts on all bots at once; and the seconds until the last was answered."""
-    sizes = {"prompt_tokens": options.flood_prompt, "max_tokens": options.answer}
-    begin = time.perf_counter()
-    loops = await asyncio.gather(
-        *(load.closed_loop(host, bot, options.flood, options.flood_seconds, **sizes) for bot in bots)
-    )
-    return loops, time.perf_counter() - begin
+    return await busy(host, models, options.clients, options.seconds, **sizes)
 
 
 async def _learn(host: HostProcess, config: Path, options: argparse.Namespace) -> None:
     """All models busy, unmeasured: kernels compile, and the scheduler learns how fast this machine is."""
-    bots = [f"tm{number + 1}/bot" for number in range(options.models)]
-    watching = asyncio.create_task(
-        watch(config, [f"m{number + 1}" for number in range(options.models)], {}, options.trace)
-    )
-    await busy(host, bots, options.clients, options)
+    watching = asyncio.create_task(watch(config, names(options), {}, options.trace))
+    await short_chats(host, names(options), options)
     watching.cancel()
 
 
 async def contention(host: HostProcess, config: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The first model's latency while 0, 1, 2, 3 others work."""
-    bots = [f"tm{number + 1}/bot" for number in range(options.models)]
     found: dict[str, Any] = {}
     await _learn(host, config, options)
     for count in range(1, options.models + 1):
         seen: dict[str, list[tuple[float, float]]] = {}
-        names = [f"m{number + 1}" for number in range(count)]
-        watching = asyncio.create_task(watch(config, names, seen, options.trace))
-        loops = await busy(host, bots[:count], options.clients, options)
+        chosen = names(options)[:count]
+        watching = asyncio.create_task(watch(config, chosen, seen, options.trace))
+        loops = await short_chats(host, chosen, options)
         watching.cancel()
         found[str(count)] = {
             "first_model": load.figures(loops[0]),
@@ -225,20 +221,21 @@ async def admission(host: HostProcess, config: Path, options: argparse.Namespace
     Reading prompts takes most of the GPU then, so that without admission everybody's answer is slow.
     """
     found: dict[str, Any] = {"target_ms": options.target_ms}
-    bots = [f"tm{number + 1}/bot" for number in range(options.models)]
+    sizes = {"prompt_tokens": options.flood_prompt, "max_tokens": options.answer}
     for name, target in (("off", None), ("on", options.target_ms)):
         retarget(config, target)
         host.kill("scheduler")  # it is started again, and reads the file anew
         await asyncio.sleep(RESTART_S)
         await _learn(host, config, options)
-        watching = asyncio.create_task(watch(config, bots, {}, options.trace))
-        flooding = asyncio.create_task(flood(host, bots, options))
+        watching = asyncio.create_task(watch(config, names(options), {}, options.trace))
+        flooding = asyncio.create_task(busy(host, names(options), options.flood, options.flood_seconds, **sizes))
         peak = 0
         while not flooding.done():
             peak = max(peak, used_bytes())
             await asyncio.sleep(0.5)
         watching.cancel()
-        loops, took_s = flooding.result()
+        loops = flooding.result()
+        took_s = max(loop.took_s for loop in loops)
         gaps = [gap for loop in loops for gap in loop.gaps_s]
         paces = [pace for loop in loops for pace in loop.paces_s]
         firsts = [first for loop in loops for first in loop.firsts_s]
