@@ -214,8 +214,15 @@ def _request(claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
 async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> None:
     """End the chat in Redis, after all its pieces are there."""
     await desk.writer.flush()
+    await close(running, claim, end, desk)
+
+
+async def close(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> None:
+    """End the chat in Redis with what is written of it."""
+    if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
+        _, running.tokens = await insist(lambda: desk.bench.written(running.chat))
     usage = None
-    if running.started_s:
+    if running.started_s or running.tokens:
         usage = Usage(
             prompt_tokens=claim.ticket.prompt_tokens,
             cached_tokens=running.cached_tokens or 0,

@@ -12,7 +12,7 @@ from scheduler.types import KvBits
 from services.engines.base import Engine, EngineError
 from services.queues.bench import Bench
 from services.queues.connection import QueueUnavailable
-from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
+from services.queues.records import Finish, ReplyEnd, ReplyError
 from services.tokenizer import Tokenizer, TokenizerError
 from services.worker import chat as chats
 from services.worker.change import Prompt
@@ -242,19 +242,7 @@ class Worker:
         for entry, chat in held:
             claim = await insist(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
             if claim:
-                await self._settle_unrun(claim, end)
-
-    async def _settle_unrun(self, claim: Claim, end: ReplyEnd) -> None:
-        await insist(
-            lambda: self._bench.settle(
-                claim.ticket,
-                claim.attempt,
-                end,
-                usage=None,
-                keep_s=self._desk.reply_keep_s,
-                now_s=self._clock(),
-            )
-        )
+                await chats.close(Running(entry, chat), claim, end, self._desk)
 
     def _fenced(self, chat: str) -> None:
         running = self._running.get(chat)

@@ -44,8 +44,8 @@ class Bunk:
         self.tasks: list[asyncio.Task[None]] = []
         self.submitted = 0
 
-    def worker(self, consumer: str = "m@0") -> Worker:
-        engine = build_engine("m", MODEL, resolve(WEIGHTS), self.data_dir / consumer)
+    def worker(self, consumer: str = "m@0", weights: Path | None = None) -> Worker:
+        engine = build_engine("m", MODEL, weights or resolve(WEIGHTS), self.data_dir / consumer)
         bench = Bench(self.connection, "m", consumer)
         return Worker("m", engine, self.tokenizer, bench, reply_keep_s=60, drain_s=5, clock=time.time)
 

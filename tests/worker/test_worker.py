@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import pytest
+
+from scheduler.types import Ticket
 from services.queues import keys
-from services.queues.records import Finish
+from services.queues.bench import Bench, Line
+from services.queues.records import Finish, ReplyEntry
+from services.worker.engine import EngineGone
 from tests.worker.conftest import Bunk
 
 
@@ -75,3 +81,64 @@ async def test_a_worker_that_stops_leaves_its_chats_to_the_next(bunk: Bunk) -> N
     text = "".join(entry.text for entry in entries)
     assert text.count(" 7,") <= 1, f"a part was said twice: {text}"
     assert await _ledger(bunk) == 0
+
+
+async def _left_by_a_dead_worker(bunk: Bunk, max_tokens: int) -> Ticket:
+    """A chat with a part of its answer, which no worker has."""
+    running = asyncio.create_task(bunk.worker().run())
+    chat = await bunk.submit("Count from 1 to 90.", max_tokens=max_tokens)
+    await bunk.entries(chat.chat, until_text=3)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return chat
+
+
+async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bunk) -> None:
+    chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
+    bench = Bench(bunk.connection, "m", "m@0")
+    _, written = await bench.written(chat.chat)
+    [(entry, _)] = await bench.mine()
+    claim = await bench.claim(entry, chat.chat)
+    assert claim is not None
+    await bench.write([Line(chat.chat, claim.attempt, 1, " and so on", 120 - written)])
+    worker = bunk.worker()
+    running = asyncio.create_task(worker.run())
+    text, end = await bunk.answer(chat.chat)
+    worker.stop()
+    await running
+    assert text.endswith(" and so on")
+    assert end.finish is Finish.LENGTH
+    assert end.usage is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (chat.prompt_tokens, 120)
+
+
+async def test_a_chat_cancelled_after_its_worker_died_is_billed_for_what_it_got(bunk: Bunk) -> None:
+    chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
+    assert await bunk.door.cancel(chat, keep_s=60, now_s=chat.created_s)
+    worker = bunk.worker()
+    running = asyncio.create_task(worker.run())
+    entries = await bunk.entries(chat.chat)
+    worker.stop()
+    await running
+    _billed_for_what_it_got(entries, Finish.CANCELLED)
+
+
+async def test_a_chat_whose_engine_does_not_come_back_is_billed_for_what_it_got(
+    bunk: Bunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
+    monkeypatch.setattr("services.worker.engine.BACKOFF_S", (0.0, 0.1))
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF, but no more than that")
+    with pytest.raises(EngineGone):
+        await bunk.worker(weights=broken).run()
+    entries = await bunk.entries(chat.chat)
+    _billed_for_what_it_got(entries, Finish.ERROR)
+
+
+def _billed_for_what_it_got(entries: list[ReplyEntry], finish: Finish) -> None:
+    end = entries[-1].end
+    assert end is not None
+    assert end.finish is finish
+    assert end.usage is not None
+    assert end.usage.completion_tokens == sum(entry.tokens for entry in entries) >= 3
