@@ -38,8 +38,6 @@ from scheduler.types import (
     Usage,
 )
 
-_COLD = (EngineState.STARTING, EngineState.ASLEEP)  # nothing is cached afterwards; DOWN may be one failed report
-
 
 class Scheduler:
     """Decides which chats run. See the module's docstring for the way of one step."""
@@ -86,10 +84,10 @@ class Scheduler:
         account = self.books.ledger.accounts.get(report.model)
         if account is None or (account.report is not None and report.at_s <= account.report.at_s):
             return
+        if report.up_since_s != account.up_since_s:
+            self.books.hits.forget(report.model)
         account.reported(report, self.settings.drift_bytes_max)
         self.books.device.reported(report)
-        if report.state in _COLD:
-            self.books.hits.forget(report.model)
         self._fill.look_at(report.model)
 
     def device_reported(self, report: DeviceReport) -> None:
@@ -103,18 +101,25 @@ class Scheduler:
         """What watching the engines has taught, for `recall`. Nothing of engines that nothing is known of."""
         loads = self.books.device.loads
         found = (
-            Learned(model, loads[model].correction, loads[model].prefill_tokens_per_s, **self.books.hits.learned(model))
-            for model in self.ledger.accounts
+            Learned(
+                model,
+                loads[model].correction,
+                loads[model].prefill_tokens_per_s,
+                **self.books.hits.learned(model),
+                up_since_s=account.up_since_s,
+            )
+            for model, account in self.ledger.accounts.items()
         )
-        return [one for one in found if one != Learned(one.model)]
+        return [one for one in found if one != Learned(one.model, up_since_s=one.up_since_s)]
 
     def recall(self, learned: Iterable[Learned]) -> None:
-        """Know what another scheduler knew: of engines that come up later their pace, of warm ones their cache."""
+        """Know what another scheduler knew: of engines that come up later their pace, of those that are the same their
+        cache."""
         self._recalled = {one.model: one for one in learned}
         for model in self._recalled.keys() & self.ledger.accounts.keys():
             one = self._recalled.pop(model)
             self.books.device.recall(one)
-            if self.ledger.accounts[model].state not in _COLD:
+            if self.ledger.accounts[model].up_since_s == one.up_since_s:
                 self.books.hits.recall(one)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:

@@ -69,6 +69,11 @@ class Account:
         self._add_up()
 
     @property
+    def up_since_s(self) -> float:
+        """When the engine that reported last came up; 0 before it reports."""
+        return self.report.up_since_s if self.report else 0.0
+
+    @property
     def overcommitted_bytes(self) -> int:
         return max(0, self.reserved_bytes - self.total_bytes)
 

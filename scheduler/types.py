@@ -130,6 +130,7 @@ class EngineReport:
     prefill_tokens: int = 0  # that this speed was seen over; 0: unknown
     prefill_prompts: int = 0  # prompts that these tokens were of; 0: unknown
     step_kv_bytes: int = 0  # KV bytes that those steps read, for the bandwidth model
+    up_since_s: float = 0.0  # when it came up, with nothing cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class Learned:
     turn_hits: float = 0.0  # part of a session's earlier turn that was cached
     turns: int = 0  # that this is the mean of
     shared_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)  # bot -> cached, of its last new sessions
+    up_since_s: float = 0.0  # the engine whose cache this was
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class EngineLife:
         self._state = EngineState.STARTING
         self._facts: EngineFacts | None = None
         self._strikes = 0
+        self._up_since_s = 0.0
         self._dead = asyncio.Event()
 
     @property
@@ -127,6 +128,7 @@ class EngineLife:
         self.engine = engine or self.engine
         self._facts = facts
         self._state = EngineState.READY
+        self._up_since_s = self._clock()
         self.starts += 1
         self._strikes = 0
         self._dead.clear()
@@ -166,5 +168,6 @@ class EngineLife:
         if self._state is EngineState.READY:
             with contextlib.suppress(EngineError):
                 report = await self.engine.report()
-                return replace(report, at_s=min(report.at_s, self._clock()))
-        return EngineReport(self._model, self._clock(), EngineState.DOWN if self.ready.is_set() else self._state)
+                return replace(report, at_s=min(report.at_s, self._clock()), up_since_s=self._up_since_s)
+        state = EngineState.DOWN if self.ready.is_set() else self._state
+        return EngineReport(self._model, self._clock(), state, up_since_s=self._up_since_s)

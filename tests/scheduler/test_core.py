@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
-from scheduler.types import EngineReport, EngineState, KvBits, Outcome, Reason, Reservation
+from scheduler.types import EngineReport, EngineState, KvBits, Learned, Outcome, Reason, Reservation
 
 from .kit import NOW_S, Host, facts, ticket, usage
 
@@ -168,7 +168,8 @@ def test_turns_of_conversations_without_a_name_do_not_pass_for_system_prompts() 
     assert host.send(ticket("new", **late), ticket("newer", **late)) == ["new"], "0.5 s each"
 
 
-def test_an_engine_that_starts_again_has_nothing_cached() -> None:
+@pytest.mark.parametrize("again", ["with other flags", "with the same"])
+def test_an_engine_that_starts_again_has_nothing_cached(again: str) -> None:
     engine = facts(kv_budget_bytes=100_000, context_tokens=10_000)
     host = Host(engine, prefill_ahead_s_max=0.25)
     host.wait(prefill_tokens_per_s=1000.0)
@@ -177,8 +178,9 @@ def test_an_engine_that_starts_again_has_nothing_cached() -> None:
         host.wait(1.0)
         host.end(f"{number}", used=usage(500, 50, cached=480))
     assert host.send(ticket("a", tokens=1000), ticket("b", tokens=1000)) == ["a", "b"], "0.02 s each"
-    host.scheduler.engine_started(engine, host.now_s)
-    host.wait(1.0, prefill_tokens_per_s=1000.0)
+    if again == "with other flags":
+        host.scheduler.engine_started(replace(engine, chats_max=9), host.now_s)
+    host.wait(1.0, prefill_tokens_per_s=1000.0, up_since_s=host.now_s if again == "with the same" else 0.0)
     assert host.send(ticket("c", tokens=1000), ticket("d", tokens=1000)) == ["c"], "0.5 s each"
 
 
@@ -199,6 +201,17 @@ def test_what_bots_share_is_known_to_whoever_takes_over() -> None:
     after.wait()
     after.scheduler.recall(learned)
     assert after.send(*(ticket(f"n{n}", tokens=1000) for n in range(8))) == [f"n{n}" for n in range(8)], "0.02 s each"
+
+
+@pytest.mark.parametrize(("up_since_s", "admitted"), [(NOW_S, ["c", "d"]), (NOW_S - 60, ["c"])])
+def test_whoever_takes_over_expects_nothing_of_an_engine_started_meanwhile(
+    up_since_s: float, admitted: list[str]
+) -> None:
+    host = Host(facts(kv_budget_bytes=100_000, context_tokens=10_000), prefill_ahead_s_max=0.25)
+    host.wait(prefill_tokens_per_s=1000.0, up_since_s=NOW_S)
+    learned = Learned("m", 1.0, 1000.0, shared_tokens={"a/bot": [480] * 8}, up_since_s=up_since_s)
+    host.scheduler.recall([learned])
+    assert host.send(ticket("c", tokens=1000), ticket("d", tokens=1000)) == admitted, "0.02 or 0.5 s each"
 
 
 def test_a_lease_ends_when_its_session_is_idle_too_long() -> None:

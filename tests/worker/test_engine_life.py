@@ -29,3 +29,15 @@ async def test_figures_stay_as_old_as_the_engine_says(measured_s: float, said_s:
     life.open(facts())
     report = await life.report()
     assert (report.at_s, report.running) == (said_s, 3)
+
+
+async def test_an_engine_says_since_when_it_is_up() -> None:
+    """Equal facts do not tell one that was started anew, whose cache is empty."""
+    now_s = NOW_S
+    life = EngineLife(cast(Engine, Told(NOW_S)), "m", lambda _: None, lambda: now_s)
+    life.open(facts())
+    first = await life.report()
+    now_s += 60
+    assert (await life.report()).up_since_s == first.up_since_s
+    life.open(facts())
+    assert (await life.report()).up_since_s == first.up_since_s + 60
