@@ -11,7 +11,7 @@ from gateway.admit import Admitted, admit
 from gateway.call import Call
 from gateway.chunks import completion
 from gateway.outcomes import Code, Refused
-from gateway.relay import relay_stream, relay_whole
+from gateway.relay import good, relay_stream, relay_whole
 from gateway.request import parse_chat
 from gateway.state import Gateway
 from gateway.tickets import new_chat_id
@@ -77,10 +77,11 @@ async def show(gateway: Gateway, call: Call, chat_id: str) -> None:
     }
     if info.state == "done":
         text, end = await _whole_reply(gateway, info)
-        if end is not None and end.error is None:
-            shown["completion"] = orjson.Fragment(completion(info.ticket, text, end))
-        elif end is not None and end.error is not None:
-            shown["error"] = {"code": end.error.code, "message": end.error.message}
+        if end is not None:
+            try:
+                shown["completion"] = orjson.Fragment(completion(info.ticket, text, good(end)))
+            except Refused as refused:
+                shown["error"] = {"code": refused.code.value, "message": refused.message}
     await call.respond_json(shown)
 
 

@@ -11,7 +11,6 @@ from services.queues.records import Finish, ReplyEnd
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
-HANDED_OVER = b": this gateway is going down; resume with Last-Event-ID\nretry: 500\n\n"
 FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length"}
 
 
@@ -61,6 +60,11 @@ class Chunks:
 def error_event(body: bytes) -> bytes:
     """An error in the middle of a stream, and the stream's end."""
     return b"data: " + body + b"\n\n" + DONE
+
+
+def handed_over(body: bytes) -> bytes:
+    """An error that ends this connection and not the chat: no [DONE], and a client that resumes does so soon."""
+    return b"retry: 500\ndata: " + body + b"\n\n"
 
 
 def completion(ticket: Ticket, text: str, end: ReplyEnd) -> bytes:

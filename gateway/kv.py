@@ -11,17 +11,9 @@ from functools import lru_cache
 from gateway.engines import EngineNow
 from scheduler.policies import Choice, Policy, policy
 from scheduler.types import KvBits, Task
-from services.config import KvPolicyConfig
+from services.config import ONE_PRECISION, KvPolicyConfig
 
 _ALL = (4, 8, 16)
-_DEFAULT = KvPolicyConfig()
-# The configuration's names for a policy's options -> the policy's own.
-_RANGE = {"floor": "floor", "ceiling": "ceiling"}
-_OPTIONS = {
-    "fixed": {"bits": "bits"},
-    "manufacturing": {"bits": "bits"},
-    "pressure": {"floor": "low", "ceiling": "high"},
-}
 
 
 def choose(config: KvPolicyConfig, task: Task, engine: EngineNow) -> Choice:
@@ -43,13 +35,10 @@ def promised(config: KvPolicyConfig) -> KvBits:
 
 @lru_cache(maxsize=512)
 def policy_of(config: KvPolicyConfig) -> Policy:
-    """The policy with what the bot sets of its options; what it leaves alone is the policy's own default.
-
-    Raises ValueError.
-    """
-    options = {
-        taken: getattr(config, name)
-        for name, taken in _OPTIONS.get(config.policy, _RANGE).items()
-        if getattr(config, name) != getattr(_DEFAULT, name)
-    }
-    return policy(config.policy, **options)
+    """The policy with the bot's options. Raises ValueError for options that `KvPolicyConfig.problem` names."""
+    if config.policy in ONE_PRECISION:
+        return policy(config.policy, bits=config.promised_bits)
+    low, high = config.promised_bits, config.ceiling
+    if config.policy == "pressure":
+        return policy(config.policy, low=low, high=max(low, min(high, 8)))
+    return policy(config.policy, floor=low, ceiling=high)

@@ -7,8 +7,7 @@ the event loop busy for longer than a few milliseconds.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import Bot
@@ -24,11 +23,6 @@ from services.weights import resolve
 INLINE_CHARS_MAX = 8_192  # about 3 ms of tokenizing
 THREADS_MAX = 2
 CHARS_PER_TOKEN_MAX = 64  # the longest tokens of today's vocabularies: runs of spaces
-# What chat templates of the common families spell turns with. In a message it is text and nothing more.
-_CONTROL = re.compile(
-    r"<(?=\|[^|<>\s]{1,48}\|>|/?s>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>|<SYS>>|</SYS>>)|\[(?=/?INST\])"
-)
-_BREAK = "\u200b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +59,8 @@ class Prompts:
         chars = len(bot.config.system) + sum(len(message.text) for message in request.messages)
         if chars > context * CHARS_PER_TOKEN_MAX:
             raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
-        messages = conversation(bot.config.system, request)
         tokenizer = self._tokenizers[bot.config.model]
+        messages = conversation(bot.config.system, request, tokenizer.harmless)
         head = self._heads.known(bot) if request.messages[0].role in ("user", "assistant") else None
         if chars - (len(head.text) if head else 0) <= INLINE_CHARS_MAX:
             tokens, content = self._tokenized(bot, tokenizer, messages)
@@ -90,8 +84,9 @@ class Prompts:
         return len(ids), ids
 
 
-def conversation(system: str, request: ChatRequest) -> list[dict[str, str]]:
-    """The messages with the bot's own system prompt before whatever the client calls system or developer."""
+def conversation(system: str, request: ChatRequest, harmless: Callable[[str], str]) -> list[dict[str, str]]:
+    """The messages, made harmless, with the bot's own system prompt before whatever the client calls system or
+    developer."""
     messages = [
         {"role": "system" if message.role == "developer" else message.role, "content": harmless(message.text)}
         for message in request.messages
@@ -101,12 +96,6 @@ def conversation(system: str, request: ChatRequest) -> list[dict[str, str]]:
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages]
     return [{"role": "system", "content": f"{system}\n\n{messages[0]['content']}"}, *messages[1:]]
-
-
-def harmless(text: str) -> str:
-    """The text with its control tokens broken by an invisible space: nobody ends a turn from within and goes on as
-    somebody else."""
-    return _CONTROL.sub(lambda found: found[0] + _BREAK, text)
 
 
 def _too_long(tokens: str, context: int, about: str = "") -> Refused:

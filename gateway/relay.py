@@ -10,7 +10,7 @@ import structlog
 from gateway import limits
 from gateway.admit import Admitted
 from gateway.call import JSON, Call, ClientGone, Header
-from gateway.chunks import HANDED_OVER, PING, Chunks, completion, error_event
+from gateway.chunks import PING, Chunks, completion, error_event, handed_over
 from gateway.feed import Feed, HandedOver, feed
 from gateway.outcomes import Code, Refused, from_reply
 from gateway.state import Gateway
@@ -22,6 +22,7 @@ from services.queues.replies import START
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 END_S_MAX = 30.0  # a cancelled chat has ended by then
+STILL_READ_S = 1.0  # how often a chat that another client reads is looked at
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_
         call.label = Code.HANDED_OVER.value
         if not call.status:
             raise _handed_over() from None
-        await call.send(HANDED_OVER, more=False)
+        await call.send(handed_over(_handed_over().body()), more=False)
     except Refused as refused:
         if refused.code in (Code.DEADLINE, Code.NO_NEWS) and stream.end is None:
             linger(gateway, chat, 0.0)
@@ -70,7 +71,7 @@ async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
                     tally.see(entry)
                     parts.append(entry.text)
                     end = entry.end
-        body = completion(chat.ticket, "".join(parts), _good(end))
+        body = completion(chat.ticket, "".join(parts), good(end))
         await call.respond(200, body, [JSON, *answer_headers(gateway, call, chat, tally)])
     except ClientGone:
         call.label = "client_gone"
@@ -107,7 +108,7 @@ class _Stream:
         first = await self._first(entries, ping_s)
         if first and first[0].end is not None:
             self.end = first[0].end
-            _good(self.end)
+            good(self.end)
         for entry in first:
             tally.see(entry)
         await call.start(200, [*_STREAM_HEADERS, *answer_headers(self._gateway, call, self._chat, tally)])
@@ -135,7 +136,7 @@ class _Stream:
             if entry.end is not None:
                 self.end = entry.end
                 try:
-                    _good(entry.end)
+                    good(entry.end)
                 except Refused as refused:
                     self._call.label = refused.code.value
                     out.append(error_event(refused.body()))
@@ -177,7 +178,7 @@ def answer_headers(gateway: Gateway, call: Call, chat: Admitted, tally: Tally) -
 
 
 def linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
-    """Cancel a chat whose client went away, unless another client takes it up within `grace_s`."""
+    """Cancel a chat whose client went away, unless another client reads it, or takes it up within `grace_s`."""
     task = asyncio.create_task(_linger(gateway, chat, grace_s))
     gateway.lingering.add(task)
     task.add_done_callback(gateway.lingering.discard)
@@ -186,6 +187,8 @@ def linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
 async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
     await asyncio.sleep(grace_s)
     ticket = chat.ticket
+    while any(reader.chat == ticket.chat for reader in gateway.readers):  # noqa: ASYNC110  (seldom, and simple)
+        await asyncio.sleep(STILL_READ_S)
     keep_s = gateway.config.gateway.reply_keep_s
     with gateway.hub.follow(ticket.chat, chat.after) as reader:
         for pause_s in CANCEL_TRIES_S:
@@ -209,7 +212,7 @@ async def _settle(gateway: Gateway, chat: Admitted, end: ReplyEnd) -> None:
         log.warning("limits.not_given_back", chat=chat.ticket.chat, tenant=chat.ticket.tenant, why=str(error))
 
 
-def _good(end: ReplyEnd) -> ReplyEnd:
+def good(end: ReplyEnd) -> ReplyEnd:
     """The end, if it is a good one. Raises Refused."""
     if end.error is not None:
         raise from_reply(end.error)
@@ -223,6 +226,6 @@ def _good(end: ReplyEnd) -> ReplyEnd:
 def _handed_over() -> Refused:
     return Refused(
         Code.HANDED_OVER,
-        "This gateway is going down. The chat goes on: GET /v1/chats/{x-bunkhouse-chat}, or ask again with the same "
-        "Idempotency-Key.",
+        "This gateway is going down. The chat goes on: GET /v1/chats/{x-bunkhouse-chat}/stream with Last-Event-ID, or "
+        "ask again with the same Idempotency-Key.",
     )

@@ -251,5 +251,7 @@ def _is_union_branch(part: str) -> bool:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, list | dict):  # as deep as a client likes
+        return "a list" if isinstance(value, list) else "an object"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

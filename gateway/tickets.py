@@ -13,6 +13,7 @@ from gateway.request import ChatRequest
 from scheduler.classify import classify
 from scheduler.types import Task, Ticket
 from services.queues.records import Payload
+from services.tokenizer_control import breaker
 
 CHAT_PREFIX = "chatcmpl-"
 
@@ -90,6 +91,9 @@ def ticket_for(
     )
 
 
+_HARMLESS = breaker()  # to another provider's model, whose tokens we do not know
+
+
 def payload_for(bot: Bot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
     """What the worker reads. Engines take 31 bits of seed."""
     return Payload(
@@ -102,5 +106,5 @@ def payload_for(bot: Bot, request: ChatRequest, prompt: Prompt, salt: str) -> Pa
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
         adapter=bot.config.adapter,
-        messages=conversation(bot.config.system, request) if bot.config.overflow is not None else (),
+        messages=conversation(bot.config.system, request, _HARMLESS) if bot.config.overflow is not None else (),
     )

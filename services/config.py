@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, ValidationError
 
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -65,6 +65,7 @@ class GatewayConfig(Section):
     resume_grace_s: float = Field(default=5.0, ge=0)  # a stream whose client went away is cancelled after it
     reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long
     drain_s: float = Field(default=20.0, gt=0)
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For and X-Forwarded-Proto are believed
 
 
 class RedisConfig(Section):
@@ -110,13 +111,14 @@ class ModelConfig(Section):
 
 
 TRADE_FLOORS = {"medical": 8, "finance": 8}
+ONE_PRECISION = {"fixed": 16, "manufacturing": 4}  # policies that give every chat the same bits: which, unless told
 
 
 class KvPolicyConfig(Section):
     """How a bot's KV bits are chosen (scheduler/policies)."""
 
     policy: Literal["fixed", "auto", "pressure", "medical", "manufacturing", "finance", "retail"] = "auto"
-    bits: Bits | None = None  # for `fixed`
+    bits: Bits | None = None  # for `fixed` and `manufacturing`
     floor: Bits = 4
     ceiling: Bits = 16
     demotable: bool | None = None  # None: as the policy says
@@ -124,8 +126,22 @@ class KvPolicyConfig(Section):
     @property
     def promised_bits(self) -> int:
         """The least KV bits that the policy lets a chat have."""
-        fixed = (self.bits or 16) if self.policy == "fixed" else 4
-        return max(self.floor, fixed, TRADE_FLOORS.get(self.policy, 4))
+        if self.policy in ONE_PRECISION:
+            return self.bits or ONE_PRECISION[self.policy]
+        return max(self.floor, TRADE_FLOORS.get(self.policy, 4))
+
+    def problem(self) -> tuple[str, str] | None:
+        """The option that does not go with the others, and why. No validator: what is stored must stay readable."""
+        promised = self.promised_bits
+        if self.policy == "fixed" and self.bits is None:
+            return "bits", "the policy 'fixed' needs bits"
+        if self.policy not in ONE_PRECISION and self.bits is not None:
+            return "bits", f"the policy {self.policy!r} takes no bits"
+        if self.floor > promised:
+            return "floor", f"the policy gives {promised} bits, which is below the floor {self.floor}"
+        if self.ceiling < promised:
+            return "ceiling", f"the policy promises {promised} bits, which is above the ceiling {self.ceiling}"
+        return None
 
 
 def _check_origin(origin: str) -> str:
@@ -261,6 +277,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(f"{path}: no valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping with `models` and `tenants`")
+    _refuse_repeated(path, node)
     _override(data, environ)
     try:
         config = Config.model_validate(data)
@@ -271,6 +288,21 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     return config
 
 
+def _refuse_repeated(path: Path, node: yaml.Node | None) -> None:
+    """YAML's reader takes the last of two sections with one name, and says nothing."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated(path, item)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is there twice")
+        seen.add(key.value)
+        _refuse_repeated(path, value)
+
+
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):
@@ -278,7 +310,9 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
         *parents, last = name.removeprefix(ENV_PREFIX).lower().split("__")
         target = data
         for parent in parents:
-            target = target.setdefault(parent, {})
+            if target.get(parent) is None:  # an empty section is None
+                target[parent] = {}
+            target = target[parent]
         target[last] = yaml.safe_load(value)
 
 
@@ -296,6 +330,9 @@ def _check_references(path: Path, node: yaml.Node | None, config: Config) -> Non
                 raise ConfigError(
                     f"{_place(path, node, (*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
                 )
+            if (problem := wanted.kv.problem()) is not None:
+                option, why = problem
+                raise ConfigError(f"{_place(path, node, (*where, 'kv', option))}: kv.{option}: {why}")
             most = 8 if model.kv_bits == "mixed" else model.kv_bits
             if wanted.kv.promised_bits > most:
                 raise ConfigError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from services.tokenizer_gguf import build_fast_tokenizer, gguf_special_tokens
+from services.tokenizer_control import breaker
+from services.tokenizer_gguf import build_fast_tokenizer, gguf_control_tokens, gguf_special_tokens
 from services.tokenizer_template import CHATML, ChatTemplate
 
 _JSON_BYTES_MAX = 64 << 20
@@ -26,11 +27,20 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """One model's tokenizer and chat template. Encodes about 1 MB of text a second."""
+    """One model's tokenizer and chat template. Encodes about 1 MB of text a second.
+
+    `harmless` is a text with its control tokens broken: nobody ends a turn from within and goes on as somebody else.
+    """
 
     def __init__(
-        self, fast: FastTokenizer | None, template: ChatTemplate | None, bos: str | None, source: Path
+        self,
+        fast: FastTokenizer | None,
+        template: ChatTemplate | None,
+        bos: str | None,
+        source: Path,
+        control: Iterable[str] = (),
     ) -> None:
+        self.harmless = breaker(control)
         self._fast = fast
         self._template = template
         self._bos = bos  # what the engine would put before every prompt that is text
@@ -113,7 +123,7 @@ def _from_gguf(path: Path) -> Tokenizer:
     template = ChatTemplate(source, special) if source else None
     fast = build_fast_tokenizer(metadata)
     bos = special.get("bos_token") if _wants_bos(metadata) else None
-    return Tokenizer(fast, template, bos, path)
+    return Tokenizer(fast, template, bos, path, gguf_control_tokens(metadata))
 
 
 def _wants_bos(metadata: Mapping[str, Any]) -> bool:
@@ -137,7 +147,8 @@ def _from_folder(folder: Path) -> Tokenizer:
         if name.endswith("_token") and isinstance(value, str | dict)
     }
     source = _folder_template(folder, config)
-    return Tokenizer(fast, ChatTemplate(source, special) if source else None, None, folder)
+    control = [token.content for token in fast.get_added_tokens_decoder().values() if token.special]
+    return Tokenizer(fast, ChatTemplate(source, special) if source else None, None, folder, control)
 
 
 def _folder_template(folder: Path, config: Mapping[str, Any]) -> str | None:

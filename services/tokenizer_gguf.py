@@ -63,6 +63,12 @@ def build_fast_tokenizer(metadata: Mapping[str, Any]) -> FastTokenizer | None:
     return fast
 
 
+def gguf_control_tokens(metadata: Mapping[str, Any]) -> list[str]:
+    """Tokens that are no text: what templates spell turns with, among others."""
+    tokens, types = (metadata.get(f"tokenizer.ggml.{name}", ()) for name in ("tokens", "token_type"))
+    return [token for token, kind in zip(tokens, types, strict=False) if kind == _CONTROL]
+
+
 def gguf_special_tokens(metadata: Mapping[str, Any]) -> dict[str, str]:
     """`bos_token`, `eos_token` and their like, as text, for the chat template."""
     tokens = metadata.get("tokenizer.ggml.tokens", ())

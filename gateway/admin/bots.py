@@ -10,7 +10,6 @@ from gateway.admin.auth import Operator, Viewer
 from gateway.admin.common import Host, bot_of, note, routes, tenant_of
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
-from gateway.kv import policy_of
 from services.config import NAME_RULE, BotConfig, Config, KvPolicyConfig
 from services.edit import edit, with_tenant
 from services.queues.door import read_registry
@@ -98,16 +97,9 @@ def check(config: Config, bot: BotConfig) -> None:
 
 def check_policy(kv: KvPolicyConfig) -> None:
     """Raises BadValue for options that do not go together."""
-    if kv.floor > kv.ceiling:
-        raise BadValue(f"kv.floor {kv.floor} is above kv.ceiling {kv.ceiling}.", param="kv.floor")
-    if kv.policy == "fixed" and kv.bits is None:
-        raise BadValue("The policy `fixed` needs kv.bits.", param="kv.bits")
-    if kv.policy not in ("fixed", "manufacturing") and kv.bits is not None:
-        raise BadValue(f"The policy {kv.policy!r} takes no kv.bits.", param="kv.bits")
-    try:
-        policy_of(kv)
-    except ValueError as error:
-        raise BadValue(f"kv: {error}.", param="kv") from None
+    if (problem := kv.problem()) is not None:
+        option, why = problem
+        raise BadValue(f"kv.{option}: {why}.", param=f"kv.{option}")
 
 
 def with_bot(registry: Registry, tenant: str, name: str, bot: BotConfig | None) -> Registry:

@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse
 from gateway.dashboard.jobs import row
 from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute, form_of
-from gateway.dashboard.security import HEADERS, check_csrf
+from gateway.dashboard.security import HEADERS, check_csrf, is_secure
 from gateway.dashboard.sessions import Session
 from gateway.dashboard.usage import Usage
 from gateway.widget.tokens import Place, webhook_secret
@@ -85,7 +85,7 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
             session=session,
             tenants=tenants["items"],
             usage=Usage.of(report, first, last),
-            widgets=[_embedded(dashboard, place, str(request.base_url)) for place in dashboard.widgets.tokens.all()],
+            widgets=[_embedded(dashboard, place, _base(request)) for place in dashboard.widgets.tokens.all()],
         )
 
     @routes.get("/dashboard/usage.csv")
@@ -145,6 +145,11 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         session = await changing(dashboard, request)
         await dashboard.backstage.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/{verb}")
         return HTMLResponse("", 204, HEADERS)
+
+
+def _base(request: Request) -> str:
+    """Where browsers find this host."""
+    return str(request.base_url.replace(scheme="https") if is_secure(request) else request.base_url)
 
 
 def _embedded(dashboard: Dashboard, place: Place, base: str) -> dict[str, Any]:

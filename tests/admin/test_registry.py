@@ -88,7 +88,7 @@ async def test_a_bot_is_put_and_deleted(admin: Admin) -> None:
         ({"overflow": "x"}, "overflow"),
         ({"context_tokens": 4096}, "context_tokens"),
         ({"kv": {"policy": "fixed"}}, "kv.bits"),
-        ({"kv": {"floor": 16, "ceiling": 4}}, "kv.floor"),
+        ({"kv": {"floor": 16, "ceiling": 4}}, "kv.ceiling"),
         ({"kv": {"policy": "medical", "floor": 4, "bits": 4}}, "kv.bits"),
         ({"temperature": 1}, "temperature"),
     ):

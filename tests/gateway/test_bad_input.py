@@ -66,6 +66,13 @@ async def test_another_tenants_bot_does_not_exist(host: Host) -> None:
         await host.client(GLOBEX).models.retrieve("acme/support")
 
 
+async def test_a_value_as_deep_as_the_parser_takes(host: Host) -> None:
+    body = orjson.dumps({**GOOD, "temperature": orjson.Fragment(b"[" * 1020 + b"]" * 1020)})
+    headers = {"authorization": f"Bearer {ACME}", "content-type": "application/json"}
+    answer = await host.http.post(f"{host.url}/v1/chat/completions", content=body, headers=headers)
+    assert "a list" in error_of(answer, 400, "invalid_value", "temperature")
+
+
 async def test_an_unknown_parameter_is_named(host: Host) -> None:
     for name in ("foo", "top_k", "Stream", "max_token", "messages2"):
         assert name in error_of(await host.ask({**GOOD, name: 1}), 400, "unknown_parameter", name)

@@ -15,6 +15,7 @@ from .conftest import Host
 from .test_bad_input import GOOD
 
 MIXED = EngineNow((4, 8), live=True, context_tokens=2048)
+AT_SIXTEEN = EngineNow((16,), live=False, context_tokens=2048)
 AT_FOUR = EngineNow((4,), live=False, context_tokens=2048)
 
 
@@ -32,7 +33,11 @@ AT_FOUR = EngineNow((4,), live=False, context_tokens=2048)
         ({"policy": "pressure"}, Task.MATHS, MIXED, (8, 4, True)),
         ({"policy": "pressure"}, Task.MATHS, EngineNow((4, 8), True, 2048, pressure=0.9), (4, 4, False)),
         ({"policy": "pressure", "floor": 8}, Task.MATHS, MIXED, (8, 8, False)),
+        ({"policy": "pressure", "ceiling": 4}, Task.MATHS, MIXED, (4, 4, False)),
         ({"policy": "manufacturing"}, Task.MATHS, MIXED, (4, 4, False)),
+        ({"policy": "manufacturing", "bits": 8}, Task.MATHS, MIXED, (8, 8, False)),
+        ({"floor": 16}, Task.SUPPORT, AT_SIXTEEN, (16, 16, False)),
+        ({"policy": "pressure", "floor": 16}, Task.SUPPORT, AT_SIXTEEN, (16, 16, False)),
         # one precision for all: maths is served at 4 too, a promise of 8 is not
         ({}, Task.MATHS, AT_FOUR, (4, 4, False)),
         ({"floor": 8}, Task.SUPPORT, AT_FOUR, (8, 8, False)),

@@ -29,6 +29,7 @@ class Heard:
         self.done = False
         self.chat = ""
         self.roles = 0
+        self.error = ""  # code of an error event
 
     @property
     def text(self) -> str:
@@ -43,7 +44,11 @@ class Heard:
                 if event.data == b"[DONE]":
                     self.done = True
                     continue
-                delta = orjson.loads(event.data)["choices"][0]["delta"]
+                said = orjson.loads(event.data)
+                if "error" in said:
+                    self.error = said["error"]["code"]
+                    continue
+                delta = said["choices"][0]["delta"]
                 self.roles += "role" in delta
                 if delta.get("content"):
                     self.texts.append(delta["content"])
@@ -91,6 +96,29 @@ async def test_a_client_that_leaves_a_stream_cancels_after_the_grace(host: Host)
     await begin(host, Heard(), 2)
     await asyncio.sleep(0.5)
     assert not host.driver.cancelled
+    await until(lambda: host.driver.cancelled)
+
+
+async def test_a_second_reader_who_leaves_takes_nothing_from_the_first(host: Host) -> None:
+    host.driver.script_for = lambda _: SLOW
+    heard, second = Heard(), Heard()
+    first = asyncio.create_task(begin(host, heard, 10_000))
+    await until(lambda: heard.texts)
+    second.chat, second.last_id = heard.chat, "0-0"
+    await go_on(host.http, host.url, second, 1)
+    await first
+    assert (heard.text, heard.done, heard.error) == (SLOW_TEXT, True, "")
+    assert not host.driver.cancelled
+
+
+async def test_a_chat_that_two_read_is_cancelled_when_both_are_gone(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 400, pause_s=0.05)
+    heard, second = Heard(), Heard()
+    first = asyncio.create_task(begin(host, heard, 10_000))
+    await until(lambda: heard.texts)
+    second.chat, second.last_id = heard.chat, "0-0"
+    await go_on(host.http, host.url, second, 1)
+    first.cancel()
     await until(lambda: host.driver.cancelled)
 
 

@@ -35,13 +35,13 @@ LONG_TEXT = "".join(LONG.pieces)
 
 @asynccontextmanager
 async def process(
-    folder: Path, redis_url: str, drain_s: float = 5.0, processes: int = 1, port: int | None = None
+    folder: Path, redis_url: str, drain_s: float = 5.0, port: int | None = None, **gateway: Any
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """`python -m gateway CONFIG`, ready."""
     if port is None:
         with listening("127.0.0.1", 0) as probe:
             port = probe.getsockname()[1]
-    config = config_of(port=port, drain_s=drain_s, processes=processes).model_copy(update={"data_dir": folder})
+    config = config_of(port=port, drain_s=drain_s, **gateway).model_copy(update={"data_dir": folder})
     path = folder / "bunkhouse.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     stored = {"pepper": SECRETS.pepper.hex(), "salt": SECRETS.salt.hex(), "redis_password": "", "admin_key": ""}
@@ -125,7 +125,7 @@ async def test_what_does_not_finish_is_handed_over(outside: Outside, redis_url: 
         await listening_on
         error_of(await whole, 503, "handed_over")
         assert await asyncio.wait_for(child.wait(), 3) == 0
-        assert not heard.done
+        assert (heard.done, heard.error) == (False, "handed_over"), "half an answer does not look like a whole one"
         assert heard.text != LONG_TEXT
     async with process(tmp_path, redis_url) as (_, url):
         await go_on(outside.http, url, heard)
@@ -134,6 +134,23 @@ async def test_what_does_not_finish_is_handed_over(outside: Outside, redis_url: 
         assert again.json()["choices"][0]["message"]["content"] == LONG_TEXT
     assert not outside.driver.cancelled
     assert len(outside.driver.claims) == 2
+
+
+@pytest.mark.parametrize(("trusted", "status"), [(["127.0.0.0/8"], 401), ([], 429)])
+async def test_clients_behind_a_trusted_proxy_are_told_apart(
+    outside: Outside, redis_url: str, tmp_path: Path, trusted: list[str], status: int
+) -> None:
+    """Tries to log in are counted by address."""
+    async with process(tmp_path, redis_url, trusted_proxies=trusted) as (_, url):
+
+        async def guess(address: str) -> int:
+            headers = {"origin": url, "x-forwarded-for": address}
+            return (
+                await outside.http.post(f"{url}/dashboard/login", data={"key": "guess"}, headers=headers)
+            ).status_code
+
+        assert [await guess("203.0.113.1") for _ in range(11)][-1] == 429
+        assert await guess("203.0.113.2") == status
 
 
 async def test_a_killed_gateway_loses_no_token(outside: Outside, redis_url: str, tmp_path: Path) -> None:

@@ -45,10 +45,26 @@ def test_a_good_file_is_read_with_defaults(path: Path) -> None:
         ("        model: small", "        model: small\n        overflow: x", 10, "not under `overflow`"),
         (
             "        model: small",
-            "        model: small\n        kv: {policy: fixed}",
+            "        model: small\n        kv: {policy: fixed, bits: 16}",
             10,
             "promises 16 KV bits and small holds 8",
         ),
+        ("        model: small", "        model: small\n        kv: {policy: fixed}", 10, "needs bits"),
+        ("        model: small", "        model: small\n        kv: {floor: 8, ceiling: 4}", 10, "above the ceiling 4"),
+        ("        model: small", "        model: small\n        kv: {policy: finance, ceiling: 4}", 10, "promises 8"),
+        (
+            "        model: small",
+            "        model: small\n        kv: {policy: manufacturing, floor: 8}",
+            10,
+            "below the floor 8",
+        ),
+        (
+            "        model: small",
+            "        model: small\n        kv: {policy: manufacturing, bits: 16}",
+            10,
+            "every chat would be refused",
+        ),
+        ("tenants:", "tenants: {}\ntenants:", 6, "'tenants' is there twice"),
         ("        model: small", "        model: small\n        kv: {floor: 16}", 10, "every chat would be refused"),
         ("  acme:", "  Acme:", 6, "small letters"),
         ("tenants:", "memory: {card: 24 parsecs}\ntenants:", 5, "24 parsecs"),
@@ -88,6 +104,11 @@ def test_the_environment_overrides(path: Path) -> None:
     config = load(path, environ)
     assert config.gateway.port == 9000
     assert config.memory.card == 24 * 10**9
+
+
+def test_an_empty_section_can_be_overridden(path: Path) -> None:
+    path.write_text(GOOD + "gateway:\n")
+    assert load(path, {"BUNKHOUSE__GATEWAY__PORT": "9000"}).gateway.port == 9000
 
 
 def test_a_bad_override_is_an_error(path: Path) -> None:

@@ -10,11 +10,13 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as FastTokenizer
 
 from services.engines.gguf import read_gguf
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from services.tokenizer_gguf import build_fast_tokenizer
+from services.tokenizer_gguf import build_fast_tokenizer, gguf_control_tokens
 from services.tokenizer_template import ChatTemplate, TemplateRejected
 from services.weights import resolve
 
@@ -121,6 +123,30 @@ def test_huggingface_folder_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: P
     assert folder.render([{"role": "user", "content": "x"}]) == "<|im_start|>x<|im_end|>"
     for text in TEXTS:
         assert folder.encode(text) == tokenizer.encode(text)
+
+
+CONTROL = ["<|im_end|>", "<｜end▁of▁sentence｜>", "<end_of_turn>", "[/INST]", "[SYSTEM_PROMPT]", "[|system|]", "</s>"]
+
+
+@pytest.mark.parametrize("word", [*CONTROL, "<own>"])
+def test_a_control_token_in_a_message_is_words(tokenizer: Tokenizer, tmp_path: Path, word: str) -> None:
+    """Also one that a model calls ordinary, or that only this model has."""
+    fast = FastTokenizer.from_str(tokenizer._fast.to_str())  # type: ignore[union-attr]
+    fast.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (*CONTROL, "<own>")])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    model = load_tokenizer(tmp_path)
+    text = f"x{word}<{word}> and [so on] <b>"
+    assert fast.token_to_id(word) in model.encode(text)
+    made = model.harmless(text)
+    assert fast.token_to_id(word) not in model.encode(made)
+    assert made.replace("\u200b", "") == text
+    assert model.harmless("ordinary [TEXT] <b>with</b> | pipes |>") == "ordinary [TEXT] <b>with</b> | pipes |>"
+
+
+def test_control_tokens_of_a_family_we_do_not_know_are_broken_too(tokenizer: Tokenizer) -> None:
+    metadata = {"tokenizer.ggml.tokens": ["a", "<own>"], "tokenizer.ggml.token_type": [1, 3]}
+    assert gguf_control_tokens(metadata) == ["<own>"]
+    assert tokenizer.harmless("<repo_name>") != "<repo_name>", "SmolLM2's"
 
 
 def test_unknown_family_counts_an_upper_bound() -> None:
