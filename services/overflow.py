@@ -120,7 +120,7 @@ class OverflowEngine:
             self._litellm.exceptions.NotFoundError,
         ) as error:
             raise EngineRejected(f"{self.name}: {_first_line(error)}") from error
-        except (self._litellm.exceptions.APIError, self._litellm.exceptions.APIConnectionError, TimeoutError) as error:
+        except Exception as error:  # LiteLLM's other errors have no base of their own
             raise EngineUnavailable(f"{self.name}: {_first_line(error)}") from error
         finally:
             self._running -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeVar
 
 import structlog
@@ -88,13 +89,17 @@ class Running:
 
 async def run(running: Running, desk: Desk) -> None:
     """Claim, stream, settle; again when the engine fails under it. Every way out but being fenced or the worker's
-    own end settles the chat, so its client gets an answer or an error."""
+    own end settles the chat, so its client gets an answer or an error: a fault of ours, too, for who takes up a chat
+    that nobody settled only meets it again."""
     try:
         end = await _attempts(running, desk)
     except asyncio.CancelledError:
         if running.fenced or not running.cancelled:
             raise
         end = ReplyEnd(Finish.CANCELLED)
+    except Exception:
+        log.exception("chat.fault", chat=running.chat)
+        end = _failure("engine_failed", "This chat met a fault of the host's.")
     if end is not None and running.claim is not None:
         running.settling = True
         await settle(running, running.claim, end, desk)
@@ -116,6 +121,7 @@ async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
             failures += 1
             if claim.attempt >= ATTEMPTS_MAX and failures >= FAILURES_MIN:
                 return _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
+            await desk.writer.flush()  # the next claim would fence what is left of this attempt, and so us
 
 
 async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
@@ -145,9 +151,9 @@ async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
 
 async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: Desk) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
-    per_token = desk.life.facts.kv_bytes_per_token[int(request.kv_bits)]
+    per_token = desk.life.facts.kv_bytes_per_token
     place, finish = 0, Finish.STOP
-    begin = running.last_s = desk.clock()
+    begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
     desk.meter.started(running.chat, claim.ticket.prompt_tokens)
     running.engine, running.kv_bits = desk.life.engine, request.kv_bits
@@ -155,15 +161,16 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
     pieces = running.engine.stream(request)
     try:
         async for piece in pieces:
-            now = desk.clock()
+            now = monotonic()
             held = claim.ticket.prompt_tokens + running.tokens
-            running.byte_seconds += held * per_token * (now - running.last_s)
+            bits = running.kv_bits or request.kv_bits  # it may have been lowered since it began
+            running.byte_seconds += held * per_token[int(bits)] * (now - running.last_s)
             if piece.tokens:
                 if running.first_token_s is None:
                     running.first_token_s = now - running.started_s
-                    desk.meter.first(running.chat, now, now - begin, claim.ticket.prompt_tokens)
+                    desk.meter.first(running.chat, desk.clock(), now - begin, claim.ticket.prompt_tokens)
                 elif place:
-                    desk.meter.token(running.chat, now, now - running.last_s, piece.tokens)
+                    desk.meter.token(running.chat, desk.clock(), now - running.last_s, piece.tokens)
             running.last_s = now
             running.tokens += piece.tokens
             if piece.text or piece.tokens:
@@ -175,6 +182,10 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
         desk.life.proved()
+    except EngineBusy as error:
+        if place:  # what is written stays: the next attempt goes on after it
+            raise EngineUnavailable(str(error)) from error
+        raise
     finally:
         running.engine = None
         await pieces.aclose()  # type: ignore[attr-defined]  # an async generator: closing it cancels the engine's work
@@ -222,7 +233,7 @@ async def close(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> No
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
         _, running.tokens = await insist(lambda: desk.bench.written(running.chat))
     usage = None
-    if running.started_s or running.tokens:
+    if running.tokens or (running.started_s and end.error is None):
         usage = Usage(
             prompt_tokens=claim.ticket.prompt_tokens,
             cached_tokens=running.cached_tokens or 0,

@@ -25,7 +25,8 @@ class EngineGone(Exception):
 
 
 class EngineLife:
-    """Keeps one engine running. `ready` is set while chats may be sent to it.
+    """Keeps one engine running. `ready` is set while chats may be sent to it, `settled` also while it rests: no chat is
+    served then, but one may be cancelled.
 
     Whoever changes the engine holds `changing`; `watch` leaves it alone then.
     """
@@ -33,6 +34,7 @@ class EngineLife:
     def __init__(self, engine: Engine, model: str, progress: Progress, clock: Callable[[], float]) -> None:
         self.engine = engine
         self.ready = asyncio.Event()
+        self.settled = asyncio.Event()
         self.starts = 0  # which start of the engine this is: a chat's failure counts against the one that it ran on
         self.changing = asyncio.Lock()
         self._model = model
@@ -73,6 +75,7 @@ class EngineLife:
         self._strikes += 1
         if (self._strikes >= STRIKES_MAX or not await self.engine.alive()) and start == self.starts:
             self.ready.clear()
+            self.settled.clear()
             self._dead.set()
 
     def proved(self) -> None:
@@ -103,15 +106,18 @@ class EngineLife:
             if self.changing.locked() or self.resting:
                 await asyncio.sleep(WATCH_S)  # `_dead` may be set: waiting for it would not wait
                 continue
+            start = self.starts
             misses = 0 if await self.engine.alive() else misses + 1
             if self._dead.is_set() or misses >= MISSES_MAX:
                 misses = self._strikes = 0
                 self._dead.clear()
-                log.error("engine.died", model=self._model)
-                await self._restart()
+                await self._restart(start)
 
-    async def _restart(self) -> None:
+    async def _restart(self, start: int) -> None:
         async with self.changing:
+            if self.resting or self.starts != start:  # it was ended or changed while we looked
+                return
+            log.error("engine.died", model=self._model)
             self.hold(EngineState.STARTING)
             self._progress("restarting")
             self.starts += 1  # its chats fail as it is stopped, which must not count against the next
@@ -121,6 +127,7 @@ class EngineLife:
     def hold(self, state: EngineState = EngineState.DRAINING) -> None:
         """No more chats go to the engine: those that come wait in Redis. Chats that stream go on."""
         self.ready.clear()
+        self.settled.clear()
         self._state = state
 
     def open(self, facts: EngineFacts, engine: Engine | None = None) -> None:
@@ -133,6 +140,7 @@ class EngineLife:
         self._strikes = 0
         self._dead.clear()
         self.ready.set()
+        self.settled.set()
         self._progress("ready")
         log.info("engine.ready", model=self._model, kv_bits=int(facts.kv_bits))
 
@@ -147,6 +155,7 @@ class EngineLife:
             await self.engine.sleep()
         else:
             await self.engine.stop()
+        self.settled.set()
         self._progress("asleep" if state is EngineState.ASLEEP else "unloaded")
 
     async def rise(self) -> None:

@@ -76,6 +76,10 @@ class Orders:
         self._wake = True
         self._hint.set()
 
+    def busy(self) -> None:
+        """A chat began or ended: none may be there whenever we look."""
+        self._busy_at = asyncio.get_running_loop().time()
+
     async def start(self, last: tuple[EngineFacts, float] | None, now_s: float) -> None:
         """Bring the engine up, or leave it resting where the worker before this one left it so a moment ago.
 
@@ -213,7 +217,7 @@ class Orders:
             if self._life.resting:
                 await self._life.rise()
             await self._desire(power=Power.UP)
-            self._busy_at = asyncio.get_running_loop().time()
+            self.busy()
 
     async def _desire(self, **changes: object) -> None:
         configured = self._means.configured

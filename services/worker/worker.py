@@ -128,7 +128,7 @@ class Worker:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            await self._life.ready.wait()
+            await self._life.settled.wait()
             try:
                 taken = await self._bench.take(free, TAKE_BLOCK_MS)
             except QueueUnavailable as error:
@@ -142,6 +142,7 @@ class Worker:
             return
         running = Running(entry, chat)
         self._running[chat] = running
+        self._orders.busy()
         running.task = asyncio.create_task(self._run(running), name=chat)
         self._tasks.add(running.task)
         running.task.add_done_callback(self._tasks.discard)
@@ -151,6 +152,7 @@ class Worker:
             await chats.run(running, self._desk)
         finally:
             del self._running[running.chat]
+            self._orders.busy()
             self._room.set()
 
     async def _keep(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import EngineFacts, EngineState, KvBits
+from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
 from services.engines.base import Engine, EngineStartError, Progress
 from services.engines.factory import build_engine
 from services.queues import keys
@@ -164,6 +164,30 @@ async def test_a_chat_wakes_a_sleeping_model_but_not_an_unloaded_one(host: Host)
     assert end.finish in (Finish.STOP, Finish.LENGTH)
 
 
+async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: Host) -> None:
+    _, end = await host.bunk.answer((await host.bunk.submit("Hello.", max_tokens=2)).chat)
+    bench = Bench(host.bunk.connection, "m", "m@0")
+    seen = await bench.last_seen()
+    assert seen is not None
+    await host.ended(await host.order("unload"))
+    await asyncio.sleep(0.7)  # a read of the ready stream that was under way is over
+    chat = await host.bunk.submit("Hello?", max_tokens=4)
+    while not await host.bunk.desk.reservations():  # as if the scheduler had not heard of it yet
+        await bench.publish_engine(seen[0], EngineReport("m", time.time(), EngineState.READY))
+        await asyncio.sleep(0.1)
+    assert await host.bunk.door.cancel(chat, keep_s=60, now_s=time.time())
+    _, end = await host.bunk.answer(chat.chat)
+    assert end.finish is Finish.CANCELLED
+    assert not await host.bunk.desk.reservations()
+
+
+async def test_a_command_whose_beginning_was_not_answered_is_begun(host: Host) -> None:
+    """Asked twice, for the first answer was lost."""
+    assert await host.commands.send("n", Command("c", "sleep", at_s=time.time()))
+    assert [await host.commands.take("n", "c") for _ in range(2)] == [True, True]
+    assert not await host.commands.take("n", "another")
+
+
 async def test_a_worker_killed_in_mid_change_comes_back_as_it_was(redis_url: str, tmp_path: Path) -> None:
     async with open_bunk(redis_url, tmp_path) as bunk:
         host = Host(bunk)
@@ -193,6 +217,19 @@ async def test_a_model_that_nobody_uses_falls_asleep(redis_url: str, tmp_path: P
         _, end = await bunk.answer((await bunk.submit("Hello.", max_tokens=4)).chat)
         assert end.finish in (Finish.STOP, Finish.LENGTH)
         await host.until(EngineState.ASLEEP)
+        worker.stop()
+        await task
+
+
+async def test_a_model_with_many_short_chats_stays_awake(redis_url: str, tmp_path: Path) -> None:
+    async with open_bunk(redis_url, tmp_path) as bunk:
+        host = Host(bunk, idle_after_s=1.6)
+        worker = host.worker()
+        task = asyncio.create_task(worker.run())
+        for _ in range(8):
+            await bunk.answer((await bunk.submit("Hello.", max_tokens=1)).chat)
+            await asyncio.sleep(0.6)
+            assert (await host.state())[0] is EngineState.READY
         worker.stop()
         await task
 

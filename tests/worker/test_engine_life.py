@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
 import pytest
 
-from scheduler.types import EngineReport, EngineState
-from services.engines.base import Engine
+from scheduler.types import EngineFacts, EngineReport, EngineState
+from services.engines.base import Engine, Progress
 from services.worker.engine import EngineLife
 from tests.scheduler.kit import NOW_S, facts
 
@@ -29,6 +30,41 @@ async def test_figures_stay_as_old_as_the_engine_says(measured_s: float, said_s:
     life.open(facts())
     report = await life.report()
     assert (report.at_s, report.running) == (said_s, 3)
+
+
+class Hanging(Told):
+    """It is put to rest while somebody waits for it to answer."""
+
+    def __init__(self) -> None:
+        super().__init__(NOW_S)
+        self.started, self.looked, self.rested = 0, asyncio.Event(), asyncio.Event()
+
+    async def alive(self) -> bool:
+        self.looked.set()
+        await self.rested.wait()
+        return False
+
+    async def stop(self) -> None:
+        self.rested.set()
+
+    async def start(self, _: Progress) -> EngineFacts:
+        self.started += 1
+        return facts()
+
+
+async def test_an_engine_put_to_rest_while_it_was_looked_after_stays_there() -> None:
+    engine = Hanging()
+    life = EngineLife(cast(Engine, engine), "m", lambda _: None, lambda: NOW_S)
+    life.open(facts())
+    life._dead.set()
+    watching = asyncio.create_task(life.watch())
+    await engine.looked.wait()
+    async with life.changing:
+        await life.rest(EngineState.DOWN)
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    assert (engine.started, life.resting) == (0, True)
 
 
 async def test_an_engine_says_since_when_it_is_up() -> None:

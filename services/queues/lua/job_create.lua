@@ -1,9 +1,10 @@
 -- Makes a job, unless another one that has not ended has what it needs to itself.
 -- KEYS: job, jobs, lock ('' = none), new jobs
 -- ARGV: job id, created_s, keep_s, jobs kept, job key prefix, then pairs: field, value
--- Answers {'ok'} | {'locked', id of the job in the way}
+-- Answers {'ok'}, also where the same job was made before (an answer was lost) | {'locked', id of the job in the way}
 if KEYS[3] ~= '' then
   local holder = redis.call('GET', KEYS[3])
+  if holder == ARGV[1] then return {'ok'} end
   if holder then
     local state = redis.call('HGET', ARGV[5] .. holder, 'state')
     if state == 'queued' or state == 'running' then return {'locked', holder} end
