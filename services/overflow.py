@@ -118,6 +118,8 @@ class OverflowEngine:
             self._litellm.exceptions.BadRequestError,
             self._litellm.exceptions.AuthenticationError,
             self._litellm.exceptions.NotFoundError,
+            self._litellm.exceptions.PermissionDeniedError,
+            self._litellm.exceptions.UnprocessableEntityError,
         ) as error:
             raise EngineRejected(f"{self.name}: {_first_line(error)}") from error
         except Exception as error:  # LiteLLM's other errors have no base of their own
