@@ -29,11 +29,12 @@ class Submitted(StrEnum):
     FULL = "full"
     TENANT_FULL = "tenant_full"
     SAME = "same"  # an Idempotency-Key that stands for an earlier chat
+    REUSED = "reused"  # an Idempotency-Key that stands for another question
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """`chat` is the earlier chat when `SAME`; `place` counts the tenant's waiting chats."""
+    """`chat` is the earlier chat when `SAME` or `REUSED`; `place` counts the tenant's waiting chats."""
 
     outcome: Submitted
     chat: str
@@ -61,9 +62,16 @@ class Door:
         self._bounds = (waiting_max, waiting_per_tenant_max)
 
     async def submit(
-        self, ticket: Ticket, payload: Payload, *, registry_version: int, idempotency_key: str | None = None
+        self,
+        ticket: Ticket,
+        payload: Payload,
+        *,
+        registry_version: int,
+        idempotency_key: str | None = None,
+        asked: str = "",
     ) -> Submission:
-        """Put a ticket in its tenant's waiting room, or say why not. Atomic."""
+        """Put a ticket in its tenant's waiting room, or say why not. Atomic. `asked`: digest of the question, which an
+        Idempotency-Key stands for."""
         idempotency = keys.idempotency(ticket.tenant, idempotency_key) if idempotency_key else ""
         answer = await self._connection.script(
             "submit",
@@ -92,10 +100,11 @@ class Door:
                 ticket.model,
                 ticket.created_s,
                 SESSION_KEEP_S,
+                asked,
             ],
         )
         outcome = Submitted(answer[0].decode())
-        if outcome is Submitted.SAME:
+        if outcome in (Submitted.SAME, Submitted.REUSED):
             return Submission(outcome, answer[1].decode())
         return Submission(outcome, ticket.chat, int(answer[1]) if len(answer) > 1 else 0)
 

@@ -1,8 +1,9 @@
 -- A ticket enters its tenant's waiting room: all of it or nothing.
 -- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions
 -- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s, session, bot, model, now_s,
---       session_keep_s
--- Answers {'ok', place} | {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat}
+--       session_keep_s, digest of the question ('' without a key)
+-- Answers {'ok', place} | {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat} |
+-- {'reused', chat} (the key stands for another question)
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return {'stale'} end
 local mine = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0')
 if redis.call('EXISTS', KEYS[5]) == 1 then return {'ok', mine} end -- sent again because a connection broke
@@ -11,8 +12,11 @@ if KEYS[8] ~= '' then
   if earlier then
     -- A key whose chat failed or was cancelled is free again: a retry wants an answer, not the same failure.
     local earlier_chat = string.sub(KEYS[5], 1, -#ARGV[2] - 1) .. earlier
-    local f = redis.call('HMGET', earlier_chat, 'cancelled', 'finish')
-    if not (f[1] or f[2] == 'error' or f[2] == 'cancelled') then return {'same', earlier} end
+    local f = redis.call('HMGET', earlier_chat, 'cancelled', 'finish', 'asked')
+    if not (f[1] or f[2] == 'error' or f[2] == 'cancelled') then
+      local other = f[3] and f[3] ~= ARGV[14] -- a chat from before an upgrade has no digest
+      return {other and 'reused' or 'same', earlier}
+    end
   end
 end
 if mine >= tonumber(ARGV[7]) then return {'tenant_full', mine} end
@@ -38,5 +42,8 @@ redis.call('EXPIRE', KEYS[6], ARGV[8])
 redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
 redis.call('XADD', KEYS[7], 'MAXLEN', '~', 20000, '*', 'k', 'arrive', 'd', ticket)
-if KEYS[8] ~= '' then redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8]) end
+if KEYS[8] ~= '' then
+  redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8])
+  redis.call('HSET', KEYS[5], 'asked', ARGV[14])
+end
 return {'ok', mine + 1}
