@@ -7,7 +7,7 @@ import math
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
 from scheduler.types import Ticket, Usage
-from services.queues.limits import Charge, Window
+from services.queues.limits import Charge, Window, windows_of
 
 _WORDS = {
     "requests": (Code.RATE_LIMIT, "requests a minute", "limits.requests_per_minute"),
@@ -16,21 +16,16 @@ _WORDS = {
 }
 
 
-async def charge(gateway: Gateway, ticket: Ticket, now_s: float) -> Charge | None:
-    """Charge the longest this chat may get. Raises Refused when a window has no room, QueueUnavailable."""
-    record = gateway.directory.registry.tenants.get(ticket.tenant)
-    if record is None:
+def windows(gateway: Gateway, ticket: Ticket) -> list[Window]:
+    """Where a chat is to be charged the longest it may get: nowhere for a tenant without limits."""
+    return windows_of(ticket.tenant, gateway.directory.limits(ticket.tenant), ticket.tokens_max, ticket.created_s)
+
+
+def refusal(charged: Charge | None, now_s: float) -> Refused | None:
+    """What to tell a client whose charge found no room in a window; None where that is not so."""
+    if charged is None or charged.refused is None:
         return None
-    charged = await gateway.limits.charge(ticket.tenant, record.config.limits, ticket.tokens_max, now_s)
-    if charged is not None and charged.refused is not None:
-        raise _refused(charged, charged.refused, now_s)
-    return charged
-
-
-async def give_back_all(gateway: Gateway, charged: Charge | None, ticket: Ticket) -> None:
-    """For a chat that never came to wait."""
-    if charged is not None:
-        await gateway.limits.give_back(charged, tokens=ticket.tokens_max, requests=1)
+    return _refused(charged, charged.refused, now_s)
 
 
 async def settle(gateway: Gateway, charged: Charge | None, ticket: Ticket, used: Usage | None) -> None:
@@ -39,7 +34,7 @@ async def settle(gateway: Gateway, charged: Charge | None, ticket: Ticket, used:
         return
     took = used.prompt_tokens + used.completion_tokens if used else 0
     if took < ticket.tokens_max:
-        await gateway.limits.give_back(charged, tokens=ticket.tokens_max - took)
+        await gateway.limits.give_back(charged, ticket.tokens_max - took)
 
 
 def headers(charged: Charge | None, now_s: float) -> list[tuple[bytes, bytes]]:

@@ -1,12 +1,18 @@
--- A ticket enters its tenant's waiting room: all of it or nothing.
--- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions
+-- A ticket enters its tenant's waiting room and is charged to its tenant's windows: all of it or nothing.
+-- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions,
+--       then a counter for each window
 -- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s, session, bot, model, now_s,
---       session_keep_s, digest of the question ('' without a key)
--- Answers {'ok', place} | {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat} |
--- {'reused', chat} (the key stands for another question)
+--       session_keep_s, digest of the question ('' without a key), then for each window: amount, most, seconds to keep
+-- Answers {'ok', place, used...}: with each window's use now | {'limited', n, used...}: the n-th window has no room |
+-- {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat} | {'reused', chat}: the key stands for another question
+local WINDOW, ARG = 11, 15 -- where the windows begin, in KEYS and in ARGV
+local function with_use(answer)
+  for i = WINDOW, #KEYS do answer[#answer + 1] = tonumber(redis.call('GET', KEYS[i]) or '0') end
+  return answer
+end
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return {'stale'} end
 local mine = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0')
-if redis.call('EXISTS', KEYS[5]) == 1 then return {'ok', mine} end -- sent again because a connection broke
+if redis.call('EXISTS', KEYS[5]) == 1 then return with_use({'ok', mine}) end -- sent again because a connection broke
 if KEYS[8] ~= '' then
   local earlier = redis.call('GET', KEYS[8])
   if earlier then
@@ -18,6 +24,11 @@ if KEYS[8] ~= '' then
       return {other and 'reused' or 'same', earlier}
     end
   end
+end
+for i = WINDOW, #KEYS do
+  local at = ARG + 3 * (i - WINDOW)
+  local used = tonumber(redis.call('GET', KEYS[i]) or '0')
+  if used + tonumber(ARGV[at]) > tonumber(ARGV[at + 1]) then return with_use({'limited', i - WINDOW + 1}) end
 end
 if mine >= tonumber(ARGV[7]) then return {'tenant_full', mine} end
 local total = 0
@@ -46,4 +57,9 @@ if KEYS[8] ~= '' then
   redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8])
   redis.call('HSET', KEYS[5], 'asked', ARGV[14])
 end
-return {'ok', mine + 1}
+for i = WINDOW, #KEYS do
+  local at = ARG + 3 * (i - WINDOW)
+  redis.call('INCRBY', KEYS[i], ARGV[at])
+  redis.call('EXPIRE', KEYS[i], ARGV[at + 2])
+end
+return with_use({'ok', mine + 1})
