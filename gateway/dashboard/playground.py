@@ -5,7 +5,7 @@
     GET  /dashboard/playground/chats/{chat}        SSE from Last-Event-ID on: waiting, start, text, end
     POST /dashboard/playground/chats/{chat}/stop
 
-Its chats count as the bot's tenant's own. A viewer may look but not chat.
+Its chats count as the bot's tenant's own, but not against its rate limits. A viewer may look but not chat.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def router(dashboard: Dashboard) -> APIRouter:
             temperature=asked.temperature,
         )
         name = f"playground-{asked.session}"
-        ticket, _ = await submit(
+        ticket = await submit(
             gateway,
             tenant,
             chat,

@@ -12,14 +12,13 @@ from gateway.request import ChatRequest
 from gateway.state import Gateway
 from scheduler.types import Ticket
 from services.queues.door import Submitted
-from services.queues.limits import Charge
 
 STALE_TRIES_MAX = 5
 
 
 async def submit(
     gateway: Gateway, tenant: str, request: ChatRequest, *, chat: str, session: str, call: str, limited: bool = True
-) -> tuple[Ticket, Charge | None]:
+) -> Ticket:
     """Put one chat in the waiting room of `tenant`, within its rate limits or beside them. Raises Refused,
     QueueUnavailable."""
     for _ in range(STALE_TRIES_MAX):
@@ -28,7 +27,7 @@ async def submit(
             windows = limits.windows(gateway, ticket) if limited else ()
             submission = await gateway.door.submit(ticket, payload, registry_version=version, windows=windows)
             if submission.outcome is Submitted.OK:
-                return ticket, submission.charge
+                return ticket
             if submission.outcome is not Submitted.STALE:
                 raise limits.refusal(submission.charge, ticket.created_s) or Refused(
                     Code.QUEUE_FULL, "Too many chats are waiting right now. Please try again in a moment."

@@ -12,7 +12,7 @@ import orjson
 from scheduler.types import Ticket
 from services.queues import keys
 from services.queues.connection import Connection, translated
-from services.queues.limits import Charge, Window
+from services.queues.limits import Charge, Window, to_give_back
 from services.queues.records import Finish, Payload, ReplyEnd, ReplyError, decode, encode
 from services.queues.usage import REFUSED, day_of, month_of
 from services.registry import Registry
@@ -109,6 +109,7 @@ class Door:
                 ticket.created_s,
                 SESSION_KEEP_S,
                 asked,
+                to_give_back(windows),
                 *(value for window in windows for value in (window.amount, window.most, window.keep_s)),
             ],
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from services.queues.door import Door, Submission, Submitted, write_registry
 from services.queues.limits import windows_of
 from services.queues.records import Payload
 from services.registry import Registry
+from services.tokenizer import Tokenizer
 
-from .conftest import GLOBEX, Host
+from .conftest import GLOBEX, Host, gateway_on
 from .driver import Script, until
 from .test_bad_input import GOOD, error_of
+from .test_leaving import SLOW, SLOW_TEXT, Heard, begin, go_on
 
 NOON_S = 1_800_000_000.0 - 1_800_000_000 % 60  # a minute's first second
 
@@ -158,6 +161,24 @@ async def test_a_cancelled_chat_gives_back_too(host: Host) -> None:
     await until(lambda: not host.state.lingering)
     host.driver.script_for = lambda _: Script()
     assert (await host.ask({**GOOD, "max_tokens": 400})).status_code == 200
+
+
+async def test_what_a_chat_did_not_take_comes_back_when_its_gateway_is_gone(
+    host: Host, redis_url: str, tokenizer: Tokenizer
+) -> None:
+    await host.change(limited(tokens_per_month=100_000))
+    host.driver.script_for = lambda _: SLOW
+    heard, alone = Heard(), Heard()
+    async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
+        first = replace(host, url=url)
+        await begin(first, alone, 2)
+        await begin(first, heard, 2)
+    await go_on(host.http, host.url, heard)
+    assert heard.text == SLOW_TEXT
+    await until(lambda: len(host.driver.settled) == 2)
+    [window] = await host.connection.redis.keys("bh:limit:acme:month:*")
+    took = sum(ticket.prompt_tokens + len(SLOW.pieces) for ticket in host.driver.tickets)
+    assert int(await host.connection.redis.get(window)) == took
 
 
 async def test_the_months_quota(host: Host) -> None:
