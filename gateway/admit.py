@@ -52,6 +52,7 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Read
     """
     session = session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id")))
     key = _idempotency_key(call)
+    asked = "" if key is None else request.digest
     chat = reader.chat
     for _ in range(STALE_TRIES_MAX):
         tenant = await gateway.directory.authenticate(call.header(b"authorization"))
@@ -60,22 +61,25 @@ async def admit(gateway: Gateway, call: Call, request: ChatRequest, reader: Read
         )
         with gateway.breaker:
             try:
-                charge = await limits.charge(gateway, ticket, ticket.created_s)
-            except Refused as refused:
-                raise await _counted(gateway, ticket, refused) from None
-            try:
-                submission = await gateway.door.submit(ticket, payload, registry_version=version, idempotency_key=key)
+                submission = await gateway.door.submit(
+                    ticket,
+                    payload,
+                    registry_version=version,
+                    idempotency_key=key,
+                    asked=asked,
+                    windows=limits.windows(gateway, ticket),
+                )
             except QueueUnavailable:
                 grace_s = gateway.config.gateway.resume_grace_s if key is not None else 0.0
-                _in_background(gateway, _abandon(gateway, ticket, charge, grace_s))
+                _in_background(gateway, _abandon(gateway, ticket, grace_s))
                 raise
             if submission.outcome is Submitted.OK:
-                return Admitted(ticket, QUEUED, charge=charge, keyed=key is not None, reader=reader)
-            await limits.give_back_all(gateway, charge, ticket)
-            if submission.outcome is Submitted.SAME:
-                return await _join(gateway, submission, ticket)
+                return Admitted(ticket, QUEUED, charge=submission.charge, keyed=key is not None, reader=reader)
+            if submission.outcome in (Submitted.SAME, Submitted.REUSED):
+                return await _join(gateway, submission, tenant)
             if submission.outcome is not Submitted.STALE:
-                raise await _counted(gateway, ticket, _full(submission))
+                refused = limits.refusal(submission.charge, ticket.created_s) or _full(submission)
+                raise await _counted(gateway, ticket, refused)
             await gateway.directory.reload()
     raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")
 
@@ -110,21 +114,20 @@ async def _money_left(gateway: Gateway, tenant: str, now_s: float) -> bool:
     return most is None or await gateway.door.spent_usd(tenant, now_s) < most
 
 
-async def _join(gateway: Gateway, submission: Submission, asked: Ticket) -> Admitted:
-    """The chat that an Idempotency-Key stands for."""
-    info = await gateway.door.follow(submission.chat, asked.tenant, take=True)
+async def _join(gateway: Gateway, submission: Submission, tenant: str) -> Admitted:
+    """The chat that an Idempotency-Key stands for. Raises Refused when it stands for another question."""
+    if submission.outcome is Submitted.REUSED:
+        raise Refused(Code.IDEMPOTENCY_KEY, "This Idempotency-Key was used before for another request. Use a new one.")
+    info = await gateway.door.follow(submission.chat, tenant, take=True)
     if info is None:
         raise Refused(
             Code.IDEMPOTENCY_KEY,
             "This Idempotency-Key was used before and its answer is no longer kept. Use a new one.",
         )
-    earlier = info.ticket
-    if (earlier.bot, earlier.prompt_tokens, earlier.max_tokens) != (asked.bot, asked.prompt_tokens, asked.max_tokens):
-        raise Refused(Code.IDEMPOTENCY_KEY, "This Idempotency-Key was used before for another request. Use a new one.")
-    return Admitted(earlier, readers=info.readers, waits=info.state == "waiting", keyed=True)
+    return Admitted(info.ticket, readers=info.readers, waits=info.state == "waiting", keyed=True)
 
 
-async def _abandon(gateway: Gateway, ticket: Ticket, charge: Charge | None, grace_s: float) -> None:
+async def _abandon(gateway: Gateway, ticket: Ticket, grace_s: float) -> None:
     """Redis fell silent during a submission: the chat may be waiting all the same, and nobody would read it.
 
     A client with an Idempotency-Key may come for it within `grace_s`, and must not find it cancelled.
@@ -134,7 +137,6 @@ async def _abandon(gateway: Gateway, ticket: Ticket, charge: Charge | None, grac
         await asyncio.sleep(pause_s)
         try:
             if await gateway.door.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock(), readers=0):
-                await limits.settle(gateway, charge, ticket, None)
                 return
         except QueueUnavailable:
             continue

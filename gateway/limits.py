@@ -1,4 +1,4 @@
-"""A tenant's rate limits on one chat: charge it, say so in headers, give back what it did not take."""
+"""A tenant's rate limits on one chat: what is charged, and what its client is told of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
-from scheduler.types import Ticket, Usage
-from services.queues.limits import Charge, Window
+from scheduler.types import Ticket
+from services.queues.limits import Charge, Window, windows_of
 
 _WORDS = {
     "requests": (Code.RATE_LIMIT, "requests a minute", "limits.requests_per_minute"),
@@ -16,30 +16,29 @@ _WORDS = {
 }
 
 
-async def charge(gateway: Gateway, ticket: Ticket, now_s: float) -> Charge | None:
-    """Charge the longest this chat may get. Raises Refused when a window has no room, QueueUnavailable."""
-    record = gateway.directory.registry.tenants.get(ticket.tenant)
-    if record is None:
+def windows(gateway: Gateway, ticket: Ticket) -> list[Window]:
+    """Where a chat is to be charged the longest it may get: nowhere for a tenant without limits."""
+    return windows_of(ticket.tenant, gateway.directory.limits(ticket.tenant), ticket.tokens_max, ticket.created_s)
+
+
+def refusal(charged: Charge | None, now_s: float) -> Refused | None:
+    """What to tell a client whose charge found no room in a window; None where that is not so."""
+    if charged is None or charged.refused is None:
         return None
-    charged = await gateway.limits.charge(ticket.tenant, record.config.limits, ticket.tokens_max, now_s)
-    if charged is not None and charged.refused is not None:
-        raise _refused(charged, charged.refused, now_s)
-    return charged
-
-
-async def give_back_all(gateway: Gateway, charged: Charge | None, ticket: Ticket) -> None:
-    """For a chat that never came to wait."""
-    if charged is not None:
-        await gateway.limits.give_back(charged, tokens=ticket.tokens_max, requests=1)
-
-
-async def settle(gateway: Gateway, charged: Charge | None, ticket: Ticket, used: Usage | None) -> None:
-    """Give back what an ended chat did not take. Raises QueueUnavailable."""
-    if charged is None:
-        return
-    took = used.prompt_tokens + used.completion_tokens if used else 0
-    if took < ticket.tokens_max:
-        await gateway.limits.give_back(charged, tokens=ticket.tokens_max - took)
+    window = charged.refused
+    code, what, param = _WORDS[window.what]
+    used = charged.used[charged.windows.index(window)]
+    if window.amount > window.most:
+        message = f"This chat may take {window.amount} tokens, more than your {window.most} {what}. Lower max_tokens."
+        wait_s = None
+    else:
+        wait_s = window.resets_s - now_s
+        message = (
+            f"Your limit is {window.most} {what}; {used} are taken and this chat asks for {window.amount}. "
+            f"Try again in {math.ceil(wait_s)} s."
+        )
+    retry_s = wait_s if window.what != "month" else None
+    return Refused(code, message, param=param, retry_after_s=retry_s, headers=tuple(headers(charged, now_s)))
 
 
 def headers(charged: Charge | None, now_s: float) -> list[tuple[bytes, bytes]]:
@@ -55,19 +54,3 @@ def headers(charged: Charge | None, now_s: float) -> list[tuple[bytes, bytes]]:
             (b"x-ratelimit-reset-" + what, b"%.3fs" % max(0.0, window.resets_s - now_s)),
         ]
     return found
-
-
-def _refused(charged: Charge, window: Window, now_s: float) -> Refused:
-    code, what, param = _WORDS[window.what]
-    used = charged.used[charged.windows.index(window)]
-    if window.amount > window.most:
-        message = f"This chat may take {window.amount} tokens, more than your {window.most} {what}. Lower max_tokens."
-        wait_s = None
-    else:
-        wait_s = window.resets_s - now_s
-        message = (
-            f"Your limit is {window.most} {what}; {used} are taken and this chat asks for {window.amount}. "
-            f"Try again in {math.ceil(wait_s)} s."
-        )
-    retry_s = wait_s if window.what != "month" else None
-    return Refused(code, message, param=param, retry_after_s=retry_s, headers=tuple(headers(charged, now_s)))

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-import structlog
-
-from gateway import limits
 from gateway.admit import Admitted
 from gateway.call import JSON, Call, ClientGone, Header
 from gateway.chunks import PING, Chunks, completion, error_event, handed_over
@@ -21,10 +18,7 @@ from services.queues.records import HERE, Finish, ReplyEnd, ReplyEntry
 from services.queues.replies import START
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-END_S_MAX = 30.0  # a cancelled chat has ended by then
 STILL_READ_S = 1.0  # how often a chat that another client reads is looked at
-
-log = structlog.get_logger()
 
 
 async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_usage: bool) -> None:
@@ -55,8 +49,6 @@ async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_
         await call.send(error_event(refused.body()), more=False)
     finally:
         tally.close(stream.end)
-        if stream.end is not None:
-            await _settle(gateway, chat, stream.end)
 
 
 async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
@@ -86,8 +78,6 @@ async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
         raise
     finally:
         tally.close(end)
-        if end is not None:
-            await _settle(gateway, chat, end)
 
 
 class _Stream:
@@ -186,30 +176,15 @@ def linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
 
 async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
     await asyncio.sleep(grace_s)
-    ticket = chat.ticket
-    while any(reader.chat == ticket.chat for reader in gateway.readers):  # noqa: ASYNC110  (seldom, and simple)
+    while any(reader.chat == chat.ticket.chat for reader in gateway.readers):  # noqa: ASYNC110  (seldom, and simple)
         await asyncio.sleep(STILL_READ_S)
     keep_s = gateway.config.gateway.reply_keep_s
-    with gateway.hub.follow(ticket.chat, chat.after) as reader:
-        for pause_s in CANCEL_TRIES_S:
-            try:
-                await gateway.door.cancel(ticket, keep_s, gateway.clock(), readers=chat.readers)
-                break
-            except QueueUnavailable:
-                await asyncio.sleep(pause_s)
-        until_s = monotonic() + END_S_MAX
-        while chat.charge is not None and (left_s := until_s - monotonic()) > 0:
-            for entry in await reader.read(left_s):
-                if entry.end is not None:
-                    await _settle(gateway, chat, entry.end)
-                    return
-
-
-async def _settle(gateway: Gateway, chat: Admitted, end: ReplyEnd) -> None:
-    try:
-        await limits.settle(gateway, chat.charge, chat.ticket, end.usage)
-    except QueueUnavailable as error:
-        log.warning("limits.not_given_back", chat=chat.ticket.chat, tenant=chat.ticket.tenant, why=str(error))
+    for pause_s in CANCEL_TRIES_S:
+        try:
+            await gateway.door.cancel(chat.ticket, keep_s, gateway.clock(), readers=chat.readers)
+            return
+        except QueueUnavailable:
+            await asyncio.sleep(pause_s)
 
 
 def good(end: ReplyEnd) -> ReplyEnd:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -147,6 +148,12 @@ class ChatRequest(BaseModel):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked, not of how the answer is to be sent: equal when a client asks again."""
+        asked = self.model_dump(exclude={"stream", "stream_options"}, exclude_none=True)
+        return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def parse_chat(body: bytes, content_type: str | None) -> ChatRequest:

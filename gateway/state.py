@@ -15,7 +15,6 @@ from gateway.prompt import Prompts
 from services.config import Config
 from services.queues.connection import Connection
 from services.queues.door import Door
-from services.queues.limits import Limits
 from services.queues.replies import Reader, ReplyHub
 from services.secrets import Secrets
 
@@ -43,7 +42,6 @@ class Gateway:
             waiting_per_tenant_max=scheduler.waiting_per_tenant_max,
         )
         self.hub = ReplyHub(self.connection)
-        self.limits = Limits(self.connection)
         self.breaker = Breaker()
         self.directory = Directory(self.door, self.secrets.pepper, self.clock, self.secrets.admin_key)
         self.engines = Engines(self.door, self.config.models)

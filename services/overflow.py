@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,7 @@ from services.worker.worker import Worker
 PINNED = "1.109.1"  # other releases were malicious: never a range
 CHATS_MAX = 256
 TOKEN_S_MAX = 60.0
+_AGAIN = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
 CONTEXT_TOKENS = 1 << 20  # the provider knows its own limit and says so
 
 log = structlog.get_logger()
@@ -112,18 +114,8 @@ class OverflowEngine:
         try:
             async for piece in self._pieces(request):
                 yield piece
-        except self._litellm.exceptions.RateLimitError as error:
-            raise EngineBusy(f"{self.name}: {_first_line(error)}") from error
-        except (
-            self._litellm.exceptions.BadRequestError,
-            self._litellm.exceptions.AuthenticationError,
-            self._litellm.exceptions.NotFoundError,
-            self._litellm.exceptions.PermissionDeniedError,
-            self._litellm.exceptions.UnprocessableEntityError,
-        ) as error:
-            raise EngineRejected(f"{self.name}: {_first_line(error)}") from error
-        except Exception as error:  # LiteLLM's other errors have no base of their own
-            raise EngineUnavailable(f"{self.name}: {_first_line(error)}") from error
+        except Exception as error:
+            raise _told(error)(f"{self.name}: {_first_line(error)}") from error
         finally:
             self._running -= 1
 
@@ -182,6 +174,14 @@ class OverflowEngine:
 
     async def stop(self) -> None:
         """Nothing of ours runs there."""
+
+
+def _told(error: Exception) -> type[EngineError]:
+    """What a failure means, by its status: LiteLLM's errors have no base in common, but each has one."""
+    status = getattr(error, "status_code", None) or 500
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return EngineBusy
+    return EngineRejected if 400 <= status < 500 and status not in _AGAIN else EngineUnavailable
 
 
 def _first_line(error: Exception) -> str:

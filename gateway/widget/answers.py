@@ -14,7 +14,6 @@ from time import monotonic
 import orjson
 import structlog
 
-from gateway import limits
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
@@ -25,7 +24,6 @@ from gateway.widget.tokens import Place
 from gateway.widget.watch import Watch
 from scheduler.types import Ticket
 from services.queues.connection import QueueUnavailable
-from services.queues.limits import Charge
 from services.queues.records import Finish, ReplyEnd, ReplyEntry
 from services.queues.replies import START, Reader
 
@@ -54,7 +52,7 @@ class Answers:
         if not await self._store.hold(talk.session, chat):
             raise Refused(Code.RATE_LIMIT, "Please wait for the answer before writing on.", retry_after_s=2.0)
         try:
-            ticket, charge = await self._submit(place, talk, text, chat, call)
+            ticket = await self._submit(place, talk, text, chat, call)
         except BaseException:
             with contextlib.suppress(QueueUnavailable):
                 await self._store.let_go(talk.session)
@@ -64,12 +62,12 @@ class Answers:
         asked = talk.model_copy(update={"turns": (*talk.turns, *said)})
         await self._store.save(place, asked)
         await self._store.reading(chat)
-        keeper = asyncio.create_task(self._keep(place, talk.session, ticket, charge))
+        keeper = asyncio.create_task(self._keep(place, talk.session, ticket))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
         return asked
 
-    async def _submit(self, place: Place, talk: Talk, text: str, chat: str, call: str) -> tuple[Ticket, Charge | None]:
+    async def _submit(self, place: Place, talk: Talk, text: str, chat: str, call: str) -> Ticket:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
         messages = [
             {"role": "user" if turn.who == "visitor" else "assistant", "content": turn.text}
@@ -111,7 +109,7 @@ class Answers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
-    async def _keep(self, place: Place, session: str, ticket: Ticket, charge: Charge | None) -> None:
+    async def _keep(self, place: Place, session: str, ticket: Ticket) -> None:
         """Follow one answer to its end and write it down."""
         parts: list[str] = []
         end: ReplyEnd | None = None
@@ -127,7 +125,6 @@ class Answers:
                     await self._cancel_unread(ticket)
         try:
             await self._finish(place, session, "".join(parts), end)
-            await limits.settle(self._gateway, charge, ticket, end.usage if end else None)
         except (QueueUnavailable, Refused) as error:
             log.warning("widget.answer_not_kept", bot=place.bot, chat=ticket.chat, why=str(error))
 

@@ -12,24 +12,25 @@ from gateway.request import ChatRequest
 from gateway.state import Gateway
 from scheduler.types import Ticket
 from services.queues.door import Submitted
-from services.queues.limits import Charge
 
 STALE_TRIES_MAX = 5
 
 
 async def submit(
-    gateway: Gateway, tenant: str, request: ChatRequest, *, chat: str, session: str, call: str
-) -> tuple[Ticket, Charge | None]:
-    """Put one chat in the waiting room of `tenant`. Raises Refused, QueueUnavailable."""
+    gateway: Gateway, tenant: str, request: ChatRequest, *, chat: str, session: str, call: str, limited: bool = True
+) -> Ticket:
+    """Put one chat in the waiting room of `tenant`, within its rate limits or beside them. Raises Refused,
+    QueueUnavailable."""
     for _ in range(STALE_TRIES_MAX):
         ticket, payload, version = await prepare(gateway, tenant, request, chat=chat, session=session, call=call)
         with gateway.breaker:
-            charge = await limits.charge(gateway, ticket, ticket.created_s)
-            submission = await gateway.door.submit(ticket, payload, registry_version=version)
+            windows = limits.windows(gateway, ticket) if limited else ()
+            submission = await gateway.door.submit(ticket, payload, registry_version=version, windows=windows)
             if submission.outcome is Submitted.OK:
-                return ticket, charge
-            await limits.give_back_all(gateway, charge, ticket)
+                return ticket
             if submission.outcome is not Submitted.STALE:
-                raise Refused(Code.QUEUE_FULL, "Too many chats are waiting right now. Please try again in a moment.")
+                raise limits.refusal(submission.charge, ticket.created_s) or Refused(
+                    Code.QUEUE_FULL, "Too many chats are waiting right now. Please try again in a moment."
+                )
             await gateway.directory.reload()
     raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")

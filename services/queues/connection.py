@@ -20,12 +20,12 @@ from services.queues.pipe import Pipe
 from services.queues.sockets import KINDS, pack
 
 SCRIPTS = (
-    *("submit", "cancel", "follow", "limit", "registry"),  # gateways
+    *("submit", "cancel", "follow", "registry"),  # gateways
     *("lease", "dispatch", "refuse", "lower"),  # the scheduler
     *("claim", "write", "settle"),  # workers
     *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
-SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")
+PREPENDED = {"dispatch": ("leave",), "refuse": ("leave", "give_back"), "settle": ("give_back",)}
 
 
 class QueueUnavailable(Exception):
@@ -116,9 +116,7 @@ def _pool(url: str, password: str | None, connect_s: float, answer_s: float | No
 def _script(name: str) -> tuple[str, str]:
     """A script's text and its name in Redis."""
     folder = files("services.queues").joinpath("lua")
-    text = folder.joinpath(f"{name}.lua").read_text()
-    if name in SCRIPTS_THAT_LEAVE:
-        text = folder.joinpath("leave.lua").read_text() + text
+    text = "".join(folder.joinpath(f"{part}.lua").read_text() for part in (*PREPENDED.get(name, ()), name))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 

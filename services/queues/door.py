@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,6 +12,7 @@ import orjson
 from scheduler.types import Ticket
 from services.queues import keys
 from services.queues.connection import Connection, translated
+from services.queues.limits import Charge, Window, to_give_back
 from services.queues.records import Finish, Payload, ReplyEnd, ReplyError, decode, encode
 from services.queues.usage import REFUSED, day_of, month_of
 from services.registry import Registry
@@ -28,16 +29,20 @@ class Submitted(StrEnum):
     STALE = "stale"  # the registry changed: check the request again
     FULL = "full"
     TENANT_FULL = "tenant_full"
+    LIMITED = "limited"  # a window of the tenant's limits has no room
     SAME = "same"  # an Idempotency-Key that stands for an earlier chat
+    REUSED = "reused"  # an Idempotency-Key that stands for another question
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """`chat` is the earlier chat when `SAME`; `place` counts the tenant's waiting chats."""
+    """`chat` is the earlier chat when `SAME` or `REUSED`; `place` counts the tenant's waiting chats, or all
+    when `FULL`; `charge` comes with `OK` and `LIMITED` for a tenant with limits."""
 
     outcome: Submitted
     chat: str
     place: int = 0
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,19 @@ class Door:
         self._bounds = (waiting_max, waiting_per_tenant_max)
 
     async def submit(
-        self, ticket: Ticket, payload: Payload, *, registry_version: int, idempotency_key: str | None = None
+        self,
+        ticket: Ticket,
+        payload: Payload,
+        *,
+        registry_version: int,
+        idempotency_key: str | None = None,
+        asked: str = "",
+        windows: Sequence[Window] = (),
     ) -> Submission:
-        """Put a ticket in its tenant's waiting room, or say why not. Atomic."""
+        """Put a ticket in its tenant's waiting room and charge it, or say why not. Atomic.
+
+        `asked`: digest of the question, which an Idempotency-Key stands for. `windows`: what is charged.
+        """
         idempotency = keys.idempotency(ticket.tenant, idempotency_key) if idempotency_key else ""
         answer = await self._connection.script(
             "submit",
@@ -78,6 +93,7 @@ class Door:
                 idempotency,
                 keys.session(ticket.tenant, ticket.session),
                 keys.SESSIONS,
+                *(window.key for window in windows),
             ],
             [
                 registry_version,
@@ -92,12 +108,18 @@ class Door:
                 ticket.model,
                 ticket.created_s,
                 SESSION_KEEP_S,
+                asked,
+                to_give_back(windows),
+                *(value for window in windows for value in (window.amount, window.most, window.keep_s)),
             ],
         )
         outcome = Submitted(answer[0].decode())
-        if outcome is Submitted.SAME:
+        if outcome in (Submitted.SAME, Submitted.REUSED):
             return Submission(outcome, answer[1].decode())
-        return Submission(outcome, ticket.chat, int(answer[1]) if len(answer) > 1 else 0)
+        number = answer[1] if len(answer) > 1 else 0
+        if outcome is Submitted.LIMITED:
+            return Submission(outcome, ticket.chat, charge=Charge(windows, answer[2:], windows[number - 1]))
+        return Submission(outcome, ticket.chat, number, Charge(windows, answer[2:]) if answer[2:] else None)
 
     async def cancel(self, ticket: Ticket, keep_s: int, now_s: float, *, readers: int | None = None) -> bool:
         """Stop a chat wherever it is. False when it had ended, or when its readers are no longer `readers`:

@@ -1,7 +1,8 @@
 """Every Redis key the host uses, named once.
 
 key                     type    holds
-bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream)
+bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream), asked
+                                (digest of the question that came with an Idempotency-Key), charge (until it ends)
 bh:reply:CHAT           stream  the answer; entry ids are ATTEMPT-PLACE, so a newer attempt fences an older one
 bh:wait:TENANT          zset    waiting chats by arrival number
 bh:waiting              hash    tenant -> how many of its chats wait

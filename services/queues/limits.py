@@ -1,8 +1,9 @@
-"""A tenant's windows of requests and tokens, charged in one atomic step at any number of gateways.
+"""A tenant's windows of requests and tokens, charged in the step that lets a chat in, at any number of gateways.
 
-Windows are fixed: minute and month of UTC. A chat is charged its prompt and the longest answer it may get, and given
-back what it did not take, in the windows it was charged in: right to the token. Fails closed: where Redis does not
-answer nothing is charged and nothing is let in; what a killed gateway could not give back is gone for that window.
+Windows are fixed: minute and month of UTC. A chat is charged its prompt and the longest answer it may get, and what it
+is charged stands in its hash. The script that ends it gives back what it did not take, in the windows it was charged
+in: right to the token, whichever process died meanwhile. Fails closed: where Redis does not answer nothing is charged
+and nothing is let in.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from datetime import UTC, datetime
 
 from services.config import LimitsConfig
 from services.queues import keys
-from services.queues.connection import Connection
 
 MINUTE_S = 60
 MONTH_KEEP_S = 40 * 86400
-NO_LIMIT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,44 +29,26 @@ class Window:
     amount: int
     resets_s: float
 
+    @property
+    def keep_s(self) -> int:
+        return MONTH_KEEP_S if self.what == "month" else 2 * MINUTE_S
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one chat was charged. `refused`: the window that had no room; nothing was charged then."""
+    """What one chat was charged, with each window's use then. `refused`: the window that had no room; nothing was
+    charged then."""
 
     windows: Sequence[Window]
     used: Sequence[int]
     refused: Window | None = None
 
 
-class Limits:
-    """All tenants' windows. Methods raise QueueUnavailable."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def charge(self, tenant: str, limits: LimitsConfig, tokens: int, now_s: float) -> Charge | None:
-        """Charge one chat of at most `tokens`. None for a tenant without limits: that costs no round trip."""
-        windows = windows_of(tenant, limits, tokens, now_s)
-        if not windows:
-            return None
-        args: list[int] = []
-        for window in windows:
-            args += (window.amount, window.most, _keep_s(window))
-        answer = await self._connection.script("limit", [window.key for window in windows], args)
-        return Charge(windows, answer[1:], windows[answer[0] - 1] if answer[0] else None)
-
-    async def give_back(self, charge: Charge, *, tokens: int, requests: int = 0) -> None:
-        """Return what a charge took too much, in its own windows: one that is over is nobody's any more."""
-        args: list[int] = []
-        for window in charge.windows:
-            args += (-requests if window.what == "requests" else -tokens, NO_LIMIT, _keep_s(window))
-        if charge.refused is None:
-            await self._connection.script("limit", [window.key for window in charge.windows], args)
-
-
-def _keep_s(window: Window) -> int:
-    return MONTH_KEEP_S if window.what == "month" else 2 * MINUTE_S
+def to_give_back(windows: Sequence[Window]) -> str:
+    """What stands in a chat's hash until it ends: tokens charged, and the windows that hold them ('' for none). That it
+    was asked for stays counted, however it ends."""
+    held = [window for window in windows if window.what != "requests"]
+    return " ".join((str(held[0].amount), *(window.key for window in held))) if held else ""
 
 
 def windows_of(tenant: str, limits: LimitsConfig, tokens: int, now_s: float) -> list[Window]:

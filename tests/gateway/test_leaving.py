@@ -10,6 +10,7 @@ import orjson
 
 from services.loadtest.sse import SseParser
 from services.queues.records import ReplyError
+from services.registry import Registry
 
 from .conftest import ACME, GLOBEX, Host, HostFactory, gateway_on
 from .driver import Script, until
@@ -209,6 +210,36 @@ async def test_an_idempotency_key_stands_for_one_chat(host: Host) -> None:
     error_of(await host.ask(GOOD, **{"idempotency-key": "k" * 300}), 400, "invalid_value")
     theirs = await host.ask({**GOOD, "model": "returns"}, GLOBEX, **{"idempotency-key": "k1"})
     assert theirs.json()["id"] != first.json()["id"]
+
+
+async def test_an_idempotency_key_stands_for_one_question(host: Host) -> None:
+    key = {"idempotency-key": "k4"}
+    cats, dogs = ({**GOOD, "messages": [{"role": "user", "content": f"I like {them}."}]} for them in ("cats", "dogs"))
+    first = await host.ask(cats, **key)
+    assert first.status_code == 200
+    others = (dogs, *({**cats, **more} for more in ({"temperature": 0.3}, {"seed": 7}, {"stop": "."})))
+    for other in others:
+        error_of(await host.ask(other, **key), 422, "idempotency_key_reused")
+    assert len({ticket.prompt_tokens for ticket in host.driver.tickets}) == 1
+    streamed = await host.ask({**cats, "stream": True, "stream_options": {"include_usage": True}}, **key)
+    assert streamed.headers["x-bunkhouse-chat"] == first.json()["id"], "how it is sent is no other question"
+    assert (await host.ask(dogs)).status_code == 200
+    assert len({ticket.prompt_tokens for ticket in host.driver.tickets}) == 1, "the two questions are equally long"
+
+
+async def test_a_rolled_system_prompt_is_no_other_question(host: Host) -> None:
+    first = await host.ask(GOOD, **{"idempotency-key": "k5"})
+    await host.change(prompted)
+    again = await host.ask(GOOD, **{"idempotency-key": "k5"})
+    assert again.json() == first.json()
+
+
+def prompted(old: Registry) -> Registry:
+    """With another system prompt."""
+    acme = old.tenants["acme"]
+    support = acme.config.bots["support"].model_copy(update={"system": "You help, and you say please."})
+    config = acme.config.model_copy(update={"bots": {**acme.config.bots, "support": support}})
+    return old.model_copy(update={"tenants": {**old.tenants, "acme": acme.model_copy(update={"config": config})}})
 
 
 async def test_a_keyed_client_that_asks_again_gets_the_same_chat(host: Host) -> None:

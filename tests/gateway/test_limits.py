@@ -1,22 +1,29 @@
-"""Requests and tokens a minute: right to the token, also with many at once."""
+"""Requests and tokens, a minute and a month: right to the token, also with many at once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gateway.breaker import PAUSE_S
+from scheduler.types import KvBits, Task, Ticket
 from services.config import LimitsConfig
-from services.queues.connection import Connection, connect
-from services.queues.limits import Limits
+from services.queues.connection import Connection, QueueUnavailable, connect
+from services.queues.door import Door, Submission, Submitted, write_registry
+from services.queues.limits import windows_of
+from services.queues.records import Payload
 from services.registry import Registry
+from services.tokenizer import Tokenizer
 
-from .conftest import GLOBEX, Host
+from .conftest import GLOBEX, Host, gateway_on
 from .driver import Script, until
 from .test_bad_input import GOOD, error_of
+from .test_leaving import SLOW, SLOW_TEXT, Heard, begin, go_on
 
 NOON_S = 1_800_000_000.0 - 1_800_000_000 % 60  # a minute's first second
 
@@ -24,57 +31,87 @@ NOON_S = 1_800_000_000.0 - 1_800_000_000 % 60  # a minute's first second
 @pytest.fixture
 async def connection(redis_url: str) -> AsyncIterator[Connection]:
     async with connect(redis_url) as made:
+        assert await write_registry(made, 0, Registry(version=1))
         yield made
 
 
-async def test_exactly_as_many_as_allowed(connection: Connection) -> None:
-    gateways = [Limits(connection) for _ in range(3)]
-    limits = LimitsConfig(requests_per_minute=100, tokens_per_minute=1000)
-    charges = await asyncio.gather(
-        *(gateways[number % 3].charge("acme", limits, 30, NOON_S + number * 0.1) for number in range(100))
+def ticket(chat: str, tokens: int, now_s: float = NOON_S, tenant: str = "acme") -> Ticket:
+    return Ticket(
+        chat=chat,
+        request="r",
+        tenant=tenant,
+        bot=f"{tenant}/support",
+        model="small",
+        session=chat,
+        prompt_tokens=1,
+        max_tokens=tokens - 1,
+        kv_bits=KvBits.EIGHT,
+        kv_bits_floor=KvBits.FOUR,
+        task=Task.SUPPORT,
+        created_s=now_s,
+        deadline_s=now_s + 60,
     )
-    let_in = [charge for charge in charges if charge is not None and charge.refused is None]
-    assert len(let_in) == 33  # 33 x 30 = 990
-    assert {charge.refused.what for charge in charges if charge and charge.refused} == {"tokens"}
-    last = await gateways[0].charge("acme", limits, 10, NOON_S)
-    assert last is not None
-    assert (last.refused, list(last.used)) == (None, [34, 1000])
 
 
-async def test_what_was_not_taken_comes_back(connection: Connection) -> None:
-    limits = Limits(connection)
-    config = LimitsConfig(tokens_per_minute=100)
-    charge = await limits.charge("acme", config, 90, NOON_S)
-    assert charge is not None
-    await limits.give_back(charge, tokens=60)
-    again = await limits.charge("acme", config, 70, NOON_S + 59)
-    assert again is not None
-    assert (again.refused, list(again.used)) == (None, [100])
-    over = await limits.charge("acme", config, 1, NOON_S + 59)
-    assert over is not None
-    assert over.refused is not None
-    await limits.give_back(over, tokens=1)  # it took nothing: nothing comes back
-    assert (await limits.charge("acme", config, 1, NOON_S + 59)).refused is not None  # type: ignore[union-attr]
-    fresh = await limits.charge("acme", config, 1, NOON_S + 60)
-    assert fresh is not None
-    assert list(fresh.used) == [1]
+async def submit(door: Door, limits: LimitsConfig, asking: Ticket) -> Submission:
+    windows = windows_of(asking.tenant, limits, asking.tokens_max, asking.created_s)
+    return await door.submit(asking, Payload(prompt="", salt="s"), registry_version=1, windows=windows)
+
+
+def used_of(submission: Submission) -> list[int]:
+    assert submission.charge is not None
+    return list(submission.charge.used)
+
+
+async def test_exactly_as_many_as_allowed(connection: Connection) -> None:
+    doors = [Door(connection) for _ in range(3)]
+    limits = LimitsConfig(requests_per_minute=100, tokens_per_minute=1000)
+    tried = await asyncio.gather(
+        *(
+            submit(doors[number % 3], limits, ticket(f"chat-{number}", 30, NOON_S + number * 0.1))
+            for number in range(100)
+        )
+    )
+    assert sum(one.outcome is Submitted.OK for one in tried) == 33  # 33 x 30 = 990
+    refused = [one.charge.refused for one in tried if one.outcome is Submitted.LIMITED and one.charge]
+    assert {window.what for window in refused if window} == {"tokens"}
+    last = await submit(doors[0], limits, ticket("last", 10))
+    assert (last.outcome, used_of(last)) == (Submitted.OK, [34, 1000])
+    assert await connection.redis.zcard("bh:wait:acme") == 34, "a refused chat waits nowhere"
+    fresh = await submit(doors[0], limits, ticket("fresh", 10, NOON_S + 60))
+    assert used_of(fresh) == [1, 10]
+
+
+async def test_a_submission_that_is_sent_again_is_charged_once(connection: Connection) -> None:
+    door = Door(connection)
+    limits = LimitsConfig(requests_per_minute=1, tokens_per_minute=100)
+    for _ in range(2):
+        again = await submit(door, limits, ticket("chat", 60))
+        assert (again.outcome, used_of(again)) == (Submitted.OK, [1, 60])
+
+
+async def test_a_chat_that_finds_no_room_to_wait_is_not_charged(connection: Connection) -> None:
+    door = Door(connection, waiting_per_tenant_max=0)
+    limits = LimitsConfig(tokens_per_minute=100)
+    assert (await submit(door, limits, ticket("chat", 60))).outcome is Submitted.TENANT_FULL
+    assert used_of(await submit(Door(connection), limits, ticket("chat", 60))) == [60]
 
 
 async def test_tenants_do_not_share(connection: Connection) -> None:
-    limits = Limits(connection)
-    config = LimitsConfig(requests_per_minute=1)
-    assert (await limits.charge("acme", config, 1, NOON_S)).refused is None  # type: ignore[union-attr]
-    assert (await limits.charge("globex", config, 1, NOON_S)).refused is None  # type: ignore[union-attr]
-    assert await limits.charge("initech", LimitsConfig(), 1, NOON_S) is None
+    door = Door(connection)
+    limits = LimitsConfig(requests_per_minute=1)
+    assert (await submit(door, limits, ticket("chat", 1))).outcome is Submitted.OK
+    assert (await submit(door, limits, ticket("theirs", 1, tenant="globex"))).outcome is Submitted.OK
+    assert (await submit(door, LimitsConfig(), ticket("free", 1, tenant="initech"))).charge is None
 
 
 async def test_a_month_ends_with_the_month(connection: Connection) -> None:
-    limits = Limits(connection)
-    charge = await limits.charge("acme", LimitsConfig(tokens_per_month=10), 1, NOON_S)
-    assert charge is not None
-    assert time.gmtime(charge.windows[0].resets_s)[2:5] == (1, 0, 0)
-    assert 0 < charge.windows[0].resets_s - NOON_S <= 31 * 86400
-    assert await connection.redis.ttl(charge.windows[0].key) > 30 * 86400
+    submitted = await submit(Door(connection), LimitsConfig(tokens_per_month=10), ticket("chat", 1))
+    assert submitted.charge is not None
+    [window] = submitted.charge.windows
+    assert time.gmtime(window.resets_s)[2:5] == (1, 0, 0)
+    assert 0 < window.resets_s - NOON_S <= 31 * 86400
+    assert await connection.redis.ttl(window.key) > 30 * 86400
 
 
 def limited(**limits: Any) -> Any:
@@ -126,9 +163,59 @@ async def test_a_cancelled_chat_gives_back_too(host: Host) -> None:
     assert (await host.ask({**GOOD, "max_tokens": 400})).status_code == 200
 
 
+async def test_what_a_chat_did_not_take_comes_back_when_its_gateway_is_gone(
+    host: Host, redis_url: str, tokenizer: Tokenizer
+) -> None:
+    await host.change(limited(tokens_per_month=100_000))
+    host.driver.script_for = lambda _: SLOW
+    heard, alone = Heard(), Heard()
+    async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
+        first = replace(host, url=url)
+        await begin(first, alone, 2)
+        await begin(first, heard, 2)
+    await go_on(host.http, host.url, heard)
+    assert heard.text == SLOW_TEXT
+    await until(lambda: len(host.driver.settled) == 2)
+    [window] = await host.connection.redis.keys("bh:limit:acme:month:*")
+    took = sum(ticket.prompt_tokens + len(SLOW.pieces) for ticket in host.driver.tickets)
+    assert int(await host.connection.redis.get(window)) == took
+
+
 async def test_the_months_quota(host: Host) -> None:
     await host.change(limited(tokens_per_month=100))
     refused = await host.ask({**GOOD, "max_tokens": 200})
     error_of(refused, 429, "insufficient_quota", "limits.tokens_per_month")
     assert refused.headers["x-should-retry"] == "false"
     assert (await host.ask({**GOOD, "max_tokens": 20})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [({"tokens_per_minute": 500}, "rate_limit_exceeded"), ({"tokens_per_month": 500}, "insufficient_quota")],
+)
+async def test_a_retry_is_not_refused_for_its_own_charge(host: Host, limits: dict[str, int], code: str) -> None:
+    await host.change(limited(**limits))
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 30, pause_s=0.05)
+    body, key = {**GOOD, "max_tokens": 400}, {"idempotency-key": "once"}
+    asking = asyncio.create_task(host.ask(body, **key))
+    await until(lambda: host.driver.claims)
+    asking.cancel()
+    error_of(await host.ask(body), 429, code, f"limits.{next(iter(limits))}")
+    again = await host.ask(body, **key)
+    assert again.status_code == 200
+    assert again.headers["x-bunkhouse-chat"] == host.driver.tickets[0].chat
+    await host.change(limited(**dict.fromkeys(limits, 1)))
+    assert (await host.ask(body, **key)).json() == again.json(), "a finished answer costs nothing to fetch"
+
+
+async def test_a_submission_that_did_not_reach_redis_costs_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    await host.change(limited(requests_per_minute=1, tokens_per_minute=500))
+    with monkeypatch.context() as silent:
+        silent.setattr(host.state.door, "submit", unreached)
+        error_of(await host.ask({**GOOD, "max_tokens": 400}), 503, "queue_unavailable")
+    await asyncio.sleep(2 * PAUSE_S)
+    assert (await host.ask({**GOOD, "max_tokens": 400})).status_code == 200
+
+
+async def unreached(*_: Any, **__: Any) -> None:
+    raise QueueUnavailable("Redis fell silent")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from scheduler.types import Decision, KvBits, Outcome, Reason, Reservation, Task, Ticket, Usage
-from services.config import TenantConfig
+from services.config import LimitsConfig, TenantConfig
 from services.queues import keys
 from services.queues.bench import Bench, Line, Settled
 from services.queues.connection import Connection, connect
 from services.queues.desk import Desk, Dispatched
 from services.queues.door import Door, Submitted, write_registry
-from services.queues.records import Finish, Payload, ReplyEnd, ReplyEntry
+from services.queues.limits import Window, windows_of
+from services.queues.records import Finish, Payload, ReplyEnd, ReplyEntry, ReplyError
 from services.queues.replies import ReplyHub
 from services.registry import Registry, TenantRecord
 
@@ -190,6 +191,68 @@ async def test_queues_are_bounded_for_a_tenant_and_in_all(host: Host) -> None:
     assert await host.submit(ticket("c0", "initech")) is Submitted.FULL
     assert await host.dispatch(ticket("a0")) is Dispatched.OK
     assert await host.submit(ticket("c0", "initech")) is Submitted.OK
+
+
+LIMITS = LimitsConfig(requests_per_minute=10, tokens_per_minute=100, tokens_per_month=1000)
+
+
+async def submit_charged(host: Host, of: Ticket) -> Sequence[Window]:
+    """Submit, and see it charged."""
+    windows = windows_of(of.tenant, LIMITS, of.tokens_max, NOW_S)
+    submitted = await host.door.submit(of, PAYLOAD, registry_version=1, windows=windows)
+    assert submitted.outcome is Submitted.OK
+    assert await used(host, windows) == [1, of.tokens_max, of.tokens_max]
+    return windows
+
+
+async def used(host: Host, windows: Sequence[Window]) -> list[int | None]:
+    found = await host.connection.redis.mget([window.key for window in windows])
+    return [None if count is None else int(count) for count in found]
+
+
+async def test_a_settled_chat_gives_back_what_it_did_not_take_once(host: Host) -> None:
+    chat = ticket()
+    windows = await submit_charged(host, chat)
+    await host.dispatch(chat)
+    [(entry, _)] = await host.bench.take(1, 10)
+    await host.bench.claim(entry, chat.chat)
+    assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+    for answer in (Settled.OK, Settled.DONE):
+        end = ReplyEnd(Finish.CANCELLED, USAGE)
+        assert await host.bench.settle(chat, 1, end, usage=USAGE, keep_s=60, now_s=NOW_S) is answer
+        assert await used(host, windows) == [1, 5, 5]
+
+
+async def test_a_chat_that_takes_nothing_gives_back_everything_but_its_request(host: Host) -> None:
+    failed = ticket("failed")
+    windows = await submit_charged(host, failed)
+    await host.dispatch(failed)
+    [(entry, _)] = await host.bench.take(1, 10)
+    await host.bench.claim(entry, failed.chat)
+    end = ReplyEnd(Finish.ERROR, error=ReplyError("engine_failed", "It broke."))
+    await host.bench.settle(failed, 1, end, usage=None, keep_s=60, now_s=NOW_S)
+    assert await used(host, windows) == [1, 0, 0]
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_chat_that_was_never_let_in_gives_back_everything_but_its_request(host: Host, refused: bool) -> None:
+    chat = ticket()
+    windows = await submit_charged(host, chat)
+    if refused:
+        decision = Decision(chat.chat, Outcome.REJECT, Reason.DEADLINE, KvBits.EIGHT)
+        assert await host.desk.refuse(host.lease, chat, decision, "Too late.", NOW_S) is Dispatched.OK
+    else:
+        assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+        assert not await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+    assert await used(host, windows) == [1, 0, 0]
+
+
+async def test_a_window_that_is_over_does_not_come_back(host: Host) -> None:
+    chat = ticket()
+    windows = await submit_charged(host, chat)
+    await host.connection.redis.delete(*(window.key for window in windows[:2]))
+    assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
+    assert await used(host, windows) == [None, None, 0]
 
 
 async def test_an_old_registry_version_is_refused(host: Host) -> None:

@@ -6,8 +6,10 @@
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
 if ARGV[9] ~= '' and (redis.call('HGET', KEYS[4], 'readers') or '0') ~= ARGV[9] then return 'followed' end
 if not leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3]) then return 'gone' end
-redis.call('HSET', KEYS[4], 'state', 'done', 'finish', cjson.decode(ARGV[4]).finish)
-redis.call('HDEL', KEYS[4], 'payload')
+local ending = cjson.decode(ARGV[4])
+give_back(redis.call('HGET', KEYS[4], 'charge'), ending)
+redis.call('HSET', KEYS[4], 'state', 'done', 'finish', ending.finish)
+redis.call('HDEL', KEYS[4], 'payload', 'charge')
 redis.call('EXPIRE', KEYS[4], ARGV[6])
 redis.call('XADD', KEYS[5], 'NOMKSTREAM', '0-2', 'k', 'end', 'd', ARGV[4])
 redis.call('EXPIRE', KEYS[5], ARGV[6])

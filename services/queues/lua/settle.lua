@@ -1,4 +1,5 @@
--- Ends a dispatched chat, exactly once: last entry of the reply, reservation released, usage counted, ticket acknowledged.
+-- Ends a dispatched chat, exactly once: last entry of the reply, reservation released, usage counted, charge put right,
+-- ticket acknowledged.
 -- KEYS: chat, reply, reservations, ready:M, events, usage, usages, spent
 -- ARGV: chat, attempt, end entry, usage event, keep_s, group, hint channel, then pairs: counter, amount
 -- Answers 'ok' | 'fenced' (a newer attempt has it) | 'done' (settled before)
@@ -8,11 +9,13 @@ if not state or state == 'done' then
   return 'done'
 end
 if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[2] then return 'fenced' end
-local entry = redis.call('HGET', KEYS[1], 'entry')
+local entry, charge = unpack(redis.call('HMGET', KEYS[1], 'entry', 'charge'))
+local ending = cjson.decode(ARGV[3])
 local place = redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2] .. '-*', 'k', 'end', 'd', ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
-redis.call('HSET', KEYS[1], 'state', 'done', 'finish', cjson.decode(ARGV[3]).finish)
-redis.call('HDEL', KEYS[1], 'payload')
+redis.call('HSET', KEYS[1], 'state', 'done', 'finish', ending.finish)
+redis.call('HDEL', KEYS[1], 'payload', 'charge')
+give_back(charge, ending)
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('HDEL', KEYS[3], ARGV[1])
 if entry then

@@ -1,19 +1,35 @@
--- A ticket enters its tenant's waiting room: all of it or nothing.
--- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions
+-- A ticket enters its tenant's waiting room and is charged to its tenant's windows: all of it or nothing.
+-- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions,
+--       then a counter for each window
 -- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s, session, bot, model, now_s,
---       session_keep_s
--- Answers {'ok', place} | {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat}
+--       session_keep_s, digest of the question ('' without a key), what to give back at the end ('' = nothing), then for
+--       each window: amount, most, seconds to keep
+-- Answers {'ok', place, used...}: with each window's use now | {'limited', n, used...}: the n-th window has no room |
+-- {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat} | {'reused', chat}: the key stands for another question
+local WINDOW, ARG = 11, 16 -- where the windows begin, in KEYS and in ARGV
+local function with_use(answer)
+  for i = WINDOW, #KEYS do answer[#answer + 1] = tonumber(redis.call('GET', KEYS[i]) or '0') end
+  return answer
+end
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return {'stale'} end
 local mine = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0')
-if redis.call('EXISTS', KEYS[5]) == 1 then return {'ok', mine} end -- sent again because a connection broke
+if redis.call('EXISTS', KEYS[5]) == 1 then return with_use({'ok', mine}) end -- sent again because a connection broke
 if KEYS[8] ~= '' then
   local earlier = redis.call('GET', KEYS[8])
   if earlier then
     -- A key whose chat failed or was cancelled is free again: a retry wants an answer, not the same failure.
     local earlier_chat = string.sub(KEYS[5], 1, -#ARGV[2] - 1) .. earlier
-    local f = redis.call('HMGET', earlier_chat, 'cancelled', 'finish')
-    if not (f[1] or f[2] == 'error' or f[2] == 'cancelled') then return {'same', earlier} end
+    local f = redis.call('HMGET', earlier_chat, 'cancelled', 'finish', 'asked')
+    if not (f[1] or f[2] == 'error' or f[2] == 'cancelled') then
+      local other = f[3] and f[3] ~= ARGV[14] -- a chat from before an upgrade has no digest
+      return {other and 'reused' or 'same', earlier}
+    end
   end
+end
+for i = WINDOW, #KEYS do
+  local at = ARG + 3 * (i - WINDOW)
+  local used = tonumber(redis.call('GET', KEYS[i]) or '0')
+  if used + tonumber(ARGV[at]) > tonumber(ARGV[at + 1]) then return with_use({'limited', i - WINDOW + 1}) end
 end
 if mine >= tonumber(ARGV[7]) then return {'tenant_full', mine} end
 local total = 0
@@ -38,5 +54,14 @@ redis.call('EXPIRE', KEYS[6], ARGV[8])
 redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
 redis.call('XADD', KEYS[7], 'MAXLEN', '~', 20000, '*', 'k', 'arrive', 'd', ticket)
-if KEYS[8] ~= '' then redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8]) end
-return {'ok', mine + 1}
+if KEYS[8] ~= '' then
+  redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8])
+  redis.call('HSET', KEYS[5], 'asked', ARGV[14])
+end
+if ARGV[15] ~= '' then redis.call('HSET', KEYS[5], 'charge', ARGV[15]) end
+for i = WINDOW, #KEYS do
+  local at = ARG + 3 * (i - WINDOW)
+  redis.call('INCRBY', KEYS[i], ARGV[at])
+  redis.call('EXPIRE', KEYS[i], ARGV[at + 2])
+end
+return with_use({'ok', mine + 1})
