@@ -21,11 +21,11 @@ from services.queues.sockets import KINDS, pack
 
 SCRIPTS = (
     *("submit", "cancel", "follow", "limit", "registry"),  # gateways
-    *("lease", "dispatch", "refuse", "lower"),  # the scheduler
+    *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
     *("claim", "write", "settle"),  # workers
     *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
-SCRIPTS_THAT_LEAVE = ("dispatch", "refuse")
+SCRIPTS_THAT_LEAVE = ("dispatch", "overflow", "refuse")
 
 
 class QueueUnavailable(Exception):
