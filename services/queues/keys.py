@@ -20,7 +20,7 @@ bh:registry             hash    version, and the document of tenants, keys and b
 bh:idempotency:T:KEY    string  chat that an Idempotency-Key stands for
 bh:usage:DAY:T:BOT      hash    counters for billing
 bh:usages               set     names of all the hashes above
-bh:rollup               hash    day -> rows, for days whose counters are given up
+bh:rollup               hash    day -> rows, for good: they count once the day's counters are given up
 bh:spent:MONTH:T        string  micro-dollars that a tenant's chats cost elsewhere, or may come to
 bh:limit:T:...          string  windows of the rate limits
 bh:session:T:S          hash    bot, model, last use, KV bits of the last chat, `wanted` by an operator
