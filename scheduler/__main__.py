@@ -54,6 +54,7 @@ def settings_of(config: Config, registry: Registry, measured: float | None = Non
                 chats_max=record.config.limits.chats_max,
                 tokens_per_minute_max=None,  # the gateway holds it before a ticket is written
                 kv_bytes_max=record.config.limits.kv_bytes_max,
+                overflow_microusd_max=_microusd(record.config.limits.overflow_usd_per_month),
             )
             for name, record in registry.tenants.items()
         },
@@ -63,7 +64,14 @@ def settings_of(config: Config, registry: Registry, measured: float | None = Non
         waiting_max=config.scheduler.waiting_max,
         waiting_per_tenant_max=config.scheduler.waiting_per_tenant_max,
         overflow_after_s=config.scheduler.overflow_after_s,
+        overflow_usd_per_million_tokens={
+            name: provider.usd_per_million_tokens for name, provider in config.overflow.items()
+        },
     )
+
+
+def _microusd(usd: float | None) -> int | None:
+    return None if usd is None else round(usd * 1e6)
 
 
 class LiveSettings:

@@ -164,6 +164,16 @@ class Scheduler:
         """The dispatch of an admission was refused: the ticket was withdrawn meanwhile."""
         self.cancel(decision.chat, now_s)
 
+    def may_spend(self, microusd: Mapping[str, int]) -> None:
+        """What tenants have left for other providers this month. Those that are not named have no cap."""
+        self._overload.purses = dict(microusd)
+
+    def unpaid(self, ticket: Ticket, now_s: float) -> None:
+        """An overflow was refused, since its tenant has less money than was thought: the ticket waits again, and no
+        other of the tenant's is sent until the next `may_spend`."""
+        self._overload.purses[ticket.tenant] = -1
+        self.arrive(ticket, now_s)
+
     def settle(self, chat: str, usage: Usage | None, now_s: float) -> None:
         """A chat that ran is over. `usage` None: it died before its usage was known, and its estimate stands."""
         self._fill.released(self.books.settle(chat, usage, now_s), now_s)

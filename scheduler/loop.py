@@ -13,8 +13,9 @@ from collections.abc import Callable
 import structlog
 
 from scheduler.core import Scheduler
+from scheduler.overload import microusd
 from scheduler.settings import SchedulerSettings
-from scheduler.types import Decision, DeviceReport, EngineFacts, Outcome, Reservation, Ticket
+from scheduler.types import Decision, DeviceReport, EngineFacts, Outcome, Reason, Reservation, Ticket
 from scheduler.words import refusal
 from services.queues import keys
 from services.queues.connection import QueueUnavailable
@@ -30,6 +31,7 @@ LOOK_S = 1.0
 SNAPSHOT_S = 0.25
 SNAPSHOT_KEEP_MS = 3000
 LEARNED_S = 5.0
+WAITING_IS_NO_USE = (Reason.NEVER_FITS, Reason.KV_BITS, Reason.QUEUE_FULL)  # or there is no place for it
 
 log = structlog.get_logger()
 
@@ -167,6 +169,7 @@ class Loop:
                 self._facts[seen.facts.model] = seen.facts
                 self._core.engine_started(seen.facts, min(now, seen.report.at_s))
             self._core.engine_reported(seen.report)
+        await self._count_money(settings, now)
         device = self._device()
         if device is not None:
             self._core.device_reported(device)
@@ -184,6 +187,13 @@ class Loop:
             await self._desk.command(model, [{"wake": True}])
         for demotion in self._core.demotions():
             await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.kv_bits)}])
+
+    async def _count_money(self, settings: SchedulerSettings, now: float) -> None:
+        """What tenants with a cap may still spend, where there is somebody to spend it on."""
+        most = {tenant: share.overflow_microusd_max for tenant, share in settings.shares.items()}
+        caps = {tenant: cap for tenant, cap in most.items() if cap is not None and self._providers}
+        spent = await self._desk.spent(list(caps), now) if caps else []
+        self._core.may_spend({tenant: cap - taken for (tenant, cap), taken in zip(caps.items(), spent, strict=True)})
 
     def _hear(self, event: Event, now: float) -> None:
         if event.kind == "arrive" and event.ticket:
@@ -235,8 +245,11 @@ class Loop:
         if decision.outcome in (Outcome.ADMIT, Outcome.ADMIT_DEMOTED):
             answer = await self._desk.dispatch(self._lease, ticket, reservation_of(ticket, decision, now))
         elif decision.outcome is Outcome.OVERFLOW and self._served_elsewhere(ticket, now):
-            waited_s = max(0.0, now - ticket.created_s)
-            answer = await self._desk.overflow(self._lease, ticket, ticket.overflow_to or "", waited_s)
+            answer = await self._overflow(ticket, decision, now)
+            if answer is Dispatched.UNPAID:
+                self._tickets[ticket.chat] = ticket
+                self._core.unpaid(ticket, now)
+                return
         else:
             answer = await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
         if answer is Dispatched.FENCED:
@@ -254,6 +267,15 @@ class Loop:
             kv_bits=int(decision.kv_bits),
             waited_ms=round((now - ticket.created_s) * 1000),
         )
+
+    async def _overflow(self, ticket: Ticket, decision: Decision, now: float) -> Dispatched:
+        """To the other provider. UNPAID: its tenant has no money for it, and it may as well wait here."""
+        settings, waited_s = self._core.settings, max(0.0, now - ticket.created_s)
+        cost, most = microusd(ticket, settings), settings.share(ticket.tenant).overflow_microusd_max
+        answer = await self._desk.overflow(self._lease, ticket, waited_s, microusd=cost, microusd_max=most)
+        if answer is Dispatched.UNPAID and decision.reason in WAITING_IS_NO_USE:
+            return await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
+        return answer
 
 
 def reservation_of(ticket: Ticket, decision: Decision, now_s: float) -> Reservation:

@@ -1,6 +1,7 @@
 """What is said to a ticket that cannot be served in time.
 
-Overflow where the bot allows another provider, else reject. `retry_after_s` is the time in which the
+Overflow where the bot allows another provider, else reject. What a chat may cost there at most has to be left of its
+tenant's money; a chat that only room was short for waits on until it is. `retry_after_s` is the time in which the
 tenant's queue is expected to drain (see drain.py), within 1..120 s, since openai-python gives up on longer
 ones; 1 s where nothing is known. New sessions whose expected wait passes their deadline are refused as they
 come; turns of admitted sessions never are, and wait until the deadline itself.
@@ -8,11 +9,14 @@ come; turns of admitted sessions never are, and wait until the deadline itself.
 
 from __future__ import annotations
 
+from math import ceil
+
 from scheduler.books import Books
 from scheduler.drain import expected_wait_s
 from scheduler.explain import Explain
 from scheduler.queues import Waiting
 from scheduler.room import Room
+from scheduler.settings import SchedulerSettings
 from scheduler.types import Decision, Outcome, Reason, Ticket
 
 RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1.0, 120.0
@@ -26,6 +30,7 @@ class Overload:
         self._books = books
         self._room = room
         self._explained = explained
+        self.purses: dict[str, int] = {}  # micro-dollars that tenants with a cap have left for other providers
 
     def expected_wait_s(self, entry: Waiting) -> float | None:
         """Seconds until a waiting ticket is served, as far as that can be told."""
@@ -42,13 +47,24 @@ class Overload:
     def overflows(self, entry: Waiting, now_s: float) -> Reason | None:
         """Why a ticket that waited `overflow_after_s` goes to another provider, or None.
 
-        A tenant at a limit of its own is not helped out; its ticket is looked at again a second later.
+        A tenant at a limit of its own, or without the money, is not helped out; its ticket is looked at again a second
+        later.
         """
         decision = self._books.decide(entry, now_s)
-        if decision.reason is Reason.TENANT_LIMIT:
+        if decision.reason is Reason.TENANT_LIMIT or not self._pays(entry.ticket):
             self._room.timers.at(now_s + _ASK_AGAIN_S, "overflow", entry.ticket.chat)
             return None
         return Reason.KV_MEMORY if decision.reason is Reason.ROOM else decision.reason
+
+    def _pays(self, ticket: Ticket) -> bool:
+        """Whether its tenant has the money, which is taken then."""
+        left, cost = self.purses.get(ticket.tenant), microusd(ticket, self._books.settings)
+        if left is None:
+            return True
+        if cost > left:
+            return False
+        self.purses[ticket.tenant] = left - cost
+        return True
 
     def refuse(self, ticket: Ticket, reason: Reason, now_s: float) -> Decision:
         """The answer to a ticket that is out of the queues already."""
@@ -79,3 +95,8 @@ class Overload:
             weights = sum([settings.share(tenant).weight for tenant in lanes])
         others = weights - (mine if ticket.tenant in lanes else 0.0)
         return expected_wait_s(per_s, ahead, mine / (mine + others))
+
+
+def microusd(ticket: Ticket, settings: SchedulerSettings) -> int:
+    """What a chat may cost at its bot's other provider: each of its tokens, to the last."""
+    return ceil(settings.overflow_usd_per_million_tokens.get(ticket.overflow_to or "", 0.0) * ticket.tokens_max)

@@ -22,6 +22,7 @@ class TenantShare:
     chats_max: int | None = None
     tokens_per_minute_max: int | None = None
     kv_bytes_max: int | None = None
+    overflow_microusd_max: int | None = None  # a month, of all chats that go to other providers
     limited: bool = field(init=False)  # has a limit of its own
 
     def __post_init__(self) -> None:
@@ -43,6 +44,7 @@ class SchedulerSettings:
     waiting_max: int = 2000  # tickets over all tenants
     waiting_per_tenant_max: int = 500
     overflow_after_s: float = 10.0
+    overflow_usd_per_million_tokens: Mapping[str, float] = field(default_factory=dict)  # by provider
     drift_bytes_max: int = 256 * 2**20  # ledger against engine reports, per engine
     page_tokens: int = 16  # reservations are whole pages of so many tokens
     output_weight: float = 2.0  # a generated token's price, in prompt tokens

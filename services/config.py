@@ -220,7 +220,7 @@ class LimitsConfig(Section):
     tokens_per_month: int | None = Field(default=None, ge=1)
     chats_max: int | None = Field(default=None, ge=1)
     kv_bytes_max: Bytes | None = None
-    overflow_usd_per_month: float | None = Field(default=None, ge=0)
+    overflow_usd_per_month: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class TenantConfig(Section):
@@ -238,7 +238,7 @@ class OverflowConfig(Section):
     model: str  # LiteLLM's name, for example openai/gpt-4o-mini
     api_base: str | None = None
     api_key_file: Path | None = None
-    usd_per_million_tokens: float = Field(default=0.0, ge=0)
+    usd_per_million_tokens: float = Field(ge=0, allow_inf_nan=False)  # counts against a tenant's cap; 0: it is free
 
 
 class SchedulerConfig(Section):

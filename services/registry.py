@@ -114,8 +114,9 @@ def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Re
     """
     tenants, deleted = dict(current.tenants), dict(current.deleted)
     for name, section in config.tenants.items():
-        seed = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:16]
-        if deleted.get(name) == seed:
+        seed, seeds = _seed(section), (_seed(section), _seed(section, whole=True))
+        if deleted.get(name) in seeds:
+            deleted[name] = seed
             continue
         deleted.pop(name, None)
         old = tenants.get(name)
@@ -126,6 +127,14 @@ def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Re
         if ready and section.ready_key:
             stored = digest(ready_key(name, pepper), pepper)
             kept = (*kept, KeyRecord(id=ready_id(name), digest=stored, created_s=now_s))
-        use = section if old is None or old.seed != seed else old.config
+        use = section if old is None or old.seed not in seeds else old.config
         tenants[name] = TenantRecord(config=use, keys=kept, seed=seed, ready=ready)
     return Registry(version=current.version + 1, tenants=tenants, deleted=deleted)
+
+
+def _seed(section: TenantConfig, *, whole: bool = False) -> str:
+    """Digest of a YAML section, by what it says: a setting that a release adds changes nothing for who leaves it out.
+
+    `whole`: with all settings, as it was once stored; to be recognized, and replaced.
+    """
+    return hashlib.sha256(section.model_dump_json(exclude_defaults=not whole).encode()).hexdigest()[:16]

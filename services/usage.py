@@ -20,6 +20,7 @@ from services.queues.connection import Connection, translated
 from services.queues.usage import REFUSED
 
 RAW_KEEP_DAYS = 90
+ROLLUP_AFTER_S = 3600.0  # after midnight: a worker's clock may be behind
 FINISH = "finish:"
 MICRO = 1_000_000
 By = Literal["row", "day", "tenant", "bot", "total"]
@@ -97,7 +98,7 @@ async def roll_up(connection: Connection, day: str, now_s: float) -> list[Row]:
     with translated():
         if found:
             await connection.redis.hset(keys.ROLLUP, day, orjson.dumps(found))
-        if day < day_before(day_now(now_s), RAW_KEEP_DAYS):
+        if _kept_long_enough(day, now_s):
             names = [name for name in await connection.redis.smembers(keys.USAGES) if _place(name.decode())[0] == day]
             if names:
                 async with connection.redis.pipeline(transaction=True) as pipe:
@@ -107,10 +108,14 @@ async def roll_up(connection: Connection, day: str, now_s: float) -> list[Row]:
     return found
 
 
-async def raw_days(connection: Connection) -> list[str]:
-    """Days that counters are kept of, oldest first. Raises QueueUnavailable."""
+async def days_due(connection: Connection, now_s: float) -> list[str]:
+    """Days to roll up, oldest first: those that are over and were not yet, and those whose counters can go, which adds
+    what came after the first time. Raises QueueUnavailable."""
     with translated():
-        return sorted({_place(name.decode())[0] for name in await connection.redis.smembers(keys.USAGES)})
+        days = {_place(name.decode())[0] for name in await connection.redis.smembers(keys.USAGES)}
+        done = {day.decode() for day in await connection.redis.hkeys(keys.ROLLUP)}
+    over = day_now(now_s - ROLLUP_AFTER_S)
+    return sorted(day for day in days if day < over and (day not in done or _kept_long_enough(day, now_s)))
 
 
 def grouped(found: Iterable[Row], by: By) -> list[Row]:
@@ -163,6 +168,11 @@ def day_now(now_s: float) -> str:
 def day_before(day: str, days: int) -> str:
     """A day so many before another. Raises ValueError for what is no day."""
     return (date.fromisoformat(day) - timedelta(days=days)).isoformat()
+
+
+def _kept_long_enough(day: str, now_s: float) -> bool:
+    """Whether a day's counters can go."""
+    return day < day_before(day_now(now_s), RAW_KEEP_DAYS)
 
 
 def _cell(value: Any) -> Any:

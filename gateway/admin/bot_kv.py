@@ -16,6 +16,7 @@ from gateway.state import Gateway
 from scheduler.types import Task
 from services.config import BotConfig, KvPolicyConfig
 from services.edit import edit
+from services.jobs.plan import held_bits, unkept
 from services.queues.desk import Desk, EngineSeen
 from services.queues.door import read_registry
 from services.registry import Registry
@@ -51,19 +52,10 @@ def _policy(wanted: BotKv) -> KvPolicyConfig:
 
 
 def _check(bot: BotConfig, after: KvPolicyConfig, engine: EngineSeen | None) -> None:
-    """A promise that the model cannot keep would turn every chat away."""
-    if engine is None:
-        return
-    now, floor = int(engine.facts.kv_bits), after.promised_bits
-    able = sorted(bits for bits in engine.facts.kv_bytes_per_token if bits <= now) or [now]
-    if floor > able[-1]:
-        raise Conflict(
-            f"{bot.model} holds KV at {', '.join(map(str, able))} bits now, this policy promises {floor}. "
-            "Change the model's KV bits first.",
-            code="kv_bits",
-            param="policy",
-            would_fit=able,
-        )
+    """Raises Conflict for a promise that the model cannot keep."""
+    why = unkept(after, bot.model, engine)
+    if engine is not None and why is not None:
+        raise Conflict(why, code="kv_bits", param="policy", would_fit=held_bits(engine))
 
 
 async def _answer(

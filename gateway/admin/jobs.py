@@ -91,7 +91,7 @@ async def retry(job: str, host: Host, actor: Operator) -> Job:
 
 @router.post("/jobs/{job}/apply")
 async def carry_out(job: str, host: Host, actor: Operator) -> Applied:
-    """Carry out an autotune job's proposals, but for bots whose policy was changed since."""
+    """Carry out an autotune job's proposals, but for bots whose policy or model was changed since."""
     found = await _found(host, job)
     if found.kind != "autotune" or found.result is None:
         raise Conflict("This job has no proposals.", code="no_proposals")

@@ -368,7 +368,10 @@ class Job(Given):
     by: str = ""
     result: Annotated[
         dict[str, Any] | None,
-        Field(description="By kind: kv_bits, plan | measured | figures | total | proposals {bot, before, after, why}"),
+        Field(
+            description="By kind: kv_bits, plan | measured | figures | total "
+            "| proposals {bot, before, after, why}, dropped {bot, why}"
+        ),
     ] = None
     error: str | None = None
     retry_of: str | None = None
@@ -434,7 +437,8 @@ JobNew = Annotated[QualityNew | LoadtestNew | RollupNew | AutotuneNew, Field(dis
 
 
 class Applied(Given):
-    """Bots that an autotune job's proposals changed, and those that changed meanwhile and were left alone."""
+    """Bots that an autotune job's proposals changed, and those left alone: their policy changed meanwhile, or their
+    model does not hold the bits."""
 
     job: str
     changed: list[str]

@@ -9,8 +9,9 @@
     others, memory short              pressure, floor `allowed`
     others                            auto, floor `allowed`, ceiling at least 8
 
-A model that was not measured gets no proposals. Proposals are carried out only when asked for, and only where the bot's
-policy is still what it was.
+A model that was not measured gets no proposals. One that promises more bits than the bot's model holds now is dropped.
+Proposals are carried out only when asked for, and only where the bot's policy is still what it was and the model holds
+the bits.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from services.audit import Note
 from services.config import TRADE_FLOORS, KvPolicyConfig
 from services.edit import edit, with_tenant
 from services.jobs.figures import Measured, measured
+from services.jobs.plan import unkept
 from services.jobs.run import Context
 from services.queues.connection import Connection
+from services.queues.desk import Desk, EngineSeen
 from services.queues.door import Door, read_registry
 from services.registry import Registry
 
@@ -43,14 +46,20 @@ class Proposal:
 
 
 async def run(context: Context) -> dict[str, Any]:
-    """Args: perplexity_change_max, apply. Result: proposals, and what was changed."""
+    """Args: perplexity_change_max, apply. Result: proposals, what was dropped and why, and what was changed."""
     args, connection = context.job.args, context.connection
     registry, snapshot = await read_registry(connection), await Door(connection).snapshot() or {}
     models = {bot.model for record in registry.tenants.values() for bot in record.config.bots.values()}
     await context.say(0.2, f"looking at {len(models)} models")
     quality = {model: await measured(connection, model) for model in models}
-    found = proposals(registry, quality, shortness(snapshot), float(args.get("perplexity_change_max", 0.05)))
-    result: dict[str, Any] = {"proposals": [asdict(proposal) for proposal in found], "changed": [], "left": []}
+    wished = proposals(registry, quality, shortness(snapshot), float(args.get("perplexity_change_max", 0.05)))
+    found, dropped = possible(wished, await _engines(connection))
+    result: dict[str, Any] = {
+        "proposals": [asdict(proposal) for proposal in found],
+        "dropped": dropped,
+        "changed": [],
+        "left": [],
+    }
     if args.get("apply"):
         await context.say(0.8, f"changing {len(found)} bots")
         note = Note(context.clock(), context.job.by or context.job.id, "job", "bot.kv", "", context.job.id)
@@ -85,6 +94,21 @@ def proposals(
     return found
 
 
+def possible(
+    wished: Sequence[Proposal], engines: Mapping[str, EngineSeen]
+) -> tuple[list[Proposal], list[dict[str, str]]]:
+    """Proposals that the bots' models can keep, and the bots of the others, with why not."""
+    found, dropped = [], []
+    for proposal in wished:
+        after = KvPolicyConfig.model_validate(proposal.after)
+        why = unkept(after, proposal.model, engines.get(proposal.model))
+        if why is None:
+            found.append(proposal)
+        else:
+            dropped.append({"bot": proposal.bot, "why": f"{proposal.why} {why}"})
+    return found, dropped
+
+
 def _after(before: KvPolicyConfig, allowed: int, short: float) -> KvPolicyConfig:
     if before.policy == "fixed":
         return before.model_copy(update={"bits": allowed})
@@ -105,17 +129,21 @@ def _why(rows: Sequence[Measured], allowed: int, change_max: float, short: float
 
 async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -> tuple[list[str], list[str]]:
     """Carry proposals out, each with its own audit entry. Returns the bots changed, and those left alone because their
-    policy is not what it was. Raises TooManyEdits, QueueUnavailable."""
+    policy is not what it was or their model does not hold the bits. Raises TooManyEdits, QueueUnavailable."""
     changed: list[str] = []
+    engines = await _engines(connection)
     for proposal in found:
 
         def change(registry: Registry, proposal: Proposal = proposal) -> tuple[Registry, Note] | None:
             tenant, _, name = proposal.bot.partition("/")
             record = registry.tenants.get(tenant)
             bot = record.config.bots.get(name) if record else None
+            after = KvPolicyConfig.model_validate(proposal.after)
             if record is None or bot is None or _plain(bot.kv) != proposal.before:
                 return None
-            fresh = bot.model_copy(update={"kv": KvPolicyConfig.model_validate(proposal.after)})
+            if unkept(after, bot.model, engines.get(bot.model)) is not None:
+                return None
+            fresh = bot.model_copy(update={"kv": after})
             config = record.config.model_copy(update={"bots": {**record.config.bots, name: fresh}})
             written = Note(
                 note.at_s,
@@ -133,6 +161,10 @@ async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -
         await edit(connection, change)
     done = set(changed)
     return sorted(done), [proposal.bot for proposal in found if proposal.bot not in done]
+
+
+async def _engines(connection: Connection) -> dict[str, EngineSeen]:
+    return {seen.facts.model: seen for seen in await Desk(connection).engines()}
 
 
 def _plain(kv: KvPolicyConfig) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from services.runtime import Runtime
 SWEEP_S = 5.0
 QUEUED_AGE_S_MAX = 30.0  # a job that waits longer is sent again, unless workers are simply busy; twice is harmless
 AUTOTUNE_S = 24 * 3600.0
-ROLLUP_AFTER_S = 3600.0  # after midnight: a worker's clock may be behind
 ROLLUP_S = 3600.0
 BY = "beat"
 
@@ -69,10 +68,8 @@ async def tick(connection: Connection, sender: Sender, now_s: float) -> None:
             await sender.send(job.id)
             await jobs.sent_again(job, now_s)
     if await _mine(connection, "rollup", ROLLUP_S):
-        day = usage.day_now(now_s - ROLLUP_AFTER_S)
-        for past in await usage.raw_days(connection):
-            if past < day:
-                await _start(jobs, "usage_rollup", {"day": past}, now_s)
+        for day in await usage.days_due(connection, now_s):
+            await _start(jobs, "usage_rollup", {"day": day}, now_s)
     if await _mine(connection, "autotune", AUTOTUNE_S):
         await _start(jobs, "autotune", {"apply": False}, now_s)
 

@@ -22,6 +22,7 @@ from typing import Any
 from scheduler.bandwidth import Device
 from scheduler.settings import SchedulerSettings
 from scheduler.types import EngineState
+from services.config import KvPolicyConfig
 from services.planner.need import Need
 from services.queues.desk import EngineSeen
 from services.registry import Registry
@@ -76,6 +77,26 @@ def possible_bits(need: Need, seen: EngineSeen | None) -> list[int]:
     if seen is not None and seen.facts.live_kv_bits:
         return sorted(seen.facts.kv_bytes_per_token, reverse=True)
     return sorted(need.per_token, reverse=True)
+
+
+def held_bits(seen: EngineSeen) -> list[int]:
+    """KV bits that chats can have as the engine runs now, low to high."""
+    now = int(seen.facts.kv_bits)
+    return sorted(bits for bits in seen.facts.kv_bytes_per_token if bits <= now) or [now]
+
+
+def unkept(kv: KvPolicyConfig, model: str, seen: EngineSeen | None) -> str | None:
+    """Why the model cannot keep what a policy promises, so that it would turn every chat of the bot away.
+
+    None: it can, or its engine was not heard of.
+    """
+    if seen is None or kv.promised_bits <= held_bits(seen)[-1]:
+        return None
+    held = ", ".join(map(str, held_bits(seen)))
+    return (
+        f"{model} holds KV at {held} bits now, this policy promises {kv.promised_bits}. "
+        "Change the model's KV bits first."
+    )
 
 
 def per_token(need: Need, seen: EngineSeen | None) -> dict[int, int]:

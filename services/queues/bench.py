@@ -183,7 +183,7 @@ class Bench:
                 keys.EVENTS,
                 keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
                 keys.USAGES,
-                keys.spent(month_of(now_s), ticket.tenant),
+                keys.spent(month_of(ticket.created_s), ticket.tenant),
             ],
             [
                 ticket.chat,

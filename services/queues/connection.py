@@ -21,11 +21,16 @@ from services.queues.sockets import KINDS, pack
 
 SCRIPTS = (
     *("submit", "cancel", "follow", "registry"),  # gateways
-    *("lease", "dispatch", "refuse", "lower"),  # the scheduler
+    *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
     *("claim", "write", "settle"),  # workers
     *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
-PREPENDED = {"dispatch": ("leave",), "refuse": ("leave", "give_back"), "settle": ("give_back",)}
+PREPENDED = {
+    "dispatch": ("leave",),
+    "overflow": ("leave",),
+    "refuse": ("leave", "give_back"),
+    "settle": ("give_back",),
+}
 
 
 class QueueUnavailable(Exception):

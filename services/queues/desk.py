@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ from services.queues import keys
 from services.queues.connection import Connection, pairs, translated
 from services.queues.door import refuse_keys
 from services.queues.records import Event, Finish, ReplyEnd, ReplyError, decode, decode_event, encode
-from services.queues.usage import REFUSED
+from services.queues.usage import REFUSED, month_of
 
 REPLY_KEEP_S = 600
 EVENTS_KEEP_MS = 60_000
@@ -27,6 +27,7 @@ class Dispatched(StrEnum):
     OK = "ok"
     FENCED = "fenced"  # another scheduler holds the lease
     GONE = "gone"  # the chat was cancelled meanwhile
+    UNPAID = "unpaid"  # its tenant has not that much money left for other providers: it waits on
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +102,6 @@ class Desk:
     async def dispatch(self, lease: str, ticket: Ticket, reservation: Reservation) -> Dispatched:
         """Reserve and move to the ready stream, at once."""
         waited_s = max(0.0, reservation.admitted_s - ticket.created_s)
-        return await self._move(lease, ticket, ticket.model, encode(reservation), reservation.kv_bits, waited_s)
-
-    async def overflow(self, lease: str, ticket: Ticket, provider: str, waited_s: float) -> Dispatched:
-        """Hand a waiting chat to another provider's worker. It holds no KV memory here."""
-        return await self._move(lease, ticket, keys.provider(provider), b"", KvBits.SIXTEEN, waited_s)
-
-    async def _move(  # noqa: PLR0917  (ticket, where to and with what: one script's arguments)
-        self, lease: str, ticket: Ticket, to: str, reservation: bytes, bits: KvBits, waited_s: float
-    ) -> Dispatched:
         answer = await self._connection.script(
             "dispatch",
             [
@@ -118,12 +110,56 @@ class Desk:
                 keys.WAITING,
                 keys.chat(ticket.chat),
                 keys.RESERVATIONS,
-                keys.ready(to),
+                keys.ready(ticket.model),
                 keys.session(ticket.tenant, ticket.session),
             ],
-            [lease, ticket.tenant, ticket.chat, reservation, int(bits), f"{waited_s:.6f}"],
+            [
+                lease,
+                ticket.tenant,
+                ticket.chat,
+                encode(reservation),
+                int(reservation.kv_bits),
+                f"{waited_s:.6f}",
+            ],
         )
         return Dispatched(answer.decode())
+
+    async def overflow(
+        self, lease: str, ticket: Ticket, waited_s: float, *, microusd: int, microusd_max: int | None
+    ) -> Dispatched:
+        """Hand a waiting chat to another provider's worker, and count `microusd` as spent until it is settled.
+
+        Not if its tenant would have spent more than `microusd_max` then. The chat holds no KV memory here.
+        """
+        answer = await self._connection.script(
+            "overflow",
+            [
+                keys.LEASE,
+                keys.wait(ticket.tenant),
+                keys.WAITING,
+                keys.chat(ticket.chat),
+                keys.spent(month_of(ticket.created_s), ticket.tenant),
+                keys.ready(keys.provider(ticket.overflow_to or "")),
+                keys.session(ticket.tenant, ticket.session),
+            ],
+            [
+                lease,
+                ticket.tenant,
+                ticket.chat,
+                int(KvBits.SIXTEEN),
+                f"{waited_s:.6f}",
+                microusd,
+                "" if microusd_max is None else microusd_max,
+            ],
+        )
+        return Dispatched(answer.decode())
+
+    async def spent(self, tenants: Sequence[str], now_s: float) -> list[int]:
+        """What other providers take for each tenant's chats of this month, in micro-dollars."""
+        month = month_of(now_s)
+        with translated():
+            stored = await self._connection.redis.mget([keys.spent(month, tenant) for tenant in tenants])
+        return [int(amount or 0) for amount in stored]
 
     async def refuse(self, lease: str, ticket: Ticket, decision: Decision, message: str, now_s: float) -> Dispatched:
         """End a waiting chat with an error that its client gets."""

@@ -160,7 +160,7 @@ class Door:
         return None if values is None else _chat_info(values)
 
     async def spent_usd(self, tenant: str, now_s: float) -> float:
-        """What a tenant's chats cost at other providers this month."""
+        """What a tenant's chats cost at other providers this month, or may come to cost."""
         with translated():
             spent = await self._connection.redis.get(keys.spent(month_of(now_s), tenant))
         return int(spent or 0) / 1e6

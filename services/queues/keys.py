@@ -2,7 +2,8 @@
 
 key                     type    holds
 bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream), asked
-                                (digest of the question that came with an Idempotency-Key), charge (until it ends)
+                                (digest of the question that came with an Idempotency-Key), charge (until it ends),
+                                reserved_microusd (of `spent`, where it went to another provider)
 bh:reply:CHAT           stream  the answer; entry ids are ATTEMPT-PLACE, so a newer attempt fences an older one
 bh:wait:TENANT          zset    waiting chats by arrival number
 bh:waiting              hash    tenant -> how many of its chats wait
@@ -20,8 +21,8 @@ bh:registry             hash    version, and the document of tenants, keys and b
 bh:idempotency:T:KEY    string  chat that an Idempotency-Key stands for
 bh:usage:DAY:T:BOT      hash    counters for billing
 bh:usages               set     names of all the hashes above
-bh:rollup               hash    day -> rows, for days whose counters are given up
-bh:spent:MONTH:T        string  micro-dollars that a tenant's chats cost elsewhere
+bh:rollup               hash    day -> rows, for good: they count once the day's counters are given up
+bh:spent:MONTH:T        string  micro-dollars that a tenant's chats cost elsewhere, or may come to
 bh:limit:T:...          string  windows of the rate limits
 bh:session:T:S          hash    bot, model, last use, KV bits of the last chat, `wanted` by an operator
 bh:sessions             zset    "T S" by last use
@@ -113,7 +114,8 @@ def usage(day: str, tenant: str, bot: str) -> str:
 
 
 def spent(month: str, tenant: str) -> str:
-    """What other providers took for a tenant's chats in one month (UTC, YYYY-MM), in micro-dollars."""
+    """What other providers take for the chats that a tenant began in one month (UTC, YYYY-MM), in micro-dollars: a
+    chat that runs counts with the most that it may cost."""
     return f"bh:spent:{month}:{tenant}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -125,18 +126,38 @@ async def test_a_promise_that_the_model_cannot_keep_is_refused(admin: Admin) -> 
     assert (error["code"], error["would_fit"]) == ("kv_bits", [4])
 
 
-async def test_autotunes_proposals_are_carried_out_only_when_told(admin: Admin) -> None:
+async def proposed(admin: Admin, *proposals: dict[str, Any]) -> str:
+    """An autotune job with these proposals."""
     jobs = Jobs(admin.gateway.connection)
+    job = await jobs.create("autotune", "", {}, by="beat", now_s=0.0)
+    attempt = await jobs.begin(job.id, 0.0)
+    assert attempt is not None
+    await attempt.end(JobState.SUCCEEDED, "done", 0.0, result={"proposals": proposals})
+    return job.id
+
+
+async def test_a_proposal_that_the_model_cannot_keep_any_more_is_left(admin: Admin) -> None:
+    before = (await admin.ask("GET", "/bots/acme/support"))["config"]["kv"]
+    after = before | {"policy": "fixed", "bits": 8}
+    job = await proposed(
+        admin, {"bot": "acme/support", "model": "m", "before": before, "after": after, "why": "measured"}
+    )
+    await admin.engine("m", bits=4)
+    applied = await admin.ask("POST", f"/jobs/{job}/apply")
+    assert (applied["changed"], applied["left"]) == ([], ["acme/support"])
+    assert (await admin.ask("GET", "/bots/acme/support"))["config"]["kv"] == before
+    await admin.engine("m", bits=8)
+    assert (await admin.ask("POST", f"/jobs/{job}/apply"))["changed"] == ["acme/support"]
+
+
+async def test_autotunes_proposals_are_carried_out_only_when_told(admin: Admin) -> None:
     before = (await admin.ask("GET", "/bots/acme/support"))["config"]["kv"]
     after = before | {"floor": 8}
     proposal = {"bot": "acme/support", "model": "m", "before": before, "after": after, "why": "measured"}
     stale = proposal | {"bot": "globex/returns", "before": before | {"floor": 16}}
-    job = await jobs.create("autotune", "", {}, by="beat", now_s=0.0)
-    attempt = await jobs.begin(job.id, 0.0)
-    assert attempt is not None
-    await attempt.end(JobState.SUCCEEDED, "done", 0.0, result={"proposals": [proposal, stale]})
+    job = await proposed(admin, proposal, stale)
     assert (await admin.ask("GET", "/bots/acme/support"))["config"]["kv"] == before
-    applied = await admin.ask("POST", f"/jobs/{job.id}/apply")
+    applied = await admin.ask("POST", f"/jobs/{job}/apply")
     assert (applied["changed"], applied["left"]) == (["acme/support"], ["globex/returns"])
     assert (await admin.ask("GET", "/bots/acme/support"))["config"]["kv"] == after
     entry = (await admin.ask("GET", "/audit"))["items"][0]

@@ -6,11 +6,13 @@ import asyncio
 import csv
 import io
 import time
+from hashlib import sha256
 
 import orjson
 
+from services.config import TenantConfig
 from services.queues.door import read_registry, write_registry
-from services.registry import Keyring, seeded
+from services.registry import Keyring, Registry, seeded
 from tests.admin.conftest import ACME, CONFIG, PEPPER, Admin
 
 
@@ -45,6 +47,40 @@ async def test_a_deleted_tenant_stays_away_until_its_section_changes(admin: Admi
         now = await read_registry(connection)
         assert await write_registry(connection, now.version, seeded(now, config, PEPPER, time.time()))
         assert ("acme" in (await read_registry(connection)).tenants) is there
+
+
+class LaterTenant(TenantConfig):
+    """As a later release may know it."""
+
+    colour: str = "red"
+
+
+def changed_by_hand(now: Registry) -> Registry:
+    """The admin API deleted one tenant and gave another a weight."""
+    acme = now.tenants["acme"]
+    heavy = acme.model_copy(update={"config": acme.config.model_copy(update={"weight": 7.0})})
+    return now.model_copy(update={"tenants": {"acme": heavy}, "deleted": {"globex": now.tenants["globex"].seed}})
+
+
+def test_a_release_that_adds_a_setting_changes_no_section() -> None:
+    before = changed_by_hand(seeded(Registry(), CONFIG, PEPPER, 0.0))
+    later = {name: LaterTenant.model_validate(section.model_dump()) for name, section in CONFIG.tenants.items()}
+    after = seeded(before, CONFIG.model_copy(update={"tenants": later}), PEPPER, 0.0)
+    assert (after.tenants, after.deleted) == (before.tenants, before.deleted)
+    blue = {"acme": later["acme"].model_copy(update={"colour": "blue"})}
+    assert seeded(after, CONFIG.model_copy(update={"tenants": blue}), PEPPER, 0.0).tenants["acme"].config.weight == 1.0
+
+
+def test_a_registry_of_the_release_before_keeps_its_changes() -> None:
+    fresh = seeded(Registry(), CONFIG, PEPPER, 0.0)
+    stored = {
+        name: record.model_copy(update={"seed": sha256(record.config.model_dump_json().encode()).hexdigest()[:16]})
+        for name, record in fresh.tenants.items()
+    }
+    after = seeded(changed_by_hand(fresh.model_copy(update={"tenants": stored})), CONFIG, PEPPER, 0.0)
+    assert after.tenants["acme"].config.weight == 7.0
+    assert after.tenants["acme"].seed == fresh.tenants["acme"].seed
+    assert after.deleted == {"globex": fresh.tenants["globex"].seed}
 
 
 async def test_a_key_is_shown_once_and_rotates_with_overlap(admin: Admin) -> None:

@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
+from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
 from services.config import BotConfig, KvPolicyConfig, TenantConfig
-from services.jobs.autotune import proposals
-from services.jobs.figures import Measured
+from services.jobs.autotune import proposals, run
+from services.jobs.figures import Measured, keep
+from services.jobs.run import Context
+from services.jobs.store import Jobs
+from services.queues.bench import Bench
+from services.queues.connection import Connection
+from services.queues.door import read_registry, write_registry
 from services.registry import Registry, TenantRecord
+from services.runtime import Runtime
 
 
 def registry(**kv: Any) -> Registry:
@@ -42,3 +49,25 @@ def test_what_is_right_already_not_measured_or_a_trades_is_left_alone() -> None:
     assert proposals(registry(policy="auto", floor=4, ceiling=8), {"m": rows(0.01, 0.001)}, {}, 0.05) == []
     assert proposals(registry(), {}, {}, 0.05) == []
     assert proposals(registry(policy="medical", floor=8), {"m": rows(0.0, 0.0)}, {}, 0.05) == []
+
+
+async def test_bits_that_the_model_does_not_hold_are_not_proposed(connection: Connection, runtime: Runtime) -> None:
+    """The laptop example's second model holds 4 bits and nothing else: a bot at 8 would have every chat refused."""
+    assert await write_registry(connection, 0, registry(policy="fixed", bits=4))
+    await keep(connection, "m", rows(0.20, 0.001))
+
+    async def tuned(bits: KvBits) -> dict[str, Any]:
+        """The result of a job that carries its proposals out, on an engine with these bits."""
+        facts = EngineFacts("m", "llamacpp", 100, 10, 1000, {int(bits): 1}, 512, 3, bits)
+        await Bench(connection, "m", "m@0").publish_engine(facts, EngineReport("m", 0.0, EngineState.READY))
+        job = await Jobs(connection).create("autotune", "", {"apply": True}, by="test", now_s=0.0)
+        attempt = await Jobs(connection).begin(job.id, 0.0)
+        assert attempt is not None
+        return await run(Context(runtime, connection, attempt))
+
+    result = await tuned(KvBits.FOUR)
+    assert (result["proposals"], result["changed"], result["left"]) == ([], [], [])
+    assert [one["bot"] for one in result["dropped"]] == ["acme/support"]
+    assert "m holds KV at 4 bits now, this policy promises 8" in result["dropped"][0]["why"]
+    assert (await read_registry(connection)).tenants["acme"].config.bots["support"].kv.bits == 4
+    assert (await tuned(KvBits.EIGHT))["changed"] == ["acme/support"]

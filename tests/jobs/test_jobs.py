@@ -6,11 +6,13 @@ import asyncio
 import shutil
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from celery import Celery
 
+from services import usage
 from services.config import load
 from services.embedded_redis import EmbeddedRedis
 from services.jobs import store
@@ -104,6 +106,36 @@ async def test_the_beat_sends_lost_jobs_again_and_rolls_days_up(connection: Conn
     queue = [entry.decode() for entry in await connection.redis.lrange("bh:celery:jobs", 0, -1)]
     assert sum(lost.id in entry for entry in queue) == 1
     assert sorted(job.kind for job in await jobs.recent(10)) == ["autotune", "sleep", "usage_rollup"]
+
+
+async def test_a_day_is_rolled_up_after_its_end_and_when_its_counters_go(
+    connection: Connection, sender: Sender
+) -> None:
+    """A job an hour for each day that counters are kept of buried everybody else's."""
+    midnight = datetime(2026, 11, 25, tzinfo=UTC).timestamp()
+    days = [usage.day_before("2026-11-25", back) for back in range(95)]
+    counted = [keys.usage(day, "acme", "acme/support") for day in days]
+    await connection.redis.sadd(keys.USAGES, *counted)
+
+    async def begun(now_s: float) -> list[str]:
+        """Days of the jobs that a tick makes, which are then done."""
+        await connection.redis.delete(keys.JOBS, f"{keys.CELERY_PREFIX}due:rollup")
+        await tick(connection, sender, now_s)
+        targets = [job.target for job in await Jobs(connection).recent(500) if job.kind == "usage_rollup"]
+        for day in targets:
+            await usage.roll_up(connection, day, now_s)
+            await connection.redis.delete(keys.job_lock(f"usage_rollup:{day}"))
+        return sorted(targets)
+
+    assert await begun(midnight + 1800) == sorted(days[2:]), "yesterday may still get counts"
+    assert await begun(midnight + 3601) == [days[1]]
+    assert await begun(midnight + 7202) == []
+    await connection.redis.hset(counted[1], "chats", 3)  # later than anybody thought
+    assert await begun(midnight + 86_400 + 3601) == [days[90], days[0]]
+    assert counted[90].encode() not in await connection.redis.smembers(keys.USAGES)
+    assert days[1] in await begun(midnight + 91 * 86_400)
+    [row] = await usage.rows(connection, days[1], days[1])
+    assert row.chats == 3
 
 
 async def test_celery_logs_in_at_a_socket_with_a_password(tmp_path: Path) -> None:

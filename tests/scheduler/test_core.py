@@ -326,6 +326,20 @@ def test_a_bot_that_may_overflow_does_so_when_room_is_short_for_long() -> None:
     assert host.answer("c") == (Outcome.OVERFLOW, Reason.KV_MEMORY)
 
 
+def test_a_chat_overflows_only_once_its_tenant_has_the_money() -> None:
+    host = Host(facts(), overflow_after_s=10.0, overflow_usd_per_million_tokens={"other": 2.0})
+    host.scheduler.may_spend({"a": 1999, "c": 0})
+    host.send(ticket("running", tokens=900))
+    for chat, tenant in (("a", "a"), ("b", "b"), ("c", "c"), ("a-again", "a")):
+        host.send(ticket(chat, tenant, tokens=900, overflow=True, overflow_to="other"))
+    host.wait(10.1)
+    assert [host.answer(chat)[0] for chat in ("a", "b")] == [Outcome.OVERFLOW] * 2
+    assert not {"a-again", "c"} & host.decided.keys(), "1800 micro-dollars a chat"
+    host.scheduler.may_spend({"a": 1999})
+    host.wait(1.1)
+    assert [host.answer(chat)[0] for chat in ("a-again", "c")] == [Outcome.OVERFLOW] * 2
+
+
 def test_a_tenant_at_its_own_limit_does_not_overflow_and_holds_nobody_up() -> None:
     host = Host(facts(), shares={"a": TenantShare(chats_max=1)}, overflow_after_s=10.0)
     host.send(ticket("a1", "a"), ticket("a2", "a", overflow=True))

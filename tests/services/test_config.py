@@ -69,6 +69,7 @@ def test_a_good_file_is_read_with_defaults(path: Path) -> None:
         ("  acme:", "  Acme:", 6, "small letters"),
         ("tenants:", "memory: {card: 24 parsecs}\ntenants:", 5, "24 parsecs"),
         ("tenants:", "gateway: {port: 70000}\ntenants:", 5, "got 70000"),
+        ("tenants:", "overflow:\n  x: {model: a/b}\ntenants:", 6, "overflow.x.usd_per_million_tokens: Field required"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(path: Path, old: str, new: str, line: int, words: str) -> None:

@@ -4,7 +4,7 @@
 -- Answers 'ok' | 'fenced' (another scheduler took over) | 'gone' (cancelled meanwhile)
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
 if not leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3]) then return 'gone' end
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end  -- '' : another provider's memory
+redis.call('HSET', KEYS[5], ARGV[3], ARGV[4])
 local entry = redis.call('XADD', KEYS[6], '*', 'chat', ARGV[3])
 redis.call('HSET', KEYS[4], 'state', 'ready', 'kv_bits', ARGV[5], 'entry', entry, 'queue_s', ARGV[6])
 if redis.call('EXISTS', KEYS[7]) == 1 then redis.call('HSET', KEYS[7], 'kv_bits', ARGV[5]) end

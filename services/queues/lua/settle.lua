@@ -23,14 +23,17 @@ if entry then
   redis.call('XDEL', KEYS[4], entry)
 end
 redis.call('SADD', KEYS[7], KEYS[6])
+local cost = 0
 for i = 8, #ARGV, 2 do
   if string.find(ARGV[i + 1], '.', 1, true) then
     redis.call('HINCRBYFLOAT', KEYS[6], ARGV[i], ARGV[i + 1])
   else
     redis.call('HINCRBY', KEYS[6], ARGV[i], ARGV[i + 1])
-    if ARGV[i] == 'overflow_microusd' then redis.call('INCRBY', KEYS[8], ARGV[i + 1]) end
+    if ARGV[i] == 'overflow_microusd' then cost = tonumber(ARGV[i + 1]) end
   end
 end
+local reserved = tonumber(redis.call('HGET', KEYS[1], 'reserved_microusd') or '0') -- by overflow.lua
+if cost ~= reserved then redis.call('INCRBY', KEYS[8], cost - reserved) end
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 20000, '*', 'k', 'settle', 'd', ARGV[4])
 if place then
   local before = ARGV[2] .. '-' .. (tonumber(string.match(place, '%-(%d+)$')) - 1)
