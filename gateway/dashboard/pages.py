@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from gateway import beside
 from gateway.admin.router import admin_app
 from gateway.call import Receive, Scope, Send
 from gateway.dashboard import controls, playground, router
@@ -45,14 +46,10 @@ async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
     """The pages, with everything that runs beside their requests."""
     async with Backstage(admin_app(gateway)) as backstage:
         pages = Pages(gateway, backstage)
-        beside = [
-            asyncio.create_task(pages.widgets.outbox.run()),
-            asyncio.create_task(pages.dashboard.recorder.run()),
-        ]
+        outbox = beside.begin(pages.widgets.outbox.run())
+        charts = asyncio.create_task(pages.dashboard.recorder.run())  # a gateway without charts still serves chats
         try:
             yield pages
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await beside.end([*outbox, charts])
             await pages.widgets.answers.close()
