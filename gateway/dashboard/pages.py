@@ -15,15 +15,21 @@ from gateway.dashboard import controls, playground, router
 from gateway.dashboard.backstage import Backstage
 from gateway.dashboard.router import Dashboard
 from gateway.state import Gateway
-from gateway.widget.router import Widgets
+from gateway.widget.router import BODY_BYTES_MAX, Widgets
 from gateway.widget.router import router as widget_router
 
-PREFIXES = ("/dashboard", "/widget")
+WIDGET = "/widget"
+PREFIXES = ("/dashboard", WIDGET)
 
 
 def takes(path: str) -> bool:
     """Whether a path is a page's."""
     return path == "/" or path.startswith(PREFIXES)
+
+
+def body_bytes_max(path: str, most: int) -> int:
+    """How large the body of a request to a page may be, where `most` is the gateway's bound."""
+    return min(most, BODY_BYTES_MAX) if path.startswith(WIDGET) else most
 
 
 class Pages:
