@@ -73,12 +73,15 @@ class App:
                 )
 
     async def _answered(self, gateway: Gateway, call: Call) -> None:
+        bounds = gateway.config.gateway
+        bytes_max, read_s_max = bounds.body_bytes_max, bounds.request_read_s_max
         try:
             if self._admin is not None and admin.takes(call.path):
                 call.scope[admin.REQUEST] = call.request_id
-                await call.forward(self._admin, "admin")
+                await call.forward(self._admin, "admin", bytes_max=bytes_max, read_s_max=read_s_max)
             elif self._pages is not None and pages.takes(call.path):
-                await call.forward(self._pages, "pages")
+                bytes_max = pages.body_bytes_max(call.path, bytes_max)
+                await call.forward(self._pages, "pages", bytes_max=bytes_max, read_s_max=read_s_max)
             else:
                 await _routed(gateway, call)
         except Refused as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
+from starlette.requests import ClientDisconnect
 
 from gateway.outcomes import Code, Refused
 
@@ -67,9 +69,7 @@ class Call:
 
     async def body(self, bytes_max: int, read_s_max: float) -> bytes:
         """The whole body. Raises Refused when it is too large or too slow, ClientGone."""
-        declared = self.headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > bytes_max:
-            raise _too_large(bytes_max)
+        self._check_declared(bytes_max)
         first = await self._receive_within(read_s_max)
         if not first.get("more_body", False):
             body: bytes = first["body"]
@@ -81,6 +81,11 @@ class Call:
             self._checked(parts, bytes_max)
             if not message.get("more_body", False):
                 return bytes(parts)
+
+    def _check_declared(self, bytes_max: int) -> None:
+        declared = self.headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > bytes_max:
+            raise _too_large(bytes_max)
 
     async def _receive_within(self, limit_s: float) -> Message:
         try:
@@ -128,25 +133,71 @@ class Call:
     async def respond_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
         await self.respond(status, orjson.dumps(value), [JSON, *headers])
 
-    async def forward(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], route: str) -> None:
-        """Let another ASGI application answer. `route` is its name in metrics and logs."""
+    async def forward(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        route: str,
+        *,
+        bytes_max: int,
+        read_s_max: float,
+    ) -> None:
+        """Let another ASGI application answer. `route` is its name in metrics and logs.
+
+        Raises Refused when the body is too large or too slow, ClientGone; unless the answer has started.
+        """
         self.route = route
+        self._check_declared(bytes_max)
+        body = _Bounded(self, bytes_max, read_s_max)
         kept = [(name, value) for name, value in self.scope["headers"] if name != b"x-request-id"]
         scope = {**self.scope, "headers": [*kept, (b"x-request-id", self.request_id.encode())]}
 
         async def send(message: Message) -> None:
+            if body.broken is not None and not self.status:
+                return  # what the application says to a body that it did not get
             if message["type"] == "http.response.start":
                 self.status = message["status"]
                 message["headers"] = [(b"x-request-id", self.request_id.encode()), *message["headers"]]
             await self._send(message)
 
-        await app(scope, self._receive, send)
+        with contextlib.suppress(ClientDisconnect):
+            await app(scope, body.receive, send)
+        if body.broken is not None and not self.status:
+            raise body.broken
 
     async def refuse(self, refused: Refused) -> None:
         """The error as a whole answer."""
         self.label = refused.code.value
         chat = [(b"x-bunkhouse-chat", self.chat.encode())] if self.chat else []
         await self.respond(refused.row.status, refused.body(), [JSON, *chat, *refused.headers()])
+
+
+class _Bounded:
+    """A request as another application receives it. A body that breaks its bounds looks like a client that left."""
+
+    def __init__(self, call: Call, bytes_max: int, read_s_max: float) -> None:
+        self._call = call
+        self._bytes_max = bytes_max
+        self._bytes_left = bytes_max
+        self._read_s_max = read_s_max
+        self._whole = False
+        self.broken: Refused | ClientGone | None = None  # why the body did not come to its end
+
+    async def receive(self) -> Message:
+        """The next piece of the body; after the last, as long as it takes, that the client left."""
+        if self.broken is not None:
+            return {"type": "http.disconnect"}
+        if self._whole:
+            return await self._call._receive()
+        try:
+            message = await self._call._receive_within(self._read_s_max - self._call.elapsed_s)
+            self._bytes_left -= len(message["body"])
+            if self._bytes_left < 0:
+                raise _too_large(self._bytes_max)
+        except (Refused, ClientGone) as error:
+            self.broken = error
+            return {"type": "http.disconnect"}
+        self._whole = not message.get("more_body", False)
+        return message
 
 
 def _too_large(bytes_max: int) -> Refused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from gateway import beside
 from gateway.app import App
 from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
@@ -38,25 +38,11 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
     async with runtime.connect() as connection:
         gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
-        work = (gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())
-        beside = [asyncio.create_task(one) for one in work]
-        for task in beside:
-            task.add_done_callback(_must_not_end)
+        tasks = beside.begin(gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())
         try:
             yield gateway
         finally:
-            ending = [*beside, *gateway.lingering]  # lingering chats go on: a shutdown cancels nobody's chat
-            for task in ending:
-                task.remove_done_callback(_must_not_end)
-                task.cancel()
-            await asyncio.gather(*ending, return_exceptions=True)
-
-
-def _must_not_end(task: asyncio.Task[None]) -> None:
-    """A gateway whose relay is dead looks alive and answers nobody: better to end and be restarted."""
-    if not task.cancelled():
-        log.error("gateway.task_ended", error=repr(task.exception()))
-        signal.raise_signal(signal.SIGTERM)
+            await beside.end([*tasks, *gateway.lingering])  # lingering chats go on: a shutdown cancels nobody's chat
 
 
 def create_app(runtime: Runtime) -> App:

@@ -72,6 +72,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._arm()  # where the head was late, its timer has gone off before there was an answer
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unstick()

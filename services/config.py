@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import idna
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, ValidationError
 
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+URL_CHARS_MAX = 2000
+HOST_CHARS_MAX = 253
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 class ConfigError(Exception):
@@ -160,7 +165,40 @@ def _check_webhook(url: str) -> str:
         raise ValueError(f"{url!r} is no webhook: it must be https://, or http:// to this machine")
     if parts.username is not None or parts.fragment:
         raise ValueError(f"{url!r} is no webhook: leave out user names, passwords and fragments")
+    if len(url) > URL_CHARS_MAX or " " in url or not url.isprintable():
+        raise ValueError(f"{url!r} is no webhook: at most {URL_CHARS_MAX} characters, no spaces, all of them printable")
+    try:
+        endpoint(url)
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no webhook: {error}") from None
     return url
+
+
+def endpoint(url: str) -> tuple[str, int]:
+    """Host and port that an http(s) URL leads to, the host as DNS and TLS take it. Raises ValueError that says why."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("a port is a number from 1 to 65535")
+    return _ascii_host(parts.hostname or ""), port or (443 if parts.scheme == "https" else 80)
+
+
+def _ascii_host(host: str) -> str:
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    try:
+        name = host if host.isascii() else idna.encode(host).decode("ascii")
+    except idna.IDNAError as error:
+        raise ValueError(f"{host!r} is no host name: {error}") from None
+    labels = name.split(".")
+    if len(name) > HOST_CHARS_MAX or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(f"{host!r} is no host name")
+    return name
 
 
 def is_loopback(host: str) -> bool:

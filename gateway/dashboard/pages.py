@@ -8,21 +8,28 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from gateway import beside
 from gateway.admin.router import admin_app
 from gateway.call import Receive, Scope, Send
 from gateway.dashboard import controls, playground, router
 from gateway.dashboard.backstage import Backstage
 from gateway.dashboard.router import Dashboard
 from gateway.state import Gateway
-from gateway.widget.router import Widgets
+from gateway.widget.router import BODY_BYTES_MAX, Widgets
 from gateway.widget.router import router as widget_router
 
-PREFIXES = ("/dashboard", "/widget")
+WIDGET = "/widget"
+PREFIXES = ("/dashboard", WIDGET)
 
 
 def takes(path: str) -> bool:
     """Whether a path is a page's."""
     return path == "/" or path.startswith(PREFIXES)
+
+
+def body_bytes_max(path: str, most: int) -> int:
+    """How large the body of a request to a page may be, where `most` is the gateway's bound."""
+    return min(most, BODY_BYTES_MAX) if path.startswith(WIDGET) else most
 
 
 class Pages:
@@ -45,14 +52,10 @@ async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
     """The pages, with everything that runs beside their requests."""
     async with Backstage(admin_app(gateway)) as backstage:
         pages = Pages(gateway, backstage)
-        beside = [
-            asyncio.create_task(pages.widgets.outbox.run()),
-            asyncio.create_task(pages.dashboard.recorder.run()),
-        ]
+        outbox = beside.begin(pages.widgets.outbox.run())
+        charts = asyncio.create_task(pages.dashboard.recorder.run())  # a gateway without charts still serves chats
         try:
             yield pages
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await beside.end([*outbox, charts])
             await pages.widgets.answers.close()

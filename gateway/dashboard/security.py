@@ -44,5 +44,6 @@ def check_same_site(request: Request) -> None:
 def check_csrf(request: Request, session: Session) -> None:
     """Refuse a change whose page did not get our token. Raises Refused."""
     check_same_site(request)
-    if not hmac.compare_digest(request.headers.get(CSRF_HEADER, ""), session.csrf):
+    given = request.headers.get(CSRF_HEADER, "")
+    if not hmac.compare_digest(given.encode(), session.csrf.encode()):  # of text, it takes ASCII only
         raise Refused(Code.INVALID_API_KEY, "This page is out of date. Load it again.")

@@ -123,7 +123,9 @@ class Sessions:
 
     def _secret(self, cookie: str | None) -> str | None:
         secret, _, signature = (cookie or "").partition(".")
-        return secret if secret and hmac.compare_digest(signature, self._signature(secret)) else None
+        own = self._signature(secret)
+        # as bytes: of text, compare_digest takes ASCII only
+        return secret if secret and hmac.compare_digest(signature.encode(), own.encode()) else None
 
     def _signature(self, secret: str) -> str:
         return hmac.new(self._pepper, b"dashboard session " + secret.encode(), hashlib.sha256).hexdigest()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from itertools import dropwhile, groupby
 from time import monotonic
 
 import orjson
@@ -69,16 +70,14 @@ class Answers:
 
     async def _submit(self, place: Place, talk: Talk, text: str, chat: str, call: str) -> Ticket:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
-        messages = [
-            {"role": "user" if turn.who == "visitor" else "assistant", "content": turn.text}
-            for turn in talk.turns
-            if turn.text
-        ]
+        said = [(turn.who, turn.text) for turn in talk.turns if turn.text]
+        said.append(("visitor", text))
         while True:
+            said = list(dropwhile(lambda turn: turn[0] == "bot", said))  # templates want a user to begin
             request = ChatRequest.model_validate(
                 {
                     "model": place.bot,
-                    "messages": [*messages, {"role": "user", "content": text}],
+                    "messages": alternating(said),
                     "stream": True,
                     "temperature": place.widget.temperature,
                 }
@@ -88,9 +87,9 @@ class Answers:
                     self._gateway, place.tenant, request, chat=chat, session=f"widget-{talk.session}", call=call
                 )
             except Refused as refused:
-                if refused.code is not Code.CONTEXT_LENGTH or not messages:
+                if refused.code is not Code.CONTEXT_LENGTH or len(said) == 1:
                     raise
-                messages = messages[2:]
+                said = said[1:]
 
     async def settled(self, place: Place, talk: Talk) -> Talk:
         """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
@@ -167,6 +166,17 @@ class Answers:
             yield entries
             if any(entry.end for entry in entries):
                 return
+
+
+def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Messages of (who, text). What one side said in a row is one message: many templates refuse two users' turns.
+
+    A question whose answer ended without a word stays in the conversation so.
+    """
+    return [
+        {"role": "user" if who == "visitor" else "assistant", "content": "\n\n".join(text for _, text in turns)}
+        for who, turns in groupby(said, key=lambda turn: turn[0])
+    ]
 
 
 def event(entry: ReplyEntry) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gateway.widget.store import Talk
 from gateway.widget.tokens import Place, webhook_secret
@@ -126,11 +126,18 @@ class Outbox:
         if not stored:
             await self._drop(name.decode())
             return True
-        letter = Letter.model_validate_json(stored)
+        try:
+            letter = Letter.model_validate_json(stored)
+        except ValidationError:
+            log.exception("widget.letter_unreadable", letter=name.decode())  # a newer gateway's: left to that one
+            return True
         try:
             await self._deliver(letter)
         except WebhookFailed as error:
             await self._failed(letter, error)
+        except Exception:  # this task's outermost loop: one letter's bug must not keep all others
+            log.exception("widget.handover_given_up", bot=letter.bot, letter=letter.id)
+            await self._drop(letter.id)
         else:
             log.info("widget.handover_delivered", bot=letter.bot, letter=letter.id, tries=letter.tries + 1)
             await self._drop(letter.id)

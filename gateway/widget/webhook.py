@@ -4,6 +4,7 @@
 - The name is resolved once, every address it gives is checked, and the connection goes to a checked address: a name
   that answers differently a moment later gains nothing.
 - Redirects are not followed, the answer's body is not read, proxies from the environment are not used.
+- All of it takes DELIVERY_S_MAX at most: a receiver that drips its answer holds up nobody else's.
 Fails closed: a name with one forbidden address is refused.
 """
 
@@ -15,13 +16,13 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
 
 import httpx
 
-from services.config import is_loopback
+from services.config import endpoint, is_loopback
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # of connecting, and of each read and write
+DELIVERY_S_MAX = 15.0  # below handover.IN_HAND_S
 FINAL = frozenset({400, 401, 403, 404, 405, 410, 413, 422})  # statuses that a second try does not change
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -62,16 +63,22 @@ def signature(secret: str, at_s: int, body: bytes) -> str:
 
 async def post(url: str, body: bytes, headers: dict[str, str], *, resolver: Resolve = resolve) -> None:
     """Deliver once. Raises WebhookFailed."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        host, port = endpoint(url)
+        target = httpx.URL(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise WebhookFailed(f"the webhook's URL cannot be used: {error}", final=True) from error
     loopback = is_loopback(host)
-    if parts.scheme != "https" and not loopback:
+    if target.scheme != "https" and not loopback:
         raise WebhookFailed(f"{host}: only https is used outside this machine", final=True)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    addresses = await resolver(host, port)
-    if not addresses or not all(allowed(address, loopback=loopback) for address in addresses):
-        raise WebhookFailed(f"{host} leads to an address that webhooks may not reach", final=True)
-    status = await _first_that_answers(httpx.URL(url), addresses, body, {**headers, "host": parts.netloc})
+    try:
+        async with asyncio.timeout(DELIVERY_S_MAX):
+            addresses = await resolver(host, port)
+            if not addresses or not all(allowed(address, loopback=loopback) for address in addresses):
+                raise WebhookFailed(f"{host} leads to an address that webhooks may not reach", final=True)
+            status = await _first_that_answers(target, addresses, body, headers)
+    except TimeoutError:
+        raise WebhookFailed(f"{host} took longer than {DELIVERY_S_MAX:g} s") from None
     if not 200 <= status < 300:
         raise WebhookFailed(f"{host} answered {status}", final=status in FINAL)
 
@@ -89,14 +96,15 @@ async def _first_that_answers(url: httpx.URL, addresses: list[str], body: bytes,
 
 async def _send(url: httpx.URL, address: str, body: bytes, headers: dict[str, str]) -> int:
     """The answer's status. The certificate is checked against the name, though the connection goes to the address."""
+    own = {"host": url.netloc.decode("ascii"), "content-type": "application/json"}
     async with (
         httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False) as client,
         client.stream(
             "POST",
             url.copy_with(host=address),
             content=body,
-            headers={**headers, "content-type": "application/json"},
-            extensions={"sni_hostname": url.host},
+            headers=headers | own,
+            extensions={"sni_hostname": url.raw_host.decode("ascii")},
         ) as answer,
     ):
         return answer.status_code

@@ -89,6 +89,9 @@ async def test_a_change_needs_the_pages_token(operator: Operator) -> None:
         answer = await operator.post("/dashboard/models/qwen3-8b/kv/4", **{"x-csrf-token": token})
         assert answer.status_code == 401
         assert "Load it again" in answer.text
+    latin = {b"origin": operator.stage.url.encode(), b"x-csrf-token": b"\xe9" * 64}
+    refused = await operator.http.post("/dashboard/models/qwen3-8b/kv/4", headers=latin)
+    assert refused.status_code == 401
     done = await operator.post("/dashboard/models/qwen3-8b/kv/4")
     assert done.status_code == 200, done.text
 
@@ -104,6 +107,9 @@ async def test_forged_and_cut_cookies(operator: Operator) -> None:
         for forged in ("", "x", secret, f"{secret}.", f".{signature}", f"{secret}x.{signature}"):
             answer = await other.get("/", headers={"cookie": f"{COOKIE}={forged}"})
             assert answer.status_code == 303, forged
+        for latin in (b"a.\xe9", b"\xe9.a", b"\xe9"):
+            answer = await other.get("/", headers={b"cookie": COOKIE.encode() + b"=" + latin})
+            assert answer.status_code == 303, latin
 
 
 async def test_sessions_end(redis_url: str) -> None:

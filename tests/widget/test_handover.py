@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from typing import ClassVar
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.widget import handover, webhook
-from gateway.widget.handover import Outbox
+from gateway.widget.handover import Letter, Outbox
 from gateway.widget.store import Talk, Turn
 from gateway.widget.tokens import Place, webhook_secret
 from gateway.widget.webhook import WebhookFailed, allowed, post
 from services.config import BotConfig, WidgetConfig
+from services.queues import keys
 from services.queues.connection import Connection, connect
+from tests.gateway.driver import ended, until
 
 from .conftest import BOT, Page
 
@@ -146,6 +151,115 @@ async def test_a_gateway_that_dies_with_a_letter_leaves_it_to_the_next(redis_url
         clock.now_s += handover.IN_HAND_S + 1
         assert await box.deliver_next()
     assert len(Desk.taken) == 1
+
+
+BROKEN = ["https://desk.example:99999/h", "https://desk.example:80a/h", "https://desk..example/h", "https://[x/h", ""]
+
+
+async def test_one_letter_that_cannot_be_delivered_stops_no_other(redis_url: str, desk: str) -> None:
+    async with connect(redis_url) as connection:
+        box = await outbox(connection, Clock())
+        for number, url in enumerate(BROKEN):  # written when a configuration could still say so
+            await box._keep(Letter(id=f"ho-{number}", bot="acme/help", url=url, body="{}"), 0.0)
+        await box.put(place_of(desk), talk(), contact="ada", note="", page="")
+        running = asyncio.create_task(box.run())
+        await until(lambda: Desk.taken or running.done())
+        assert not running.done()
+        await ended(running)
+        assert not await connection.redis.exists(*(keys.widget_letter(f"ho-{number}") for number in range(len(BROKEN))))
+    assert len(Desk.taken) == 1
+
+
+async def test_a_bug_costs_its_own_letter_only(redis_url: str) -> None:
+    async def stumble(url: str, body: bytes, headers: dict[str, str]) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    async with connect(redis_url) as connection:
+        box = Outbox(connection, PEPPER, Clock(), stumble)
+        await box.put(place_of("https://desk.example/h"), talk(), contact="ada", note="", page="")
+        assert await box.deliver_next()
+        assert await connection.redis.keys("bh:widget:*") == []
+
+
+async def test_a_newer_gateways_letter_is_left_to_it(redis_url: str, desk: str) -> None:
+    async with connect(redis_url) as connection:
+        box = await outbox(connection, Clock())
+        await connection.redis.set(keys.widget_letter("ho-new"), b'{"id": "ho-new", "unheard_of": 1}')
+        await connection.redis.zadd(keys.WIDGET_OUTBOX, {"ho-new": 0.0})
+        await box.put(place_of(desk), talk(), contact="ada", note="", page="")
+        assert await box.deliver_next()
+        assert await box.deliver_next()
+        assert not await box.deliver_next()
+        assert await connection.redis.exists(keys.widget_letter("ho-new"))
+    assert len(Desk.taken) == 1
+
+
+async def test_a_desk_that_drips_its_answer_is_left_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = chain(b"HTTP/1.1 200 OK\r\nx-slow: ", repeat(ord("x")))
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes([next(head)]))
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+        left.set()
+
+    left = asyncio.Event()
+    monkeypatch.setattr(webhook, "DELIVERY_S_MAX", 0.4)
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+        with pytest.raises(WebhookFailed, match="took longer") as failed:
+            await asyncio.wait_for(post(url, b"{}", {}), 5)
+        await asyncio.wait_for(left.wait(), 5)
+    assert not failed.value.final
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        *((url, "a port is a number") for url in BROKEN[:2]),
+        ("https://desk.example:0/h", "a port is a number"),
+        *((f"https://{host}/h", "no host name") for host in ("desk..example", "-desk.example", "a" * 64, "1.2.3")),
+        ("https://xn--\u00fc.example/h", "no host name"),
+        ("https://desk.example/a b", "no spaces"),
+        ("https://desk.example/\x07", "printable"),
+        (f"https://desk.example/{'x' * 2000}", "at most 2000"),
+        ("https://[x/h", "Invalid IPv6"),
+    ],
+)
+def test_urls_that_lead_nowhere_are_refused_where_they_are_written(url: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        WidgetConfig(handover_webhook=url)
+
+
+async def test_a_name_with_other_letters_is_looked_up_and_told_as_dns_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = WidgetConfig(handover_webhook="https://M\u00fcller.example/hook?for=\u00e9").handover_webhook
+    assert url is not None
+    heard: list[bytes] = []
+    looked_up: list[str] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+
+        async def resolver(host: str, port: int) -> list[str]:
+            looked_up.append(host)
+            return ["127.0.0.1"]
+
+        monkeypatch.setattr(webhook, "allowed", lambda address, loopback: True)
+        with pytest.raises(WebhookFailed):
+            await post(url.replace("/hook", f":{port}/hook"), b"{}", {}, resolver=resolver)
+        monkeypatch.setattr(webhook, "is_loopback", lambda host: True)  # so that the request is not hidden by TLS
+        with pytest.raises(WebhookFailed):
+            await post(url.replace("https", "http").replace("/hook", f":{port}/hook"), b"{}", {}, resolver=resolver)
+    hello, request = heard
+    assert b"xn--mller-kva.example" in hello, "the name that the certificate is asked for"
+    assert f"\r\nhost: xn--mller-kva.example:{port}\r\n".encode() in request.lower()
+    assert looked_up == ["xn--mller-kva.example"] * 2
 
 
 async def test_a_visitor_is_answered_at_once(page: Page) -> None:

@@ -9,8 +9,19 @@ import httpx
 import pytest
 
 from gateway.widget import answers
+from gateway.widget.store import Store, Turn
+from gateway.widget.tokens import Tokens
+from services.tokenizer_template import ChatTemplate
 
 from .conftest import BOT, Page, text_of
+
+# As Mistral's and Gemma's: after the system prompt, roles must alternate, and a user begins.
+ALTERNATING = (
+    "{% for message in messages[1:] %}"
+    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles alternate') }}{% endif %}"
+    "{{ message.role }}: {{ message.content }}\n"
+    "{% endfor %}"
+)
 
 
 async def test_a_visitor_asks_and_reads_the_answer(page: Page) -> None:
@@ -52,6 +63,50 @@ async def test_the_bot_knows_what_was_said_before(page: Page) -> None:
     assert info.ticket.prompt_tokens > first.ticket.prompt_tokens + 40
     assert info.ticket.session == first.ticket.session
     assert info.ticket.bot == BOT
+
+
+@pytest.fixture
+def strict_page(page: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
+    """Of a shop whose model's template wants its roles to alternate."""
+    tokenizer = page.stage.gateway.prompts._tokenizers["qwen3-8b"]
+    monkeypatch.setattr(tokenizer, "_template", ChatTemplate(ALTERNATING, {}))
+    return page
+
+
+async def _keep_turns(page: Page, session: str, turns: list[tuple[str, str]]) -> None:
+    """As if this had been said. A bot's turn without text is an answer that ended before its first word."""
+    store = Store(page.stage.connection)
+    place = Tokens(page.stage.gateway.directory.registry, page.stage.secrets.pepper).place(page.token)
+    assert place is not None
+    talk = await store.talk(place, session)
+    kept = tuple(
+        Turn.model_validate({"who": who, "text": text, "at_s": 1.0, "finish": "error" if who == "bot" else None})
+        for who, text in turns
+    )
+    await store.save(place, talk.model_copy(update={"turns": kept}))
+
+
+async def test_a_question_whose_answer_had_no_text_is_still_known(strict_page: Page) -> None:
+    asked = await strict_page.say("Hello!")
+    await strict_page.read(asked["chat"])
+    await _settled(strict_page, asked["session"])
+    await _keep_turns(strict_page, asked["session"], [("visitor", "My bowl has a crack."), ("bot", "")])
+    again = await strict_page.say("Are you there?", asked["session"])
+    assert "sorry that it cracked" in text_of(await strict_page.read(again["chat"]))
+
+
+async def test_a_long_conversation_loses_its_oldest_turns_only(strict_page: Page) -> None:
+    asked = await strict_page.say("Hello!")
+    await strict_page.read(asked["chat"])
+    await _settled(strict_page, asked["session"])
+    long = "word " * 390
+    said = [("visitor", long), ("bot", long), ("visitor", long), ("bot", ""), ("visitor", long), ("bot", long)]
+    await _keep_turns(strict_page, asked["session"], said * 8)  # of forty texts the context takes about twenty
+    again = await strict_page.say("Are you there?", asked["session"])
+    await strict_page.read(again["chat"])
+    info = await strict_page.stage.gateway.door.chat(again["chat"])
+    assert info is not None
+    assert 6_800 < info.ticket.prompt_tokens < 8_192
 
 
 async def test_one_answer_at_a_time(page: Page) -> None:
