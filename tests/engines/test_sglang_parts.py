@@ -17,7 +17,7 @@ from services.engines.modelconfig import ModelConfigError, read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
 from services.engines.sglang_room import missing_room
-from services.engines.sglang_server import SglangOptions
+from services.engines.sglang_server import SglangOptions, SglangServer
 from services.telemetry import GpuReading
 
 QWEN_7B = {
@@ -207,6 +207,38 @@ async def test_planes_need_a_head_size_that_they_know(tmp_path: Path) -> None:
     _folder(tmp_path / "m", head_dim=80)
     with pytest.raises(EngineStartError, match="80"):
         await engine.start(lambda _word: None)
+
+
+class Card:
+    """A GPU whose memory is as a test says; `why` it cannot be read is never asked."""
+
+    why = ""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+
+    def read(self) -> GpuReading:
+        return GpuReading("Test 24", 24_000_000_000, 24_000_000_000 - self._free)
+
+
+async def test_a_pool_of_planes_needs_one_slot_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SglangServer, "_free_port", lambda _server: pytest.fail("it fits"))
+    for name, value in {"_check_version": _pass, "check_bits": lambda _server, _bits: ("auto", "")}.items():
+        monkeypatch.setattr(SglangServer, name, value)
+    slot_bytes, slots = 28 * 4 * (128 + 8), 200_000
+    fixed = read_model_config(_folder(tmp_path / "m")).weight_bytes + 1_500_000_000
+    monkeypatch.setattr("services.engines.sglang_server.GpuSource", lambda _gpu: Card(fixed + slots * slot_bytes))
+    with pytest.raises(pytest.fail.Exception, match="it fits"):
+        await _engine(tmp_path, kvplanes=True, kv_tokens=slots).start(lambda _word: None)
+    with pytest.raises(EngineStartError, match=r"0\.0 GB are missing"):
+        await _engine(tmp_path, kvplanes=True, kv_tokens=slots + 1).start(lambda _word: None)
+    # Without a size for the pool one chat of full context must fit, and it may ask for 8 bits.
+    with pytest.raises(EngineStartError, match=f"KV cache for {slots // 2 + 1} tokens"):
+        await _engine(tmp_path, kvplanes=True, context_tokens=slots // 2 + 1).start(lambda _word: None)
+
+
+async def _pass(_server: SglangServer) -> None:
+    """The interpreter is the right one."""
 
 
 def test_factory_builds_from_the_configuration(tmp_path: Path) -> None:
