@@ -1,7 +1,7 @@
 """The SGLang side of the engine seam: the engine for a GPU; on a CPU it proves this code without one.
 
 Version 0.5.17 only, in an environment of its own (`python`). Streams go through /generate with token ids; what SGLang
-caches is kept apart by `extra_key`, "<salt>|kv<bits>".
+caches is kept apart by `extra_key`, "<salt>|kv<bits>|".
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class SglangEngine:
         if facts.live_kv_bits:
             body["extra_key"] = extra_key(request.salt, request.kv_bits)
         else:
-            body["extra_key"] = f"{request.salt}|kv{int(request.kv_bits)}"
+            body["extra_key"] = f"{request.salt}|kv{int(request.kv_bits)}|"
         if request.adapter is not None:
             if request.adapter not in self._adapters:
                 raise EngineRejected(f"SGLang ({self.model}): adapter {request.adapter!r} is not loaded")

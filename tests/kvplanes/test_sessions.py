@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="kvplanes' slots run in SGLang's environment")
 
 from services.kvplanes.config import KVPlanesConfig  # noqa: E402
+from services.kvplanes.keys import extra_key  # noqa: E402
 from services.kvplanes.sessions import SessionPlanes  # noqa: E402
 from services.kvplanes.slots import SlotPool  # noqa: E402
 
@@ -48,7 +49,7 @@ class Engine:
 
     def prefill(self, row: int, length: int, bits: int, salt: str = "t") -> Any:
         req = SimpleNamespace(
-            rid=f"r{row}", req_pool_idx=row, kvplanes_bits=bits, extra_key=f"{salt}|kv{bits}", last_node=None,
+            rid=f"r{row}", req_pool_idx=row, kvplanes_bits=bits, extra_key=extra_key(salt, bits), last_node=None,
             origin_input_ids=[0] * length, output_ids=[], kv=SimpleNamespace(kv_allocated_len=length),
             finished=lambda: False,
         )  # fmt: skip
