@@ -44,7 +44,7 @@ def register() -> None:
     HookRegistry.register(allocation + "alloc_for_decode", hooks.after_decode, HookType.AFTER)
     HookRegistry.register("sglang.srt.managers.schedule_batch.Req.__init__", hooks.after_request, HookType.AFTER)
     HookRegistry.register(
-        "sglang.srt.managers.scheduler.Scheduler.process_input_requests", hooks.before_step, HookType.BEFORE
+        "sglang.srt.managers.scheduler.Scheduler.process_input_requests", hooks.after_input, HookType.AFTER
     )
     adder = "sglang.srt.managers.schedule_policy.PrefillAdder."
     HookRegistry.register(adder + "__init__", hooks.after_adder, HookType.AFTER)
@@ -173,8 +173,8 @@ class Hooks:
             req.kvplanes_bits = self.config.bits
             req.set_finish_with_abort(str(error))
 
-    def before_step(self, scheduler: Any, *_args: Any) -> None:
-        """Once a turn of the scheduler's loop: answer the control socket."""
+    def after_input(self, _result: None, scheduler: Any, *_args: Any) -> None:
+        """Once a turn of the scheduler's loop, when it has queued what came in: answer the control socket."""
         if self.control is None:
             sessions = self._sessions(scheduler)
             sessions.scheduler = scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import KvBits
+from scheduler.types import EngineFacts, KvBits
 from services.config import ConfigError, ModelConfig
-from services.engines.base import EngineStartError, KvBitsUnsupported
+from services.engines.base import EngineRequest, EngineStartError, EngineUnavailable, KvBitsUnsupported, Sampling
 from services.engines.factory import build_engine
+from services.engines.http import EventStream
 from services.engines.modelconfig import ModelConfigError, read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
@@ -239,6 +241,49 @@ async def test_a_pool_of_planes_needs_one_slot_a_token(tmp_path: Path, monkeypat
 
 async def _pass(_server: SglangServer) -> None:
     """The interpreter is the right one."""
+
+
+class Planes:
+    """KV planes' control socket of a server that has the requests `rids`."""
+
+    def __init__(self) -> None:
+        self.rids: set[str] = set()
+
+    async def demote(self, *, rid: str) -> dict[str, int]:
+        return {"freed_bytes": 0, "tokens": 0, "sessions": int(rid in self.rids)}
+
+
+class Wire:
+    """Connects to the server when told to, and ends every answer at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.connected = asyncio.Event(), asyncio.Event()
+
+    async def open_events(self, *_request: object) -> EventStream:
+        self.asked.set()
+        await self.connected.wait()
+        raise EngineUnavailable("the connection was lost")
+
+    async def post(self, *_request: object) -> None:
+        """Nothing is left to abort."""
+
+
+async def test_a_chat_that_sglang_does_not_have_yet_is_not_said_to_be_demoted(tmp_path: Path) -> None:
+    engine, planes, wire = _engine(tmp_path, device="cpu", kvplanes=True), Planes(), Wire()
+    engine._server.control = planes  # type: ignore[assignment]
+    facts = EngineFacts("m", "sglang", 0, 0, 1 << 30, {4: 1, 8: 2}, 4096, 4, KvBits.EIGHT, live_kv_bits=True)
+    engine._up = lambda: (wire, facts)  # type: ignore[method-assign,assignment,return-value]
+    pieces = engine.stream(EngineRequest("one", [1, 2], 4, Sampling(), "salt", KvBits.EIGHT))
+    chat = asyncio.ensure_future(anext(pieces))
+    await wire.asked.wait()
+    with pytest.raises(EngineUnavailable, match="does not have chat one"):
+        await engine.set_chat_kv_bits("one", KvBits.FOUR)
+    planes.rids.add("one.1")
+    await engine.set_chat_kv_bits("one", KvBits.FOUR)
+    wire.connected.set()
+    with pytest.raises(EngineUnavailable, match="connection was lost"):
+        await chat
+    await engine.set_chat_kv_bits("one", KvBits.FOUR)
 
 
 def test_factory_builds_from_the_configuration(tmp_path: Path) -> None:

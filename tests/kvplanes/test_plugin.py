@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.kvplanes import plugin
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.plugin import Hooks, refuse, register
 
@@ -63,6 +64,29 @@ def test_bad_settings_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUNKHOUSE_KVPLANES", '{"bits": 5}')
     with pytest.raises(SystemExit, match="bits"):
         register()
+
+
+def test_a_control_request_finds_the_requests_that_came_just_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = pytest.importorskip("sglang.srt.plugins.hook_registry", reason="this test runs in SGLang's environment")
+    monkeypatch.setenv("BUNKHOUSE_KVPLANES", KVPlanesConfig().to_json())
+    monkeypatch.setattr(plugin, "_replace_backends", lambda: None)
+    hooks: dict[str, Any] = {}
+    monkeypatch.setattr(registry.HookRegistry, "register", lambda target, *hook: hooks.update({target: hook}))
+    register()
+    sessions = SimpleNamespace(handle=None, scheduler=None)
+    scheduler = SimpleNamespace(token_to_kv_pool_allocator=SimpleNamespace(sessions=sessions), waiting_queue=[])
+    found: list[Any] = []
+
+    def poll() -> None:
+        found.extend(sessions.scheduler.waiting_queue)
+
+    monkeypatch.setattr(plugin, "_listen", lambda _path, _handle: poll)
+    queue = registry._wrap_fn(
+        lambda scheduler, requests: scheduler.waiting_queue.extend(requests),
+        *hooks["sglang.srt.managers.scheduler.Scheduler.process_input_requests"],
+    )
+    queue(scheduler, ["one"])
+    assert found == ["one"]
 
 
 class Adder:
