@@ -295,6 +295,7 @@ class SessionPlanes:
             req.kvplanes_bits = 4
         prefix = "" if request.get("all") else f"{request['salt']}|" if "salt" in request else None
         freed = self.demote(running, prefix)
+        self.scheduler.running_batch.batch_is_full = False  # SGLang looks at its queue again only when a request ends
         slot_bytes = self.allocator.get_kvcache().planes.shape.slot_bytes
         return {"freed_bytes": freed * slot_bytes, "tokens": freed, "sessions": len(running) + len(waiting)}
 

@@ -47,7 +47,7 @@ class Engine:
         tree = SimpleNamespace(evict=lambda params: None, root_node=self.root)
         self.sessions = SessionPlanes(allocator, self.table, tree, CONFIG)
         self.sessions._evict = lambda tokens: None  # type: ignore[method-assign]
-        self.running = SimpleNamespace(reqs=[])
+        self.running = SimpleNamespace(reqs=[], batch_is_full=False)
         self.sessions.scheduler = SimpleNamespace(running_batch=self.running, last_batch=None, waiting_queue=[])
 
     def alloc(self, count: int) -> Any:
@@ -161,6 +161,16 @@ def test_demotion_frees_slots_at_once_and_promotion_counts_from_then_on() -> Non
     assert engine.sessions.req_bits[1] == 8
     assert engine.sessions.handle({"op": "demote", "all": True})["sessions"] == 2
     engine.check()
+
+
+def test_sglang_looks_at_its_queue_again_after_a_demotion() -> None:
+    engine = Engine(400)
+    engine.prefill(1, 60, 8)
+    engine.running.batch_is_full = True
+    engine.sessions.handle({"op": "promote", "all": True})
+    assert engine.running.batch_is_full
+    engine.sessions.handle({"op": "demote", "all": True})
+    assert not engine.running.batch_is_full
 
 
 def test_low_planes_give_way_to_new_tokens() -> None:
