@@ -1,4 +1,4 @@
-"""The GPU benchmarks of KV planes, as far as they go without a GPU: dead servers, answers."""
+"""The GPU benchmarks of KV planes, as far as they go without a GPU: dead servers, answers, what earlier runs left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.gpu import kvplanes_live
+from benchmarks.gpu import kvplanes, kvplanes_live
 
 
 def start(code: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -71,3 +71,20 @@ async def test_an_answer_is_timed_event_by_event(last: bytes, end: str) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
         assert await kvplanes_live.session(client, 0, times) == end
     assert len(times) == 3
+
+
+def test_figures_of_an_earlier_run_are_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = kvplanes.RUNS[0]
+    (tmp_path / "turn-of").write_text(kvplanes.result_path(run, tmp_path).name)
+    kvplanes.result_path(run, tmp_path).write_text('{"decode_4096_ms": 1.0}')
+
+    def worker(_run: kvplanes.Run, _models: Path, scratch: Path) -> subprocess.Popen[bytes]:
+        assert not (scratch / "turn-of").exists(), "it would not wait its turn"
+        return start("print(1); os._exit(1)")[0]
+
+    monkeypatch.setattr(kvplanes, "worker", worker)
+    out = tmp_path / "out.json"
+    words = ["kvplanes", "--models", str(tmp_path), "--out", str(out), "--scratch", str(tmp_path), "--only", run.name]
+    monkeypatch.setattr(sys, "argv", words)
+    kvplanes.main()
+    assert "decode_4096_ms" not in out.read_text()
