@@ -77,6 +77,12 @@ def result_path(run: Run, scratch: Path) -> Path:
     return scratch / f"{run.name.replace(' ', '-')}.json"
 
 
+def forget(scratch: Path) -> None:
+    """Remove what an earlier run left: a turn that a worker would take for its own, figures that are not this run's."""
+    for path in (scratch / "turn-of", *(result_path(run, scratch) for run in RUNS)):
+        path.unlink(missing_ok=True)
+
+
 def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Decode and prefill of planes against bf16, by model and context."""
     found: dict[str, float] = {}
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--kernels", action="store_true", help="time the decode kernels alone, too")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
+    forget(options.scratch)
     deadline = time.monotonic() + options.seconds
     figures: dict[str, object] = {"batch": BATCH}
     results: dict[str, dict[str, float]] = {}

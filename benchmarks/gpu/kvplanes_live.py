@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ SESSIONS, CONTEXT, ANSWER = 32, 4096, 600
 STEPS = (("demote", 100), ("promote", 250), ("demote", 400))  # command, tokens that the slowest session has by then
 QUIET = 20  # tokens before a command, and after it, that belong to it
 START_S_MAX = 300.0  # a machine without compiled kernels takes two minutes
+STOP_S_MAX = 20.0
+SCRATCH, LOG, PORT = Path("/tmp/kvplanes-live"), "live.log", 31700
+LOG_LINES = 50  # of the server's, shown when something fails
+GOES_ON = '"finish_reason":null'  # in every event but the last
 
 
 def launch(model: str, scratch: Path, port: int) -> subprocess.Popen[bytes]:
@@ -41,10 +46,11 @@ def launch(model: str, scratch: Path, port: int) -> subprocess.Popen[bytes]:
     command += ["--attention-backend", "triton", "--cuda-graph-backend-prefill=disabled", "--skip-tokenizer-init"]
     command += ["--cuda-graph-max-bs", str(SESSIONS), "--max-running-requests", str(SESSIONS), "--port", str(port)]
     command += ["--sampling-backend", "pytorch", "--grammar-backend", "none", "--context-length", "8192"]
+    command += ["--incremental-streaming-output"]  # else each event holds the whole answer so far
     command += ["--max-total-tokens", str(2 * SESSIONS * (CONTEXT + ANSWER + 600)), "--chunked-prefill-size", "8192"]
     environment = plugin_environment(config, scratch / "site", os.environ)
-    log = (scratch / "live.log").open("wb")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with (scratch / LOG).open("wb") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 async def session(client: httpx.AsyncClient, index: int, times: list[float], rid: str = "session") -> str:
@@ -61,15 +67,16 @@ async def session(client: httpx.AsyncClient, index: int, times: list[float], rid
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 times.append(time.perf_counter())
-                reason = json.loads(line[6:]).get("meta_info", {}).get("finish_reason")
-                end = reason["type"] if reason else end
+                if GOES_ON not in line:
+                    reason = json.loads(line[6:]).get("meta_info", {}).get("finish_reason")
+                    end = reason["type"] if reason else line
     return end
 
 
-async def measure(port: int, control: ControlClient) -> dict[str, object]:
+async def measure(server: subprocess.Popen[bytes], port: int, control: ControlClient) -> dict[str, object]:
     """Run the sessions and demote them."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        await ready(client)
+        await ready(client, server)
         await session(client, 0, [], "first")
         streams: list[list[float]] = [[] for _ in range(SESSIONS)]
         tasks = [asyncio.create_task(session(client, index, times)) for index, times in enumerate(streams)]
@@ -112,33 +119,45 @@ def summed(found: list[float]) -> dict[str, float]:
     return {"median": round(sorted(found)[len(found) // 2], 2), "longest": round(max(found), 2)}
 
 
-async def ready(client: httpx.AsyncClient) -> None:
-    """Wait until the server answers; raise SystemExit when it takes too long."""
+async def ready(client: httpx.AsyncClient, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers; raise SystemExit when it ends, or takes too long."""
     deadline = time.monotonic() + START_S_MAX
     while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(f"the server ended with {server.returncode} before it answered")
         try:
             if (await client.get("/health", timeout=2)).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
         await asyncio.sleep(0.25)
-    raise SystemExit("the server did not start")
+    raise SystemExit(f"the server did not answer in {START_S_MAX:g} s")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server, and all that it started where it takes too long."""
+    server.terminate()
+    try:
+        server.wait(timeout=STOP_S_MAX)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def main() -> None:
     """Command line."""
     model, out = sys.argv[1], Path(sys.argv[2])
-    scratch = Path("/tmp/kvplanes-live")
-    scratch.mkdir(exist_ok=True)
-    port = 31700
-    server = launch(model, scratch, port)
+    SCRATCH.mkdir(exist_ok=True)
+    server = launch(model, SCRATCH, PORT)
     try:
         reading = GpuSource().read()
-        figures = asyncio.run(measure(port, ControlClient(str(scratch / "control.sock"))))
-        write(out, {"gpu": reading.name if reading else None, **figures})
+        figures = asyncio.run(measure(server, PORT, ControlClient(str(SCRATCH / "control.sock"))))
+        write(out, {"gpu": reading.name if reading else None, "model": Path(model).name, **figures})
+    except BaseException:
+        print(*(SCRATCH / LOG).read_text(errors="replace").splitlines()[-LOG_LINES:], sep="\n", flush=True)
+        raise
     finally:
-        server.terminate()
-        server.wait(timeout=20)
+        stop(server)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,10 @@ class Engine(Protocol):
         """Change the KV bits: live where the engine can, else by a restart. The caller has drained it then."""
 
     async def set_chat_kv_bits(self, chat: str, bits: KvBits) -> None:
-        """Change one running chat, live. Raises KvBitsUnsupported unless the facts say `live_kv_bits`."""
+        """Change one running chat, live.
+
+        Raises KvBitsUnsupported unless the facts say `live_kv_bits`, EngineUnavailable where nothing was changed.
+        """
 
     async def sleep(self) -> None:
         """Give the model's memory back. The caller has drained it. Raises EngineUnavailable, EngineRejected."""

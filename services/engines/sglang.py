@@ -1,7 +1,7 @@
 """The SGLang side of the engine seam: the engine for a GPU; on a CPU it proves this code without one.
 
 Version 0.5.17 only, in an environment of its own (`python`). Streams go through /generate with token ids; what SGLang
-caches is kept apart by `extra_key`, "<salt>|kv<bits>".
+caches is kept apart by `extra_key`, "<salt>|kv<bits>|".
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SglangEngine:
         self._bits = options.kv_bits
         self._facts: EngineFacts | None = None
         self._asleep = False
-        self._streams: dict[str, tuple[str, EventStream]] = {}  # chat -> (SGLang's rid, its events)
+        self._streams: dict[str, tuple[str, EventStream | None]] = {}  # chat -> (SGLang's rid, its events once sent)
         self._numbers = itertools.count(1)
         self._aborts: set[asyncio.Task[None]] = set()
         self._cached_tokens = 0  # at most so many; the pool evicts them when it needs room
@@ -95,6 +95,7 @@ class SglangEngine:
         body = self._body(request, rid, facts)
         finished, tokens = False, 0
         events: EventStream | None = None
+        self._streams[request.chat] = rid, None
         try:
             events = await http.open_events("/generate", body, self.options.first_token_s_max, self.options.token_s_max)
             self._streams[request.chat] = rid, events
@@ -121,9 +122,9 @@ class SglangEngine:
 
     async def cancel(self, chat: str) -> None:
         """Aborts it in SGLang and ends its stream."""
-        running = self._streams.get(chat)
-        if running is not None:
-            running[1].close()
+        _, events = self._streams.get(chat, ("", None))
+        if events is not None:
+            events.close()
 
     def memory_bytes(self) -> int:
         """Memory that the server's processes hold now. 0 where NVML does not say."""
@@ -143,11 +144,17 @@ class SglangEngine:
         return await self.start(progress)
 
     async def set_chat_kv_bits(self, chat: str, bits: KvBits) -> None:
-        """One running chat, live. Raises KvBitsUnsupported without KV planes; unknown chats are no error."""
+        """One running chat, live. Unknown chats are no error.
+
+        Raises KvBitsUnsupported without KV planes, EngineUnavailable for a chat on its way to SGLang or out of it.
+        """
         self._server.check_bits(bits)
-        running = self._streams.get(chat)
-        if running is not None or self._server.control is None:
-            await self._change(bits, running[0] if running is not None else None)
+        rid, _ = self._streams.get(chat, (None, None))
+        if rid is None and self._server.control is not None:
+            return
+        changed = await self._change(bits, rid)
+        if not changed and self._streams.get(chat, (None, None))[0] == rid:
+            raise EngineUnavailable(f"SGLang ({self.model}): it does not have chat {chat}")
 
     async def load_adapter(self, name: str, folder: str) -> None:
         """Load a LoRA adapter. Raises EngineRejected with SGLang's reason, EngineUnavailable."""
@@ -240,7 +247,7 @@ class SglangEngine:
         if facts.live_kv_bits:
             body["extra_key"] = extra_key(request.salt, request.kv_bits)
         else:
-            body["extra_key"] = f"{request.salt}|kv{int(request.kv_bits)}"
+            body["extra_key"] = f"{request.salt}|kv{int(request.kv_bits)}|"
         if request.adapter is not None:
             if request.adapter not in self._adapters:
                 raise EngineRejected(f"SGLang ({self.model}): adapter {request.adapter!r} is not loaded")
@@ -336,13 +343,15 @@ class SglangEngine:
         used = held * min(running_tokens, tokens) // tokens if tokens else 0
         return used, held - used
 
-    async def _change(self, bits: KvBits, rid: str | None = None) -> None:
+    async def _change(self, bits: KvBits, rid: str | None = None) -> int:
+        """How many of SGLang's requests have these bits now; all of them are asked where `rid` names none."""
         control = self._server.control
         if control is None:
             raise KvBitsUnsupported(f"{self.model} runs without KV planes: its chats cannot change bits")
         try:
-            await (control.demote(rid=rid) if bits == KvBits.FOUR else control.promote(rid=rid))
-        except ControlError as error:
+            answer = await (control.demote(rid=rid) if bits == KvBits.FOUR else control.promote(rid=rid))
+            return int(answer["sessions"])
+        except (ControlError, KeyError, TypeError, ValueError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): {error}") from error
 
     async def _adapter(self, path: str, body: dict[str, str]) -> None:

@@ -107,7 +107,7 @@ class SglangServer:
         model = self._shape()
         per_token = self._bytes_per_token(model)
         await self._check_version()
-        self._check_room(model, per_token[int(bits)])
+        self._check_room(model, per_token, bits)
         port = self._free_port()
         plan = SglangPlan(
             weights=options.weights,
@@ -198,7 +198,8 @@ class SglangServer:
                 f"{self.name}: {python} has SGLang {found}; this host works with {VERSION} only; {advice}"
             )
 
-    def _check_room(self, model: ModelShape, per_token: int) -> None:
+    def _check_room(self, model: ModelShape, per_token: dict[int, int], bits: KvBits) -> None:
+        """Raises EngineStartError where the pool, or one chat where SGLang chooses the pool, does not fit."""
         if self._gpu is None:
             return
         reading = self._gpu.read()
@@ -207,7 +208,12 @@ class SglangServer:
                 f"{self.name}: no GPU is to be had here ({self._gpu.why}). Set device: cpu for a small model, "
                 "or engine: llamacpp"
             )
-        missing = missing_room(model, reading, self.options.kv_tokens or self.options.context_tokens, per_token)
+        tokens, size = self.options.kv_tokens, per_token[int(bits)]
+        if tokens is None:
+            tokens = self.options.context_tokens
+        elif self.options.kvplanes:
+            size = min(per_token.values())  # the pool is of slots, and a token at 8 bits takes two of them
+        missing = missing_room(model, reading, tokens, size)
         if missing is not None:
             raise EngineStartError(f"{self.name}: {missing}")
 

@@ -104,7 +104,10 @@ class TritonPlanesBackend(PlanesBackend):
         self.plain_extend = extend_attention_fwd
         self.tuning = launch.tuning_for(self.token_to_kv_pool.planes.shape.head_dim)
         self.query_heads = runner.model_config.num_attention_heads // get_parallel().attn_tp_size
-        self.plan: Any = None
+        self.plan: Any = None  # of the pass that runs, or is captured
+        self.graph_plan: Any = None  # the captured graphs'; they hold the addresses of its buffers
+        self.eager_plan: Any = None
+        self.eager_max = 0
         self.empty = torch.zeros(1, dtype=torch.int64, device=self.device)
         launch.warm(
             self.token_to_kv_pool.layer(self.token_to_kv_pool.start_layer),
@@ -115,16 +118,15 @@ class TritonPlanesBackend(PlanesBackend):
             (self.config.sink_tokens, self.config.recent_tokens),
         )
 
-    def _reserve(self, batch_max: int) -> None:
+    def _allocate(self, batch_max: int) -> Any:
         shape = self.token_to_kv_pool.planes.shape
-        self.plan = self.launch.DecodePlan.allocate(
+        return self.launch.DecodePlan.allocate(
             batch_max, self.query_heads, shape.kv_heads, shape.head_dim, str(self.device), self.tuning
         )
-        self.plan_max = batch_max
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         """Buffers that captured graphs keep the addresses of."""
-        self._reserve(max(max_bs, max_num_tokens))
+        self.graph_plan = self._allocate(max(max_bs, max_num_tokens))
 
     def get_cuda_graph_seq_len_fill_value(self) -> int:
         """Length of a padded request: one token, slot 0's."""
@@ -137,6 +139,7 @@ class TritonPlanesBackend(PlanesBackend):
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
         """Cut the batch into chunks, inside the captured graph."""
+        self.plan = self.graph_plan
         self.plan.fill(forward_batch.seq_lens[: forward_batch.batch_size], self.tuning)
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
@@ -145,8 +148,9 @@ class TritonPlanesBackend(PlanesBackend):
         mode = forward_batch.forward_mode
         if mode.is_decode_or_idle():
             if forward_batch.batch_size:
-                if self.plan is None or forward_batch.batch_size > self.plan_max:
-                    self._reserve(forward_batch.batch_size)
+                if forward_batch.batch_size > self.eager_max:
+                    self.eager_plan, self.eager_max = self._allocate(forward_batch.batch_size), forward_batch.batch_size
+                self.plan = self.eager_plan
                 self.plan.fill(forward_batch.seq_lens, self.tuning)
             return
         starts = torch.zeros(forward_batch.batch_size + 1, dtype=torch.int64, device=self.device)

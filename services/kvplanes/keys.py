@@ -1,8 +1,8 @@
 """The precision a request asks for, as it travels in SGLang's ``extra_key``. No torch here.
 
 SGLang's radix cache shares a prefix only between requests with the same ``extra_key``, so one string keeps both
-tenants and precisions apart: ``<salt>|kv<bits>``. SGLang appends a LoRA id to the key; anything after the bits
-is ignored here.
+tenants and precisions apart: ``<salt>|kv<bits>|``. SGLang appends a LoRA id, which may begin with a digit, to the key;
+what follows the last ``|`` is ignored here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 
 from services.kvplanes.layout import BITS
 
-_KEY = re.compile(r"^(?P<salt>[^|]*)\|kv(?P<bits>\d+)")
+_KEY = re.compile(r"^(?P<salt>[^|]*)\|kv(?P<bits>[^|]*)")
+_NAMES = {str(bits): bits for bits in BITS}
 
 
 def extra_key(salt: str, bits: int) -> str:
@@ -23,7 +24,7 @@ def extra_key(salt: str, bits: int) -> str:
         raise ValueError(f"KV bits must be one of {BITS}, not {bits}")
     if "|" in salt:
         raise ValueError("a cache salt holds no '|'")
-    return f"{salt}|kv{bits}"
+    return f"{salt}|kv{bits}|"
 
 
 def parse_extra_key(key: str | None, default_bits: int) -> tuple[str, int]:
@@ -34,7 +35,6 @@ def parse_extra_key(key: str | None, default_bits: int) -> tuple[str, int]:
     match = _KEY.match(key or "")
     if match is None:
         return key or "", default_bits
-    bits = int(match["bits"])
-    if bits not in BITS:
-        raise ValueError(f"extra_key asks for {bits} KV bits; kvplanes holds {BITS}")
-    return match["salt"], bits
+    if match["bits"] not in _NAMES:
+        raise ValueError(f"extra_key asks for {match['bits']} KV bits; kvplanes holds {BITS}, between '|kv' and '|'")
+    return match["salt"], _NAMES[match["bits"]]

@@ -44,11 +44,12 @@ def register() -> None:
     HookRegistry.register(allocation + "alloc_for_decode", hooks.after_decode, HookType.AFTER)
     HookRegistry.register("sglang.srt.managers.schedule_batch.Req.__init__", hooks.after_request, HookType.AFTER)
     HookRegistry.register(
-        "sglang.srt.managers.scheduler.Scheduler.process_input_requests", hooks.before_step, HookType.BEFORE
+        "sglang.srt.managers.scheduler.Scheduler.process_input_requests", hooks.after_input, HookType.AFTER
     )
     adder = "sglang.srt.managers.schedule_policy.PrefillAdder."
     HookRegistry.register(adder + "__init__", hooks.after_adder, HookType.AFTER)
     HookRegistry.register(adder + "add_one_req", hooks.around_add, HookType.AROUND)
+    HookRegistry.register(adder + "add_chunked_req", hooks.after_chunk, HookType.AFTER)
     _replace_backends()
 
 
@@ -173,8 +174,8 @@ class Hooks:
             req.kvplanes_bits = self.config.bits
             req.set_finish_with_abort(str(error))
 
-    def before_step(self, scheduler: Any, *_args: Any) -> None:
-        """Once a turn of the scheduler's loop: answer the control socket."""
+    def after_input(self, _result: None, scheduler: Any, *_args: Any) -> None:
+        """Once a turn of the scheduler's loop, when it has queued what came in: answer the control socket."""
         if self.control is None:
             sessions = self._sessions(scheduler)
             sessions.scheduler = scheduler
@@ -193,15 +194,27 @@ class Hooks:
         alone = not adder.can_run_list and (adder.running_batch is None or adder.running_batch.is_empty())
         if req.kvplanes_bits != 8 or alone:
             return original(adder, req, *args, **kwargs)
-        extra = len(req.full_untruncated_fill_ids) + min(req.sampling_params.max_new_tokens, 4096)
         before = len(adder.can_run_list)
-        adder.rem_total_token_offset += extra
-        adder.cur_rem_token_offset += len(req.full_untruncated_fill_ids)
+        _count_low(adder, req, 1)
         result = original(adder, req, *args, **kwargs)
         if len(adder.can_run_list) == before:
-            adder.rem_total_token_offset -= extra
-            adder.cur_rem_token_offset -= len(req.full_untruncated_fill_ids)
+            _count_low(adder, req, -1)
         return result
+
+    def after_chunk(self, _result: Any, adder: Any, req: Any) -> None:
+        """Count the low planes of an 8-bit prompt that goes on in chunks, before others are admitted beside it.
+
+        After, not before: its next chunk runs in any case, and counting first would only cut it shorter.
+        """
+        if req.kvplanes_bits == 8:
+            _count_low(adder, req, 1)
+
+
+def _count_low(adder: Any, req: Any, sign: int) -> None:
+    """Count (`sign` 1) or no longer count (-1) the low planes of all tokens of `req` in SGLang's admission."""
+    prompt = len(req.full_untruncated_fill_ids)
+    adder.rem_total_token_offset += sign * (prompt + min(req.sampling_params.max_new_tokens, 4096))
+    adder.cur_rem_token_offset += sign * prompt
 
 
 def _listen(path: str, handle: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[], None]:

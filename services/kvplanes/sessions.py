@@ -37,7 +37,8 @@ class SessionPlanes:
         self.yielded_tokens = 0  # low planes that gave way to new tokens
         self.short_tokens = 0  # tokens of 8-bit sessions that found no room for a low plane
         self.allocator.relieve = self.relieve
-        self.slots.drop_low(torch.zeros(2, dtype=torch.int64, device=table.device))  # loads its kernels ahead of need
+        nobodys = torch.zeros(2, dtype=torch.int64, device=table.device)
+        self.slots.drop_low(nobodys, nobodys)  # loads its kernels ahead of need
 
     # Tokens get slots.
 
@@ -48,21 +49,31 @@ class SessionPlanes:
         start, coarse = 0, 0
         for req, prefix, count in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
             end = prefix + count
+            req.kvplanes_own_from, req.kvplanes_prompt = prefix, end
             if req.kvplanes_bits == 8:
                 wanted.append(torch.arange(start, start + count))
             else:
-                sinks = max(0, min(self.config.sink_tokens, end) - prefix)
-                last = end == len(req.origin_input_ids) + len(req.output_ids)
-                recent = min(self.config.recent_tokens, count - sinks) if last else 0
-                wanted += [torch.arange(start, start + sinks), torch.arange(start + count - recent, start + count)]
-                coarse += sinks + recent
+                for window in self._prompt_windows(req, prefix, end):
+                    wanted.append(torch.tensor(window, dtype=torch.int64) + (start - prefix))
+                    coarse += len(window)
             start += count
         rows = torch.tensor([req.req_pool_idx for req in batch.reqs]).to(self.req_bits.device)
         bits = torch.tensor([req.kvplanes_bits for req in batch.reqs], dtype=torch.int32).to(self.req_bits.device)
         self.req_bits[rows] = bits
         self.req_policy[rows] = bits
         index = torch.cat(wanted)
-        self._grant(loc[index.to(loc.device)], coarse)
+        if self._grant(loc[index.to(loc.device)], coarse) < index.shape[0]:
+            for req in batch.reqs:
+                req.kvplanes_own_from = req.kvplanes_prompt
+
+    def _prompt_windows(self, req: Any, prefix: int, end: int) -> tuple[range, range]:
+        """Positions from `prefix` to `end` of a 4-bit `req` that get low planes: first tokens, and a prompt's newest.
+
+        The newest may come in two chunks of the prompt.
+        """
+        sinks = self.config.sink_tokens
+        newest = max(sinks, len(req.origin_input_ids) + len(req.output_ids) - self.config.recent_tokens)
+        return range(prefix, min(sinks, end)), range(max(prefix, newest), end)
 
     def _plan_calibration(self, batch: Any) -> None:
         """Let this prefill fix the centres, if nothing stored depends on them."""
@@ -78,41 +89,52 @@ class SessionPlanes:
     def on_decode(self, batch: Any, loc: torch.Tensor) -> None:
         """One new token a request of `batch` owns a high slot of `loc` (B): low planes by policy.
 
-        A 4-bit session's newest token takes over the low plane of the token that leaves the window of newest ones.
+        A 4-bit session's newest token takes over the low plane of the token that leaves the window of newest ones,
+        where that is the session's own; else it gets a new one, so that the window is whole after `recent_tokens`.
         """
+        positions = batch.seq_lens_cpu.tolist()
         sinks, recent = self.config.sink_tokens, self.config.recent_tokens
         fresh: list[int] = []
+        heirs: list[int] = []
         coarse = 0
-        for index, (req, position) in enumerate(zip(batch.reqs, batch.seq_lens_cpu.tolist(), strict=True)):
-            if req.kvplanes_bits == 8:
+        for index, (req, position) in enumerate(zip(batch.reqs, positions, strict=True)):
+            if req.kvplanes_bits == 4 and self._owns(req, position - recent):
+                heirs.append(index)
+            else:
                 fresh.append(index)
-            elif position < sinks + recent:
-                fresh.append(index)
-                coarse += 1
-        if recent and len(fresh) - coarse < len(batch.reqs):
-            self._pass_low(
-                self.slots.low_of,
-                self.table,
-                batch.req_pool_indices,
-                batch.seq_lens,
-                loc,
-                self.req_policy,
-                sinks,
-                recent,
-            )
+                coarse += req.kvplanes_bits == 4
+        if heirs and recent:
+            rows, places, slots = _at(heirs, batch.req_pool_indices, batch.seq_lens, loc)
+            self._pass_low(self.slots.low_of, self.table, rows, places, slots, self.req_policy, sinks, recent)
         if fresh:
-            every = len(fresh) == loc.shape[0]
-            self._grant(loc if every else loc[torch.tensor(fresh).to(loc.device, non_blocking=True)], coarse)
+            (slots,) = _at(fresh, loc)
+            for index in fresh[self._grant(slots, coarse) :]:
+                batch.reqs[index].kvplanes_own_from = positions[index] + 1
 
-    def _grant(self, slots: torch.Tensor, coarse: int) -> None:
+    def _owns(self, req: Any, position: int) -> bool:
+        """Whether `req` may hand on the low plane at `position`: it was given one there, and no other request reads it.
+
+        Every token from ``kvplanes_own_from`` on was given one; what lies before came from the prefix cache or found no
+        room. Tokens before ``kvplanes_prompt`` are in the prefix cache, where others find them.
+        """
+        if position < max(self.config.sink_tokens, req.kvplanes_own_from):
+            return False
+        return position >= req.kvplanes_prompt or position >= self.shared_length(req)
+
+    def _grant(self, slots: torch.Tensor, coarse: int) -> int:
+        """Give low planes to the first of `slots`, as far as there is room; returns how many got one.
+
+        `coarse` of them are of 4-bit sessions, which are not counted as short.
+        """
         short = slots.shape[0] - self.slots.free.shape[0]
         if short > 0:
             self.slots.collect()
             short = slots.shape[0] - self.slots.free.shape[0]
         if short > 0:
             self._evict(short)
-        missing = slots.shape[0] - self.slots.grant_low(slots)
-        self.short_tokens += max(0, missing - coarse)
+        granted = self.slots.grant_low(slots)
+        self.short_tokens += max(0, slots.shape[0] - granted - coarse)
+        return granted
 
     # Room.
 
@@ -128,12 +150,15 @@ class SessionPlanes:
         if missing > 0:
             self._evict(missing)
             self.slots.collect()
-        for req in reversed(self.running()):
+        reqs = self.running()
+        for req in reversed(reqs):
             if self.slots.free.shape[0] >= need:
                 return
             self.yielded_tokens += self.demote_request(req, whole=True)
         if self.slots.free.shape[0] < need:
             self.yielded_tokens += self.slots.drop_low(torch.arange(1, self.slots.size + 1, device=self.table.device))
+            for req in reqs:
+                req.kvplanes_own_from = req.kv.kv_allocated_len
 
     # Live control.
 
@@ -163,15 +188,23 @@ class SessionPlanes:
         return length
 
     def _droppable(self, req: Any, *, whole: bool) -> torch.Tensor:
-        """Slots of `req` whose low planes a demotion frees: not the sinks, the newest, or others' prefix."""
+        """Slots of `req` whose low planes a demotion frees: not the sinks, or others' prefix."""
         first = max(self.config.sink_tokens, 0 if whole else self.shared_length(req))
-        last = req.kv.kv_allocated_len - self.config.recent_tokens
-        return self.table[req.req_pool_idx, first : max(first, last)].long()
+        return self.table[req.req_pool_idx, first : req.kv.kv_allocated_len].long()
+
+    def _drop(self, slots: torch.Tensor) -> int:
+        """Free the low planes of `slots`, but for the newest tokens of all that run; returns how many came free."""
+        reqs = self.running()
+        rows = torch.tensor([req.req_pool_idx for req in reqs], dtype=torch.int64)
+        ends = torch.tensor([req.kv.kv_allocated_len for req in reqs], dtype=torch.int64)
+        newest = (ends[:, None] - 1 - torch.arange(self.config.recent_tokens)).clamp_min(0)
+        windows = self.table[rows[:, None].to(self.table.device), newest.to(self.table.device)]
+        return self.slots.drop_low(slots, windows.flatten().long())
 
     def demote_request(self, req: Any, *, whole: bool) -> int:
         """Free `req`'s low planes, of a shared prefix too with `whole`; returns how many slots came free."""
         req.kvplanes_bits = 4
-        freed = self.slots.drop_low(self._droppable(req, whole=whole))
+        freed = self._drop(self._droppable(req, whole=whole))
         self._mark_coarse([req], whole=whole)
         return freed
 
@@ -189,7 +222,7 @@ class SessionPlanes:
         parts = [self._droppable(req, whole=whole) for req in reqs]
         if prefix is not None:
             parts += self._cached(prefix)
-        freed = self.slots.drop_low(torch.cat(parts)) if parts else 0
+        freed = self._drop(torch.cat(parts)) if parts else 0
         for req in reqs:
             req.kvplanes_bits = 4
         self._mark_coarse(reqs, whole=whole)
@@ -262,8 +295,17 @@ class SessionPlanes:
             req.kvplanes_bits = 4
         prefix = "" if request.get("all") else f"{request['salt']}|" if "salt" in request else None
         freed = self.demote(running, prefix)
+        self.scheduler.running_batch.batch_is_full = False  # SGLang looks at its queue again only when a request ends
         slot_bytes = self.allocator.get_kvcache().planes.shape.slot_bytes
         return {"freed_bytes": freed * slot_bytes, "tokens": freed, "sessions": len(running) + len(waiting)}
+
+
+def _at(chosen: list[int], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The entries `chosen` of each of `tensors` (B); `chosen` is in order and names each once."""
+    if len(chosen) == tensors[0].shape[0]:
+        return tensors
+    index = torch.tensor(chosen).to(tensors[0].device, non_blocking=True)
+    return tuple(tensor[index] for tensor in tensors)
 
 
 def _handover(device: str) -> Any:

@@ -67,14 +67,18 @@ class SlotPool:
             self.low_of[slots[:count]] = lows.int()
         return count
 
-    def drop_low(self, slots: torch.Tensor) -> int:
-        """Free the low planes of tokens `slots` (n) int64, repeats allowed; returns how many. Waits for the device."""
-        slots = torch.unique(slots)
-        lows = self.low_of[slots]
-        lows = lows[lows >= 0].long()
+    def drop_low(self, slots: torch.Tensor, spare: torch.Tensor | None = None) -> int:
+        """Free the low planes of tokens `slots` (n) int64, but of none in `spare` (m) int64; repeats allowed in both.
+
+        Returns how many came free. Waits for the device. What is spared is not touched: a step in flight reads it.
+        """
+        chosen = torch.zeros_like(self.low_of, dtype=torch.bool).index_fill_(0, slots, True)
+        if spare is not None:
+            chosen.index_fill_(0, spare, False)
+        slots = (chosen & (self.low_of >= 0)).nonzero().flatten()
+        self.free = torch.cat((self.free, self.low_of[slots].long()))
         self.low_of[slots] = -1
-        self.free = torch.cat((self.free, lows))
-        return int(lows.shape[0])
+        return int(slots.shape[0])
 
     def low_used(self) -> int:
         """Slots that hold a low plane. Waits for the device."""

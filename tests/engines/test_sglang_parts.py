@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import sys
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import KvBits
+from scheduler.types import EngineFacts, KvBits
 from services.config import ConfigError, ModelConfig
-from services.engines.base import EngineStartError, KvBitsUnsupported
+from services.engines.base import EngineRequest, EngineStartError, EngineUnavailable, KvBitsUnsupported, Sampling
 from services.engines.factory import build_engine
+from services.engines.http import EventStream
 from services.engines.modelconfig import ModelConfigError, read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
 from services.engines.sglang_room import missing_room
-from services.engines.sglang_server import SglangOptions
+from services.engines.sglang_server import SglangOptions, SglangServer
 from services.telemetry import GpuReading
 
 QWEN_7B = {
@@ -207,6 +209,81 @@ async def test_planes_need_a_head_size_that_they_know(tmp_path: Path) -> None:
     _folder(tmp_path / "m", head_dim=80)
     with pytest.raises(EngineStartError, match="80"):
         await engine.start(lambda _word: None)
+
+
+class Card:
+    """A GPU whose memory is as a test says; `why` it cannot be read is never asked."""
+
+    why = ""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+
+    def read(self) -> GpuReading:
+        return GpuReading("Test 24", 24_000_000_000, 24_000_000_000 - self._free)
+
+
+async def test_a_pool_of_planes_needs_one_slot_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SglangServer, "_free_port", lambda _server: pytest.fail("it fits"))
+    for name, value in {"_check_version": _pass, "check_bits": lambda _server, _bits: ("auto", "")}.items():
+        monkeypatch.setattr(SglangServer, name, value)
+    slot_bytes, slots = 28 * 4 * (128 + 8), 200_000
+    fixed = read_model_config(_folder(tmp_path / "m")).weight_bytes + 1_500_000_000
+    monkeypatch.setattr("services.engines.sglang_server.GpuSource", lambda _gpu: Card(fixed + slots * slot_bytes))
+    with pytest.raises(pytest.fail.Exception, match="it fits"):
+        await _engine(tmp_path, kvplanes=True, kv_tokens=slots).start(lambda _word: None)
+    with pytest.raises(EngineStartError, match=r"0\.0 GB are missing"):
+        await _engine(tmp_path, kvplanes=True, kv_tokens=slots + 1).start(lambda _word: None)
+    # Without a size for the pool one chat of full context must fit, and it may ask for 8 bits.
+    with pytest.raises(EngineStartError, match=f"KV cache for {slots // 2 + 1} tokens"):
+        await _engine(tmp_path, kvplanes=True, context_tokens=slots // 2 + 1).start(lambda _word: None)
+
+
+async def _pass(_server: SglangServer) -> None:
+    """The interpreter is the right one."""
+
+
+class Planes:
+    """KV planes' control socket of a server that has the requests `rids`."""
+
+    def __init__(self) -> None:
+        self.rids: set[str] = set()
+
+    async def demote(self, *, rid: str) -> dict[str, int]:
+        return {"freed_bytes": 0, "tokens": 0, "sessions": int(rid in self.rids)}
+
+
+class Wire:
+    """Connects to the server when told to, and ends every answer at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.connected = asyncio.Event(), asyncio.Event()
+
+    async def open_events(self, *_request: object) -> EventStream:
+        self.asked.set()
+        await self.connected.wait()
+        raise EngineUnavailable("the connection was lost")
+
+    async def post(self, *_request: object) -> None:
+        """Nothing is left to abort."""
+
+
+async def test_a_chat_that_sglang_does_not_have_yet_is_not_said_to_be_demoted(tmp_path: Path) -> None:
+    engine, planes, wire = _engine(tmp_path, device="cpu", kvplanes=True), Planes(), Wire()
+    engine._server.control = planes  # type: ignore[assignment]
+    facts = EngineFacts("m", "sglang", 0, 0, 1 << 30, {4: 1, 8: 2}, 4096, 4, KvBits.EIGHT, live_kv_bits=True)
+    engine._up = lambda: (wire, facts)  # type: ignore[method-assign,assignment,return-value]
+    pieces = engine.stream(EngineRequest("one", [1, 2], 4, Sampling(), "salt", KvBits.EIGHT))
+    chat = asyncio.ensure_future(anext(pieces))
+    await wire.asked.wait()
+    with pytest.raises(EngineUnavailable, match="does not have chat one"):
+        await engine.set_chat_kv_bits("one", KvBits.FOUR)
+    planes.rids.add("one.1")
+    await engine.set_chat_kv_bits("one", KvBits.FOUR)
+    wire.connected.set()
+    with pytest.raises(EngineUnavailable, match="connection was lost"):
+        await chat
+    await engine.set_chat_kv_bits("one", KvBits.FOUR)
 
 
 def test_factory_builds_from_the_configuration(tmp_path: Path) -> None:

@@ -31,13 +31,19 @@ def test_bytes_per_token() -> None:
 
 def test_extra_key_carries_salt_and_bits() -> None:
     assert parse_extra_key(extra_key("a1b2", 4), 8) == ("a1b2", 4)
-    assert parse_extra_key("a1b2|kv8lora-7", 4) == ("a1b2", 8)
+    assert parse_extra_key("a1b2|kv8", 4) == ("a1b2", 8)
     assert parse_extra_key("salt-alone", 8) == ("salt-alone", 8)
     assert parse_extra_key(None, 4) == ("", 4)
-    with pytest.raises(ValueError, match="16"):
-        parse_extra_key("a|kv16", 8)
+    for key, named in (("a|kv16", "16"), ("a|kv16|", "16"), ("a|kv804600", "804600"), ("a|kv8lora-7", "8lora-7")):
+        with pytest.raises(ValueError, match=f"asks for {named} KV bits"):
+            parse_extra_key(key, 8)
     with pytest.raises(ValueError, match=r"\|"):
         extra_key("a|b", 4)
+
+
+@pytest.mark.parametrize("lora_id", ["04600e2f9d1c4f0e8f6d0a5b7c3d2e1f", "e460", "|kv4|"])
+def test_a_lora_id_behind_the_key_changes_neither_salt_nor_bits(lora_id: str) -> None:
+    assert parse_extra_key(extra_key("a1b2", 8) + lora_id, 4) == ("a1b2", 8)
 
 
 def test_settings_are_checked() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from services.kvplanes import plugin
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.plugin import Hooks, refuse, register
 
@@ -65,6 +67,39 @@ def test_bad_settings_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
         register()
 
 
+Registered = Callable[..., Any]
+
+
+@pytest.fixture
+def hooked(monkeypatch: pytest.MonkeyPatch) -> Registered:
+    """Wraps a function as the plugin has SGLang wrap its own function of a name."""
+    registry = pytest.importorskip("sglang.srt.plugins.hook_registry", reason="this test runs in SGLang's environment")
+    monkeypatch.setenv("BUNKHOUSE_KVPLANES", KVPlanesConfig().to_json())
+    monkeypatch.setattr(plugin, "_replace_backends", lambda: None)
+    hooks: dict[str, Any] = {}
+    monkeypatch.setattr(registry.HookRegistry, "register", lambda target, *hook: hooks.update({target: hook}))
+    register()
+    return lambda name, original: registry._wrap_fn(original, *hooks[f"sglang.srt.managers.{name}"])
+
+
+def test_a_control_request_finds_the_requests_that_came_just_before_it(
+    hooked: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = SimpleNamespace(handle=None, scheduler=None)
+    scheduler = SimpleNamespace(token_to_kv_pool_allocator=SimpleNamespace(sessions=sessions), waiting_queue=[])
+    found: list[Any] = []
+
+    def poll() -> None:
+        found.extend(sessions.scheduler.waiting_queue)
+
+    def queue(scheduler: Any, requests: list[str]) -> None:
+        scheduler.waiting_queue.extend(requests)
+
+    monkeypatch.setattr(plugin, "_listen", lambda _path, _handle: poll)
+    hooked("scheduler.Scheduler.process_input_requests", queue)(scheduler, ["one"])
+    assert found == ["one"]
+
+
 class Adder:
     """SGLang's admission, as far as the hook sees it: so many tokens of room."""
 
@@ -94,3 +129,15 @@ def test_eight_bits_are_admitted_where_both_planes_fit(bits: int, room: int, run
     assert Hooks(KVPlanesConfig()).around_add(Adder.add, adder, req) == expected
     charged = 100 if bits == 8 and running and expected == "yes" else 0
     assert adder.rem_total_token_offset == charged
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(8, "no"), (4, "yes")])
+def test_a_prompt_in_chunks_counts_with_both_planes(hooked: Registered, bits: int, expected: str) -> None:
+    adder = Adder(250, running=True)
+    params = SimpleNamespace(max_new_tokens=20)
+    chunked = SimpleNamespace(kvplanes_bits=bits, full_untruncated_fill_ids=[0] * 80, sampling_params=params)
+    go_on = hooked("schedule_policy.PrefillAdder.add_chunked_req", lambda adder, req: adder.can_run_list.append(req))
+    go_on(adder, chunked)
+    assert adder.cur_rem_token_offset == (80 if bits == 8 else 0)
+    req = SimpleNamespace(kvplanes_bits=8, full_untruncated_fill_ids=[0] * 80, sampling_params=params)
+    assert hooked("schedule_policy.PrefillAdder.add_one_req", Adder.add)(adder, req) == expected
