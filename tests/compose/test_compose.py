@@ -99,6 +99,27 @@ def test_each_profile_has_a_worker_for_each_model_of_its_configuration(profile: 
     assert len(gpus) == (len(config.models) if profile == "gpu" else 0)
 
 
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "redis"])
+def test_all_read_one_copy_of_the_weights_and_few_may_fetch(name: str) -> None:
+    service = SERVICES[name]
+    fetches = name in ONE_SHOT or "deploy" in service
+    assert service["environment"]["HF_HOME"] == "/weights"
+    assert service["environment"]["HF_HUB_OFFLINE"] == ("0" if fetches else "1")
+    assert ("weights:/weights" if fetches else "weights:/weights:ro") in service["volumes"]
+    assert name in ONE_SHOT or "seed" in service["depends_on"]  # whoever may not fetch comes after whoever does
+
+
+@pytest.mark.parametrize("service", [each for each in SERVICES.values() if "build" in each])
+def test_volumes_belong_to_the_user_who_runs(service: dict[str, Any]) -> None:
+    """A new volume takes its owner from the image's folder; where the image has none, it is root's for good."""
+    dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
+    made = re.search(r"install -d -o bunkhouse -g bunkhouse (.+)$", dockerfile, re.MULTILINE)
+    assert made
+    assert dockerfile.index("useradd --uid 10001") < made.start() < dockerfile.rindex("USER 10001")
+    mounts = [volume.split(":") for volume in service["volumes"]]
+    assert {target for source, target, *_ in mounts if source in COMPOSE["volumes"]} <= set(made[1].split())
+
+
 def test_gpu_workers_share_one_gpu() -> None:
     devices = [
         service["deploy"]["resources"]["reservations"]["devices"]
