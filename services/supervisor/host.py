@@ -108,7 +108,18 @@ class Host:
 
     def _changed(self, child: Child) -> None:
         if child.status.state is ChildState.WAITING:
-            self._display.event(f"{child.name} died: {child.last_words}. It is started again.")
+            self._tell(f"{child.name} died: {child.last_words}. It is started again.")
+        try:
+            self._write_state()
+        except OSError as error:  # on a full disk running chats wait; so do those who read this file
+            log.error("host.state_not_written", why=str(error))
+
+    def _tell(self, words: str) -> None:
+        """To the operator, whose terminal may be gone, or be a file on a full disk."""
+        with contextlib.suppress(OSError):
+            self._display.event(words)
+
+    def _write_state(self) -> None:
         children = [asdict(each.status) for each in self._children]
         state = {
             "pid": os.getpid(),
@@ -164,14 +175,16 @@ class Host:
         log.error("child.gave_up", child=child.name)
         if not self._serving or not child.name.startswith(("worker", "overflow", "jobs")):
             raise HostFailed(str(error)) from error
-        self._display.event(f"Going on without it: {error}")
+        self._tell(f"Going on without it: {error}")
 
     async def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for group in self._groups:
-            await asyncio.gather(*(child.stop() for child in group))
+            for error in await asyncio.gather(*(child.stop() for child in group), return_exceptions=True):
+                if error is not None:  # whatever it is, the groups after this one must be stopped, too
+                    log.error("child.stop_failed", why=repr(error))
         (self._config.data_dir / STATE_FILE).unlink(missing_ok=True)
 
 
