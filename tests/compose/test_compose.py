@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from services.cli.app import app
 from services.config import load
+from services.runtime import GATEWAY_URL_ENV
 from services.secrets import load_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,11 @@ def test_only_the_gateway_publishes_a_port_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"gateway": ["${BUNKHOUSE_BIND:-127.0.0.1}:8000:8000"]}
     assert list(COMPOSE["networks"]) == ["host"]
+
+
+def test_others_find_the_gateway_where_it_listens() -> None:
+    port = load(ROOT / "docker" / "cpu.yaml", {}).gateway.port
+    assert SERVICES["jobs"]["environment"][GATEWAY_URL_ENV] == f"http://gateway:{port}"
 
 
 def test_images_are_pinned_to_a_version() -> None:
