@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from services.embedded_redis import EmbeddedRedis
+from services.logfiles import kept_short
 from services.queues import keys
 from services.queues.connection import Connection, translated
 from services.queues.door import read_registry, write_registry
@@ -21,7 +22,6 @@ from services.runtime import Runtime, redis_dir, redis_socket
 from services.supervisor.child import Child, ChildState, GaveUp
 from services.supervisor.claims import data_dir_lock, free_port
 from services.supervisor.display import Display
-from services.supervisor.logfiles import keep_short
 from services.supervisor.programs import Program, programs
 from services.supervisor.readiness import Readiness
 
@@ -61,15 +61,14 @@ class Host:
         with data_dir_lock(self._config.data_dir):
             port = free_port(self._config.gateway.host, self._config.gateway.port)
             self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
-            short_logs = asyncio.create_task(keep_short(self._logs_dir))
-            try:
-                await self._start(port)
-                await self._until_ready()
-                await self._until_stopped()
-            finally:
-                self._display.close()
-                await self._stop()
-                short_logs.cancel()
+            async with kept_short(self._logs_dir):
+                try:
+                    await self._start(port)
+                    await self._until_ready()
+                    await self._until_stopped()
+                finally:
+                    self._display.close()
+                    await self._stop()
 
     def _signalled(self) -> None:
         if self._stop_asked.is_set():
