@@ -17,7 +17,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/bunkhouse bunkhouse \
- && install -d -o bunkhouse -g bunkhouse /var/lib/bunkhouse
+ && install -d -o bunkhouse -g bunkhouse /var/lib/bunkhouse /weights
 COPY --from=build /opt/bunkhouse /opt/bunkhouse
 ENV PATH=/opt/bunkhouse/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

@@ -11,7 +11,8 @@ COPY gateway gateway
 COPY scheduler scheduler
 COPY services services
 RUN /opt/bunkhouse/bin/pip install --no-cache-dir --no-deps --no-build-isolation --no-index . \
- && useradd --uid 10001 --user-group --create-home --home-dir /var/lib/bunkhouse bunkhouse
+ && useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/bunkhouse bunkhouse \
+ && install -d -o bunkhouse -g bunkhouse /var/lib/bunkhouse /weights
 ENV PATH=/opt/bunkhouse/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /var/lib/bunkhouse

@@ -6,12 +6,15 @@ A request's id and the like are bound with `structlog.contextvars.bind_contextva
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import re
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -29,8 +32,9 @@ def setup(process: str, json: bool | None = None, level: str = "INFO", stream: T
     """Make this process log as `process`, to `stream` (None: stderr). `json`: None decides by whether that is a
     terminal. Servers that bring a logging configuration of their own must be told not to (uvicorn: log_config=None).
     """
-    out = sys.stderr if stream is None else stream
-    as_json = not out.isatty() if json is None else json
+    given = sys.stderr if stream is None else stream
+    as_json = not given.isatty() if json is None else json
+    out = cast(TextIO, _Lossy(given))
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -64,6 +68,11 @@ def setup(process: str, json: bool | None = None, level: str = "INFO", stream: T
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def log_file(path: Path) -> TextIO:
+    """A file to log to. Unbuffered: what a full disk did not take would be tried, and fail, again when it is closed."""
+    return io.TextIOWrapper(path.open("ab", buffering=0), encoding="utf-8", write_through=True)
+
+
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """A structlog processor: hides API keys, bearer tokens, URL passwords and fields named for a secret."""
     event.pop("color_message", None)  # uvicorn's twin of its message, for terminals
@@ -92,6 +101,21 @@ def _masked(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_masked(inner) for inner in value]
     return value
+
+
+class _Lossy:
+    """A stream that loses what it cannot write. On a full disk that is a line; an error here would be the process."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _named(process: str) -> Processor:

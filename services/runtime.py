@@ -1,7 +1,8 @@
 """What every process of the host opens first: its configuration, its secrets, and where its Redis is.
 
 Nothing is handed from parent to child but the configuration's path: a worker started by hand, by `bunkhouse up` or in a
-container finds the same Redis. BUNKHOUSE_REDIS_URL (and BUNKHOUSE_REDIS_PASSWORD_FILE) name another one.
+container finds the same Redis. BUNKHOUSE_REDIS_URL (and BUNKHOUSE_REDIS_PASSWORD_FILE) name another one, and
+BUNKHOUSE_GATEWAY_URL says where the gateway is, if not on this machine: http://gateway:8000.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from services.secrets import Secrets, load_secrets
 
 REDIS_URL_ENV = "BUNKHOUSE_REDIS_URL"
 REDIS_PASSWORD_FILE_ENV = "BUNKHOUSE_REDIS_PASSWORD_FILE"  # noqa: S105  (a variable's name)
+GATEWAY_URL_ENV = "BUNKHOUSE_GATEWAY_URL"
 SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108
 
 

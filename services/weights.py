@@ -6,6 +6,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+from services.engines.modelconfig import INDEX, ModelConfigError, missing_shards
+
 PACKAGE_PREFIX = "package:"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+\.gguf)?")
 
@@ -15,17 +17,17 @@ class WeightsError(Exception):
 
 
 def resolve(weights: str, *, description_only: bool = False) -> Path:
-    """The file or folder that `weights` of a model names. Raises WeightsError.
+    """The file or folder that `weights` of a model names. Raises WeightsError, also for a folder that lacks a shard.
 
     `package:NAME` is the one GGUF file inside an installed package, `package:NAME/FILE` a certain one. `OWNER/NAME` is
     a folder of a model hub, `OWNER/NAME/FILE.gguf` one file of it; they are downloaded once, if the hub's client is
-    installed. `description_only`: of a folder on a hub, config.json is enough, for planning.
+    installed. `description_only`: of a folder on a hub, config.json and the index are enough, for planning.
     """
     if weights.startswith(PACKAGE_PREFIX):
         return _in_package(weights)
     path = Path(weights).expanduser()
     if path.exists():
-        return path
+        return _whole(weights, path)
     if not _HUB_NAME.fullmatch(weights):
         raise WeightsError(f"weights {weights!r}: no such file or folder ({path.absolute()})")
     return _from_hub(weights, path, description_only)
@@ -47,6 +49,18 @@ def _in_package(weights: str) -> Path:
     return found[0]
 
 
+def _whole(weights: str, path: Path) -> Path:
+    """Half of a copy is no small model: it would be planned for as one, and fail when it is loaded."""
+    try:
+        missing = missing_shards(path) if path.is_dir() else []
+    except ModelConfigError as error:
+        raise WeightsError(f"weights {weights!r}: {error}") from error
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WeightsError(f"weights {weights!r}: {path} lacks {missing[0]}{more}; is it still being copied?")
+    return path
+
+
 def _from_hub(weights: str, path: Path, description_only: bool) -> Path:
     tried = f"weights {weights!r}: no file or folder {path.absolute()}, and as a name on a hub"
     if importlib.util.find_spec("huggingface_hub") is None:
@@ -57,7 +71,7 @@ def _from_hub(weights: str, path: Path, description_only: bool) -> Path:
     try:
         if file:
             return Path(hf_hub_download(f"{owner}/{name}", file[0]))
-        only = ["config.json"] if description_only else None
+        only = ["config.json", INDEX] if description_only else None
         return Path(snapshot_download(f"{owner}/{name}", allow_patterns=only))
     except (OSError, ValueError) as error:  # the hub's errors are either
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -82,7 +82,7 @@ def explain(
 
 @app.command(hidden=True)
 def seed(config: ConfigPath) -> None:
-    """Write the configuration's tenants and keys into Redis (`up` does it by itself)."""
+    """Fetch the configuration's weights, write its tenants and keys into Redis (`up` does it by itself)."""
     from services.cli.seed import run  # noqa: PLC0415
 
     run(config)

@@ -1,4 +1,4 @@
-"""`bunkhouse seed CONFIG`: what `bunkhouse up` does to the registry, for hosts that are started otherwise."""
+"""`bunkhouse seed CONFIG`: what `bunkhouse up` does before its processes start, for those started otherwise."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from services.cli.errors import out, told
 from services.registry import ready_key
 from services.runtime import Runtime, open_runtime
 from services.supervisor.host import seed
+from services.weights import resolve
 
 
 def run(config_path: Path) -> None:
-    """Write tenants and keys into Redis, and print the ready keys."""
+    """Fetch weights that are named on a hub, write tenants and keys into Redis, and print the ready keys."""
     with told():
         runtime = open_runtime(config_path)
+        for weights in {model.weights for model in runtime.config.models.values()}:
+            resolve(weights)
         asyncio.run(_seed(runtime))
     for name, tenant in runtime.config.tenants.items():
         if tenant.ready_key:

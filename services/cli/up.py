@@ -24,6 +24,6 @@ def run(config_path: Path, as_json: bool) -> None:
         display: Display = JsonDisplay() if as_json else TerminalDisplay(out)
         folder = runtime.config.data_dir / LOGS
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "supervisor.log").open("a") as stream:
+        with logs.log_file(folder / "supervisor.log") as stream:
             logs.setup("supervisor", json=True, stream=stream)
             asyncio.run(Host(runtime, display).run())

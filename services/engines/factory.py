@@ -14,9 +14,14 @@ from services.engines.sglang_flags import NO_FOUR_BITS
 from services.engines.sglang_server import SglangOptions
 
 
+def engine_log(model: str, data_dir: Path) -> Path:
+    """Where a model's engine writes what it has to say."""
+    return data_dir / "logs" / f"engine-{model}.log"
+
+
 def build_engine(model: str, settings: ModelConfig, weights: Path, data_dir: Path) -> Engine:
     """The engine of one model, not started. Raises ConfigError for what that engine cannot do."""
-    log_path = data_dir / "logs" / f"engine-{model}.log"
+    log_path = engine_log(model, data_dir)
     if settings.engine == "sglang":
         return _sglang(model, settings, weights, log_path)
     return _llamacpp(model, settings, weights, log_path)

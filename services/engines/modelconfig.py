@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from services.engines.shape import ModelShape
 
+INDEX = "model.safetensors.index.json"  # names the shard of each tensor
+_NUMBERED = re.compile(r"(.+-)\d{5}-of-(\d{5})\.safetensors")
 _JSON_BYTES_MAX = 64 << 20
 _HALF_BYTES = 2
 
@@ -19,7 +22,7 @@ class ModelConfigError(ValueError):
 
 
 def read_model_config(folder: Path) -> ModelShape:
-    """Raises ModelConfigError. Weights are counted in the files; a folder without any gets an estimate."""
+    """Raises ModelConfigError. Weights are counted in the files; a folder that lacks any gets an estimate."""
     if not folder.is_dir():
         raise ModelConfigError(f"{folder}: no such folder")
     file = folder / "config.json"
@@ -41,7 +44,7 @@ def read_model_config(folder: Path) -> ModelShape:
             layers=layers,
             kv_values_per_token=layers * values,
             context_tokens=_count(model, "max_position_embeddings"),
-            weight_bytes=weight_bytes_on_disk(folder) or _estimate(model, _weight_bits(config)),
+            weight_bytes=_weight_bytes(folder) or _estimate(model, _weight_bits(config)),
             vocabulary=_count(model, "vocab_size"),
             kv_heads=0 if model.get("kv_lora_rank") else kv_heads,
             head_dim=head_dim if head_dim == value_dim else 0,
@@ -53,11 +56,34 @@ def read_model_config(folder: Path) -> ModelShape:
         raise ModelConfigError(f"{file}: {error.args[0]}") from None
 
 
-def weight_bytes_on_disk(folder: Path) -> int:
-    """Bytes of all tensors in the folder's safetensors files; 0 where there are none.
+def missing_shards(folder: Path) -> list[str]:
+    """Names of safetensors files that the folder should have, by its index or, where that is not there either, by the
+    numbers of the others. Raises ModelConfigError for an index that is corrupt.
+    """
+    there = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / INDEX
+    if not index.exists():
+        return sorted(_numbered(there) - there)
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise ModelConfigError(f"{index}: weight_map must be an object (got {places!r:.40})")
+    return sorted(set(map(str, places.values())) - there)
+
+
+def _numbered(names: Iterable[str]) -> set[str]:
+    """All of model-00001-of-00003.safetensors and its like, where one of them is among the names."""
+    found = filter(None, map(_NUMBERED.fullmatch, names))
+    return {f"{each[1]}{number:05}-of-{each[2]}.safetensors" for each in found for number in range(1, int(each[2]) + 1)}
+
+
+def _weight_bytes(folder: Path) -> int:
+    """Bytes of all tensors in the folder's safetensors files; 0 where there are none, or not all, as in the midst of a
+    download.
 
     Raises ModelConfigError for a file that is cut short or no safetensors file.
     """
+    if missing_shards(folder):
+        return 0
     return sum(_tensor_bytes(file) for file in sorted(folder.glob("*.safetensors")))
 
 

@@ -95,6 +95,8 @@ class ServerProcess:
         """Whole lines written since the last call."""
         try:
             with self.log_path.open("rb") as log:
+                if os.fstat(log.fileno()).st_size < self._log_at:
+                    self._log_at = 0  # it was cut meanwhile (services.logfiles)
                 log.seek(self._log_at)
                 data = log.read(_LOG_READ_BYTES_MAX)
         except FileNotFoundError:

@@ -1,29 +1,34 @@
 """Job: a load test of this host, from a scenario's YAML.
 
-It talks to this host's own gateway, whatever `url` says, with keys that it makes for the scenario's tenants and revokes
-at the end; they expire by themselves should it be killed. A scenario names tenants and bots that exist.
+It talks to this host's own gateway, whatever `url` says: on this machine, or where BUNKHOUSE_GATEWAY_URL says. It makes
+keys for the scenario's tenants and revokes them at the end; they expire by themselves should it be killed. A scenario
+names tenants and bots that exist.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from services.audit import Note
+from services.config import GatewayConfig
 from services.edit import edit, with_tenant
 from services.jobs.run import Context, JobFailed
 from services.jobs.scenario import BadScenario, parse
 from services.loadtest.cli import summary
 from services.loadtest.http import Http
-from services.loadtest.record import ChatRecord, RunWriter, read_run
+from services.loadtest.record import ChatRecord, Run, RunWriter, read_run
 from services.loadtest.runner import Runner
 from services.loadtest.scenario import Scenario
 from services.registry import KeyRecord, Registry, digest, new_key
+from services.runtime import GATEWAY_URL_ENV
 
 KEY_MARGIN_S = 300.0
 LOOK_S = 0.5
@@ -31,7 +36,10 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
 
 
 async def run(context: Context) -> dict[str, Any]:
-    """Args: scenario. Result: the figures, and where the records are. Raises JobFailed, Cancelled."""
+    """Args: scenario. Result: the figures, and where the records are. Raises JobFailed, Cancelled.
+
+    Chats that are refused are figures; that none reached the gateway is a failure.
+    """
     try:
         scenario = parse(str(context.job.args["scenario"]))
     except BadScenario as error:
@@ -42,7 +50,8 @@ async def run(context: Context) -> dict[str, Any]:
             {**tenant.model_dump(mode="python", exclude={"key", "key_env"}), "key": keys[tenant.name]}
             for tenant in scenario.tenants
         ]
-        plan = Scenario.model_validate({**scenario.model_dump(), "url": _url(context), "tenants": tenants})
+        url = gateway_url(context.runtime.config.gateway)
+        plan = Scenario.model_validate({**scenario.model_dump(), "url": url, "tenants": tenants})
         path = folder / "run.jsonl"
         public = plan.model_dump(mode="json", exclude={"tenants": {"__all__": {"key"}}})
         http, writer = Http(plan.url, time.perf_counter), RunWriter(path, {"scenario": public, "url": plan.url})
@@ -51,7 +60,10 @@ async def run(context: Context) -> dict[str, Any]:
         finally:
             http.close()
             writer.close()
-    return {"figures": summary(read_run(path)), "records": str(path)}
+    done = read_run(path)
+    if done.chats and not http.reached:
+        raise JobFailed(_reached_nobody(done))
+    return {"figures": summary(done), "records": str(path)}
 
 
 async def _watched(context: Context, plan: Scenario, http: Http, writer: RunWriter) -> None:
@@ -77,10 +89,18 @@ async def _watched(context: Context, plan: Scenario, http: Http, writer: RunWrit
             await task
 
 
-def _url(context: Context) -> str:
-    gateway = context.runtime.config.gateway
+def gateway_url(gateway: GatewayConfig, environ: Mapping[str, str] = os.environ) -> str:
+    """The API's base as this process reaches it."""
+    if named := environ.get(GATEWAY_URL_ENV):
+        return f"{named.rstrip('/')}/v1"
     host = "127.0.0.1" if gateway.host in ANY_ADDRESS else gateway.host
     return f"http://{f'[{host}]' if ':' in host else host}:{gateway.port}/v1"
+
+
+def _reached_nobody(run: Run) -> str:
+    reasons = Counter(chat.reason for chat in run.chats).most_common()
+    said = ", ".join(f"{number} x {reason}" for reason, number in reasons)
+    return f"No chat reached the gateway at {run.head['url']} ({said}). {GATEWAY_URL_ENV} says where it is."
 
 
 @asynccontextmanager

@@ -136,6 +136,7 @@ class Http:
         self._clock = clock
         self._connect_s_max = connect_s_max
         self._idle: deque[_Link] = deque()
+        self.reached = False  # whether any connection was ever made
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes, sink: Sink) -> Answer:
         """Send one request and wait for its answer's end. Raises LinkError; cancelling cuts the connection.
@@ -194,6 +195,7 @@ class Http:
             raise LinkError("connection refused") from error
         except OSError as error:
             raise LinkError(f"cannot connect: {error.strerror or error}") from error
+        self.reached = True
         return link
 
     def close(self) -> None:

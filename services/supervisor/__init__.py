@@ -6,6 +6,5 @@ child      one program kept running
 restarts   when to try again, and when to give up
 claims     that the data folder and the port are this host's alone
 readiness  what start-up still waits for
-logfiles   logs that stay short
 display    what the terminal shows
 """

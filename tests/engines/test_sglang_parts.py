@@ -15,7 +15,7 @@ from services.config import ConfigError, ModelConfig
 from services.engines.base import EngineRequest, EngineStartError, EngineUnavailable, KvBitsUnsupported, Sampling
 from services.engines.factory import build_engine
 from services.engines.http import EventStream
-from services.engines.modelconfig import ModelConfigError, read_model_config
+from services.engines.modelconfig import INDEX, ModelConfigError, missing_shards, read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
 from services.engines.sglang_room import missing_room
@@ -39,6 +39,13 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
 def _folder(path: Path, **changes: object) -> Path:
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps({**QWEN_7B, **changes}))
+    return path
+
+
+def _shard(path: Path) -> Path:
+    """A safetensors file with one tensor of 8 bytes."""
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     return path
 
 
@@ -153,9 +160,7 @@ def test_corrupt_config_says_what_is_wrong(tmp_path: Path, text: str | None, wor
 
 def test_weights_are_counted_in_the_files_and_a_cut_one_is_found(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "m")
-    header = json.dumps({"__metadata__": {}, "w": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}).encode()
-    file = folder / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    file = _shard(folder / "model.safetensors")
     assert read_model_config(folder).weight_bytes == 8
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(ModelConfigError, match="cut short by 3 bytes"):
@@ -163,6 +168,30 @@ def test_weights_are_counted_in_the_files_and_a_cut_one_is_found(tmp_path: Path)
     file.write_bytes(b"not safetensors at all")
     with pytest.raises(ModelConfigError, match="not a safetensors file"):
         read_model_config(folder)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_weights_that_are_not_all_there_are_estimated(tmp_path: Path, indexed: bool) -> None:
+    folder = _folder(tmp_path / "m")
+    estimate = read_model_config(folder).weight_bytes
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    if indexed:
+        (folder / INDEX).write_text(json.dumps({"weight_map": {"a": first, "b": second}}))
+    _shard(folder / first)
+    assert missing_shards(folder) == [second]
+    assert read_model_config(folder).weight_bytes == estimate
+    _shard(folder / second)
+    assert missing_shards(folder) == []
+    assert read_model_config(folder).weight_bytes == 16
+
+
+def test_a_corrupt_index_says_what_is_wrong(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "m")
+    for text, words in (("{", "cannot be read"), ("{}", "weight_map must be an object")):
+        (folder / INDEX).write_text(text)
+        with pytest.raises(ModelConfigError, match=words) as caught:
+            read_model_config(folder)
+        assert str(folder / INDEX) in str(caught.value)
 
 
 def test_too_little_memory_says_how_much_and_what_would_fit(tmp_path: Path) -> None:

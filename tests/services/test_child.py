@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
-from services import process
+from services import logs, process
 from services.supervisor.child import Child, ChildState, GaveUp
 from services.supervisor.programs import HOPELESS_CODE
 from services.supervisor.restarts import Restarts
@@ -80,6 +81,21 @@ async def test_a_killed_one_comes_back_and_can_be_stopped(tmp_path: Path) -> Non
     assert states[-1] is ChildState.STOPPED
     with pytest.raises(ProcessLookupError):
         os.kill(second, 0)
+
+
+async def test_a_full_disk_ends_no_child(tmp_path: Path, unlogged: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.supervisor.child.log", structlog.get_logger())  # a used one keeps its stream
+    made, states = child("import time; time.sleep(60)", tmp_path)
+    with logs.log_file(Path("/dev/full")) as full:
+        logs.setup("supervisor", json=True, stream=full)
+        running = asyncio.create_task(made.run())
+        first = await pid_of(made, None)
+        os.kill(first, 9)
+        await pid_of(made, first)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await made.stop()
+    assert states[-1] is ChildState.STOPPED
 
 
 async def pid_of(made: Child, other: int | None) -> int:

@@ -5,27 +5,22 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from services.logs import setup
+from services.logs import log_file, setup
 from services.registry import new_key
 
 
 @pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """What was logged. Afterwards logging is as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def lines(unlogged: None) -> io.StringIO:
+    """What was logged."""
     stream = io.StringIO()
     setup("test", json=True, stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    return stream
 
 
 def read(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -87,3 +82,21 @@ def test_on_a_terminal_it_is_for_people() -> None:
         logging.getLogger().handlers.clear()
     assert "chat.done" in stream.getvalue()
     assert "hunter2" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_a_full_disk_costs_lines_and_no_process(
+    unlogged: None, capsys: pytest.CaptureFixture[str], buffering: int
+) -> None:
+    full = Path("/dev/full")
+    stream = log_file(full) if buffering == 0 else full.open("a")
+    setup("test", json=True, stream=stream)
+    for _ in range(1000):  # more than any buffer holds
+        structlog.get_logger().info("chat.done", text="x" * 100)
+        logging.getLogger("uvicorn.error").warning("slow client")
+    assert capsys.readouterr().err == ""
+    if buffering == 0:
+        stream.close()
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -13,6 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.runtime import open_runtime
+from services.supervisor.child import Child
+from services.supervisor.display import JsonDisplay
+from services.supervisor.host import Host
 from tests.services.upped import CONFIG, command, up, wait_for, write_config
 
 
@@ -97,6 +102,52 @@ def test_whatever_dies_is_started_again(folder: Path) -> None:
         host.family = psutil.Process(host.process.pid).children(recursive=True)
         assert host.end(signal.SIGTERM)[0] == 0
         assert host.left() == []
+
+
+def test_a_state_that_cannot_be_written_ends_nothing(folder: Path) -> None:
+    """On a full disk host.json is not replaced any more; nobody but `ps` misses it."""
+    config = write_config(folder)
+    with up(config) as host:
+        ready = host.ready()
+        (folder / ".bunkhouse" / "host.new").mkdir()
+        next(each for each in host.family if "scheduler" in each.cmdline()).kill()
+        assert host.until_told("notice")["words"].startswith("scheduler died")
+        url, key = ready["url"], ready["keys"]["acme"]
+        said = ["chat", "acme/support", "-m", "Hello", "--url", url, "--key", key]
+        wait_for(lambda: command(config, *said).returncode == 0, 40.0)
+        host.family = psutil.Process(host.process.pid).children(recursive=True)
+        assert host.end(signal.SIGTERM) == (0, "")
+        assert host.left() == []
+
+
+class Stuck:
+    """A program that cannot be stopped."""
+
+    name = "stuck"
+    log_path = Path("/dev/null")
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+class Stopped(Stuck):
+    """One that can."""
+
+    done = False
+
+    async def stop(self) -> None:
+        self.done = True
+
+
+async def test_a_part_that_does_not_stop_keeps_none_from_being_stopped(folder: Path) -> None:
+    host = Host(open_runtime(write_config(folder)), JsonDisplay())
+    redis = Stopped()
+    host._groups = [[Child(Stuck(), lambda _: None)], [Child(redis, lambda _: None)]]
+    await host._stop()
+    assert redis.done
 
 
 def came_back(folder: Path, name: str, pid: int) -> bool:
