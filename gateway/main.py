@@ -20,7 +20,7 @@ from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
 from services import heap, logs
 from services.process import raise_open_files_limit
-from services.runtime import Runtime, open_runtime
+from services.runtime import PATIENCE_S, Runtime, open_runtime
 
 CONFIG_ENV = "BUNKHOUSE_CONFIG"
 KEEP_ALIVE_S = 30
@@ -35,7 +35,7 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
     """A gateway with everything that runs beside its requests. Loads tokenizers unless it is given them."""
     if prompts is None:
         prompts = await asyncio.to_thread(Prompts.load, runtime.config)
-    async with runtime.connect() as connection:
+    async with runtime.connect(PATIENCE_S) as connection:
         gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
         tasks = beside.begin(gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())

@@ -28,7 +28,7 @@ from services.queues.connection import Connection, QueueUnavailable, translated
 from services.queues.desk import Desk
 from services.queues.door import read_registry
 from services.registry import Registry
-from services.runtime import Runtime, open_runtime
+from services.runtime import PATIENCE_S, Runtime, open_runtime
 from services.secrets import SecretsError
 from services.telemetry import GpuSource
 
@@ -129,7 +129,7 @@ class LiveDevice(threading.Thread):
 
 async def serve(runtime: Runtime) -> None:
     """Run the loop until SIGTERM. Raises QueueUnavailable when Redis is not there at the start."""
-    async with runtime.connect() as connection:
+    async with runtime.connect(PATIENCE_S) as connection:
         settings = LiveSettings(connection, runtime.config)
         await settings.refresh()
         device = LiveDevice(runtime.config)

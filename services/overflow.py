@@ -38,7 +38,7 @@ from services.logs import setup
 from services.queues import keys
 from services.queues.bench import Bench
 from services.queues.connection import QueueUnavailable
-from services.runtime import Runtime, open_runtime
+from services.runtime import PATIENCE_S, Runtime, open_runtime
 from services.secrets import SecretsError
 from services.worker.engine import EngineGone
 from services.worker.worker import Worker
@@ -192,7 +192,7 @@ async def serve(runtime: Runtime, name: str) -> None:
     """Run the provider's worker until SIGTERM. Raises EngineGone, QueueUnavailable."""
     settings = runtime.config.overflow[name]
     provider = keys.provider(name)
-    async with runtime.connect() as connection:
+    async with runtime.connect(PATIENCE_S) as connection:
         worker = Worker(
             provider,
             OverflowEngine(name, settings),

@@ -22,6 +22,7 @@ from services.secrets import Secrets, load_secrets
 REDIS_URL_ENV = "BUNKHOUSE_REDIS_URL"
 REDIS_PASSWORD_FILE_ENV = "BUNKHOUSE_REDIS_PASSWORD_FILE"  # noqa: S105  (a variable's name)
 GATEWAY_URL_ENV = "BUNKHOUSE_GATEWAY_URL"
+PATIENCE_S = 15.0  # of a process that starts; above restarts.SOUND_S, so that no full disk ends the host
 SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108
 
 
@@ -43,9 +44,14 @@ class Runtime:
         url, password = _redis(config, secrets, environ)
         return cls(config, path, secrets, url, password)
 
-    def connect(self) -> AbstractAsyncContextManager[Connection]:
-        """A connection to the host's Redis. Entering raises QueueUnavailable."""
-        return connect(self.redis_url, password=self.redis_password, timeout_s=self.config.redis.timeout_s)
+    def connect(self, patience_s: float = 0.0) -> AbstractAsyncContextManager[Connection]:
+        """A connection to the host's Redis. Entering raises QueueUnavailable, after `patience_s`."""
+        return connect(
+            self.redis_url,
+            password=self.redis_password,
+            timeout_s=self.config.redis.timeout_s,
+            patience_s=patience_s,
+        )
 
 
 def open_runtime(config_path: Path) -> Runtime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from services.config import ConfigError
 from services.jobs.beat import Beat
 from services.jobs.broker import CONCURRENCY, QUEUE, TASK, application
 from services.jobs.run import perform
-from services.runtime import Runtime, open_runtime
+from services.queues.connection import QueueUnavailable
+from services.runtime import PATIENCE_S, Runtime, open_runtime
 from services.secrets import SecretsError
 
 log = structlog.get_logger()
@@ -67,8 +69,19 @@ def main() -> int:
     except (ConfigError, SecretsError) as error:
         log.error("jobs.cannot_start", why=str(error))
         return 2
+    try:
+        asyncio.run(_redis_answers(runtime))
+    except QueueUnavailable as error:
+        log.error("jobs.cannot_start", why=str(error))
+        return 1
     serve(runtime)
     return 0
+
+
+async def _redis_answers(runtime: Runtime) -> None:
+    """Celery ends at once where Redis refuses writes: a host whose disk is full for a while would give the jobs up."""
+    async with runtime.connect(PATIENCE_S):
+        return
 
 
 if __name__ == "__main__":

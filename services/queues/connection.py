@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import redis.asyncio
+import structlog
 from redis.exceptions import NoScriptError, RedisError
 
 from services.queues.client import Client, Lanes
@@ -31,6 +33,9 @@ PREPENDED = {
     "refuse": ("leave", "give_back"),
     "settle": ("give_back",),
 }
+PAUSE_S = 0.5
+
+log = structlog.get_logger()
 
 
 class QueueUnavailable(Exception):
@@ -137,14 +142,31 @@ class translated:  # noqa: N801  (reads as a word in `with translated():`)
 
 
 @asynccontextmanager
-async def connect(url: str, *, password: str | None = None, timeout_s: float = 2.0) -> AsyncIterator[Connection]:
-    """A connection that answers, closed at the end. Raises QueueUnavailable."""
+async def connect(
+    url: str, *, password: str | None = None, timeout_s: float = 2.0, patience_s: float = 0.0
+) -> AsyncIterator[Connection]:
+    """A connection that answers, closed at the end. Raises QueueUnavailable when it still does not after
+    `patience_s`."""
     connection = Connection(url, password=password, timeout_s=timeout_s)
     try:
-        await connection.ping()
+        await _answering(connection, patience_s)
         yield connection
     finally:
         await connection.close()
+
+
+async def _answering(connection: Connection, patience_s: float) -> None:
+    until_s = monotonic() + patience_s
+    while True:
+        try:
+            await connection.ping()
+        except QueueUnavailable as error:
+            if monotonic() >= until_s:
+                raise
+            log.warning("queues.awaited", why=str(error))
+        else:
+            return
+        await asyncio.sleep(PAUSE_S)
 
 
 def read_password(path: Path | None) -> str | None:

@@ -24,7 +24,7 @@ from services.process import raise_open_files_limit
 from services.queues.bench import Bench
 from services.queues.commands import Commands
 from services.queues.connection import QueueUnavailable
-from services.runtime import Runtime, open_runtime
+from services.runtime import PATIENCE_S, Runtime, open_runtime
 from services.secrets import SecretsError
 from services.tokenizer import load_tokenizer
 from services.weights import WeightsError, resolve
@@ -45,7 +45,7 @@ async def serve(runtime: Runtime, model: str) -> None:
         changed = settings if bits is None else settings.model_copy(update={"kv_bits": int(bits)})
         return build_engine(model, changed, weights, runtime.config.data_dir)
 
-    async with runtime.connect() as connection:
+    async with runtime.connect(PATIENCE_S) as connection:
         if settings.engine == "sglang" and settings.device == "cuda":
             await ensure_measured(connection, settings.python)
         commands = Commands(connection)

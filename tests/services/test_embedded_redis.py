@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from services.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from services.queues.connection import QueueUnavailable, connect
@@ -34,6 +38,35 @@ async def test_what_was_written_survives_a_stop_and_a_kill(folder: Path) -> None
             assert redis.process is not None
             redis.process.kill()
             await redis.process.wait()
+
+
+async def test_a_process_that_starts_waits_for_room_on_the_disk(folder: Path) -> None:
+    redis = server(folder)
+    await redis.start()
+    assert redis.process is not None
+    try:
+        async with connect(redis.url, password="hunter2") as connection:
+            await connection.redis.set("a", 1)
+            full = resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE, (1, full[1]))
+            with contextlib.suppress(ResponseError):  # MISCONF, once the server has met the full disk
+                while True:
+                    await connection.redis.incr("a")
+        with pytest.raises(QueueUnavailable, match="MISCONF"):
+            async with connect(redis.url, password="hunter2"):
+                pass
+
+        async def starts() -> int:
+            async with connect(redis.url, password="hunter2", patience_s=60.0) as connection:
+                return int(await connection.redis.incr("a"))
+
+        starting = asyncio.create_task(starts())
+        await asyncio.sleep(0.7)
+        assert not starting.done()
+        resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE, full)
+        assert await starting > 1
+    finally:
+        await redis.stop()
 
 
 async def test_it_asks_for_its_password(folder: Path) -> None:
