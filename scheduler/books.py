@@ -146,14 +146,16 @@ class Books:
         return held
 
     def settle(self, chat: str, usage: Usage | None, now_s: float) -> Reservation | None:
-        """A chat that ran is over. `usage` None: it died before that was known, and the estimate stands."""
+        """A chat that was dispatched is over. `usage` None: it took nothing."""
         charge = self._charges.pop(chat, None) or Charge(0.0, 0.0, 0.0)
         tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
-        held = self._release(chat, charge.tokens - tokens if usage else 0.0, now_s)
+        held = self._release(chat, charge.tokens - tokens, now_s)
         if held is None:
             return None
         self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
-        if usage is not None:
+        if usage is None:
+            self.counters.settle(held.tenant, charge.counted, 0.0)
+        else:
             if usage.cached_known:
                 if charge.prompt_tokens_kept > 0:
                     self.hits.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
@@ -165,6 +167,14 @@ class Books:
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
             self.counters.settle(held.tenant, charge.counted, cost)
+        return held
+
+    def lost(self, chat: str, now_s: float) -> Reservation | None:
+        """A chat is gone, and nobody said what it took: its estimate stands."""
+        self._charges.pop(chat, None)
+        held = self._release(chat, 0.0, now_s)
+        if held is not None:
+            self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, 0)
         return held
 
     def _release(self, chat: str, tokens_over: float, now_s: float) -> Reservation | None:

@@ -168,15 +168,18 @@ class Scheduler:
         """What tenants have left for other providers this month. Those that are not named have no cap."""
         self._overload.purses = dict(microusd)
 
-    def unpaid(self, ticket: Ticket, now_s: float) -> None:
-        """An overflow was refused, since its tenant has less money than was thought: the ticket waits again, and no
-        other of the tenant's is sent until the next `may_spend`."""
-        self._overload.purses[ticket.tenant] = -1
-        self.arrive(ticket, now_s)
+    def unpaid(self, tenant: str) -> None:
+        """It has less money than was thought: none of its chats is sent to another provider until the next
+        `may_spend`."""
+        self._overload.purses[tenant] = -1
 
     def settle(self, chat: str, usage: Usage | None, now_s: float) -> None:
-        """A chat that ran is over. `usage` None: it died before its usage was known, and its estimate stands."""
+        """A chat that was dispatched is over. `usage` None: it took nothing."""
         self._fill.released(self.books.settle(chat, usage, now_s), now_s)
+
+    def lost(self, chat: str, now_s: float) -> None:
+        """A chat's reservation is gone, and nobody said what it took: its estimate stands."""
+        self._fill.released(self.books.lost(chat, now_s), now_s)
 
     def demoted(self, chat: str, bits: KvBits, now_s: float) -> None:
         """A running session's KV was lowered to `bits`: its reservation shrinks."""

@@ -21,6 +21,7 @@ from services.queues import keys
 from services.queues.connection import QueueUnavailable
 from services.queues.desk import Desk, Dispatched
 from services.queues.records import Event
+from services.queues.usage import month_of
 
 LEASE_MS = 3000
 LEASE_KEEP_S = 1.0
@@ -177,7 +178,7 @@ class Loop:
         gone = {held.chat for held in self._core.ledger} - stored
         for chat in gone & self._missing:  # twice in a row: not merely an event on its way
             log.warning("scheduler.reservation_gone", chat=chat)
-            self._core.settle(chat, None, now)
+            self._core.lost(chat, now)
         self._missing = gone
         unknown = {chat for chat in stored if self._core.ledger.get(chat) is None}
         if behind := unknown & self._unknown:
@@ -248,7 +249,9 @@ class Loop:
             answer = await self._overflow(ticket, decision, now)
             if answer is Dispatched.UNPAID:
                 self._tickets[ticket.chat] = ticket
-                self._core.unpaid(ticket, now)
+                if month_of(ticket.created_s) == month_of(now):  # else it was last month's money that is spent
+                    self._core.unpaid(ticket.tenant)
+                self._core.arrive(ticket, now)
                 return
         else:
             answer = await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)

@@ -9,22 +9,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import idna
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, ValidationError
 
+from services.urls import is_loopback, unusable
+
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-URL_CHARS_MAX = 2000
-HOST_CHARS_MAX = 253
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 class ConfigError(Exception):
@@ -165,48 +161,7 @@ def _check_webhook(url: str) -> str:
         raise ValueError(f"{url!r} is no webhook: it must be https://, or http:// to this machine")
     if parts.username is not None or parts.fragment:
         raise ValueError(f"{url!r} is no webhook: leave out user names, passwords and fragments")
-    if len(url) > URL_CHARS_MAX or " " in url or not url.isprintable():
-        raise ValueError(f"{url!r} is no webhook: at most {URL_CHARS_MAX} characters, no spaces, all of them printable")
-    try:
-        endpoint(url)
-    except ValueError as error:
-        raise ValueError(f"{url!r} is no webhook: {error}") from None
     return url
-
-
-def endpoint(url: str) -> tuple[str, int]:
-    """Host and port that an http(s) URL leads to, the host as DNS and TLS take it. Raises ValueError that says why."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise ValueError("a port is a number from 1 to 65535")
-    return _ascii_host(parts.hostname or ""), port or (443 if parts.scheme == "https" else 80)
-
-
-def _ascii_host(host: str) -> str:
-    try:
-        return str(ip_address(host))
-    except ValueError:
-        pass
-    try:
-        name = host if host.isascii() else idna.encode(host).decode("ascii")
-    except idna.IDNAError as error:
-        raise ValueError(f"{host!r} is no host name: {error}") from None
-    labels = name.split(".")
-    if len(name) > HOST_CHARS_MAX or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError(f"{host!r} is no host name")
-    return name
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host names this machine and cannot name another."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
@@ -233,6 +188,11 @@ class WidgetConfig(Section):
     temperature: float = Field(default=0.3, ge=0, le=2)
     handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
 
+    def problem(self) -> tuple[str, str] | None:
+        """The option that cannot be used, and why. No validator: what is stored must stay readable."""
+        why = unusable(self.handover_webhook) if self.handover_webhook is not None else None
+        return ("handover_webhook", why) if why is not None else None
+
 
 class BotConfig(Section):
     """What a tenant calls as `model`."""
@@ -248,6 +208,13 @@ class BotConfig(Section):
     overflow: str | None = None  # a name under `overflow`
     priority: int = Field(default=0, ge=-10, le=10)
     widget: WidgetConfig | None = None
+
+    def problem(self) -> tuple[str, str] | None:
+        """The option that does not work, and why."""
+        for section, found in (("kv", self.kv.problem()), ("widget", self.widget.problem() if self.widget else None)):
+            if found is not None:
+                return f"{section}.{found[0]}", found[1]
+        return None
 
 
 class LimitsConfig(Section):
@@ -368,9 +335,9 @@ def _check_references(path: Path, node: yaml.Node | None, config: Config) -> Non
                 raise ConfigError(
                     f"{_place(path, node, (*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
                 )
-            if (problem := wanted.kv.problem()) is not None:
+            if (problem := wanted.problem()) is not None:
                 option, why = problem
-                raise ConfigError(f"{_place(path, node, (*where, 'kv', option))}: kv.{option}: {why}")
+                raise ConfigError(f"{_place(path, node, (*where, *option.split('.')))}: {option}: {why}")
             most = 8 if model.kv_bits == "mixed" else model.kv_bits
             if wanted.kv.promised_bits > most:
                 raise ConfigError(

@@ -92,7 +92,9 @@ def check(config: Config, bot: BotConfig) -> None:
         raise BadValue(
             f"context_tokens is {bot.context_tokens}, the model's are {model.context_tokens}.", param="context_tokens"
         )
-    check_policy(bot.kv)
+    if (problem := bot.problem()) is not None:
+        option, why = problem
+        raise BadValue(f"{option}: {why}.", param=option)
 
 
 def check_policy(kv: KvPolicyConfig) -> None:

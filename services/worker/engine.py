@@ -109,14 +109,15 @@ class EngineLife:
             start = self.starts
             misses = 0 if await self.engine.alive() else misses + 1
             if self._dead.is_set() or misses >= MISSES_MAX:
-                misses = self._strikes = 0
-                self._dead.clear()
+                misses = 0
                 await self._restart(start)
 
     async def _restart(self, start: int) -> None:
         async with self.changing:
             if self.resting or self.starts != start:  # it was ended or changed while we looked
                 return
+            self._strikes = 0
+            self._dead.clear()
             log.error("engine.died", model=self._model)
             self.hold(EngineState.STARTING)
             self._progress("restarting")

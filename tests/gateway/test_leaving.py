@@ -100,16 +100,17 @@ async def test_a_client_that_leaves_a_stream_cancels_after_the_grace(host: Host)
     await until(lambda: host.driver.cancelled)
 
 
-async def test_a_second_reader_who_leaves_takes_nothing_from_the_first(host: Host) -> None:
-    host.driver.script_for = lambda _: SLOW
-    heard, second = Heard(), Heard()
-    first = asyncio.create_task(begin(host, heard, 10_000))
-    await until(lambda: heard.texts)
-    second.chat, second.last_id = heard.chat, "0-0"
-    await go_on(host.http, host.url, second, 1)
-    await first
-    assert (heard.text, heard.done, heard.error) == (SLOW_TEXT, True, "")
-    assert not host.driver.cancelled
+async def test_a_second_reader_who_leaves_takes_nothing_from_the_first(hosts: HostFactory) -> None:
+    async with hosts(resume_grace_s=0.1) as host:
+        host.driver.script_for = lambda _: SLOW
+        heard, second = Heard(), Heard()
+        first = asyncio.create_task(begin(host, heard, 10_000))
+        await until(lambda: heard.texts)
+        second.chat, second.last_id = heard.chat, "0-0"
+        await go_on(host.http, host.url, second, 1)
+        await first
+        assert (heard.text, heard.done, heard.error) == (SLOW_TEXT, True, "")
+        assert not host.driver.cancelled
 
 
 async def test_a_chat_that_two_read_is_cancelled_when_both_are_gone(host: Host) -> None:

@@ -15,12 +15,12 @@ from scheduler.types import KvBits, Task, Ticket
 from services.config import LimitsConfig
 from services.queues.connection import Connection, QueueUnavailable, connect
 from services.queues.door import Door, Submission, Submitted, write_registry
-from services.queues.limits import windows_of
+from services.queues.limits import MINUTE_S, windows_of
 from services.queues.records import Payload
 from services.registry import Registry
 from services.tokenizer import Tokenizer
 
-from .conftest import GLOBEX, Host, gateway_on
+from .conftest import GLOBEX, Host, HostFactory, gateway_on
 from .driver import Script, until
 from .test_bad_input import GOOD, error_of
 from .test_leaving import SLOW, SLOW_TEXT, Heard, begin, go_on
@@ -164,21 +164,22 @@ async def test_a_cancelled_chat_gives_back_too(host: Host) -> None:
 
 
 async def test_what_a_chat_did_not_take_comes_back_when_its_gateway_is_gone(
-    host: Host, redis_url: str, tokenizer: Tokenizer
+    hosts: HostFactory, redis_url: str, tokenizer: Tokenizer
 ) -> None:
-    await host.change(limited(tokens_per_month=100_000))
-    host.driver.script_for = lambda _: SLOW
-    heard, alone = Heard(), Heard()
-    async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
-        first = replace(host, url=url)
-        await begin(first, alone, 2)
-        await begin(first, heard, 2)
-    await go_on(host.http, host.url, heard)
-    assert heard.text == SLOW_TEXT
-    await until(lambda: len(host.driver.settled) == 2)
-    [window] = await host.connection.redis.keys("bh:limit:acme:month:*")
-    took = sum(ticket.prompt_tokens + len(SLOW.pieces) for ticket in host.driver.tickets)
-    assert int(await host.connection.redis.get(window)) == took
+    async with hosts(resume_grace_s=60.0) as host:
+        await host.change(limited(tokens_per_month=100_000))
+        host.driver.script_for = lambda _: SLOW
+        heard, alone = Heard(), Heard()
+        async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
+            first = replace(host, url=url)
+            await begin(first, alone, 2)
+            await begin(first, heard, 2)
+        await go_on(host.http, host.url, heard)
+        assert heard.text == SLOW_TEXT
+        await until(lambda: len(host.driver.settled) == 2)
+        [window] = await host.connection.redis.keys("bh:limit:acme:month:*")
+        took = sum(ticket.prompt_tokens + len(SLOW.pieces) for ticket in host.driver.tickets)
+        assert int(await host.connection.redis.get(window)) == took
 
 
 async def test_the_months_quota(host: Host) -> None:
@@ -193,19 +194,22 @@ async def test_the_months_quota(host: Host) -> None:
     ("limits", "code"),
     [({"tokens_per_minute": 500}, "rate_limit_exceeded"), ({"tokens_per_month": 500}, "insufficient_quota")],
 )
-async def test_a_retry_is_not_refused_for_its_own_charge(host: Host, limits: dict[str, int], code: str) -> None:
-    await host.change(limited(**limits))
-    host.driver.script_for = lambda _: Script(pieces=["x"] * 30, pause_s=0.05)
-    body, key = {**GOOD, "max_tokens": 400}, {"idempotency-key": "once"}
-    asking = asyncio.create_task(host.ask(body, **key))
-    await until(lambda: host.driver.claims)
-    asking.cancel()
-    error_of(await host.ask(body), 429, code, f"limits.{next(iter(limits))}")
-    again = await host.ask(body, **key)
-    assert again.status_code == 200
-    assert again.headers["x-bunkhouse-chat"] == host.driver.tickets[0].chat
-    await host.change(limited(**dict.fromkeys(limits, 1)))
-    assert (await host.ask(body, **key)).json() == again.json(), "a finished answer costs nothing to fetch"
+async def test_a_retry_is_not_refused_for_its_own_charge(hosts: HostFactory, limits: dict[str, int], code: str) -> None:
+    async with hosts(resume_grace_s=60.0) as host:
+        await host.change(limited(**limits))
+        host.driver.script_for = lambda _: Script(pieces=["x"] * 30, pause_s=0.05)
+        body, key = {**GOOD, "max_tokens": 400}, {"idempotency-key": "once"}
+        left_s = MINUTE_S - time.time() % MINUTE_S
+        await asyncio.sleep(left_s if left_s < 15 else 0)  # the charge is of one minute
+        asking = asyncio.create_task(host.ask(body, **key))
+        await until(lambda: host.driver.claims)
+        asking.cancel()
+        error_of(await host.ask(body), 429, code, f"limits.{next(iter(limits))}")
+        again = await host.ask(body, **key)
+        assert again.status_code == 200
+        assert again.headers["x-bunkhouse-chat"] == host.driver.tickets[0].chat
+        await host.change(limited(**dict.fromkeys(limits, 1)))
+        assert (await host.ask(body, **key)).json() == again.json(), "a finished answer costs nothing to fetch"
 
 
 async def test_a_submission_that_did_not_reach_redis_costs_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,9 +172,10 @@ async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: 
     await host.ended(await host.order("unload"))
     await asyncio.sleep(0.7)  # a read of the ready stream that was under way is over
     chat = await host.bunk.submit("Hello?", max_tokens=4)
-    while not await host.bunk.desk.reservations():  # as if the scheduler had not heard of it yet
-        await bench.publish_engine(seen[0], EngineReport("m", time.time(), EngineState.READY))
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while not await host.bunk.desk.reservations():  # as if the scheduler had not heard of it yet
+            await bench.publish_engine(seen[0], EngineReport("m", time.time(), EngineState.READY))
+            await asyncio.sleep(0.1)
     assert await host.bunk.door.cancel(chat, keep_s=60, now_s=time.time())
     _, end = await host.bunk.answer(chat.chat)
     assert end.finish is Finish.CANCELLED
@@ -223,7 +224,7 @@ async def test_a_model_that_nobody_uses_falls_asleep(redis_url: str, tmp_path: P
 
 async def test_a_model_with_many_short_chats_stays_awake(redis_url: str, tmp_path: Path) -> None:
     async with open_bunk(redis_url, tmp_path) as bunk:
-        host = Host(bunk, idle_after_s=1.6)
+        host = Host(bunk, idle_after_s=3.0)
         worker = host.worker()
         task = asyncio.create_task(worker.run())
         for _ in range(8):

@@ -408,16 +408,33 @@ def test_whoever_takes_over_counts_what_runs() -> None:
     assert host.end("old") == ["new", "turn"]
 
 
-@pytest.mark.parametrize("end", ["settled", "died", "withdrawn"])
+@pytest.mark.parametrize("end", ["settled", "refused", "lost", "withdrawn"])
 def test_a_chat_that_was_taken_over_can_end_in_any_way(end: str) -> None:
     host = Host(facts())
     host.scheduler.restore([Reservation("old", "a", "s", "m", KvBits.FOUR, 700, NOW_S, 700)], host.now_s)
     host.send(ticket("next", "b", tokens=400))
     if end == "withdrawn":
         host.scheduler.cancel("old", host.now_s)
+    elif end == "lost":
+        host.scheduler.lost("old", host.now_s)
     else:
         host.scheduler.settle("old", usage() if end == "settled" else None, host.now_s)
     assert host.step() == ["next"]
+
+
+def test_what_an_engine_refuses_costs_no_fair_share() -> None:
+    """The estimate of a chat that nobody tells of stands."""
+    host = Host(facts(kv_budget_bytes=150))
+    for tenant, end in (("refused", "settle"), ("lost", "lost")):
+        host.send(ticket(tenant, tenant))
+        if end == "lost":
+            host.scheduler.lost(tenant, host.now_s)
+        else:
+            host.scheduler.settle(tenant, None, host.now_s)
+        host.step()
+    host.send(ticket("busy", "other"))
+    host.send(ticket("second", "lost"), ticket("first", "refused"))
+    assert [host.end("busy"), host.end("first")] == [["first"], ["second"]]
 
 
 def test_what_an_engine_said_before_its_facts_were_read_counts() -> None:

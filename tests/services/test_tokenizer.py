@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from services.engines.gguf import read_gguf
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from services.tokenizer_control import breaker
 from services.tokenizer_gguf import build_fast_tokenizer, gguf_control_tokens
 from services.tokenizer_template import ChatTemplate, TemplateRejected
 from services.weights import resolve
@@ -141,6 +142,15 @@ def test_a_control_token_in_a_message_is_words(tokenizer: Tokenizer, tmp_path: P
     assert fast.token_to_id(word) not in model.encode(made)
     assert made.replace("\u200b", "") == text
     assert model.harmless("ordinary [TEXT] <b>with</b> | pipes |>") == "ordinary [TEXT] <b>with</b> | pipes |>"
+
+
+def test_many_control_tokens_are_told_apart_from_what_only_begins_like_them() -> None:
+    words = [f"<SPECIAL_{number}>" for number in range(1000)] + [">>UNUSED_3<<", "<x", "<xy>", "aa"]
+    harmless = breaker(words)
+    for word in words:
+        assert harmless(word) == f"{word[0]}\u200b{word[1:]}"
+    for text in ("<SPECIAL_1000>", "<SPECIAL_", "<SPECIAL_9", ">>UNUSED_4<<", "< x", "a a"):
+        assert harmless(text) == text
 
 
 def test_control_tokens_of_a_family_we_do_not_know_are_broken_too(tokenizer: Tokenizer) -> None:

@@ -15,6 +15,7 @@ from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from scheduler.types import KvBits, Task, Ticket
 from services.config import ModelConfig, TenantConfig
+from services.engines.base import EngineRequest, Piece
 from services.engines.factory import build_engine
 from services.queues.bench import Bench
 from services.queues.connection import Connection, connect
@@ -99,6 +100,24 @@ class Bunk:
             if "services.engines.llamacpp_server" in child.cmdline()
         ]
         return found
+
+
+def pauses(worker: Worker, after: int) -> tuple[asyncio.Event, asyncio.Event]:
+    """Its engine stops for once behind that many pieces: the first event is set then, and it waits for the second."""
+    engine, stopped, go_on = worker._life.engine, asyncio.Event(), asyncio.Event()
+    stream = engine.stream
+
+    async def pausing(request: EngineRequest) -> AsyncIterator[Piece]:
+        number = 0
+        async for piece in stream(request):
+            yield piece
+            number += 1
+            if number == after:
+                stopped.set()
+                await go_on.wait()
+
+    setattr(engine, "stream", pausing)  # noqa: B010  (a method of one object)
+    return stopped, go_on
 
 
 @asynccontextmanager
