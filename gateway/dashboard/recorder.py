@@ -28,7 +28,7 @@ class Sample:
     inter_token_s: dict[str, float | None] = field(default_factory=dict)  # by model
     kv_bytes: dict[str, int] = field(default_factory=dict)  # reserved, by model
     first_token_s: float | None = None  # median over the last half minute
-    waiting: int = 0
+    waiting: int | None = None
 
 
 class Recorder:
@@ -48,8 +48,7 @@ class Recorder:
                 snapshot = await self._door.snapshot()
             except QueueUnavailable:
                 snapshot = None
-            if snapshot is not None:
-                self.samples.append(self._sample(snapshot))
+            self.samples.append(Sample(self._clock()) if snapshot is None else self._sample(snapshot))
             await asyncio.sleep(SAMPLE_S)
 
     def _sample(self, snapshot: dict[str, Any]) -> Sample:

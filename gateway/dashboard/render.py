@@ -75,7 +75,7 @@ def ago(at_s: float) -> str:
         return f"{passed:.0f} s ago"
     if passed < 3600:
         return f"{passed // 60:.0f} min ago"
-    form = "%H:%M" if passed < 86_400 else "%d %b"
+    form = "%H:%M UTC" if passed < 86_400 else "%d %b"
     return datetime.fromtimestamp(at_s, UTC).strftime(form)
 
 

@@ -255,7 +255,7 @@ def _told(request: Request, error: Exception) -> Response:
 def _to_login(request: Request, part: bool) -> Response:
     if part:
         return Response(status_code=401, headers=HEADERS | {"hx-redirect": "/dashboard/login"})
-    following = quote(request.url.path)
+    following = quote(request.url.path) if request.method == "GET" else "/"
     return RedirectResponse(
         f"/dashboard/login?next={following}" if following != "/" else "/dashboard/login", 303, HEADERS
     )

@@ -156,7 +156,7 @@ class Now:
         if not self.scheduler:
             return "No scheduler runs, so no chat is let in."
         ready = sum(row.state == "ready" and not row.stale for row in self.models)
-        serving = f"{count(ready, 'model')} of {len(self.models)} ready" if ready < len(self.models) else ""
+        serving = f"{count(ready, 'model')} of {len(self.models)} ready," if ready < len(self.models) else ""
         serving = serving or f"{count(ready, 'model')} {'serves' if ready == 1 else 'serve'}"
         chats = count(self.running, "chat") if self.running else "no chat"
         waits = f"{count(self.waiting, 'chat')} {'waits' if self.waiting == 1 else 'wait'}"

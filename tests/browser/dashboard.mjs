@@ -212,6 +212,24 @@ export const dashboard = {
     }
   },
 
+  async a_refused_change_is_said({ browser, url, signedIn, assert }) {
+    const { page } = await signedIn(browser);
+    await page.goto(`${url}/dashboard/jobs`);
+    await page.evaluate(() => { document.querySelector('meta[name="csrf"]').content = "of an earlier session"; });
+    await page.getByRole("button", { name: "Propose" }).click();
+    const sheet = page.getByRole("dialog");
+    await sheet.getByText("This page is out of date. Load it again.").waitFor();
+    await page.waitForTimeout(1500); // a tick has passed, and painted over nothing
+    assert.ok(await sheet.isVisible());
+    assert.equal(await page.locator("#jobs [role=alert]").count(), 0, "the list is still there");
+    await sheet.getByRole("button", { name: "Close" }).last().click();
+    await sheet.waitFor({ state: "hidden" });
+    await page.route("**/dashboard/jobs/new/**", (route) => route.abort());
+    await page.getByRole("button", { name: "Propose" }).click();
+    await page.getByText("The host did not answer.").waitFor();
+    assert.equal(new URL(page.url()).pathname, "/dashboard/jobs");
+  },
+
   async a_lost_host_is_said({ browser, signedIn, assert }) {
     const { page } = await signedIn(browser);
     await page.route("**/dashboard/parts/**", (route) => route.abort());

@@ -49,12 +49,16 @@ SCENARIOS = (
     "tenants_and_usage",
     "a_viewer_looks_and_changes_nothing",
     "no_page_breaks_its_policy_or_overflows",
+    "a_refused_change_is_said",
     "a_lost_host_is_said",
     "the_keyboard_reaches_everything",
     "use_the_widget",
     "reload_in_mid_answer_and_it_resumes",
     "a_broken_connection_is_taken_up_again",
     "hand_over_to_a_person",
+    "an_answer_whose_stream_is_gone_is_read_from_the_conversation",
+    "a_page_that_loads_while_the_host_is_away_gets_its_widget",
+    "the_widget_fits_a_low_window",
     "the_widget_fits_a_phone",
 )
 

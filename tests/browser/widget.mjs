@@ -102,6 +102,44 @@ export const widget = {
     await page.locator(".line", { hasText: "Your conversation was passed on" }).waitFor();
   },
 
+  async an_answer_whose_stream_is_gone_is_read_from_the_conversation(tools) {
+    const { assert } = tools;
+    const { page, context } = await shop(tools);
+    await openChat(page);
+    await say(page, QUESTION);
+    await answers(page).nth(1).waitFor();
+    await page.route("**/stream", (route) => route.fulfill({ status: 404, json: { error: { message: "gone" } } }));
+    await context.setOffline(true);
+    await page.waitForTimeout(6000); // the host has written it down
+    await context.setOffline(false);
+    await page.locator(".turn.bot", { hasText: LAST_WORDS }).waitFor();
+    assert.equal(await page.getByText("The answer is no longer there.").count(), 0);
+  },
+
+  async a_page_that_loads_while_the_host_is_away_gets_its_widget(tools) {
+    const { browser, url, opened } = tools;
+    const { page, context } = await opened(browser);
+    let away = 2;
+    await context.route("**/config", (route) => (away-- > 0 ? route.abort() : route.continue()));
+    await page.goto(`${url}/widget/demo`);
+    await page.getByRole("button", { name: /Open chat/ }).waitFor();
+  },
+
+  async the_widget_fits_a_low_window(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools, { viewport: { width: 844, height: 340 } });
+    await openChat(page);
+    await page.getByText("Good day!").waitFor();
+    await page.waitForTimeout(400);
+    const box = await page.getByRole("dialog").boundingBox();
+    assert.deepEqual([box.y, Math.round(box.height)], [0, 340]);
+    await page.getByRole("button", { name: "Talk to a person" }).click();
+    await page.waitForTimeout(400);
+    const top = await page.getByRole("heading", { name: "Talk to a person" }).boundingBox();
+    assert.ok(top.y >= 0, `the sheet begins at ${top.y}`);
+    await page.screenshot({ path: `${tools.out}/low-window.png` });
+  },
+
   async the_widget_fits_a_phone(tools) {
     const { assert } = tools;
     const { page } = await shop(tools, { viewport: { width: 375, height: 812 }, hasTouch: true, isMobile: true });

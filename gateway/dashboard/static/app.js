@@ -36,11 +36,22 @@ document.addEventListener("htmx:finally:request", (event) => {
   polled(Boolean(ctx.response && ctx.response.status < 400));
 });
 
+/* What went wrong with a button is said in the sheet, where no tick paints over it. */
+document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
+  if (isLive(ctx)) return;
+  ctx.target = document.getElementById("sheet-body");
+  ctx.swap = "innerHTML";
+});
+
+document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
+  if (ctx && !isLive(ctx)) toast("The host did not answer. Look whether it changed.");
+});
+
 document.addEventListener("htmx:before:swap", (event) => {
   const { ctx } = event.detail;
-  const status = ctx.response?.status ?? 0;
-  if (status === 401) { location.assign("/dashboard/login"); event.preventDefault(); return; }
-  if (status >= 400 && isLive(ctx)) event.preventDefault();
+  if (!isLive(ctx)) return;
+  const shut = !ctx.sourceElement.isConnected; // a sheet that was closed while its part was asked for
+  if (shut || (ctx.response?.status ?? 0) >= 400) event.preventDefault();
 });
 
 document.addEventListener("htmx:after:swap", (event) => {
@@ -54,8 +65,23 @@ document.addEventListener("htmx:after:swap", (event) => {
 document.addEventListener("click", (event) => {
   if (event.target.closest("[data-shut]") || event.target === sheet) sheet.close();
   const copied = event.target.closest("[data-copy]");
-  if (copied) navigator.clipboard?.writeText(copied.dataset.copy).then(() => toast("Copied"));
+  if (copied) copy(copied.dataset.copy);
 });
+
+/* Over plain HTTP a browser has no clipboard for pages, but still copies what is selected. */
+async function copy(words) {
+  try {
+    await navigator.clipboard.writeText(words);
+  } catch {
+    const box = Object.assign(document.createElement("textarea"), { value: words, className: "unseen", readOnly: true });
+    document.body.append(box);
+    box.select();
+    const done = document.execCommand("copy");
+    box.remove();
+    if (!done) { toast("This browser does not let the page copy. Select it by hand."); return; }
+  }
+  toast("Copied");
+}
 
 sheet?.addEventListener("close", () => document.getElementById("sheet-body").replaceChildren());
 

@@ -52,9 +52,13 @@ function draw(name, series, data) {
 
 const data_ = (plot) => plot.data;
 
+/* Samples have the host's time, and this machine's clock may be off by more than the charts show. */
+let skewMs = 0;
+const hostNow = () => (Date.now() + skewMs) / 1000;
+
 /* The last ten minutes, or what there is of them. */
 function window_() {
-  const now = Date.now() / 1000;
+  const now = hostNow();
   return { min: Math.min(now - SPAN_MIN_S, Math.max(now - SPAN_S, held.at[0] ?? 0)), max: now };
 }
 
@@ -87,7 +91,7 @@ function line(label, hue) {
 }
 
 function trim() {
-  while (held.at.length && held.at[0] < Date.now() / 1000 - SPAN_S - 10) {
+  while (held.at.length && held.at[0] < hostNow() - SPAN_S - 10) {
     held.at.shift();
     held.first.shift();
     for (const values of held.inter.values()) values.shift();
@@ -129,6 +133,7 @@ async function poll() {
   if (!document.hidden) {
     try {
       const answer = await fetch(`/dashboard/series?after=${held.at.at(-1) ?? 0}`);
+      skewMs = Date.parse(answer.headers.get("date")) - Date.now() || 0;
       if (answer.ok) { take(await answer.json()); show(); }
     } catch { /* the live part says that the host is lost */ }
   }

@@ -127,7 +127,7 @@ async function say(text) {
     const most = Number(document.getElementById("max").value) || null;
     const body = { bot: bot.value, messages, session, temperature: Number(heat.value), ...(most ? { max_tokens: most } : {}) };
     const asked = await post("/dashboard/playground/chats", body);
-    if (asked.status === 401) { location.assign("/dashboard/login"); return; }
+    if (asked.status === 401 && asked.headers.has("hx-redirect")) { location.assign("/dashboard/login"); return; }
     if (!asked.ok) throw new Error(problemOf(await asked.text()));
     const { text: said, end } = await read((await asked.json()).chat, answer);
     if (end?.message) throw new Error(end.message);
@@ -140,12 +140,16 @@ async function say(text) {
     answer.made.classList.add("wrong");
     answer.body.textContent += (answer.body.textContent ? "\n\n" : "") + error.message;
     answer.told.replaceChildren();
+    document.getElementById("spoken").textContent = error.message;
     messages.pop();
   } finally {
     busy(false);
     box.focus();
   }
 }
+
+/* Safari ends a composition before the Enter that confirms it; 229 is what it calls that key. */
+const composing = (event) => event.isComposing || event.keyCode === 229;
 
 function busy(is) {
   send.hidden = is;
@@ -169,7 +173,7 @@ form?.addEventListener("submit", (event) => {
 });
 box?.addEventListener("input", fit);
 box?.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
+  if (event.key === "Enter" && !event.shiftKey && !composing(event)) { event.preventDefault(); form.requestSubmit(); }
 });
 stop?.addEventListener("click", () => { if (running) post(`/dashboard/playground/chats/${running.chat}/stop`); });
 heat?.addEventListener("input", () => { document.getElementById("heat-shown").value = Number(heat.value).toFixed(1); });

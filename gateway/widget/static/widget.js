@@ -50,6 +50,18 @@
     return value;
   }
 
+  /* The same over a host that is away for some seconds. */
+  async function patiently(path) {
+    for (let tries = 0; ; tries++) {
+      try {
+        return await call(path);
+      } catch (error) {
+        if ((error.status !== 0 && error.status < 500) || tries === RETRY_MS.length) throw error;
+        await new Promise((done) => setTimeout(done, RETRY_MS[tries]));
+      }
+    }
+  }
+
   /* Yields {id, event, data} of one connection. */
   async function* events(path, after) {
     const headers = { accept: "text/event-stream" };
@@ -223,7 +235,8 @@
       } }, this.box, this.button);
       this.box.addEventListener("input", () => this.fit());
       this.box.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        const composing = event.isComposing || event.keyCode === 229;  // Safari ends a composition before its Enter
+        if (event.key === "Enter" && !event.shiftKey && !composing) {
           event.preventDefault();
           this.form.requestSubmit();
         }
@@ -360,7 +373,10 @@
           }
         } catch (error) {
           if (error.status >= 400 && error.status < 500 && error.status !== 429) {
-            return this.answered(turn, text, { finish: "error", message: error.message });
+            const kept = await this.kept(chat);
+            if (!kept) return this.answered(turn, text, { finish: "error", message: error.message });
+            render(body, kept.text);
+            return this.answered(turn, kept.text, { finish: kept.finish });
           }
         }
         save();
@@ -368,12 +384,20 @@
       }
     }
 
+    /* An answer whose stream is over is in the conversation still. */
+    async kept(chat) {
+      const talk = await patiently(`sessions/${encodeURIComponent(this.session)}`).catch(() => null);
+      return talk?.turns.find((one) => one.chat === chat && one.finish && one.text);
+    }
+
     answered(turn, text, end) {
       memory.write({ pending: null });
       turn.classList.remove("writing", "thinking");
       if (end.finish === "error" || end.finish === "cancelled") {
         if (!text) turn.remove();
-        this.line(end.message ?? "The answer was stopped.");
+        const words = end.message ?? "The answer was stopped.";
+        this.line(words);
+        this.spoken.textContent = words;
       } else {
         this.spoken.textContent = `${this.config.title}: ${text}`;
       }
@@ -386,7 +410,7 @@
       if (!kept.session) return;
       this.setBusy(true);
       try {
-        const talk = await call(`sessions/${encodeURIComponent(kept.session)}`);
+        const talk = await patiently(`sessions/${encodeURIComponent(kept.session)}`);
         if (talk.turns.length) this.suggestions.hidden = true;
         for (const turn of talk.turns) {
           if (turn.chat && turn.chat === talk.pending) continue;
@@ -452,7 +476,7 @@
   async function start() {
     if (!token) { console.error("Bunkhouse widget: data-token is missing."); return; }
     try {
-      const widget = new Widget(await call("config"));
+      const widget = new Widget(await patiently("config"));
       await widget.restore();
     } catch (error) {
       console.error(`Bunkhouse widget: ${error.message}`);
