@@ -261,7 +261,8 @@ def _create() -> dict[str, Any]:
                 "Idempotency-Key",
                 "header",
                 {"type": "string", "minLength": 1, "maxLength": 255},
-                "The same key and request join the chat that the key was first used for.",
+                "The same key and request join the chat that the key was first used for, unless that failed. With "
+                "another request it is refused.",
             ),
             _parameter("X-Bunkhouse-Session", "header", _SESSION, "The conversation that this chat belongs to."),
             _parameter("X-OpenWebUI-Chat-Id", "header", _SESSION, "The same, as Open WebUI says it."),

@@ -5,7 +5,8 @@
 
 Single-threaded and pure: no input or output, no clock of its own. Every method that needs the time is
 given it (`now_s`, Unix seconds). The caller carries decisions out and tells what came of them: `settle`
-when a chat ended, `undo` when a dispatch was refused, `demoted` when a live session was lowered.
+when a chat ended, `lost` when nobody said how, `undo` when a dispatch was refused, `unpaid` when an overflow was,
+`demoted` when a live session was lowered.
 """
 
 from __future__ import annotations

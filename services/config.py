@@ -66,7 +66,7 @@ class GatewayConfig(Section):
     resume_grace_s: float = Field(default=5.0, ge=0)  # a stream whose client went away is cancelled after it
     reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long
     drain_s: float = Field(default=20.0, gt=0)
-    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For and X-Forwarded-Proto are believed
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For is believed
 
 
 class RedisConfig(Section):

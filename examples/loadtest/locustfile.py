@@ -1,6 +1,6 @@
 """Load from Locust (https://locust.io) instead: streamed chats, first token and whole answer as two measures.
 
-    make locust-env    # or: pip install locust
+    pip install locust
     ACME_KEY=bh-... locust -f examples/loadtest/locustfile.py --host http://127.0.0.1:8000 --headless -u 20 -r 2 -t 60s
 
 Locust is a closed loop: a user who waits sends nothing, so a slow server is asked less. `bunkhouse loadtest` has open

@@ -9,7 +9,8 @@ AdminError           what a resource raises
 +-- DoesNotFit       409  does_not_fit: says how many bytes are missing and what would fit
 +-- Unavailable      503  no_scheduler, queue_unavailable
 
-RequestValidationError, QueueUnavailable and the framework's own 404 and 405 get the same form in `add_handlers`.
+The codes are examples. RequestValidationError, QueueUnavailable and the framework's own 404 and 405 get the same form
+in `add_handlers`.
 """
 
 from __future__ import annotations

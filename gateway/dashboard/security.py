@@ -28,7 +28,10 @@ HEADERS = {
 
 
 def is_secure(request: Request) -> bool:
-    """Whether the browser came over TLS, here or at a proxy in front."""
+    """Whether the browser came over TLS, here or at a proxy in front.
+
+    Whoever claims so without cause gets a cookie that their own browser keeps to itself.
+    """
     return request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
 
 

@@ -1,7 +1,7 @@
 """Which pages may use a widget.
 
 Browsers name the page's origin on every request across origins, and a page cannot forge it. Programs can: rates and
-the bot's own limits bound them. Fails closed: an origin that is not listed gets no CORS header and no answer.
+the tenant's limits bound them. Fails closed: an origin that is not listed gets no CORS header and no answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Chats that the host itself asks for a tenant's bot: from its widget, and from the dashboard's playground.
 
-They wait, count and are billed like any other chat of that tenant; only who asks is known otherwise than by an API key.
+They wait, count and are billed like any other chat of that tenant, but for the playground's, which do not count against
+its rate limits; and who asks is known otherwise than by an API key.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class SglangServer:
         """Asks the engine's own interpreter, without importing SGLang there."""
         python = self.options.python
         code = "from importlib.metadata import version; print(version('sglang'))"
-        advice = f"install it with: {python} -m pip install 'bunkhouse[sglang]'"
+        advice = f"install it with: {python} -m pip install sglang=={VERSION}"
         try:
             asked = await asyncio.create_subprocess_exec(
                 str(python), "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

@@ -4,7 +4,7 @@ Switch it on for a SGLang process with an environment variable and one flag:
 
     BUNKHOUSE_KVPLANES='{"bits": 8, "recent_tokens": 32, "control": "/run/kvplanes.sock"}'
     --attention-backend triton --cuda-graph-backend-prefill=disabled        on an NVIDIA GPU
-    --attention-backend torch_native                                        on a CPU
+    --attention-backend torch_native --disable-cuda-graph                   on a CPU
 
 ``environment.plugin_environment`` builds the variables, PYTHONPATH with the entry point included. A request's precision
 arrives in ``extra_key`` (``keys.extra_key``); ``control.ControlClient`` demotes, promotes and reports;

@@ -2,7 +2,7 @@
 
 SGLang's radix cache shares a prefix only between requests with the same ``extra_key``, so one string keeps both
 tenants and precisions apart: ``<salt>|kv<bits>|``. SGLang appends a LoRA id, which may begin with a digit, to the key;
-what follows the last ``|`` is ignored here.
+what follows the bits' own ``|`` is ignored here.
 """
 
 from __future__ import annotations
