@@ -28,8 +28,8 @@ SCRIPTS = (
     *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
 PREPENDED = {
-    "dispatch": ("leave",),
-    "overflow": ("leave",),
+    "dispatch": ("leave", "ready"),
+    "overflow": ("leave", "ready"),
     "refuse": ("leave", "give_back"),
     "settle": ("give_back",),
 }

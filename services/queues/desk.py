@@ -101,28 +101,16 @@ class Desk:
 
     async def dispatch(self, lease: str, ticket: Ticket, reservation: Reservation) -> Dispatched:
         """Reserve and move to the ready stream, at once."""
-        waited_s = max(0.0, reservation.admitted_s - ticket.created_s)
-        answer = await self._connection.script(
+        return await self._move(
             "dispatch",
-            [
-                keys.LEASE,
-                keys.wait(ticket.tenant),
-                keys.WAITING,
-                keys.chat(ticket.chat),
-                keys.RESERVATIONS,
-                keys.ready(ticket.model),
-                keys.session(ticket.tenant, ticket.session),
-            ],
-            [
-                lease,
-                ticket.tenant,
-                ticket.chat,
-                encode(reservation),
-                int(reservation.kv_bits),
-                f"{waited_s:.6f}",
-            ],
+            lease,
+            ticket,
+            to=ticket.model,
+            bits=reservation.kv_bits,
+            waited_s=max(0.0, reservation.admitted_s - ticket.created_s),
+            own_key=keys.RESERVATIONS,
+            own=[encode(reservation)],
         )
-        return Dispatched(answer.decode())
 
     async def overflow(
         self, lease: str, ticket: Ticket, waited_s: float, *, microusd: int, microusd_max: int | None
@@ -131,26 +119,42 @@ class Desk:
 
         Not if its tenant would have spent more than `microusd_max` then. The chat holds no KV memory here.
         """
-        answer = await self._connection.script(
+        return await self._move(
             "overflow",
+            lease,
+            ticket,
+            to=keys.provider(ticket.overflow_to or ""),
+            bits=KvBits.SIXTEEN,
+            waited_s=waited_s,
+            own_key=keys.spent(month_of(ticket.created_s), ticket.tenant),
+            own=[microusd, "" if microusd_max is None else microusd_max],
+        )
+
+    async def _move(
+        self,
+        script: str,
+        lease: str,
+        ticket: Ticket,
+        *,
+        to: str,
+        bits: KvBits,
+        waited_s: float,
+        own_key: str,
+        own: Sequence[bytes | int | str],
+    ) -> Dispatched:
+        """To the ready stream of `to`, by one of two scripts; `own_key` and `own` are what it has beside the other."""
+        answer = await self._connection.script(
+            script,
             [
                 keys.LEASE,
                 keys.wait(ticket.tenant),
                 keys.WAITING,
                 keys.chat(ticket.chat),
-                keys.spent(month_of(ticket.created_s), ticket.tenant),
-                keys.ready(keys.provider(ticket.overflow_to or "")),
+                keys.ready(to),
                 keys.session(ticket.tenant, ticket.session),
+                own_key,
             ],
-            [
-                lease,
-                ticket.tenant,
-                ticket.chat,
-                int(KvBits.SIXTEEN),
-                f"{waited_s:.6f}",
-                microusd,
-                "" if microusd_max is None else microusd_max,
-            ],
+            [lease, ticket.tenant, ticket.chat, int(bits), f"{waited_s:.6f}", *own],
         )
         return Dispatched(answer.decode())
 

@@ -9,7 +9,7 @@ if not state or state == 'done' then
   return 'done'
 end
 if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[2] then return 'fenced' end
-local entry, charge = unpack(redis.call('HMGET', KEYS[1], 'entry', 'charge'))
+local entry, charge, reserved = unpack(redis.call('HMGET', KEYS[1], 'entry', 'charge', 'reserved_microusd'))
 local ending = cjson.decode(ARGV[3])
 local place = redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2] .. '-*', 'k', 'end', 'd', ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
@@ -32,8 +32,8 @@ for i = 8, #ARGV, 2 do
     if ARGV[i] == 'overflow_microusd' then cost = tonumber(ARGV[i + 1]) end
   end
 end
-local reserved = tonumber(redis.call('HGET', KEYS[1], 'reserved_microusd') or '0') -- by overflow.lua
-if cost ~= reserved then redis.call('INCRBY', KEYS[8], cost - reserved) end
+local over = cost - tonumber(reserved or '0') -- than overflow.lua counted
+if over ~= 0 then redis.call('INCRBY', KEYS[8], over) end
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 20000, '*', 'k', 'settle', 'd', ARGV[4])
 if place then
   local before = ARGV[2] .. '-' .. (tonumber(string.match(place, '%-(%d+)$')) - 1)
