@@ -143,11 +143,19 @@ async def bunk(redis_url: str, tmp_path: Path) -> AsyncIterator[Bunk]:
         yield bunk
 
 
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
+    """It serves in this block, and drains at its end."""
+    task = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        worker.stop()
+        await task
+
+
 @pytest.fixture
 async def served(bunk: Bunk) -> AsyncIterator[Bunk]:
     """With one worker that runs."""
-    worker = bunk.worker()
-    task = asyncio.create_task(worker.run())
-    yield bunk
-    worker.stop()
-    await task
+    async with running(bunk.worker()):
+        yield bunk

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from scheduler.types import KvBits
 from services.engines.base import EngineBusy, EngineRejected, EngineRequest, EngineUnavailable, Piece
 from services.worker.worker import Worker
-from tests.worker.conftest import Bunk, pauses
+from tests.worker.conftest import Bunk, pauses, running
 
 COUNT = "Count from 1 to 40."
 
@@ -42,23 +40,13 @@ def _fails_once(worker: Worker, error: Exception, after: int) -> None:
     setattr(engine, "alive", alive)  # noqa: B010
 
 
-@asynccontextmanager
-async def _running(worker: Worker) -> AsyncIterator[None]:
-    task = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        worker.stop()
-        await task
-
-
 @pytest.mark.parametrize("error", [EngineBusy("no room any more"), EngineUnavailable("gone")])
 async def test_an_engine_that_fails_in_mid_answer_costs_no_token_and_no_time(
     bunk: Bunk, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.worker.worker.ABANDONED_MS", 600_000)  # nobody finds it abandoned
     worker = bunk.worker()
-    async with _running(worker):
+    async with running(worker):
         whole, _ = await bunk.answer((await bunk.submit(COUNT, max_tokens=48)).chat)
         _fails_once(worker, error, after=7)
         entries = await bunk.entries((await bunk.submit(COUNT, max_tokens=48)).chat)
@@ -72,7 +60,7 @@ async def test_an_engine_that_fails_in_mid_answer_costs_no_token_and_no_time(
 async def test_what_an_engine_refuses_costs_nothing(bunk: Bunk) -> None:
     worker = bunk.worker()
     _fails_once(worker, EngineRejected("no such voice"), after=0)
-    async with _running(worker):
+    async with running(worker):
         _, end = await bunk.answer((await bunk.submit("Hello", max_tokens=4)).chat)
     assert end.error is not None
     assert (end.error.code, end.usage) == ("engine_rejected", None)
@@ -81,7 +69,7 @@ async def test_what_an_engine_refuses_costs_nothing(bunk: Bunk) -> None:
 async def test_a_fault_of_ours_is_told_and_not_met_again(bunk: Bunk) -> None:
     worker = bunk.worker()
     _fails_once(worker, ZeroDivisionError(), after=2)
-    async with _running(worker):
+    async with running(worker):
         text, end = await bunk.answer((await bunk.submit(COUNT, max_tokens=48)).chat)
     assert text
     assert end.error is not None
@@ -94,7 +82,7 @@ async def test_a_wall_clock_that_jumps_bills_no_memory(bunk: Bunk) -> None:
     jump_s = 0.0
     worker = bunk.worker()
     worker._desk.clock = lambda: time.time() + jump_s
-    async with _running(worker):
+    async with running(worker):
         chat = await bunk.submit(COUNT, max_tokens=48)
         await bunk.entries(chat.chat, until_text=3)
         jump_s = 86_400.0
@@ -106,7 +94,7 @@ async def test_a_wall_clock_that_jumps_bills_no_memory(bunk: Bunk) -> None:
 
 async def test_a_chat_is_billed_at_the_bits_that_it_was_lowered_to(bunk: Bunk) -> None:
     worker = bunk.worker()
-    async with _running(worker):
+    async with running(worker):
         await bunk.entries((await bunk.submit("Hello", max_tokens=2)).chat)  # the engine is up
         worker._life.facts.kv_bytes_per_token[4] = 0  # type: ignore[index]  # nothing, so that it shows
         stopped, go_on = pauses(worker, after=3)

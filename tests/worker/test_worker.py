@@ -12,7 +12,7 @@ from services.queues import keys
 from services.queues.bench import Bench, Line
 from services.queues.records import Finish, ReplyEntry
 from services.worker.engine import EngineGone
-from tests.worker.conftest import Bunk, pauses
+from tests.worker.conftest import Bunk, pauses, running
 
 
 async def _ledger(bunk: Bunk) -> int:
@@ -66,16 +66,13 @@ async def test_a_cancelled_chat_frees_its_slot_and_is_billed_for_what_it_got(ser
 
 async def test_a_worker_that_stops_leaves_its_chats_to_the_next(bunk: Bunk) -> None:
     first = bunk.worker()
-    running = asyncio.create_task(first.run())
+    serving = asyncio.create_task(first.run())
     chat = await bunk.submit("Count from 1 to 90.", max_tokens=120)
     await bunk.entries(chat.chat, until_text=5)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    second = bunk.worker()
-    running = asyncio.create_task(second.run())
-    entries = await bunk.entries(chat.chat)
-    second.stop()
-    await running
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    async with running(bunk.worker()):
+        entries = await bunk.entries(chat.chat)
     assert entries[-1].end is not None
     assert entries[-1].end.finish in (Finish.STOP, Finish.LENGTH)
     text = "".join(entry.text for entry in entries)
@@ -87,12 +84,12 @@ async def _left_by_a_dead_worker(bunk: Bunk, max_tokens: int) -> Ticket:
     """A chat with a part of its answer, which no worker has."""
     worker = bunk.worker()
     stopped, _ = pauses(worker, after=4)
-    running = asyncio.create_task(worker.run())
+    serving = asyncio.create_task(worker.run())
     chat = await bunk.submit("Count from 1 to 90.", max_tokens=max_tokens)
     await stopped.wait()
     await bunk.entries(chat.chat, until_text=1)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
     return chat
 
 
@@ -104,11 +101,8 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bun
     claim = await bench.claim(entry, chat.chat)
     assert claim is not None
     await bench.write([Line(chat.chat, claim.attempt, 1, " and so on", 120 - written)])
-    worker = bunk.worker()
-    running = asyncio.create_task(worker.run())
-    text, end = await bunk.answer(chat.chat)
-    worker.stop()
-    await running
+    async with running(bunk.worker()):
+        text, end = await bunk.answer(chat.chat)
     assert text.endswith(" and so on")
     assert end.finish is Finish.LENGTH
     assert end.usage is not None
@@ -118,11 +112,8 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bun
 async def test_a_chat_cancelled_after_its_worker_died_is_billed_for_what_it_got(bunk: Bunk) -> None:
     chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
     assert await bunk.door.cancel(chat, keep_s=60, now_s=chat.created_s)
-    worker = bunk.worker()
-    running = asyncio.create_task(worker.run())
-    entries = await bunk.entries(chat.chat)
-    worker.stop()
-    await running
+    async with running(bunk.worker()):
+        entries = await bunk.entries(chat.chat)
     _billed_for_what_it_got(entries, Finish.CANCELLED)
 
 
