@@ -9,36 +9,30 @@ from __future__ import annotations
 from functools import lru_cache
 
 from gateway.engines import EngineNow
-from scheduler.policies import Choice, Policy, policy
+from scheduler import policies
+from scheduler.policies import Choice, Policy
 from scheduler.types import KvBits, Task
 from services.config import ONE_PRECISION, KvPolicyConfig
-
-_ALL = (4, 8, 16)
 
 
 def choose(config: KvPolicyConfig, task: Task, engine: EngineNow) -> Choice:
     """Bits wanted, floor, demotable. Raises ValueError for a policy that does not take the bot's options."""
+    policy = policy_of(config)
     if not engine.live:
-        floor = promised(config)
+        floor = KvBits(config.promised_bits)
         return Choice(max(KvBits(engine.bits_available[0]), floor), floor, demotable=False)
-    chosen = policy_of(config).choose(task, engine.bits_available, engine.pressure)
+    chosen = policy.choose(task, engine.bits_available, engine.pressure)
     if config.demotable is None:
         return chosen
     return chosen._replace(demotable=config.demotable and chosen.floor < chosen.wanted)
 
 
 @lru_cache(maxsize=512)
-def promised(config: KvPolicyConfig) -> KvBits:
-    """The lowest bits that the policy gives to any task. Raises ValueError."""
-    return min(policy_of(config).choose(task, _ALL, 0.0).floor for task in Task)
-
-
-@lru_cache(maxsize=512)
 def policy_of(config: KvPolicyConfig) -> Policy:
     """The policy with the bot's options. Raises ValueError for options that `KvPolicyConfig.problem` names."""
     if config.policy in ONE_PRECISION:
-        return policy(config.policy, bits=config.promised_bits)
+        return policies.policy(config.policy, bits=config.promised_bits)
     low, high = config.promised_bits, config.ceiling
     if config.policy == "pressure":
-        return policy(config.policy, low=low, high=max(low, min(high, 8)))
-    return policy(config.policy, floor=low, ceiling=high)
+        return policies.policy(config.policy, low=low, high=max(low, min(high, 8)))
+    return policies.policy(config.policy, floor=low, ceiling=high)

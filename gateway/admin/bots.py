@@ -92,16 +92,18 @@ def check(config: Config, bot: BotConfig) -> None:
         raise BadValue(
             f"context_tokens is {bot.context_tokens}, the model's are {model.context_tokens}.", param="context_tokens"
         )
-    if (problem := bot.problem()) is not None:
-        option, why = problem
-        raise BadValue(f"{option}: {why}.", param=option)
+    _refuse(bot.problem())
 
 
 def check_policy(kv: KvPolicyConfig) -> None:
     """Raises BadValue for options that do not go together."""
-    if (problem := kv.problem()) is not None:
+    _refuse(kv.problem(), "kv.")
+
+
+def _refuse(problem: tuple[str, str] | None, section: str = "") -> None:
+    if problem is not None:
         option, why = problem
-        raise BadValue(f"kv.{option}: {why}.", param=f"kv.{option}")
+        raise BadValue(f"{section}{option}: {why}.", param=f"{section}{option}")
 
 
 def with_bot(registry: Registry, tenant: str, name: str, bot: BotConfig | None) -> Registry:
