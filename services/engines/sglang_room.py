@@ -1,4 +1,7 @@
-"""Whether a model fits on the GPU as it is now, said in numbers before minutes of loading are spent on it."""
+"""What an SGLang process takes beside weights and pool, and whether a model fits on the GPU as it is now.
+
+The latter is said in numbers before minutes of loading are spent on it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,27 @@ from fractions import Fraction
 
 from scheduler.types import KvBits
 from services.engines import shape
+from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.shape import ModelShape
 from services.telemetry import GpuReading
 
+CUDA_BYTES = 1370 * 2**20  # CUDA context, workspaces and graphs of one process (docs/benchmarks/workers.json)
 RUNTIME_BYTES = 1_500_000_000  # CUDA context, workspaces and activations of one SGLang process, at the least
 VALUE_BYTES: dict[KvBits, Fraction] = {KvBits.SIXTEEN: shape.F16, KvBits.EIGHT: shape.FP8}
+
+
+def activation_bytes(model: ModelShape) -> int:
+    """Of one chunk of a prompt: gate, up and their product; input, residual, query and output; 2 B a value."""
+    return PREFILL_CHUNK * (3 * model.intermediate + 4 * model.hidden) * 2
+
+
+def overhead_bytes(model: ModelShape, held_bytes: int, known_bytes: int) -> int:
+    """Beside `known_bytes` of weights and pool, of a server on a GPU that has read no prompt yet.
+
+    `held_bytes` as NVML tells; 0, where it does not tell processes apart, is as good as not known.
+    """
+    beside = max(0, held_bytes - known_bytes) if held_bytes else CUDA_BYTES
+    return beside + activation_bytes(model)
 
 
 def missing_room(

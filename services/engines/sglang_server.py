@@ -23,7 +23,7 @@ from services.engines.http import EngineHttp, HttpStatusError
 from services.engines.modelconfig import ModelConfigError, read_model_config
 from services.engines.server import ServerProcess
 from services.engines.sglang_flags import VERSION, SglangPlan, kv_dtype_for
-from services.engines.sglang_room import missing_room
+from services.engines.sglang_room import missing_room, overhead_bytes
 from services.engines.shape import ModelShape
 from services.kvplanes import layout
 from services.kvplanes.config import KVPlanesConfig
@@ -253,7 +253,7 @@ class SglangServer:
             model=self.model,
             engine="sglang",
             weight_bytes=weight_bytes,
-            overhead_bytes=max(0, self.memory_bytes() - weight_bytes - budget),
+            overhead_bytes=self._overhead_bytes(model, weight_bytes + budget),
             kv_budget_bytes=budget,
             kv_bytes_per_token=held,
             context_tokens=min(self.options.context_tokens, pool_tokens),
@@ -261,6 +261,10 @@ class SglangServer:
             kv_bits=bits,
             live_kv_bits=self.options.kvplanes,
         )
+
+    def _overhead_bytes(self, model: ModelShape, known_bytes: int) -> int:
+        held = self.memory_bytes()
+        return max(0, held - known_bytes) if self.options.device == "cpu" else overhead_bytes(model, held, known_bytes)
 
     def _weight_bytes(self, model: ModelShape, info: dict[str, Any]) -> int:
         """As in the files, unless they are quantized as they are loaded.

@@ -3,21 +3,19 @@
 Estimates for before the first start; a running engine reports what it measured (EngineFacts.overhead_bytes).
 
     llama.cpp: 64 MiB + one batch's logits (512 tokens x vocabulary x 4 B)
-    SGLang on CUDA: 1.34 GiB (context, workspaces, graphs; docs/benchmarks/workers.json) + the activations of one chunk
-        of a prompt (gate, up and their product; input, residual, query and output; 2 B a value)
+    SGLang on CUDA: 1.34 GiB + the activations of one chunk of a prompt (services/engines/sglang_room.py)
     SGLang on a CPU: 2.5 GiB (three processes that each import torch)
 """
 
 from __future__ import annotations
 
 from services.config import ModelConfig
-from services.engines.sglang_flags import PREFILL_CHUNK
+from services.engines.sglang_room import CUDA_BYTES, activation_bytes
 from services.engines.shape import ModelShape
 
 MIB = 2**20
 LLAMACPP_BYTES = 64 * MIB
 LLAMACPP_BATCH_TOKENS = 512
-SGLANG_CUDA_BYTES = 1370 * MIB
 SGLANG_CPU_BYTES = 2560 * MIB
 
 
@@ -27,4 +25,4 @@ def overhead_bytes(model: ModelConfig, shape: ModelShape) -> int:
         return LLAMACPP_BYTES + LLAMACPP_BATCH_TOKENS * shape.vocabulary * 4
     if model.device == "cpu":
         return SGLANG_CPU_BYTES
-    return SGLANG_CUDA_BYTES + PREFILL_CHUNK * (3 * shape.intermediate + 4 * shape.hidden) * 2
+    return CUDA_BYTES + activation_bytes(shape)

@@ -18,7 +18,7 @@ from services.engines.http import EventStream
 from services.engines.modelconfig import INDEX, ModelConfigError, missing_shards, read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
-from services.engines.sglang_room import missing_room
+from services.engines.sglang_room import CUDA_BYTES, activation_bytes, missing_room, overhead_bytes
 from services.engines.sglang_server import SglangOptions, SglangServer
 from services.telemetry import GpuReading
 
@@ -208,6 +208,14 @@ def test_too_little_memory_says_how_much_and_what_would_fit(tmp_path: Path) -> N
     assert f"{fits} tokens at 8 bits" in words
     full = GpuReading("Test 24", 24_000_000_000, 22_000_000_000)
     assert "Weights and runtime alone do not fit" in str(missing_room(model, full, 10, per_token))
+
+
+def test_an_engine_counts_the_activations_of_prompts_that_it_has_yet_to_read(tmp_path: Path) -> None:
+    """Else each prompt's memory looks like a stranger's. An H100: 10.92 GB after the start, 11.27 after prompts."""
+    seven_b = _folder(tmp_path / "m", hidden_size=3584, intermediate_size=18_944, quantization_config=AWQ)
+    model, known = read_model_config(seven_b), 5_570_080_768 + 4_101_855_744
+    assert known + overhead_bytes(model, 10_917_773_312, known) == pytest.approx(11_267_997_696, abs=100e6)
+    assert overhead_bytes(model, 0, known) == CUDA_BYTES + activation_bytes(model), "where NVML says nothing"
 
 
 def _engine(tmp_path: Path, **changes: object) -> SglangEngine:
