@@ -28,23 +28,27 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Run:
-    """One engine configuration: a model folder, a cache (``kv4``, ``kv8`` or SGLang's dtype), contexts in tokens."""
+    """One engine configuration: a model folder, a cache (``kv4``, ``kv8`` or SGLang's dtype), contexts in tokens,
+    whether prefill and demotion are measured, too, and how many requests decode at once."""
 
     model: str
     cache: str
     contexts: tuple[int, ...]
     prefill: bool = False
     demote: bool = False
+    batch: int = BATCH
+
+    @property
+    def group(self) -> str:
+        """What is compared: a model and, where it is another than BATCH, the number of requests."""
+        return self.model if self.batch == BATCH else f"{self.model}, {self.batch} requests"
 
     @property
     def name(self) -> str:
-        return f"{self.model} {self.cache}"
+        return f"{self.group} {self.cache}"
 
 
-VARIANTS: dict[str, dict[str, object]] = {
-    "one_loop": {"fine_loop": False, "low_block": 64},
-    "stages_4": {"stages": 4},
-}
+VARIANTS: dict[str, dict[str, object]] = {"all_registers": {"maxnreg": None, "places": 2, "waves": 8}}
 RUNS = (
     Run("qwen2.5-7b", "kv4", (1024, 4096, 16384), prefill=True),
     Run("qwen2.5-7b", "auto", (1024, 4096, 16384), prefill=True),
@@ -52,9 +56,11 @@ RUNS = (
     Run("qwq-32b-awq", "kv4", (1024, 4096, 16384), prefill=True),
     Run("qwq-32b-awq", "auto", (1024, 4096), prefill=True),
     Run("qwq-32b-awq", "kv8", (1024, 4096), demote=True),
+    # 16,384 tokens of 32 requests take 137 GB in bf16; those of 24 fit beside the weights on a card of 141 GB.
+    *(Run("qwq-32b-awq", cache, (16384,), batch=24) for cache in ("kv4", "auto", "kv8", "fp8_e5m2")),
     Run("qwen2.5-7b", "fp8_e5m2", (1024, 4096, 16384)),
-    Run("qwen2.5-7b", "fp4_mx_block16", (4096,)),
     Run("qwq-32b-awq", "fp8_e5m2", (1024, 4096)),
+    Run("qwen2.5-7b", "fp4_mx_block16", (4096,)),
 )
 
 
@@ -66,15 +72,16 @@ def worker(run: Run, models: Path, scratch: Path) -> subprocess.Popen[bytes]:
         environment = plugin_environment(config, scratch / "site", environment)
     command = [sys.executable, "-m", "benchmarks.gpu.kvplanes_worker", str(models / run.model), run.cache]
     command += [",".join(map(str, run.contexts)), str(int(run.prefill)), str(int(run.demote))]
-    log = (scratch / f"{run.name.replace(' ', '-')}.log").open("wb")
-    turn = scratch / "turn"
-    environment |= {"KVPLANES_TURN": str(turn), "KVPLANES_RESULT": str(result_path(run, scratch))}
+    result = result_path(run, scratch)
+    log = result.with_suffix(".log").open("wb")
+    environment |= {"KVPLANES_TURN": str(scratch / "turn"), "KVPLANES_RESULT": str(result)}
+    environment["KVPLANES_BATCH"] = str(run.batch)
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def result_path(run: Run, scratch: Path) -> Path:
     """Where a worker leaves its figures."""
-    return scratch / f"{run.name.replace(' ', '-')}.json"
+    return scratch / f"{run.name.replace(',', '').replace(' ', '-')}.json"
 
 
 def forget(scratch: Path) -> None:
@@ -86,12 +93,11 @@ def forget(scratch: Path) -> None:
 def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Decode and prefill of planes against bf16, by model and context."""
     found: dict[str, float] = {}
-    for model in {run.model for run in RUNS}:
-        base = results.get(f"{model} auto", {})
-        for bits in ("kv4", "kv8", "fp8_e5m2", "fp4_mx_block16"):
-            for key, value in results.get(f"{model} {bits}", {}).items():
-                if key in base and key.endswith("_ms") and value:
-                    found[f"{model} {bits} {key.removesuffix('_ms')}"] = round(base[key] / value, 3)
+    for run in RUNS:
+        base = results.get(f"{run.group} auto", {})
+        for key, value in results.get(run.name, {}).items():
+            if run.cache != "auto" and key in base and key.endswith("_ms") and value:
+                found[f"{run.name} {key.removesuffix('_ms')}"] = round(base[key] / value, 3)
     return found
 
 

@@ -10,8 +10,9 @@ For one token and head, with x its D channels (a power of two), c a fixed centre
     high nibble only: r ~ m + S (code // 16 - 7.5)
 
 The second reading is the middle of the 16 codes that share the high nibble, so the low nibble can be dropped at any
-time. Byte j of a plane holds channel j in its lower half and channel j + D/2 in its upper half, so that a kernel
-unpacks two contiguous halves and never interleaves.
+time. A plane is D/4 *units* of two bytes; unit u holds the channels u, u + D/4, u + D/2 and u + 3D/4, from its lowest
+nibble up. So a kernel unpacks four contiguous quarters, and never interleaves: the tensor cores want neighbours of a
+quarter in one 32-bit word, and two units lie in one, whether neighbours are channels (keys) or tokens (values).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def quantize(rotated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def split(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """High and low plane, each (..., D/2) uint8, of `codes` (..., D)."""
-    first, second = codes.chunk(2, -1)
-    return (first >> 4) | (second & 0xF0), (first & 0xF) | ((second & 0xF) << 4)
+    high, low = codes >> 4, codes & 0xF
+    return _pack(high), _pack(low)
 
 
 def dequantize(high: torch.Tensor, low: torch.Tensor, has_low: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -61,6 +62,18 @@ def dequantize(high: torch.Tensor, low: torch.Tensor, has_low: torch.Tensor, sca
     step = step / 16.0
     # Without a low plane the lower nibble reads as 8 of codes that then lie half a step higher: the middle, 7.5.
     low = torch.where(has_low[..., None], low, torch.full((), 0x88, dtype=torch.uint8, device=low.device))
-    codes = torch.cat(((high << 4) | (low & 0xF), (high & 0xF0) | (low >> 4)), -1)
+    codes = (_unpack(high) << 4) | _unpack(low)
     offset = middle - step * torch.where(has_low, 127.5, 128.0)
     return codes.float().mul_(step[..., None]).add_(offset[..., None])
+
+
+def _pack(nibbles: torch.Tensor) -> torch.Tensor:
+    """Units (..., D/2) uint8 of one nibble a channel (..., D)."""
+    first, second, third, fourth = nibbles.chunk(4, -1)
+    return torch.stack((first | (second << 4), third | (fourth << 4)), -1).flatten(-2)
+
+
+def _unpack(plane: torch.Tensor) -> torch.Tensor:
+    """The nibbles (..., D) of units (..., D/2) uint8."""
+    near, far = plane.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.cat((near & 0xF, near >> 4, far & 0xF, far >> 4), -1)

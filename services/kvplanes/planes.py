@@ -9,12 +9,14 @@ import torch
 
 from services.kvplanes.layout import SCALES_PER_HEAD, Shape
 
+SLOT_UNITS_MAX = 2**31 - 1  # kernels find a slot's 16-bit units by a 32-bit number
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPlanes:
     """One layer's view of the planes.
 
-    codes (H, slots, 2, D/2) uint8: K and V nibbles of a slot side by side, one cache line at D = 128.
+    codes (H, slots, 2, D/2) uint8: K and V units of a slot side by side, one cache line at D = 128.
     scales (H, slots, 2, 2) fp16: step and middle of K, of V. Head by head, so that tokens that were stored together
     are read together. low_of (slots) int32: the slot of a token's low nibbles, -1 for none; shared by all layers.
     centres (2, H, D) float32: what is subtracted from keys and values before they are rotated.
@@ -27,9 +29,15 @@ class LayerPlanes:
 
 
 class Planes:
-    """`size` slots (and slot 0, where padded tokens write) of a model of `shape` on `device`."""
+    """`size` slots (and slot 0, where padded tokens write) of a model of `shape` on `device`.
+
+    Raises ValueError for more slots than the kernels count.
+    """
 
     def __init__(self, shape: Shape, size: int, device: str) -> None:
+        most = SLOT_UNITS_MAX // (shape.head_dim // 2) - 1
+        if size > most:
+            raise ValueError(f"kvplanes holds at most {most} slots at heads of {shape.head_dim}, not {size}")
         self.shape, self.size, self.device = shape, size, device
         heads, dim, slots = shape.kv_heads, shape.head_dim, size + 1
         self.codes = [

@@ -13,7 +13,8 @@ pytest.importorskip("triton", reason="kvplanes' kernels run in SGLang's environm
 from services.kvplanes import reference  # noqa: E402
 from services.kvplanes.code import rotate  # noqa: E402
 from services.kvplanes.kernels import launch  # noqa: E402
-from services.kvplanes.planes import LayerPlanes  # noqa: E402
+from services.kvplanes.layout import Shape  # noqa: E402
+from services.kvplanes.planes import LayerPlanes, Planes  # noqa: E402
 from tests.kvplanes.cases import DEVICE, Pool, relative, rows  # noqa: E402
 
 TOLERANCE = 2e-3  # fp16
@@ -148,3 +149,8 @@ def test_warming_up_changes_nothing_that_a_request_reads() -> None:
     assert torch.equal(pool.layer.low_of, before.low_of)
     assert torch.equal(pool.layer.codes[:, 1:], before.codes[:, 1:]), "slot 0 is nobody's"
     assert torch.equal(pool.layer.scales[:, 1:], before.scales[:, 1:])
+
+
+def test_more_slots_than_the_kernels_count_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 16777214 slots at heads of 256, not 16777215"):
+        Planes(Shape(1, 1, 256), 2**24 - 1, "meta")

@@ -1,4 +1,4 @@
-"""Pieces that the kernels share: unpacking nibbles, rotating halves, launch helpers."""
+"""Pieces that the kernels share: unpacking nibbles, rotating, rows in four quarters."""
 
 # ruff: noqa: N803
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -13,47 +13,78 @@ import triton.language as tl
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# Four bytes in, eight fp16 out, in 10 instructions. 0x6400 is 1024.0 in fp16, so a nibble or-ed into its mantissa is
-# 1024 + nibble; a nibble four bits further up counts 16-fold, which the multiply-add undoes.
+# A nibble, as the bits of an fp16 number, is that nibble times 2^-24: a subnormal, which the tensor cores multiply
+# exactly. So unpacking is masking, and a power of two at the end of a sum makes it right. A nibble four bits further up
+# counts 16-fold. One 32-bit word holds the units of two neighbours: two in, eight fp16 out, in 5 instructions.
 UNPACK_PTX = tl.constexpr("""
 {
-.reg .b32 t, u, a, b, c, d, one, sixteenth, near, far;
-mov.b32 near, 0xE408E408;
-mov.b32 far, 0xD480D480;
-mov.b32 one, 0x3C003C00;
-mov.b32 sixteenth, 0x2C002C00;
-prmt.b32 t, $4, $4, 0x3120;
-shr.b32 u, t, 8;
-lop3.b32 a, t, 0x000F000F, 0x64006400, 0xEA;
-lop3.b32 b, u, 0x000F000F, 0x64006400, 0xEA;
-lop3.b32 c, t, 0x00F000F0, 0x64006400, 0xEA;
-lop3.b32 d, u, 0x00F000F0, 0x64006400, 0xEA;
-fma.rn.f16x2 $0, a, one, near;
-fma.rn.f16x2 $1, b, one, near;
-fma.rn.f16x2 $2, c, sixteenth, far;
-fma.rn.f16x2 $3, d, sixteenth, far;
+.reg .b32 near, far;
+mov.b32 near, $4;
+shr.b32 far, near, 8;
+and.b32 $0, near, 0x000F000F;
+and.b32 $1, near, 0x00F000F0;
+and.b32 $2, far, 0x000F000F;
+and.b32 $3, far, 0x00F000F0;
 }
 """)
+# Both planes of two units to eight 8-bit codes, in 8 instructions; 0xD8 takes the third operand's bits from the second.
+JOIN_PTX = tl.constexpr("""
+{
+.reg .b32 high, low, even, odd, lower;
+mov.b32 high, $4;
+mov.b32 low, $5;
+mov.b32 lower, 0x0F0F0F0F;
+shl.b32 even, high, 4;
+lop3.b32 even, even, low, lower, 0xD8;
+shr.b32 odd, low, 4;
+lop3.b32 odd, high, odd, lower, 0xD8;
+and.b32 $0, even, 0x00FF00FF;
+and.b32 $1, odd, 0x00FF00FF;
+prmt.b32 $2, even, 0, 0x4341;
+prmt.b32 $3, odd, 0, 0x4341;
+}
+""")
+NIBBLE = tl.constexpr(2.0**24)  # what a nibble's fp16 number lacks
 
 
 @triton.jit
-def unpack(packed, ASM: tl.constexpr):
-    """Lower and upper nibble of each byte, minus 8, in fp16. Shapes follow `packed`."""
+def unpack(units, ASM: tl.constexpr):
+    """The four nibbles of each int16 unit, as fp16 times 2^-24, 2^-20, 2^-24 and 2^-20. Shapes follow `units`."""
     if ASM:
-        lower, upper = tl.inline_asm_elementwise(
-            UNPACK_PTX, "=r,=r,=r,=r,r", [packed], dtype=(tl.float16, tl.float16), is_pure=True, pack=4
-        )
+        parts = tl.inline_asm_elementwise(
+            UNPACK_PTX, "=r,=r,=r,=r,r", [units], dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
+            is_pure=True, pack=2,
+        )  # fmt: skip
     else:
-        word = packed.to(tl.int16)
-        lower = ((word & 0xF) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
-        upper = ((word >> 4) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
-    return lower, upper
+        far = units >> 8
+        parts = (_bits(units & 0xF), _bits(units & 0xF0), _bits(far & 0xF), _bits(far & 0xF0))
+    return parts
 
 
 @triton.jit
-def hadamard_half(HALF: tl.constexpr):
-    """The unscaled Hadamard matrix of size HALF (at most 128) in fp16: (-1) to the number of bits in i & j."""
-    index = tl.arange(0, HALF)
+def join(high, low, ASM: tl.constexpr):
+    """The four 8-bit codes of each pair of int16 units, as fp16 times 2^-24. Shapes follow `high`."""
+    if ASM:
+        parts = tl.inline_asm_elementwise(
+            JOIN_PTX, "=r,=r,=r,=r,r,r", [high, low], dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
+            is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        even = ((high & 0x0F0F) << 4) | (low & 0x0F0F)
+        odd = (high & ~0x0F0F) | ((low >> 4) & 0x0F0F)
+        parts = (_bits(even & 0xFF), _bits(odd & 0xFF), _bits((even >> 8) & 0xFF), _bits((odd >> 8) & 0xFF))
+    return parts
+
+
+@triton.jit
+def _bits(number):
+    return number.to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def hadamard(SIZE: tl.constexpr):
+    """The unscaled Hadamard matrix of size SIZE (at most 128) in fp16: (-1) to the number of bits in i & j."""
+    index = tl.arange(0, SIZE)
     bits = index[:, None] & index[None, :]
     bits = bits ^ (bits >> 4)
     bits = bits ^ (bits >> 2)
@@ -62,19 +93,50 @@ def hadamard_half(HALF: tl.constexpr):
 
 
 @triton.jit
-def rotate_halves(first, second, HALF: tl.constexpr):
-    """Rotate rows given as two halves (rows, HALF) float32 by the orthonormal Hadamard matrix of size 2 HALF.
+def _turn(x, matrix, scale: tl.constexpr):
+    """The tensor cores take fp16, so `x` goes in as its fp16 value and the rest: 22 bits in all."""
+    high = x.to(tl.float16)
+    rest = (x - high.to(tl.float32)).to(tl.float16)
+    return (tl.dot(high, matrix) + tl.dot(rest, matrix)) * scale
 
-    The tensor cores take fp16, so each operand goes in as its fp16 value and the rest: 22 bits in all.
-    """
-    matrix = hadamard_half(HALF)
-    total = first + second
-    difference = first - second
-    total_high = total.to(tl.float16)
-    total_rest = (total - total_high.to(tl.float32)).to(tl.float16)
-    difference_high = difference.to(tl.float16)
-    difference_rest = (difference - difference_high.to(tl.float32)).to(tl.float16)
-    scale: tl.constexpr = (2 * HALF) ** -0.5
-    lower = (tl.dot(total_high, matrix) + tl.dot(total_rest, matrix)) * scale
-    upper = (tl.dot(difference_high, matrix) + tl.dot(difference_rest, matrix)) * scale
-    return lower, upper
+
+@triton.jit
+def rotate(x, QUARTER: tl.constexpr):
+    """Rotate rows, given as four quarters (rows, QUARTER) float32, by the orthonormal Hadamard matrix of their size."""
+    a, b, c, d = x
+    matrix = hadamard(QUARTER)
+    scale: tl.constexpr = (4 * QUARTER) ** -0.5
+    near, near_apart = a + b, a - b
+    far, far_apart = c + d, c - d
+    return (
+        _turn(near + far, matrix, scale), _turn(near_apart + far_apart, matrix, scale),
+        _turn(near - far, matrix, scale), _turn(near_apart - far_apart, matrix, scale),
+    )  # fmt: skip
+
+
+@triton.jit
+def load_quarters(source, mask, QUARTER: tl.constexpr):
+    """Four quarters of a row of channels, `source` pointing at the first's; 0 where not `mask`."""
+    return (
+        tl.load(source, mask=mask, other=0.0), tl.load(source + QUARTER, mask=mask, other=0.0),
+        tl.load(source + 2 * QUARTER, mask=mask, other=0.0), tl.load(source + 3 * QUARTER, mask=mask, other=0.0),
+    )  # fmt: skip
+
+
+@triton.jit
+def store_quarters(target, x, mask, QUARTER: tl.constexpr):
+    """Write four quarters where ``load_quarters`` would find them, in the target's dtype."""
+    kind = target.dtype.element_ty
+    tl.store(target, x[0].to(kind), mask=mask)
+    tl.store(target + QUARTER, x[1].to(kind), mask=mask)
+    tl.store(target + 2 * QUARTER, x[2].to(kind), mask=mask)
+    tl.store(target + 3 * QUARTER, x[3].to(kind), mask=mask)
+
+
+@triton.jit
+def add_row(x, source, sign: tl.constexpr, QUARTER: tl.constexpr):
+    """Four quarters of rows, each plus (or, by `sign`, minus) the same row of channels at `source` (QUARTER)."""
+    return (
+        x[0] + sign * tl.load(source)[None, :], x[1] + sign * tl.load(source + QUARTER)[None, :],
+        x[2] + sign * tl.load(source + 2 * QUARTER)[None, :], x[3] + sign * tl.load(source + 3 * QUARTER)[None, :],
+    )  # fmt: skip

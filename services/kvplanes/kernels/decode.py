@@ -1,8 +1,9 @@
 """Split-KV decode over planes: scores straight from nibble codes, grouped query heads, low plane only where it is.
 
-With a key read as ``k = offset + step * code`` the score is ``q.k = offset * sum(q) + step * (q.code)``: codes are
-small integers, exact in fp16, so the tensor cores multiply them as they are and the scales come in once a token.
-Values likewise: ``sum p v = sum (p * step) code + sum p * offset``.
+With a key read as ``k = offset + step * code`` the score is ``q.k = offset * sum(q) + step * (q.code)``: the tensor
+cores multiply codes as they are, small integers whose bits are taken for fp16 subnormals, and the scales come in once a
+token. Values likewise: ``sum p v = sum (p * step) code + sum p * offset``. Rows are worked on in four quarters, since a
+16-bit unit holds one channel of each (``services.kvplanes.code``).
 
 Work items are (request, chunk of its tokens); ``plan`` cuts requests into chunks of one length so that all
 multiprocessors get the same bytes, whatever the lengths in the batch.
@@ -17,21 +18,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import rotate_halves, unpack
+from services.kvplanes.kernels.common import NIBBLE, add_row, join, load_quarters, rotate, store_quarters, unpack
 
 LOG2E = tl.constexpr(1.4426950408889634)
+COLUMNS = tl.constexpr(32)  # of the running sums; four warps side by side hold 8 columns each
 
 
 @triton.jit
 def plan_kernel(
-    seq_lens, items, indptr, batch, target, max_items,
+    seq_lens, items, indptr, batch, few, target, max_items,
     BATCH: tl.constexpr, BLOCK: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """Cut `batch` requests into at most `max_items` chunks, aiming at no more than `target` of them.
 
-    A chunk costs about as much to start and to merge as 256 tokens to read, so a small batch is cut into a quarter of
-    `target` (one chunk a multiprocessor's place) and no finer, until chunks reach LONG tokens; then finer cuts even out
-    the multiprocessors' load.
+    A chunk costs about as much to start and to merge as 256 tokens to read, so a small batch is cut into `few` (one
+    chunk a place on the GPU) and no finer, until chunks reach LONG tokens; then finer cuts even out the
+    multiprocessors' load.
 
     seq_lens (batch) int64 -> indptr (batch + 2) int32: first item of each request, end, chunk length;
     items (max_items) int32: the request of an item, -1 past the end.
@@ -39,7 +41,6 @@ def plan_kernel(
     lane = tl.arange(0, BATCH)
     lens = tl.load(seq_lens + lane, mask=lane < batch, other=0).to(tl.int32)
     total = tl.sum(lens)
-    few = tl.maximum(target // 4, 1)
     chunk = tl.maximum(tl.cdiv(total, target), tl.minimum(tl.cdiv(total, few), LONG))
     chunk = tl.maximum(tl.cdiv(chunk, BLOCK), 1) * BLOCK
     counts = tl.cdiv(lens, chunk)
@@ -55,122 +56,148 @@ def plan_kernel(
 
 
 @triton.jit
+def _scale_pair(pair):
+    """Step and middle, float32, of the two fp16 numbers in an int32."""
+    step = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+    return step, (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def by_column(x):
+    """Sums (rows, COLUMNS) of every COLUMNS-th column, all of which one thread holds: no exchange, few registers."""
+    return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // COLUMNS, COLUMNS)), 1)
+
+
+@triton.jit
 def fold_tile(
     state, query, first, end, slots, low_of, codes, scales, score_scale,
-    BOTH: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr,
+    BOTH: tl.constexpr, QUARTER: tl.constexpr, BLOCK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Fold one tile of keys and values into the running softmax."""
-    top, mass, lower, upper, constant = state
-    query_lower, query_upper, query_sum = query
+    """Fold one tile of keys and values into the running softmax.
+
+    With BOTH, `query` is as ``load_query`` gives it, and the outputs count sixteenths of a step times 2^-24. Without,
+    it has been through ``for_nibbles``, and the outputs' first and third quarter count whole steps.
+    """
+    top, mass, outputs, constant = state
+    q0, q1, q2, q3, query_sum = query
+    out0, out1, out2, out3 = outputs
     offsets = first + tl.arange(0, BLOCK)
     valid = offsets < end
-    channel = tl.arange(0, HALF)
-    slot = tl.load(slots + offsets, mask=valid, other=0).to(tl.int64)
-    pair = tl.load(scales + slot * 2)[None, :]
-    step = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    middle = (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    key_lower, key_upper = unpack(tl.load(codes + slot[None, :] * (2 * HALF) + channel[:, None]), ASM)
+    unit = tl.arange(0, QUARTER)
+    slot = tl.load(slots + offsets, mask=valid, other=0)
+    step, middle = _scale_pair(tl.load(scales + slot * 2)[None, :])
+    units = tl.load(codes + (slot * (2 * QUARTER))[None, :] + unit[:, None])
     if BOTH:
-        low = tl.load(low_of + slot, mask=valid, other=-1).to(tl.int64)
+        low = tl.load(low_of + slot, mask=valid, other=-1)
         has_low = low >= 0
-        fine = tl.load(codes + low[None, :] * (2 * HALF) + channel[:, None], mask=has_low[None, :], other=0)
-        fine_lower, fine_upper = unpack(fine, ASM)
-        key_lower = key_lower + fine_lower * 0.0625
-        key_upper = key_upper + fine_upper * 0.0625
-        shift = tl.where(has_low, 0.53125, 1.0)
+        low_units = tl.load(codes + (low * (2 * QUARTER))[None, :] + unit[:, None], mask=has_low[None, :], other=0)
+        key0, key1, key2, key3 = join(units, low_units, ASM)
+        shift = tl.where(has_low, -127.5 / 16, -7.5)
     else:
-        shift = tl.full([BLOCK], 0.5, tl.float32)
-    score = tl.dot(query_lower, key_lower) + tl.dot(query_upper, key_upper)
-    score = score * (step * score_scale) + query_sum[:, None] * ((middle + shift[None, :] * step) * score_scale)
+        key0, key1, key2, key3 = unpack(units, ASM)
+        shift = tl.full([BLOCK], -7.5, tl.float32)
+    score = tl.dot(q3, key3, tl.dot(q2, key2, tl.dot(q1, key1, tl.dot(q0, key0))))
+    whole: tl.constexpr = NIBBLE / 16 if BOTH else NIBBLE
+    score = score * (step * (score_scale * whole))
+    score += query_sum[:, None] * ((middle + shift[None, :] * step) * score_scale)
     score = tl.where(valid[None, :], score, float("-inf"))
     peak = tl.maximum(top, tl.max(score, 1))
     shrink = tl.exp2(top - peak)
     # 2 to the 5th keeps small weights out of fp16's subnormals; it cancels in the division by the mass.
     weight = tl.exp2(score - (peak - 5.0)[:, None])
-    mass = mass * shrink[:, None] + weight
-    pair = tl.load(scales + slot * 2 + 1)[None, :]
-    step = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    middle = (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    constant = constant * shrink[:, None] + weight * (middle + shift[None, :] * step)
-    value_lower, value_upper = unpack(tl.load(codes + slot[:, None] * (2 * HALF) + HALF + channel[None, :]), ASM)
+    mass = mass * shrink[:, None] + by_column(weight)
+    step, middle = _scale_pair(tl.load(scales + slot * 2 + 1)[None, :])
+    constant = constant * shrink[:, None] + by_column(weight * (middle + shift[None, :] * step))
+    units = tl.load(codes + (slot * (2 * QUARTER) + QUARTER)[:, None] + unit[None, :])
     if BOTH:
-        fine = tl.load(codes + low[:, None] * (2 * HALF) + HALF + channel[None, :], mask=has_low[:, None], other=0)
-        fine_lower, fine_upper = unpack(fine, ASM)
-        value_lower = value_lower + fine_lower * 0.0625
-        value_upper = value_upper + fine_upper * 0.0625
+        low_units = tl.load(
+            codes + (low * (2 * QUARTER) + QUARTER)[:, None] + unit[None, :], mask=has_low[:, None], other=0
+        )
+        value0, value1, value2, value3 = join(units, low_units, ASM)
+    else:
+        value0, value1, value2, value3 = unpack(units, ASM)
     scaled = (weight * step).to(tl.float16)
-    lower = lower * shrink[:, None] + tl.dot(scaled, value_lower)
-    upper = upper * shrink[:, None] + tl.dot(scaled, value_upper)
-    return peak, mass, lower, upper, constant
+    out0 = tl.dot(scaled, value0, out0 * shrink[:, None])
+    out1 = tl.dot(scaled, value1, out1 * shrink[:, None])
+    out2 = tl.dot(scaled, value2, out2 * shrink[:, None])
+    out3 = tl.dot(scaled, value3, out3 * shrink[:, None])
+    return peak, mass, (out0, out1, out2, out3), constant
 
 
 @triton.jit
-def load_query(source, used, HALF: tl.constexpr):
-    """Both halves of rotated queries at `source` (rows, HALF), fp16, and the sum of each one's channels (rows)."""
-    lower = tl.load(source, mask=used[:, None], other=0.0)
-    upper = tl.load(source + HALF, mask=used[:, None], other=0.0)
+def load_query(source, used, QUARTER: tl.constexpr):
+    """Quarters of rotated queries at `source` (rows, QUARTER), fp16, and the sum of each one's channels (rows)."""
+    q0, q1, q2, q3 = load_quarters(source, used[:, None], QUARTER)
     # A product with ones sums the channels and leaves the sums in the layout of the scores.
-    ones = tl.full([HALF, 16], 1.0, tl.float16)
-    return lower, upper, tl.sum(tl.dot(lower, ones) + tl.dot(upper, ones), 1) * 0.0625
+    ones = tl.full([QUARTER, 16], 1.0, tl.float16)
+    sums = tl.dot(q3, ones, tl.dot(q2, ones, tl.dot(q1, ones, tl.dot(q0, ones))))
+    return q0, q1, q2, q3, tl.sum(sums, 1) * 0.0625
+
+
+@triton.jit
+def for_nibbles(query):
+    """The same query for ``unpack``, whose second and fourth quarters count 16-fold."""
+    q0, q1, q2, q3, query_sum = query
+    return q0, (q1 * 0.0625).to(tl.float16), q2, (q3 * 0.0625).to(tl.float16), query_sum
+
+
+@triton.jit
+def scale_outputs(outputs, even, odd):
+    """Quarters times `even` (first, third) and `odd` (second, fourth)."""
+    return outputs[0] * even, outputs[1] * odd, outputs[2] * even, outputs[3] * odd
 
 
 @triton.jit
 def _attend_chunk(
     q, start, end, length, fine, slots, low_of, codes, scales, score_scale, sinks, recent,
-    ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, ASM: tl.constexpr,
-    STAGES: tl.constexpr, LOW_STAGES: tl.constexpr, FINE_LOOP: tl.constexpr,
+    ROWS: tl.constexpr, QUARTER: tl.constexpr, BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, FINE_BLOCK: tl.constexpr,
+    ASM: tl.constexpr, STAGES: tl.constexpr, LOW_STAGES: tl.constexpr, FINE_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Attention over tokens start to end of a request of `length`: peak, mass, and both halves of the output."""
+    """Attention over tokens start to end of a request of `length`: peak, mass, and the output's quarters."""
     # A session at 8 bits reads both planes of everything. Another reads both only of its first and newest tokens, in
-    # small tiles, and of all others the high plane alone. FINE_LOOP gives 8-bit sessions a loop with large tiles.
-    fine_end = start
+    # small tiles, and of all others the high plane alone.
     head_end = tl.minimum(tl.maximum(tl.cdiv(sinks, LOW_BLOCK) * LOW_BLOCK, start), end)
-    if FINE_LOOP:
-        fine_end = tl.where(fine, end, start)
+    fine_end = tl.where(fine, end, start)
     head_end = tl.where(fine, end, head_end)
     tail_start = tl.where(recent > 0, tl.maximum(length - recent, 0) // LOW_BLOCK * LOW_BLOCK, end)
     tail_start = tl.minimum(tl.maximum(tail_start, head_end), end)
     head_tiles = tl.cdiv(head_end - fine_end, LOW_BLOCK)
     tail_tiles = tl.cdiv(end - tail_start, LOW_BLOCK)
 
-    wide = tl.zeros([ROWS, HALF], tl.float32)
-    few = tl.zeros([ROWS, LOW_BLOCK], tl.float32)  # masses are summed over tokens at the end, not once a tile
-    state = (tl.full([ROWS], -1.0e30, tl.float32), few, wide, wide, few)
+    wide = tl.zeros([ROWS, QUARTER], tl.float32)
+    outputs = (wide, wide, wide, wide)
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)  # of tokens; summed up at the end, not once a tile
+    state = (tl.full([ROWS], -1.0e30, tl.float32), sums, outputs, sums)
     for tile in tl.range(0, head_tiles + tail_tiles, num_stages=LOW_STAGES):
         first = tl.where(tile < head_tiles, fine_end + tile * LOW_BLOCK, tail_start + (tile - head_tiles) * LOW_BLOCK)
         state = fold_tile(
-            state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, LOW_BLOCK, ASM
+            state, q, first, end, slots, low_of, codes, scales, score_scale, True, QUARTER, LOW_BLOCK, ASM
         )  # fmt: skip
-    low_top, few, lower, upper, few_constant = state
-    few, few_constant = tl.sum(few, 1), tl.sum(few_constant, 1)
-    mass = tl.zeros([ROWS, BLOCK], tl.float32)
-    state = (low_top, mass, lower, upper, mass)
-    if FINE_LOOP:
-        for first in tl.range(start, fine_end, BLOCK, num_stages=LOW_STAGES):
-            state = fold_tile(
-                state, q, first, end, slots, low_of, codes, scales, score_scale, True, HALF, BLOCK, ASM
-            )  # fmt: skip
+    for first in tl.range(start, fine_end, FINE_BLOCK, num_stages=FINE_STAGES):
+        state = fold_tile(
+            state, q, first, end, slots, low_of, codes, scales, score_scale, True, QUARTER, FINE_BLOCK, ASM
+        )  # fmt: skip
+    state = (state[0], state[1], scale_outputs(state[2], 0.0625, 1.0), state[3])
+    q = for_nibbles(q)
     for first in tl.range(head_end, tail_start, BLOCK, num_stages=STAGES):
         state = fold_tile(
-            state, q, first, tail_start, slots, low_of, codes, scales, score_scale, False, HALF, BLOCK, ASM
+            state, q, first, tail_start, slots, low_of, codes, scales, score_scale, False, QUARTER, BLOCK, ASM
         )  # fmt: skip
-    top, mass, lower, upper, constant = state
-    shrink = tl.exp2(low_top - top)
-    mass, constant = tl.sum(mass, 1) + few * shrink, tl.sum(constant, 1) + few_constant * shrink
-    return top, mass, (lower + constant[:, None]) / mass[:, None], (upper + constant[:, None]) / mass[:, None]
+    top, mass, outputs, constant = state
+    return top, tl.sum(mass, 1), tl.sum(constant, 1), scale_outputs(outputs, NIBBLE, NIBBLE / 16)
 
 
 @triton.jit
 def decode_kernel(
     query, codes, scales, low_of, req_to_token, req_rows, seq_lens, req_bits, items, indptr,
     part, part_lse, batch, query_stride, row_stride, code_stride, scale_stride, score_scale, sinks, recent,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
-    BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, ASM: tl.constexpr, STAGES: tl.constexpr, LOW_STAGES: tl.constexpr,
-    FINE_LOOP: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, QUARTER: tl.constexpr,
+    BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, FINE_BLOCK: tl.constexpr, ASM: tl.constexpr,
+    STAGES: tl.constexpr, LOW_STAGES: tl.constexpr, FINE_STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one chunk of one request for the GROUP query heads of one KV head.
 
-    query (batch, HEADS * GROUP, D) fp16, rotated; codes (HEADS, slots, 2, D/2) uint8; scales (HEADS, slots, 2) int32,
+    query (batch, HEADS * GROUP, D) fp16, rotated; codes (HEADS, slots, 2, D/4) int16; scales (HEADS, slots, 2) int32,
     each two fp16; low_of (slots) int32; req_to_token (rows, context) int32; req_bits (rows) int32.
     part (items, HEADS * GROUP, D) float32 and part_lse (items, HEADS * GROUP) float32, base 2, are written.
     """
@@ -187,27 +214,31 @@ def decode_kernel(
     fine = tl.load(req_bits + row) == 8
 
     member = tl.arange(0, ROWS)
-    channel = tl.arange(0, HALF)
+    channel = tl.arange(0, QUARTER)
     used = member < GROUP
     heads = head * GROUP + member
-    source = query + request.to(tl.int64) * query_stride + heads[:, None] * (2 * HALF) + channel[None, :]
-    q = load_query(source, used, HALF)
-    top, mass, lower, upper = _attend_chunk(
-        q, start, end, length, fine, req_to_token + row * row_stride, low_of,
+    source = query + request.to(tl.int64) * query_stride + heads[:, None] * (4 * QUARTER) + channel[None, :]
+    top, mass, constant, outputs = _attend_chunk(
+        load_query(source, used, QUARTER), start, end, length, fine, req_to_token + row * row_stride, low_of,
         codes + head.to(tl.int64) * code_stride, scales + head.to(tl.int64) * scale_stride, score_scale, sinks, recent,
-        ROWS, HALF, BLOCK, LOW_BLOCK, ASM, STAGES, LOW_STAGES, FINE_LOOP,
+        ROWS, QUARTER, BLOCK, LOW_BLOCK, FINE_BLOCK, ASM, STAGES, LOW_STAGES, FINE_STAGES,
     )  # fmt: skip
     base = item * (HEADS * GROUP) + heads
-    target = part + base[:, None] * (2 * HALF) + channel[None, :]
-    tl.store(target, lower, mask=used[:, None])
-    tl.store(target + HALF, upper, mask=used[:, None])
+    target = part + base[:, None] * (4 * QUARTER) + channel[None, :]
+    out0, out1, out2, out3 = outputs
+    constant, inverse = constant[:, None], (1.0 / mass)[:, None]
+    outputs = (
+        (out0 + constant) * inverse, (out1 + constant) * inverse,
+        (out2 + constant) * inverse, (out3 + constant) * inverse,
+    )  # fmt: skip
+    store_quarters(target, outputs, used[:, None], QUARTER)
     tl.store(part_lse + base, top + tl.log2(mass), mask=used)
 
 
 @triton.jit
 def combine_kernel(
     part, part_lse, indptr, centre, out, out_stride,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, QUARTER: tl.constexpr,
 ):  # fmt: skip
     """Merge a request's chunks, undo the rotation and add the values' centre.
 
@@ -218,25 +249,26 @@ def combine_kernel(
     first = tl.load(indptr + request)
     last = tl.load(indptr + request + 1)
     member = tl.arange(0, ROWS)
-    channel = tl.arange(0, HALF)
+    channel = tl.arange(0, QUARTER)
     used = member < GROUP
     heads = head * GROUP + member
     top = tl.full([ROWS], -1.0e30, tl.float32)
     for item in range(first, last):
         top = tl.maximum(top, tl.load(part_lse + item * (HEADS * GROUP) + heads, mask=used, other=0.0))
     mass = tl.zeros([ROWS], tl.float32)
-    lower = tl.zeros([ROWS, HALF], tl.float32)
-    upper = tl.zeros([ROWS, HALF], tl.float32)
+    wide = tl.zeros([ROWS, QUARTER], tl.float32)
+    out0, out1, out2, out3 = wide, wide, wide, wide
     for item in tl.range(first, last, num_stages=3):
         base = item * (HEADS * GROUP) + heads
         weight = tl.exp2(tl.load(part_lse + base, mask=used, other=0.0) - top)
-        source = part + base[:, None] * (2 * HALF) + channel[None, :]
+        source = part + base[:, None] * (4 * QUARTER) + channel[None, :]
         mass += weight
-        lower += weight[:, None] * tl.load(source, mask=used[:, None], other=0.0)
-        upper += weight[:, None] * tl.load(source + HALF, mask=used[:, None], other=0.0)
-    lower, upper = rotate_halves(lower / mass[:, None], upper / mass[:, None], HALF)
-    lower += tl.load(centre + head * (2 * HALF) + channel)[None, :]
-    upper += tl.load(centre + head * (2 * HALF) + HALF + channel)[None, :]
-    target = out + request.to(tl.int64) * out_stride + heads[:, None] * (2 * HALF) + channel[None, :]
-    tl.store(target, lower.to(out.dtype.element_ty), mask=used[:, None])
-    tl.store(target + HALF, upper.to(out.dtype.element_ty), mask=used[:, None])
+        part0, part1, part2, part3 = load_quarters(source, used[:, None], QUARTER)
+        weight = weight[:, None]
+        out0, out1 = out0 + weight * part0, out1 + weight * part1
+        out2, out3 = out2 + weight * part2, out3 + weight * part3
+    whole = mass[:, None]
+    outputs = rotate((out0 / whole, out1 / whole, out2 / whole, out3 / whole), QUARTER)
+    outputs = add_row(outputs, centre + head * (4 * QUARTER) + channel, 1.0, QUARTER)
+    target = out + request.to(tl.int64) * out_stride + heads[:, None] * (4 * QUARTER) + channel[None, :]
+    store_quarters(target, outputs, used[:, None], QUARTER)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import rotate_halves
-from services.kvplanes.kernels.decode import fold_tile, load_query
+from services.kvplanes.kernels.common import NIBBLE, add_row, load_quarters, rotate, store_quarters
+from services.kvplanes.kernels.decode import COLUMNS, by_column, fold_tile, load_query, scale_outputs
 
 
 @triton.jit
 def extend_kernel(
     query, key, value, codes, scales, low_of, req_to_token, req_rows, prefix_lens, starts, centre, out,
     row_stride, code_stride, scale_stride, score_scale,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ASM: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, QUARTER: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ASM: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """ROWS new tokens of one request for one query head.
 
@@ -44,44 +44,43 @@ def extend_kernel(
 
     row = first + tl.arange(0, ROWS)
     used = row < count
-    channel = tl.arange(0, HALF)
+    channel = tl.arange(0, QUARTER)
     token = (begin + row).to(tl.int64)
-    place = (token[:, None] * (HEADS * GROUP) + lane) * (2 * HALF) + channel[None, :]
-    query_lower, query_upper, query_sum = load_query(query + place, used, HALF)
-    q = (query_lower, query_upper, query_sum)
+    place = (token[:, None] * (HEADS * GROUP) + lane) * (4 * QUARTER) + channel[None, :]
+    q = load_query(query + place, used, QUARTER)
 
-    wide = tl.zeros([ROWS, HALF], tl.float32)
-    mass = tl.zeros([ROWS, BLOCK], tl.float32)
-    state = (tl.full([ROWS], -1.0e30, tl.float32), mass, wide, wide, mass)
-    for start in tl.range(0, prefix, BLOCK, num_stages=1):
+    wide = tl.zeros([ROWS, QUARTER], tl.float32)
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    state = (tl.full([ROWS], -1.0e30, tl.float32), sums, (wide, wide, wide, wide), sums)
+    for start in tl.range(0, prefix, BLOCK, num_stages=STAGES):
         state = fold_tile(
-            state, q, start, prefix, slots, low_of, head_codes, head_scales, score_scale, True, HALF, BLOCK, ASM
+            state, q, start, prefix, slots, low_of, head_codes, head_scales, score_scale, True, QUARTER, BLOCK, ASM
         )  # fmt: skip
 
-    top, mass, lower, upper, constant = state
-    for start in tl.range(0, tl.minimum(first + ROWS, count), BLOCK, num_stages=1):
+    top, mass, outputs, constant = state
+    out0, out1, out2, out3 = scale_outputs(outputs, NIBBLE / 16, NIBBLE / 16)
+    q0, q1, q2, q3, _ = q
+    for start in tl.range(0, tl.minimum(first + ROWS, count), BLOCK, num_stages=STAGES):
         column = start + tl.arange(0, BLOCK)
         valid = column < count
-        source = ((begin + column).to(tl.int64) * HEADS + head) * (2 * HALF)
-        key_lower = tl.load(key + source[None, :] + channel[:, None], mask=valid[None, :], other=0.0)
-        key_upper = tl.load(key + source[None, :] + HALF + channel[:, None], mask=valid[None, :], other=0.0)
-        score = (tl.dot(query_lower, key_lower) + tl.dot(query_upper, key_upper)) * score_scale
+        source = ((begin + column).to(tl.int64) * HEADS + head) * (4 * QUARTER)
+        key0, key1, key2, key3 = load_quarters(key + source[None, :] + channel[:, None], valid[None, :], QUARTER)
+        score = tl.dot(q3, key3, tl.dot(q2, key2, tl.dot(q1, key1, tl.dot(q0, key0)))) * score_scale
         score = tl.where(column[None, :] <= row[:, None], score, float("-inf"))
         peak = tl.maximum(top, tl.max(score, 1))
         shrink = tl.exp2(top - peak)
         weight = tl.exp2(score - peak[:, None] + 5.0)
-        mass = mass * shrink[:, None] + weight
+        mass = mass * shrink[:, None] + by_column(weight)
         constant = constant * shrink[:, None]
-        value_lower = tl.load(value + source[:, None] + channel[None, :], mask=valid[:, None], other=0.0)
-        value_upper = tl.load(value + source[:, None] + HALF + channel[None, :], mask=valid[:, None], other=0.0)
-        lower = lower * shrink[:, None] + tl.dot(weight.to(tl.float16), value_lower)
-        upper = upper * shrink[:, None] + tl.dot(weight.to(tl.float16), value_upper)
+        place_v = value + source[:, None] + channel[None, :]
+        value0, value1, value2, value3 = load_quarters(place_v, valid[:, None], QUARTER)
+        weight, shrink = weight.to(tl.float16), shrink[:, None]
+        out0, out1 = tl.dot(weight, value0, out0 * shrink), tl.dot(weight, value1, out1 * shrink)
+        out2, out3 = tl.dot(weight, value2, out2 * shrink), tl.dot(weight, value3, out3 * shrink)
         top = peak
 
-    total = tl.sum(mass, 1)[:, None]
+    whole = tl.sum(mass, 1)[:, None]
     shift = tl.sum(constant, 1)[:, None]
-    lower, upper = rotate_halves((lower + shift) / total, (upper + shift) / total, HALF)
-    lower += tl.load(centre + head * (2 * HALF) + channel)[None, :]
-    upper += tl.load(centre + head * (2 * HALF) + HALF + channel)[None, :]
-    tl.store(out + place, lower.to(out.dtype.element_ty), mask=used[:, None])
-    tl.store(out + place + HALF, upper.to(out.dtype.element_ty), mask=used[:, None])
+    outputs = ((out0 + shift) / whole, (out1 + shift) / whole, (out2 + shift) / whole, (out3 + shift) / whole)
+    outputs = add_row(rotate(outputs, QUARTER), centre + head * (4 * QUARTER) + channel, 1.0, QUARTER)
+    store_quarters(out + place, outputs, used[:, None], QUARTER)

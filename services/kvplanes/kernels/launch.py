@@ -21,25 +21,41 @@ if TYPE_CHECKING:
 
 
 class Tuning(NamedTuple):
-    """How the decode kernel is cut: tokens a tile, warps, pipeline stages, chunks a multiprocessor at most; the tiles
-    that read both planes; tokens a chunk before more than one is made for each place on the GPU; a
-    loop of large tiles for 8-bit sessions."""
+    """How the decode kernel is cut: tokens a tile of its three loops, warps, registers, pipeline stages of the loops,
+    programs that fit a multiprocessor, chunks a multiprocessor at most, and tokens a chunk before more chunks are made
+    than there are places on the GPU.
+
+    `low_*` is the loop of a 4-bit session's windows, `fine_*` that of 8-bit sessions. Chosen on an H200 among 43.
+    """
 
     block: int = 128
     warps: int = 4
     stages: int = 5
-    waves: int = 8
+    places: int = 4
+    waves: int = 16
     low_block: int = 32
     low_stages: int = 2
     long_chunk: int = 4096
-    fine_loop: bool = True
+    fine_block: int = 64
+    fine_stages: int = 4
     asm: bool = not INTERPRETED
-    maxnreg: int | None = None
+    maxnreg: int | None = 128
+
+
+class ExtendTuning(NamedTuple):
+    """How the extend kernel is cut: new tokens a program, tokens a tile, warps, pipeline stages."""
+
+    rows: int = 64
+    block: int = 64
+    warps: int = 4
+    stages: int = 1
 
 
 def tuning_for(dim: int) -> Tuning:
-    """The tuning for heads of `dim` channels: tiles of half as many tokens where a token is twice as wide."""
-    return Tuning() if dim <= 128 else Tuning(block=64)
+    """The tuning for heads of `dim` channels."""
+    if dim == 64:  # four warps side by side have no 16 channels to share
+        return Tuning(block=64, fine_block=32, warps=1, maxnreg=168, places=12, waves=24)
+    return Tuning() if dim == 128 else Tuning(block=64, fine_block=64, maxnreg=168, places=3, waves=12)
 
 
 @dataclass(slots=True)
@@ -50,6 +66,7 @@ class DecodePlan:
     indptr: torch.Tensor
     part: torch.Tensor
     part_lse: torch.Tensor
+    few: int
     target: int
     batch: int = 0
 
@@ -68,6 +85,7 @@ class DecodePlan:
             indptr=torch.zeros(batch_max + 2, dtype=torch.int32, device=device),
             part=torch.empty(items_max, query_heads, dim, dtype=torch.float32, device=device),
             part_lse=torch.empty(items_max, query_heads, dtype=torch.float32, device=device),
+            few=max(1, processors * tuning.places // kv_heads),
             target=target,
         )
 
@@ -79,6 +97,7 @@ class DecodePlan:
             self.items,
             self.indptr,
             self.batch,
+            self.few,
             self.target,
             self.batch + self.target,
             BATCH=max(16, triton.next_power_of_2(self.batch)),
@@ -114,17 +133,17 @@ def store(
         layer.centres,
         loc,
         layer.low_of,
-        layer.codes,
+        layer.codes.view(torch.int16),
         layer.scales,
         tokens,
         query.stride(0),
         key.stride(0),
         value.stride(0),
-        layer.codes.stride(0),
+        layer.codes.stride(0) // 2,
         layer.scales.stride(0),
         QUERY_HEADS=query_heads,
         HEADS=heads,
-        HALF=dim // 2,
+        QUARTER=dim // 4,
         BLOCK=block,
         KEEP=keep,
         SAVE=save,
@@ -153,10 +172,10 @@ def decode(
     heads = layer.codes.shape[0]
     group = query_heads // heads
     rows = max(16, triton.next_power_of_2(group))
-    shape = {"HEADS": heads, "GROUP": group, "ROWS": rows, "HALF": dim // 2}
+    shape = {"HEADS": heads, "GROUP": group, "ROWS": rows, "QUARTER": dim // 4}
     decode_kernel[(heads, batch + plan.target)](
         query,
-        layer.codes,
+        layer.codes.view(torch.int16),
         layer.scales.view(torch.int32),
         layer.low_of,
         req_to_token,
@@ -170,7 +189,7 @@ def decode(
         batch,
         query.stride(0),
         req_to_token.stride(0),
-        layer.codes.stride(0),
+        layer.codes.stride(0) // 2,
         layer.scales.stride(0) // 2,
         scale * LOG2E.value,
         sinks,
@@ -181,7 +200,8 @@ def decode(
         LOW_BLOCK=tuning.low_block,
         STAGES=tuning.stages,
         LOW_STAGES=tuning.low_stages,
-        FINE_LOOP=tuning.fine_loop,
+        FINE_BLOCK=tuning.fine_block,
+        FINE_STAGES=tuning.fine_stages,
         num_warps=tuning.warps,
         maxnreg=tuning.maxnreg,
     )
@@ -202,18 +222,19 @@ def extend(
     *,
     out: torch.Tensor,
     extend_max: int,
+    tuning: ExtendTuning | None = None,
 ) -> torch.Tensor:
     """``reference.extend`` into `out` (T, Hq, D), contiguous; `extend_max` is the largest of `extend_lens`."""
     query, key, value = rotated
     heads, dim = key.shape[1:]
     starts = torch.zeros(extend_lens.shape[0] + 1, dtype=torch.int32, device=query.device)
     torch.cumsum(extend_lens, 0, dtype=torch.int32, out=starts[1:])
-    block = 64 if dim <= 128 else 32
-    extend_kernel[(triton.cdiv(extend_max, block), query.shape[1], extend_lens.shape[0])](
+    tuning = tuning or (ExtendTuning() if dim <= 128 else ExtendTuning(rows=32, block=32))
+    extend_kernel[(triton.cdiv(extend_max, tuning.rows), query.shape[1], extend_lens.shape[0])](
         query,
         key,
         value,
-        layer.codes,
+        layer.codes.view(torch.int16),
         layer.scales.view(torch.int32),
         layer.low_of,
         req_to_token,
@@ -223,16 +244,17 @@ def extend(
         layer.centres[1],
         out,
         req_to_token.stride(0),
-        layer.codes.stride(0),
+        layer.codes.stride(0) // 2,
         layer.scales.stride(0) // 2,
         scale * LOG2E.value,
         HEADS=heads,
         GROUP=query.shape[1] // heads,
-        HALF=dim // 2,
-        ROWS=block,
-        BLOCK=block,
+        QUARTER=dim // 4,
+        ROWS=tuning.rows,
+        BLOCK=tuning.block,
+        STAGES=tuning.stages,
         ASM=not INTERPRETED,
-        num_warps=4,
+        num_warps=tuning.warps,
     )
     return out
 
