@@ -72,6 +72,7 @@ class Running:
     byte_seconds: float = 0.0
     kv_bits: KvBits | None = None  # that it ran with last
     last_s: float = field(default=0.0)
+    taken_s: float = field(default_factory=monotonic)
 
     def cancel(self) -> None:
         """Its client went away."""
@@ -243,6 +244,7 @@ async def close(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> No
             queue_s=claim.queue_s,
             first_token_s=running.first_token_s,
             cached_known=running.cached_tokens is not None,
+            ran_s=monotonic() - running.taken_s,
             overflow_microusd=round(desk.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
     done = ReplyEnd(end.finish, usage, end.error, desk.bench.served_by)

@@ -28,6 +28,7 @@ async def test_a_chat_is_answered_with_true_counts(served: Bunk) -> None:
     # The end-of-turn token is counted, but has no text.
     assert end.usage.completion_tokens - len(served.tokenizer.encode(text)) in (0, 1)
     assert end.usage.kv_byte_seconds > 0
+    assert 0 < (end.usage.first_token_s or 0) < (end.usage.ran_s or 0)
     assert await _ledger(served) == 0
 
 
