@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -101,6 +101,12 @@ class Bench:
                     self._ready, keys.GROUP, self._consumer, 0, list(entries), justid=True
                 )
 
+    async def held(self, chats: Mapping[str, tuple[int, float]]) -> None:
+        """Write down what chats have held so far, each by its attempt: KV byte-seconds, of all its attempts."""
+        if chats:
+            args = [value for attempt, held in chats.values() for value in (attempt, f"{held:.3f}")]
+            await self._connection.script("held", [keys.chat(chat) for chat in chats], args)
+
     async def claim(self, entry: str, chat: str) -> Claim | None:
         """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
         answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [self.served_by])
@@ -121,6 +127,7 @@ class Bench:
             kv_bits=KvBits(int(answer[4])),
             queue_s=float(answer[5]),
             cancelled=state == "cancelled",
+            kv_byte_seconds=float(answer[6]),
         )
 
     async def written(self, chat: str) -> tuple[str, int]:

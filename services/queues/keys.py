@@ -3,7 +3,8 @@
 key                     type    holds
 bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream), asked
                                 (digest of the question that came with an Idempotency-Key), charge (until it ends),
-                                reserved_microusd (of `spent`, where it went to another provider)
+                                reserved_microusd (of `spent`, where it went to another provider), kv_byte_seconds
+                                (held so far)
 bh:reply:CHAT           stream  the answer; entry ids are ATTEMPT-PLACE, so a newer attempt fences an older one
 bh:wait:TENANT          zset    waiting chats by arrival number
 bh:waiting              hash    tenant -> how many of its chats wait
