@@ -108,17 +108,14 @@ class Bench:
             await self._connection.script("held", [keys.chat(chat) for chat in chats], args)
 
     async def claim(self, entry: str, chat: str) -> Claim | None:
-        """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
-        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [self.served_by])
+        """Start an attempt. None when the chat has ended or is forgotten; its entry is then acknowledged."""
+        answer = await self._connection.script(
+            "claim",
+            [keys.chat(chat), keys.reply(chat), self._ready, keys.RESERVATIONS, keys.EVENTS],
+            [self.served_by, chat, entry, keys.GROUP],
+        )
         state = answer[0].decode()
         if state in ("done", "gone"):
-            with translated():
-                async with self._connection.redis.pipeline(transaction=True) as pipe:
-                    pipe.xack(self._ready, keys.GROUP, entry)
-                    pipe.xdel(self._ready, entry)
-                    pipe.hdel(keys.RESERVATIONS, chat)
-                    pipe.xadd(keys.EVENTS, {"k": "settle", "d": orjson.dumps({"chat": chat, "usage": None})})
-                    await pipe.execute()
             return None
         return Claim(
             attempt=int(answer[1]),

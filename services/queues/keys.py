@@ -11,7 +11,8 @@ bh:waiting              hash    tenant -> how many of its chats wait
 bh:arrivals             string  counter behind the arrival numbers
 bh:events               stream  what the scheduler must hear: arrivals, cancellations, settlements
 bh:reservations         hash    chat -> reservation: the ledger as Redis keeps it
-bh:ready:MODEL          stream  admitted chats; consumer group `workers`
+bh:ready:MODEL          stream  admitted chats; consumer group `workers`. With one for another provider, what of
+                                `spent` is kept for it
 bh:engines              hash    model -> facts and last report
 bh:progress             hash    model -> what its engine is doing while it starts, in words
 bh:bandwidth            string  what the GPU was measured to move; bh:bandwidth:probe while somebody measures
