@@ -161,9 +161,10 @@ class Books:
                     self.hits.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
                 elif charge.new_of:
                     self.hits.session_settled(held.model, charge.new_of, usage.cached_tokens)
-            account = self.ledger.accounts.get(held.model)
-            beside = len(account.reservations) if account else 0
-            self.drain.settled(held.model, max(0.0, now_s - held.admitted_s), beside + 1)
+            if usage.ran_s is not None:
+                account = self.ledger.accounts.get(held.model)
+                beside = len(account.reservations) if account else 0
+                self.drain.settled(held.model, usage.ran_s, beside + 1)
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
             self.counters.settle(held.tenant, charge.counted, cost)

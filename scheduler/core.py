@@ -279,4 +279,4 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise AssertionError where ledger, bandwidth, limits and queues disagree."""
         self.books.check_integrity()
-        self.room.queues.check_integrity()
+        self.room.check_integrity()

@@ -3,9 +3,10 @@
     drain per second = max(chats running, as a rule) / their mean duration           (Little's law)
     expected wait    = tickets ahead in the lane / (drain x the tenant's part of the weights that wait)
 
-Seconds. "As a rule" is a mean over settlements: chats that were let in together end together, and an engine whose
-report is late gets no new ones for a moment, which must not look like a slow model. Unknown (None) until a chat of the
-model was settled, or while none runs; nothing is refused early then.
+Seconds. Workers measure durations: the wall clock, by which chats are let in, may be set while they run. "As a rule" is
+a mean over settlements: chats that were let in together end together, and an engine whose report is late gets no new
+ones for a moment, which must not look like a slow model. Unknown (None) until a chat of the model was settled, or while
+none runs; nothing is refused early then.
 """
 
 from __future__ import annotations

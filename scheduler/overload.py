@@ -89,11 +89,9 @@ class Overload:
         per_s = self._books.drain.per_s(ticket.model, running)
         if per_s is None:
             return None
-        lanes = self._room.queues.per_model.get(ticket.model, {})
-        mine, weights = settings.share(ticket.tenant).weight, float(len(lanes))
-        if settings.shares:
-            weights = sum([settings.share(tenant).weight for tenant in lanes])
-        others = weights - (mine if ticket.tenant in lanes else 0.0)
+        mine, weights = settings.share(ticket.tenant).weight, self._room.weight_waiting(ticket.model)
+        waits = self._room.queues.lane(ticket.tenant, ticket.model) is not None
+        others = weights - (mine if waits else 0.0)
         return expected_wait_s(per_s, ahead, mine / (mine + others))
 
 

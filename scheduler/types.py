@@ -169,6 +169,7 @@ class Usage:
     first_token_s: float | None = None
     overflow_microusd: int = 0  # what another provider takes for it
     cached_known: bool = True  # False: it ended before its engine said what was cached
+    ran_s: float | None = None  # since its worker took it, by a clock that nobody sets; None: not known
 
 
 @dataclass(slots=True)

@@ -56,7 +56,7 @@ def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
         )
         scheduler.engine_started(facts, 0.0)
     places = iter([rng.random() for _ in range(4 * decisions)])
-    usage = Usage(1000, 0, 200, KvBits.EIGHT)
+    usage = Usage(1000, 0, 200, KvBits.EIGHT, ran_s=0.5)
     now_s, reported_s, decided = 0.0, 0.0, 0
     running: list[str] = []
     begun = process_time()

@@ -136,7 +136,8 @@ class World:
     def _settle(self, job: Job) -> None:
         chat = self.chats[job.ticket.chat]
         chat.first_token_s, chat.done_s, chat.kv_bits = job.first_token_s, job.done_s, int(job.kv_bits)
-        usage = Usage(job.ticket.prompt_tokens, job.cached_tokens, job.completion_tokens, job.kv_bits)
+        tokens = (job.ticket.prompt_tokens, job.cached_tokens, job.completion_tokens)
+        usage = Usage(*tokens, job.kv_bits, ran_s=self.gpu.now_s - job.admitted_s)
         self.subject.settle(job.ticket.chat, usage, self.gpu.now_s)
         session = self._sessions.pop(job.ticket.chat)
         session.tokens += job.completion_tokens

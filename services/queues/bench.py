@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -101,18 +101,21 @@ class Bench:
                     self._ready, keys.GROUP, self._consumer, 0, list(entries), justid=True
                 )
 
+    async def held(self, chats: Mapping[str, tuple[int, float]]) -> None:
+        """Write down what chats have held so far, each by its attempt: KV byte-seconds, of all its attempts."""
+        if chats:
+            args = [value for attempt, held in chats.values() for value in (attempt, f"{held:.3f}")]
+            await self._connection.script("held", [keys.chat(chat) for chat in chats], args)
+
     async def claim(self, entry: str, chat: str) -> Claim | None:
-        """Start an attempt. None when the chat has ended; its entry is then acknowledged."""
-        answer = await self._connection.script("claim", [keys.chat(chat), keys.reply(chat)], [self.served_by])
+        """Start an attempt. None when the chat has ended or is forgotten; its entry is then acknowledged."""
+        answer = await self._connection.script(
+            "claim",
+            [keys.chat(chat), keys.reply(chat), self._ready, keys.RESERVATIONS, keys.EVENTS],
+            [self.served_by, chat, entry, keys.GROUP],
+        )
         state = answer[0].decode()
         if state in ("done", "gone"):
-            with translated():
-                async with self._connection.redis.pipeline(transaction=True) as pipe:
-                    pipe.xack(self._ready, keys.GROUP, entry)
-                    pipe.xdel(self._ready, entry)
-                    pipe.hdel(keys.RESERVATIONS, chat)
-                    pipe.xadd(keys.EVENTS, {"k": "settle", "d": orjson.dumps({"chat": chat, "usage": None})})
-                    await pipe.execute()
             return None
         return Claim(
             attempt=int(answer[1]),
@@ -121,6 +124,7 @@ class Bench:
             kv_bits=KvBits(int(answer[4])),
             queue_s=float(answer[5]),
             cancelled=state == "cancelled",
+            kv_byte_seconds=float(answer[6]),
         )
 
     async def written(self, chat: str) -> tuple[str, int]:

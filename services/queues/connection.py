@@ -24,7 +24,7 @@ from services.queues.sockets import KINDS, pack
 SCRIPTS = (
     *("submit", "cancel", "follow", "registry"),  # gateways
     *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
-    *("claim", "write", "settle"),  # workers
+    *("claim", "write", "held", "settle"),  # workers
     *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
 )
 PREPENDED = {

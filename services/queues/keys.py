@@ -3,14 +3,16 @@
 key                     type    holds
 bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream), asked
                                 (digest of the question that came with an Idempotency-Key), charge (until it ends),
-                                reserved_microusd (of `spent`, where it went to another provider)
+                                reserved_microusd (of `spent`, where it went to another provider), kv_byte_seconds
+                                (held so far)
 bh:reply:CHAT           stream  the answer; entry ids are ATTEMPT-PLACE, so a newer attempt fences an older one
 bh:wait:TENANT          zset    waiting chats by arrival number
 bh:waiting              hash    tenant -> how many of its chats wait
 bh:arrivals             string  counter behind the arrival numbers
 bh:events               stream  what the scheduler must hear: arrivals, cancellations, settlements
 bh:reservations         hash    chat -> reservation: the ledger as Redis keeps it
-bh:ready:MODEL          stream  admitted chats; consumer group `workers`
+bh:ready:MODEL          stream  admitted chats; consumer group `workers`. With one for another provider, what of
+                                `spent` is kept for it
 bh:engines              hash    model -> facts and last report
 bh:progress             hash    model -> what its engine is doing while it starts, in words
 bh:bandwidth            string  what the GPU was measured to move; bh:bandwidth:probe while somebody measures

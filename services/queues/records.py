@@ -100,6 +100,7 @@ class Claim:
     kv_bits: KvBits
     queue_s: float
     cancelled: bool
+    kv_byte_seconds: float = 0.0  # that earlier attempts held, as far as it was written down
 
 
 def encode(value: object) -> bytes:

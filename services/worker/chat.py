@@ -72,6 +72,7 @@ class Running:
     byte_seconds: float = 0.0
     kv_bits: KvBits | None = None  # that it ran with last
     last_s: float = field(default=0.0)
+    taken_s: float = field(default_factory=monotonic)
 
     def cancel(self) -> None:
         """Its client went away."""
@@ -113,6 +114,7 @@ async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
         claim = running.claim = await insist(lambda: desk.bench.claim(running.entry, running.chat))
         if claim is None:
             return None
+        running.byte_seconds = max(running.byte_seconds, claim.kv_byte_seconds)  # of its own attempts it knows better
         try:
             return await _attempt(running, claim, desk)
         except EngineUnavailable as error:
@@ -243,6 +245,7 @@ async def close(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> No
             queue_s=claim.queue_s,
             first_token_s=running.first_token_s,
             cached_known=running.cached_tokens is not None,
+            ran_s=monotonic() - running.taken_s if running.started_s else None,
             overflow_microusd=round(desk.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
     done = ReplyEnd(end.finish, usage, end.error, desk.bench.served_by)

@@ -115,10 +115,27 @@ class Worker:
         log.info("worker.draining", model=self._model, chats=len(self._tasks))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._drain_s)
-        # What is left stays pending under this consumer's name: the next worker goes on with it.
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """End all work. What chats are left stay pending under this consumer's name: the next worker goes on with
+        them."""
+        held = self._held()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._bench.held(held)
+        except QueueUnavailable as error:
+            log.warning("worker.held_not_written", why=str(error))
+
+    def _held(self) -> dict[str, tuple[int, float]]:
+        """KV byte-seconds that running chats have held, with their attempts."""
+        return {
+            chat: (running.claim.attempt, running.byte_seconds)
+            for chat, running in self._running.items()
+            if running.claim is not None and running.byte_seconds
+        }
 
     async def _take(self) -> None:
         """Take admitted chats as long as the engine has room."""
@@ -156,7 +173,7 @@ class Worker:
             self._room.set()
 
     async def _keep(self) -> None:
-        """Keep what is ours, hear of lost cancellations, take over what dead workers left."""
+        """Keep what is ours, hear of lost cancellations, take over what dead workers left, write down what is held."""
         while True:
             await asyncio.sleep(KEEP_S)
             try:
@@ -168,6 +185,7 @@ class Worker:
                     self._begin(entry, chat)
                 if self._life.asleep and await self._bench.backlog():
                     self._orders.wake()  # dispatched as the engine fell asleep
+                await self._bench.held(self._held())
             except QueueUnavailable as error:
                 log.warning("worker.keep_failed", why=str(error))
 
@@ -235,16 +253,14 @@ class Worker:
         """Answer every chat that was admitted here: without an engine none of them would ever end."""
         log.error("worker.gives_up", model=self._model, why=str(error))
         end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", "The model's engine does not start."))
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leave()
         held = await insist(self._bench.mine)
         while taken := await insist(lambda: self._bench.take(100, 1)):
             held += taken
         for entry, chat in held:
             claim = await insist(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
             if claim:
-                await chats.close(Running(entry, chat), claim, end, self._desk)
+                await chats.close(Running(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._desk)
 
     def _fenced(self, chat: str) -> None:
         running = self._running.get(chat)

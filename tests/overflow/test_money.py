@@ -115,6 +115,23 @@ async def test_what_a_chat_did_not_take_comes_back(host: Host, finish: Finish, m
     assert (again, await host.spent(chat)) == (Settled.DONE, microusd or 0)
 
 
+async def test_money_of_a_chat_that_was_forgotten_before_a_worker_came_is_there_again(host: Host) -> None:
+    """The provider's worker was away for six hours: Redis kept the chat no longer."""
+    host.lease = await host.desk.take_lease("", "me", 5000) or ""
+    forgotten, ended, waiting = [await host.submit(chat) for chat in ("forgotten", "ended", "waiting")]
+    for chat in (forgotten, ended):
+        assert await host.overflow(chat, 2 * MICROUSD) is Dispatched.OK
+    assert await host.overflow(waiting, 2 * MICROUSD) is Dispatched.UNPAID
+    await host.connection.redis.delete(keys.chat(forgotten.chat), keys.reply(forgotten.chat))
+    [(entry, _)] = await host.worker.take(1, 1000)
+    assert [await host.worker.claim(entry, forgotten.chat) for _ in range(2)] == [None, None]
+    assert await host.spent(forgotten) == MICROUSD, "of the chat that is not forgotten"
+    assert await host.overflow(waiting, 2 * MICROUSD) is Dispatched.OK
+    assert await host.end(Finish.STOP, 7) is Settled.OK
+    assert await host.spent(ended) == MICROUSD + 7
+    assert await host.worker.backlog() == 1
+
+
 async def test_a_chat_counts_in_the_month_in_which_it_was_asked_for(host: Host) -> None:
     host.lease = await host.desk.take_lease("", "me", 5000) or ""
     chat = await host.submit("c", ago_s=40 * 86_400)

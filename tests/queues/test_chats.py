@@ -114,6 +114,27 @@ async def test_a_chat_is_answered_and_leaves_nothing_behind(host: Host) -> None:
     }
 
 
+async def test_what_a_dead_workers_chat_held_is_known_to_the_next(host: Host) -> None:
+    chat = ticket()
+    await host.submit(chat)
+    await host.dispatch(chat)
+    [(entry, _)] = await host.bench.take(1, 10)
+
+    async def so_far() -> float:
+        claim = await host.bench.claim(entry, chat.chat)
+        assert claim is not None
+        return claim.kv_byte_seconds
+
+    assert await so_far() == 0.0
+    await host.bench.held({chat.chat: (1, 2.5), "forgotten": (1, 1.0)})
+    assert await so_far() == 2.5
+    await host.bench.held({chat.chat: (2, 4.0)})
+    await host.bench.held({chat.chat: (2, 4.5)})
+    await host.bench.held({chat.chat: (1, 99.0)})  # it does not know yet that it is fenced
+    assert await so_far() == 4.5
+    assert not await host.connection.redis.exists(keys.chat("forgotten"))
+
+
 async def test_a_follower_gets_pieces_as_they_are_written_and_may_start_in_the_middle(host: Host) -> None:
     chat = ticket()
     await host.submit(chat)

@@ -57,8 +57,8 @@ def ticket(chat: str, tenant: str = "a", model: str = "m", *, tokens: int = 100,
     return Ticket(chat=chat, tenant=tenant, model=model, **{**values, **changes})
 
 
-def usage(prompt: int = 50, completion: int = 50, cached: int = 0) -> Usage:
-    return Usage(prompt, cached, completion, KvBits.FOUR)
+def usage(prompt: int = 50, completion: int = 50, cached: int = 0, ran_s: float | None = None) -> Usage:
+    return Usage(prompt, cached, completion, KvBits.FOUR, ran_s=ran_s)
 
 
 class Host:
@@ -101,7 +101,9 @@ class Host:
     def end(self, *chats: str, used: Usage | None = None) -> list[str]:
         """Chats end. Returns the chats that were let in for it."""
         for chat in chats:
-            self.scheduler.settle(chat, used or usage(), self.now_s)
+            held = self.scheduler.ledger.get(chat)
+            ran_s = self.now_s - held.admitted_s if held else None
+            self.scheduler.settle(chat, used or usage(ran_s=ran_s), self.now_s)
         return self.step()
 
     def answer(self, chat: str) -> tuple[Outcome, Reason]:

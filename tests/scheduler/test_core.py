@@ -286,10 +286,22 @@ def test_an_engine_that_is_full_for_a_moment_does_not_look_slow() -> None:
     running = host.send(*(ticket(f"old-{number}") for number in range(10)))
     host.now_s += 10
     for chat in running[:-1]:
-        host.scheduler.settle(chat, usage(), host.now_s)
+        host.scheduler.settle(chat, usage(ran_s=10.0), host.now_s)
     host.step()
     host.send(*(ticket(f"new-{number}", deadline_s=host.now_s + 60) for number in range(10)))
     assert not [chat for chat in host.decided if chat.startswith("new")]
+
+
+@pytest.mark.parametrize("jump_s", [600.0, -600.0])
+def test_a_clock_that_jumps_while_chats_run_makes_no_model_look_slow(jump_s: float) -> None:
+    """Chats take two seconds, ten of them at once."""
+    host = Host(facts())
+    running = host.send(*(ticket(f"old-{number}") for number in range(10)))
+    host.now_s += 2.0 + jump_s
+    host.end(*running[:8], used=usage(ran_s=2.0))
+    host.send(*(ticket(f"new-{number}", deadline_s=host.now_s + 60) for number in range(20)))
+    assert not [chat for chat in host.decided if host.answer(chat)[0] is Outcome.REJECT]
+    assert 0.0 < host.why("new-19")["expected_wait_s"] < 6.0
 
 
 def test_queues_are_bounded_and_say_when_to_come_back() -> None:

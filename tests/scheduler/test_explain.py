@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
+from scheduler.settings import SchedulerSettings, TenantShare
 from scheduler.types import Reason
 
 from .kit import Host, facts, ticket
@@ -31,6 +34,51 @@ def test_the_wait_is_expected_from_how_fast_chats_end() -> None:
     host.send(ticket("running", tokens=900), ticket("c1", tokens=900), ticket("c2", tokens=900))
     assert host.why("c1")["expected_wait_s"] == pytest.approx(8.0)
     assert host.why("c2")["expected_wait_s"] == pytest.approx(16.0)
+
+
+def _of_eight_seconds_a_chat(shares: Mapping[str, TenantShare]) -> Host:
+    """One at a time, and one of tenant `z` runs."""
+    host = Host(facts(), shares=shares)
+    host.send(ticket("first", "z", tokens=900))
+    host.now_s += 8
+    host.report("m")
+    host.end("first")
+    assert host.send(ticket("running", "z", tokens=900))
+    return host
+
+
+def test_a_tenants_wait_follows_its_weight_among_those_that_wait_now() -> None:
+    shares = {"a": TenantShare(weight=0.1), "b": TenantShare(weight=0.3), "c": TenantShare(weight=0.6)}
+    host = _of_eight_seconds_a_chat(shares)
+    host.send(*(ticket(f"{name}{n}", name, tokens=900, deadline_s=1e6) for name in "abc" for n in range(2)))
+
+    def waits() -> list[float]:
+        """Of each tenant's first chat that waits."""
+        return [host.why(f"{tenant}1")["expected_wait_s"] for tenant in "abc" if host.scheduler.waiting(f"{tenant}1")]
+
+    assert waits() == pytest.approx([160.0, 16 / 0.3, 16 / 0.6])
+    host.scheduler.configure(replace(host.scheduler.settings, shares={**shares, "b": TenantShare(weight=1.3)}))
+    assert waits() == pytest.approx([320.0, 32 / 1.3, 32 / 0.6])
+    for chat in ("b0", "b1"):
+        host.scheduler.cancel(chat, host.now_s)
+    host.step()
+    assert waits() == pytest.approx([112.0, 112 / 6])
+
+
+def test_what_comes_costs_no_look_at_every_tenant_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = _of_eight_seconds_a_chat({"z": TenantShare(weight=2.0)})
+    host.send(*(ticket(f"c{number}", f"t{number}", tokens=900, deadline_s=1e6) for number in range(1000)))
+    asked, share = [], SchedulerSettings.share
+
+    def counted(settings: SchedulerSettings, tenant: str) -> TenantShare:
+        asked.append(tenant)
+        return share(settings, tenant)
+
+    monkeypatch.setattr(SchedulerSettings, "share", counted)
+    host.scheduler.arrive(ticket("last", "z", tokens=900, deadline_s=1e6), host.now_s)
+    host.scheduler.step(host.now_s)
+    assert len(asked) < 20
+    assert host.why("last")["expected_wait_s"] == pytest.approx(8 * 1002 / 2)
 
 
 def test_running_settled_refused_and_unknown_chats() -> None:

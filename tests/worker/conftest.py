@@ -45,10 +45,10 @@ class Bunk:
         self.tasks: list[asyncio.Task[None]] = []
         self.submitted = 0
 
-    def worker(self, consumer: str = "m@0", weights: Path | None = None) -> Worker:
+    def worker(self, consumer: str = "m@0", weights: Path | None = None, drain_s: float = 5.0) -> Worker:
         engine = build_engine("m", MODEL, weights or resolve(WEIGHTS), self.data_dir / consumer)
         bench = Bench(self.connection, "m", consumer)
-        return Worker("m", engine, self.tokenizer, bench, reply_keep_s=60, drain_s=5, clock=time.time)
+        return Worker("m", engine, self.tokenizer, bench, reply_keep_s=60, drain_s=drain_s, clock=time.time)
 
     async def submit(self, text: str, *, max_tokens: int = 32, tenant: str = "acme") -> Ticket:
         prompt = self.tokenizer.encode(self.tokenizer.render([{"role": "user", "content": text}]))

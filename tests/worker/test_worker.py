@@ -28,6 +28,7 @@ async def test_a_chat_is_answered_with_true_counts(served: Bunk) -> None:
     # The end-of-turn token is counted, but has no text.
     assert end.usage.completion_tokens - len(served.tokenizer.encode(text)) in (0, 1)
     assert end.usage.kv_byte_seconds > 0
+    assert 0 < (end.usage.first_token_s or 0) < (end.usage.ran_s or 0)
     assert await _ledger(served) == 0
 
 
@@ -80,21 +81,32 @@ async def test_a_worker_that_stops_leaves_its_chats_to_the_next(bunk: Bunk) -> N
     assert await _ledger(bunk) == 0
 
 
-async def _left_by_a_dead_worker(bunk: Bunk, max_tokens: int) -> Ticket:
-    """A chat with a part of its answer, which no worker has."""
-    worker = bunk.worker()
+@pytest.fixture
+def keeps_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers write down often what their chats have held: one that dies has done so since the last piece."""
+    monkeypatch.setattr("services.worker.worker.KEEP_S", 0.05)
+
+
+async def _left_by_a_worker(bunk: Bunk, max_tokens: int, *, told: bool = False) -> Ticket:
+    """A chat with a part of its answer, which no worker has: its own died, or was told to stop and had no time."""
+    worker = bunk.worker(drain_s=0.0)
     stopped, _ = pauses(worker, after=4)
     serving = asyncio.create_task(worker.run())
     chat = await bunk.submit("Count from 1 to 90.", max_tokens=max_tokens)
     await stopped.wait()
     await bunk.entries(chat.chat, until_text=1)
-    serving.cancel()
+    if told:
+        worker.stop()
+    else:
+        await asyncio.sleep(0.3)
+        serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
     return chat
 
 
+@pytest.mark.usefixtures("keeps_often")
 async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bunk) -> None:
-    chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
+    chat = await _left_by_a_worker(bunk, max_tokens=120)
     bench = Bench(bunk.connection, "m", "m@0")
     _, written = await bench.written(chat.chat)
     [(entry, _)] = await bench.mine()
@@ -107,20 +119,31 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bun
     assert end.finish is Finish.LENGTH
     assert end.usage is not None
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (chat.prompt_tokens, 120)
+    assert end.usage.kv_byte_seconds > 0
 
 
+@pytest.mark.usefixtures("keeps_often")
 async def test_a_chat_cancelled_after_its_worker_died_is_billed_for_what_it_got(bunk: Bunk) -> None:
-    chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
+    chat = await _left_by_a_worker(bunk, max_tokens=120)
     assert await bunk.door.cancel(chat, keep_s=60, now_s=chat.created_s)
     async with running(bunk.worker()):
         entries = await bunk.entries(chat.chat)
     _billed_for_what_it_got(entries, Finish.CANCELLED)
 
 
+async def test_a_chat_cancelled_while_no_worker_was_up_is_billed_for_what_it_got(bunk: Bunk) -> None:
+    chat = await _left_by_a_worker(bunk, max_tokens=120, told=True)
+    assert await bunk.door.cancel(chat, keep_s=60, now_s=chat.created_s)
+    async with running(bunk.worker()):
+        entries = await bunk.entries(chat.chat)
+    _billed_for_what_it_got(entries, Finish.CANCELLED)
+
+
+@pytest.mark.usefixtures("keeps_often")
 async def test_a_chat_whose_engine_does_not_come_back_is_billed_for_what_it_got(
     bunk: Bunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chat = await _left_by_a_dead_worker(bunk, max_tokens=120)
+    chat = await _left_by_a_worker(bunk, max_tokens=120)
     monkeypatch.setattr("services.worker.engine.BACKOFF_S", (0.0, 0.1))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF, but no more than that")
@@ -136,3 +159,4 @@ def _billed_for_what_it_got(entries: list[ReplyEntry], finish: Finish) -> None:
     assert end.finish is finish
     assert end.usage is not None
     assert end.usage.completion_tokens == sum(entry.tokens for entry in entries) >= 1
+    assert end.usage.kv_byte_seconds > 0

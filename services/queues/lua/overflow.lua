@@ -9,5 +9,5 @@ if ARGV[7] ~= '' and spent + tonumber(ARGV[6]) > tonumber(ARGV[7]) then return '
 leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3])
 redis.call('INCRBY', KEYS[7], ARGV[6])
 redis.call('HSET', KEYS[4], 'reserved_microusd', ARGV[6])
-ready()
+ready('spent', KEYS[7], 'microusd', ARGV[6])
 return 'ok'
