@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 
 from gateway import beside
 from gateway.admin.router import admin_app
-from gateway.call import Receive, Scope, Send
+from gateway.call import Header, Receive, Scope, Send
 from gateway.dashboard import controls, playground, router
 from gateway.dashboard.backstage import Backstage
 from gateway.dashboard.router import Dashboard
@@ -42,6 +43,10 @@ class Pages:
         for part in (router, controls, playground):
             self._app.include_router(part.router(self.dashboard))
         self._app.include_router(widget_router(self.widgets))
+
+    def headers(self, path: str, scope: Scope) -> list[Header]:
+        """Of every answer on this path, also those that the gateway gives itself, as to a body that is too large."""
+        return self.widgets.cors(path, Headers(scope=scope))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
