@@ -71,22 +71,39 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Take no more chats, finish those under way within `drain_s`, end."""
+        """Take no more chats, finish those under way within `drain_s`, end. An engine that still starts is ended."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Start the engine, then serve."""
-        await insist(self._bench.open)
         try:
-            await self._orders.start(await insist(self._bench.last_seen), self._clock())
-            for entry, chat in await insist(self._bench.mine):
-                self._begin(entry, chat)
-            await self._serve()
+            if await self._started():
+                await self._serve()
         except EngineGone as error:
             await self._give_up(error)
             raise
         finally:
             await self._life.engine.stop()
+
+    async def _started(self) -> bool:
+        """False where the worker was told to stop before: Redis may be gone, and SGLang takes minutes."""
+        starting = asyncio.create_task(self._start(), name="start")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                log.info("worker.stopped_while_starting", model=self._model)
+                return False
+            starting.result()  # raises what ended it
+            return True
+        finally:
+            await _end([starting, stopping])
+
+    async def _start(self) -> None:
+        await insist(self._bench.open)
+        await self._orders.start(await insist(self._bench.last_seen), self._clock())
+        for entry, chat in await insist(self._bench.mine):
+            self._begin(entry, chat)
 
     async def _serve(self) -> None:
         background = [
