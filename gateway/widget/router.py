@@ -125,11 +125,11 @@ class WidgetRoute(APIRoute):
                 refused = Refused(
                     Code.INVALID_VALUE, str(first["msg"]), param=".".join(str(part) for part in first["loc"][1:])
                 )
-                answer = _refusal(refused)
+                answer = refusal(refused)
             except Refused as refused:
-                answer = _refusal(refused)
+                answer = refusal(refused)
             except QueueUnavailable:
-                answer = _refusal(Refused(Code.QUEUE_UNAVAILABLE, "This chat is not available right now."))
+                answer = refusal(Refused(Code.QUEUE_UNAVAILABLE, "This chat is not available right now."))
             answer.headers.setdefault("cache-control", "no-store")
             return answer
 
@@ -281,7 +281,8 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         )
 
 
-def _refusal(refused: Refused) -> JSONResponse:
+def refusal(refused: Refused) -> JSONResponse:
+    """An error in the gateway's form."""
     headers = {name.decode(): value.decode() for name, value in refused.headers()}
     error = {
         "message": refused.message,

@@ -34,3 +34,14 @@ async def test_why_proposals_were_dropped_can_be_read(operator: Operator) -> Non
     assert "alder-ash/shop" in shown
     assert why in shown
     assert "/apply" not in shown
+
+
+async def test_an_address_that_is_none_is_told_as_a_page(operator: Operator) -> None:
+    for answer, status in (
+        (await operator.http.get("/dashboard/nothing"), 404),
+        (await operator.http.get("/dashboard/logout"), 405),
+    ):
+        assert answer.status_code == status
+        assert "This did not work." in answer.text
+        assert "content-security-policy" in answer.headers
+    assert answer.headers["allow"] == "POST"
