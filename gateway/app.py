@@ -81,6 +81,7 @@ class App:
                 await call.forward(self._admin, "admin", bytes_max=bytes_max, read_s_max=read_s_max)
             elif self._pages is not None and pages.takes(call.path):
                 bytes_max = pages.body_bytes_max(call.path, bytes_max)
+                call.always += self._pages.headers(call.path, call.scope)
                 await call.forward(self._pages, "pages", bytes_max=bytes_max, read_s_max=read_s_max)
             else:
                 await _routed(gateway, call)

@@ -44,6 +44,7 @@ class Call:
         self._send = send
         given = self.header(b"x-request-id")
         self.request_id = given if given and _SANE_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        self.always: list[Header] = [(b"x-request-id", self.request_id.encode())]  # of every answer, whoever gives it
         self.status = 0
         self.overhead_s = 0.0  # until the chat waited
         self.limit_headers: list[Header] = []
@@ -113,13 +114,7 @@ class Call:
     async def start(self, status: int, headers: Iterable[Header]) -> None:
         """Send status and headers."""
         self.status = status
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(b"x-request-id", self.request_id.encode()), *headers],
-            }
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": [*self.always, *headers]})
 
     async def send(self, body: bytes, *, more: bool = True) -> None:
         """Send a piece of the body. gateway.protocol ends connections whose client takes nothing for long."""
@@ -156,7 +151,7 @@ class Call:
                 return  # what the application says to a body that it did not get
             if message["type"] == "http.response.start":
                 self.status = message["status"]
-                message["headers"] = [(b"x-request-id", self.request_id.encode()), *message["headers"]]
+                message["headers"] = [*self.always, *message["headers"]]
             await self._send(message)
 
         with contextlib.suppress(ClientDisconnect):

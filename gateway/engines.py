@@ -48,12 +48,19 @@ class Engines:
                 self._now[model] = _as_told(told["facts"], snapshot.get("models", {}).get(model, {}))
 
     async def watch(self) -> None:
-        """Look until cancelled. Outlasts a Redis that goes away: what was last seen counts on."""
+        """Look until cancelled. What was last seen counts on while Redis is away, and while a scheduler or a worker of
+        another version tells less."""
+        told = False
         while True:
             try:
                 await self.look()
+                told = False
             except QueueUnavailable as error:
                 log.warning("engines.unavailable", why=str(error))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                if not told:
+                    log.warning("engines.not_read", why=repr(error))
+                told = True
             await asyncio.sleep(LOOK_S)
 
 

@@ -2,7 +2,7 @@
 
 `python -m services.overflow CONFIG NAME` is the worker of one provider. It is a worker like any other: chats come
 through its ready stream, replies and usage go the same way, and a chat that it cannot finish ends with an error.
-LiteLLM is a large import, loaded here and nowhere else; `make dev` installs the pinned release.
+LiteLLM is a large import, loaded here and nowhere else; requirements-overflow.lock has the pinned release.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from services.worker.engine import EngineGone
 from services.worker.worker import Worker
 
 PINNED = "1.109.1"  # other releases were malicious: never a range
+INSTALL = "install LiteLLM with: pip install --require-hashes --no-deps -r requirements-overflow.lock"
 CHATS_MAX = 256
 TOKEN_S_MAX = 60.0
 _AGAIN = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
@@ -76,7 +77,7 @@ class OverflowEngine:
                 raise EngineStartError(f"overflow.{self.name}: LiteLLM must be {PINNED}, not {version('litellm')}")
             litellm: Any = await asyncio.to_thread(import_module, "litellm")  # seconds and 200 MB
         except ImportError as error:
-            raise EngineStartError(f"overflow.{self.name}: {error}; `make dev` installs LiteLLM {PINNED}") from error
+            raise EngineStartError(f"overflow.{self.name}: {error}; {INSTALL}") from error
         litellm.telemetry = False
         litellm.suppress_debug_info = True
         parameters: dict[str, Any] = {"model": self._settings.model, "timeout": TOKEN_S_MAX}

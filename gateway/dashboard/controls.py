@@ -131,8 +131,11 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     async def proposals(request: Request, job: str) -> Response:
         session = await dashboard.session(request)
         found = await dashboard.backstage.get(session.key, f"/jobs/{quote(job, safe='')}")
-        proposed = (found["result"] or {}).get("proposals", [])
-        return page("parts/proposals.html", session=session, job=job, proposals=proposed)
+        result = found["result"] or {}
+        proposed = [] if result.get("changed") else result.get("proposals", [])
+        return page(
+            "parts/proposals.html", session=session, job=job, proposals=proposed, dropped=result.get("dropped", [])
+        )
 
     @routes.post("/dashboard/jobs/{job}/apply")
     async def apply(request: Request, job: str) -> Response:

@@ -34,7 +34,7 @@ class JobRow:
     progress: float
     words: str
     created_s: float
-    proposals: int  # of an autotune job, still to be looked at
+    found: bool  # an autotune job with proposals still to be looked at, or that dropped some
 
     @property
     def open(self) -> bool:
@@ -60,7 +60,7 @@ def row(job: dict[str, Any]) -> JobRow:
         progress=job["progress"],
         words=job["error"] or (_outcome(job["kind"], result) if succeeded else None) or job["words"],
         created_s=job["created_s"],
-        proposals=len(result.get("proposals", ())) if succeeded and not result.get("changed") else 0,
+        found=succeeded and bool(result.get("dropped") or (result.get("proposals") and not result.get("changed"))),
     )
 
 
@@ -82,9 +82,14 @@ def _quality(result: dict[str, Any]) -> str:
 
 
 def _autotune(result: dict[str, Any]) -> str:
+    dropped = len(result.get("dropped", ()))
     if result.get("changed"):
-        return f"changed {', '.join(result['changed'])}"
-    return count(len(result["proposals"]), "proposal") if result["proposals"] else "nothing to propose"
+        words = f"changed {', '.join(result['changed'])}"
+    elif result["proposals"]:
+        words = count(len(result["proposals"]), "proposal")
+    else:
+        return f"nothing left to propose: {dropped} dropped" if dropped else "nothing to propose"
+    return f"{words}; {dropped} dropped" if dropped else words
 
 
 OUTCOMES: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -6,16 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 
 from gateway import beside
 from gateway.admin.router import admin_app
-from gateway.call import Receive, Scope, Send
+from gateway.call import Header, Receive, Scope, Send
 from gateway.dashboard import controls, playground, router
 from gateway.dashboard.backstage import Backstage
-from gateway.dashboard.router import Dashboard
+from gateway.dashboard.router import Dashboard, told
+from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
-from gateway.widget.router import BODY_BYTES_MAX, Widgets
+from gateway.widget.router import BODY_BYTES_MAX, Widgets, refusal
 from gateway.widget.router import router as widget_router
 
 WIDGET = "/widget"
@@ -42,9 +45,23 @@ class Pages:
         for part in (router, controls, playground):
             self._app.include_router(part.router(self.dashboard))
         self._app.include_router(widget_router(self.widgets))
+        self._app.add_exception_handler(HTTPException, _nowhere)
+
+    def headers(self, path: str, scope: Scope) -> list[Header]:
+        """Of every answer on this path, also those that the gateway gives itself, as to a body that is too large."""
+        return self.widgets.cors(path, Headers(scope=scope))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+
+async def _nowhere(request: Request, error: Exception) -> Response:
+    """What no route takes, in the form in which routes say their errors: a page to people, JSON to the widget."""
+    words = f"There is nothing at {request.method} {request.url.path}."
+    known = error if isinstance(error, HTTPException) else HTTPException(404)
+    headers = tuple((name.encode(), value.encode()) for name, value in (known.headers or {}).items())
+    refused = Refused(Code.METHOD if known.status_code == 405 else Code.NOT_FOUND, words, headers=headers)
+    return refusal(refused) if request.url.path.startswith(WIDGET) else told(request, refused)
 
 
 @asynccontextmanager

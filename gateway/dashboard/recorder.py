@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from gateway.metrics import Metrics
 from services.queues.connection import QueueUnavailable
 from services.queues.door import Door
@@ -18,6 +20,9 @@ from services.queues.door import Door
 SAMPLE_S = 2.0
 SAMPLES_MAX = 300  # ten minutes
 FIRST_TOKEN_WINDOW = 15  # samples that one first-token figure looks back over
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +43,30 @@ class Recorder:
         self._door = door
         self._metrics = metrics
         self._clock = clock
+        self._told = False  # that the snapshot cannot be read
         self._counts: deque[dict[float, float]] = deque(maxlen=FIRST_TOKEN_WINDOW)
         self.samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
 
     async def run(self) -> None:
         """Sample every SAMPLE_S."""
         while True:
-            try:
-                snapshot = await self._door.snapshot()
-            except QueueUnavailable:
-                snapshot = None
-            self.samples.append(Sample(self._clock()) if snapshot is None else self._sample(snapshot))
+            self.samples.append(await self._now())
             await asyncio.sleep(SAMPLE_S)
+
+    async def _now(self) -> Sample:
+        """What is known now. A snapshot that is not whole, as of a scheduler of another version, is a gap, too."""
+        try:
+            snapshot = await self._door.snapshot()
+            sample = Sample(self._clock()) if snapshot is None else self._sample(snapshot)
+        except QueueUnavailable:
+            return Sample(self._clock())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not self._told:
+                log.warning("charts.snapshot_not_read", why=repr(error))
+            self._told = True
+            return Sample(self._clock())
+        self._told = False
+        return sample
 
     def _sample(self, snapshot: dict[str, Any]) -> Sample:
         models = snapshot["models"]

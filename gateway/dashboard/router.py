@@ -107,7 +107,7 @@ class PageRoute(APIRoute):
             try:
                 return await handle(request)
             except (LoginNeeded, AdminRefused, Refused, RequestValidationError, QueueUnavailable) as error:
-                return _told(request, error)
+                return told(request, error)
 
         return handled
 
@@ -238,7 +238,7 @@ def _own_path(path: str) -> str:
     return path if fine else "/"
 
 
-def _told(request: Request, error: Exception) -> Response:
+def told(request: Request, error: Exception) -> Response:
     """What went wrong, as a page or as a part."""
     part = "hx-request" in request.headers
     if isinstance(error, LoginNeeded) or (isinstance(error, AdminRefused) and error.status == 401):
@@ -246,7 +246,9 @@ def _told(request: Request, error: Exception) -> Response:
     if isinstance(error, AdminRefused):
         return _problem(error.status, str(error), part, error.error.get("job"))
     if isinstance(error, Refused):
-        return _problem(error.row.status, error.message, part)
+        answer = _problem(error.row.status, error.message, part)
+        answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
+        return answer
     if isinstance(error, RequestValidationError):
         return _problem(422, str(error.errors()[0]["msg"]), part)
     return _problem(503, "The host's queue does not answer right now.", part)

@@ -14,21 +14,30 @@ from gateway.widget.tokens import Place
 METHODS = "GET, POST, OPTIONS"
 HEADERS = "content-type, last-event-id"
 PREFLIGHT_KEEP_S = 600
+PREFLIGHT = {  # beside those of any answer, to a browser that asks first
+    "access-control-allow-methods": METHODS,
+    "access-control-allow-headers": HEADERS,
+    "access-control-max-age": str(PREFLIGHT_KEEP_S),
+}
 
 
-def check(place: Place, headers: Mapping[str, str], *, writes: bool) -> str | None:
-    """The origin to allow in the answer; None where the browser asks from the host's own page without naming it.
-
-    Raises Refused for a page that is not allowed.
-    """
+def check(place: Place, headers: Mapping[str, str], *, writes: bool) -> None:
+    """Raises Refused for a page that is not allowed. The host's own page may read without naming an origin."""
     origin = headers.get("origin")
     if origin is None:
         if writes or headers.get("sec-fetch-site", "same-origin") != "same-origin":
             raise _not_allowed("A page that names no origin")
+    elif allowed(place, headers) is None:
+        raise _not_allowed(origin)
+
+
+def allowed(place: Place, headers: Mapping[str, str]) -> str | None:
+    """The origin that a request names, where its page may use the widget."""
+    origin = headers.get("origin")
+    if origin is None:
         return None
-    if origin.lower() in place.widget.allowed_origins or (place.widget.demo and _is_own(origin, headers)):
-        return origin
-    raise _not_allowed(origin)
+    listed = origin.lower() in place.widget.allowed_origins
+    return origin if listed or (place.widget.demo and _is_own(origin, headers)) else None
 
 
 def allow(origin: str | None) -> dict[str, str]:
@@ -37,15 +46,6 @@ def allow(origin: str | None) -> dict[str, str]:
     if origin is not None:
         shared |= {"access-control-allow-origin": origin, "access-control-expose-headers": "retry-after"}
     return shared
-
-
-def allow_preflight(origin: str | None) -> dict[str, str]:
-    """CORS headers of the answer to a browser that asks first."""
-    return allow(origin) | {
-        "access-control-allow-methods": METHODS,
-        "access-control-allow-headers": HEADERS,
-        "access-control-max-age": str(PREFLIGHT_KEEP_S),
-    }
 
 
 def _is_own(origin: str, headers: Mapping[str, str]) -> bool:

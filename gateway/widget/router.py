@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from gateway.call import Header
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
 from gateway.widget import demo, origins
@@ -34,6 +35,7 @@ from gateway.widget.tokens import Place, Tokens
 from services.queues.connection import QueueUnavailable
 from services.queues.replies import ENTRY_ID, START
 
+API = "/widget/v1/"
 TEXT_CHARS_MAX = 2000
 BODY_BYTES_MAX = 16_384
 HANDOVERS_PER_MINUTE = 3
@@ -110,7 +112,7 @@ class Told(BaseModel):
 
 
 class WidgetRoute(APIRoute):
-    """Errors in the gateway's form, with the CORS headers that let the page read them."""
+    """Errors in the gateway's form. `Widgets.cors` has the headers that let the page read them."""
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
@@ -123,12 +125,11 @@ class WidgetRoute(APIRoute):
                 refused = Refused(
                     Code.INVALID_VALUE, str(first["msg"]), param=".".join(str(part) for part in first["loc"][1:])
                 )
-                answer = _refusal(refused)
+                answer = refusal(refused)
             except Refused as refused:
-                answer = _refusal(refused)
+                answer = refusal(refused)
             except QueueUnavailable:
-                answer = _refusal(Refused(Code.QUEUE_UNAVAILABLE, "This chat is not available right now."))
-            answer.headers.update(origins.allow(getattr(request.state, "origin", None)))
+                answer = refusal(Refused(Code.QUEUE_UNAVAILABLE, "This chat is not available right now."))
             answer.headers.setdefault("cache-control", "no-store")
             return answer
 
@@ -162,8 +163,16 @@ class Widgets:
         place = self.tokens.place(token)
         if place is None:
             raise Refused(Code.NOT_FOUND, "There is no such widget.")
-        request.state.origin = origins.check(place, request.headers, writes=request.method == "POST")
+        origins.check(place, request.headers, writes=request.method != "GET")
         return place
+
+    def cors(self, path: str, headers: Mapping[str, str]) -> list[Header]:
+        """What lets the page that asks read the answer, whatever it is. Nothing outside the widget's API."""
+        if not path.startswith(API):
+            return []
+        place = self.tokens.place(path.removeprefix(API).partition("/")[0])
+        origin = None if place is None else origins.allowed(place, headers)
+        return [(name.encode(), value.encode("latin-1")) for name, value in origins.allow(origin).items()]
 
     async def count(self, place: Place, request: Request) -> None:
         """Count a message against visitor and bot. Raises Refused, QueueUnavailable."""
@@ -228,9 +237,8 @@ def _talking(routes: APIRouter, widgets: Widgets) -> None:
 def _reading(routes: APIRouter, widgets: Widgets) -> None:
     @routes.options("/widget/v1/{token}/{rest:path}", include_in_schema=False)
     async def preflight(request: Request, token: Token, rest: str) -> Response:  # noqa: ARG001  (part of the path)
-        place = widgets.place(request, token)
-        origin = origins.check(place, request.headers, writes=True)
-        return Response(status_code=204, headers=origins.allow_preflight(origin))
+        widgets.place(request, token)
+        return Response(status_code=204, headers=origins.PREFLIGHT)
 
     @routes.get("/widget/v1/{token}/config")
     async def config(request: Request, token: Token) -> Shown:
@@ -273,7 +281,8 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         )
 
 
-def _refusal(refused: Refused) -> JSONResponse:
+def refusal(refused: Refused) -> JSONResponse:
+    """An error in the gateway's form."""
     headers = {name.decode(): value.decode() for name, value in refused.headers()}
     error = {
         "message": refused.message,

@@ -49,6 +49,7 @@ class SglangEngine:
         self._facts: EngineFacts | None = None
         self._asleep = False
         self._streams: dict[str, tuple[str, EventStream | None]] = {}  # chat -> (SGLang's rid, its events once sent)
+        self._counted: dict[str, KvBits] = {}  # chat -> bits that its memory is reserved for
         self._numbers = itertools.count(1)
         self._aborts: set[asyncio.Task[None]] = set()
         self._cached_tokens = 0  # at most so many; the pool evicts them when it needs room
@@ -96,6 +97,7 @@ class SglangEngine:
         finished, tokens = False, 0
         events: EventStream | None = None
         self._streams[request.chat] = rid, None
+        self._counted[request.chat] = request.kv_bits
         try:
             events = await http.open_events("/generate", body, self.options.first_token_s_max, self.options.token_s_max)
             self._streams[request.chat] = rid, events
@@ -116,7 +118,7 @@ class SglangEngine:
             if events is not None:
                 events.close()
             if self._streams.get(request.chat, ("",))[0] == rid:
-                del self._streams[request.chat]
+                del self._streams[request.chat], self._counted[request.chat]
             if not finished:
                 self._abort(http, rid)
 
@@ -131,10 +133,18 @@ class SglangEngine:
         return self._server.memory_bytes()
 
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
-        """Live with KV planes: 4 demotes every running chat, 8 promotes. Else by a restart."""
+        """Live with KV planes, else by a restart.
+
+        4 demotes every chat that SGLang has by now. 8 is for chats to come: of those that run it raises only the ones
+        that are still counted at 8, as after an order to 4 that failed; others have no memory for it.
+        """
         self._server.check_bits(bits)
         if self._server.control is not None and self._facts is not None and self._server.running:
-            await self._change(bits)
+            if bits == KvBits.FOUR:
+                await self._change(bits)
+            else:
+                for rid in [self._streams[chat][0] for chat, counted in self._counted.items() if counted == bits]:
+                    await self._change(bits, rid)
             self._bits = KvBits(bits)
             self._facts = replace(self._facts, kv_bits=self._bits)
             return self._facts
@@ -153,8 +163,11 @@ class SglangEngine:
         if rid is None and self._server.control is not None:
             return
         changed = await self._change(bits, rid)
-        if not changed and self._streams.get(chat, (None, None))[0] == rid:
+        if self._streams.get(chat, (None, None))[0] != rid:
+            return  # it ended
+        if not changed:
             raise EngineUnavailable(f"SGLang ({self.model}): it does not have chat {chat}")
+        self._counted[chat] = bits
 
     async def load_adapter(self, name: str, folder: str) -> None:
         """Load a LoRA adapter. Raises EngineRejected with SGLang's reason, EngineUnavailable."""

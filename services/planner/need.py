@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from services.config import ModelConfig
+from services.config import ConfigError, ModelConfig
 from services.engines import shape as widths
 from services.engines.shape import ModelShape
 from services.kvplanes.layout import Shape
@@ -61,9 +61,12 @@ class Need:
 
 
 def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
-    """What a model of this shape takes as configured."""
+    """What a model of this shape takes as configured. Raises ConfigError where KV planes do not know its heads."""
     context = min(model.context_tokens, shape.context_tokens)
-    per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
+    try:
+        per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
+    except ValueError as error:
+        raise ConfigError(f"models.{name}: kv_bits: mixed: {error}; set kv_bits to 8 or 16") from error
     planes = model.kv_bits == "mixed"
     bits = 4 if model.kv_bits == "mixed" else model.kv_bits
     pool = model.kv_tokens
@@ -85,12 +88,18 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
 
 
 def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
-    """Bytes of one cached value at each precision that this engine can be started with."""
+    """Bytes of one cached value at each precision that this engine can be started with. Where there are no 4 bits, they
+    take as much as 8. Raises ValueError for KV planes of heads that they do not know."""
     if model.engine == "llamacpp":
         return _LLAMACPP
+    try:
+        plane = plane_bytes(shape)
+    except ValueError:
+        if model.kv_bits == "mixed":
+            raise
+        return {**_SGLANG, 4: _SGLANG[8]}
     if model.kv_bits != "mixed":
-        return {**_SGLANG, 4: plane_bytes(shape)}
-    plane = plane_bytes(shape)
+        return {**_SGLANG, 4: plane}
     return {16: widths.F16, 8: 2 * plane, 4: plane}
 
 

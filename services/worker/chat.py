@@ -139,7 +139,7 @@ async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
         return ReplyEnd(Finish.LENGTH)
     for _ in range(BUSY_TRIES_MAX):
         await desk.life.usable()
-        request = _request(claim, text, left, desk)
+        request = _request(running, claim, text, left, desk)
         try:
             return ReplyEnd(await _stream(running, claim, request, desk))
         except EngineBusy:
@@ -194,12 +194,14 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
     return finish
 
 
-def _request(claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
+def _request(running: Running, claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
     """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice.
 
-    A chat that was admitted before the engine changed its KV bits runs with those that the engine has now.
+    A chat that was admitted before the engine changed its KV bits runs with those that the engine has now. One that was
+    lowered before the engine turned it away stays low: its reservation is.
     """
     payload, facts = claim.payload, desk.life.facts
+    bits = min(claim.kv_bits, running.kv_bits or claim.kv_bits)
     prompt = payload.prompt
     if text and desk.tokenizer is not None:
         prompt = prompt + text if isinstance(prompt, str) else [*prompt, *desk.tokenizer.encode(text)]
@@ -216,7 +218,7 @@ def _request(claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
             presence_penalty=payload.presence_penalty,
         ),
         salt=payload.salt,
-        kv_bits=claim.kv_bits if int(claim.kv_bits) in facts.kv_bytes_per_token else facts.kv_bits,
+        kv_bits=bits if int(bits) in facts.kv_bytes_per_token else facts.kv_bits,
         priority=claim.ticket.priority,
         adapter=payload.adapter,
         messages=payload.messages,

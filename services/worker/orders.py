@@ -62,7 +62,7 @@ class Orders:
         self._means = means
         self._streaming = streaming  # chats that an engine works on; None: that this worker has at all
         self._publish = publish  # describes the engine in Redis, so that nobody sees an order done before its effect
-        self._lowered = lowered  # tells of running chats that an engine lowered all at once
+        self._lowered = lowered  # after an engine lowered all its chats at once: tells the scheduler
         self._hint = asyncio.Event()
         self._wake = False
         self._busy_at = 0.0

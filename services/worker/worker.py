@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from scheduler.types import KvBits
-from services.engines.base import Engine, EngineError
+from services.engines.base import Engine
 from services.queues.bench import Bench
 from services.queues.connection import QueueUnavailable
 from services.queues.records import Finish, ReplyEnd, ReplyError
@@ -18,6 +18,7 @@ from services.worker import chat as chats
 from services.worker.change import Prompt
 from services.worker.chat import Running, insist
 from services.worker.engine import EngineGone, EngineLife
+from services.worker.lowering import Lowering
 from services.worker.meter import Meter
 from services.worker.orders import Means, Orders
 from services.worker.writer import ReplyWriter
@@ -61,32 +62,50 @@ class Worker:
         self._desk = chats.Desk(
             bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock, usd_per_million_tokens
         )
+        self._lowering = Lowering(bench, self._life, self._running)
         self._orders = Orders(
             model,
             self._life,
             means or Means(bench.order_book(), probe_prompt(tokenizer)),
             streaming=self._streaming,
             publish=self._publish,
-            lowered=self._lowered,
+            lowered=self._lowering.everyone,
         )
 
     def stop(self) -> None:
-        """Take no more chats, finish those under way within `drain_s`, end."""
+        """Take no more chats, finish those under way within `drain_s`, end. An engine that still starts is ended."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Start the engine, then serve."""
-        await insist(self._bench.open)
         try:
-            await self._orders.start(await insist(self._bench.last_seen), self._clock())
-            for entry, chat in await insist(self._bench.mine):
-                self._begin(entry, chat)
-            await self._serve()
+            if await self._started():
+                await self._serve()
         except EngineGone as error:
             await self._give_up(error)
             raise
         finally:
             await self._life.engine.stop()
+
+    async def _started(self) -> bool:
+        """False where the worker was told to stop before: Redis may be gone, and SGLang takes minutes."""
+        starting = asyncio.create_task(self._start(), name="start")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                log.info("worker.stopped_while_starting", model=self._model)
+                return False
+            starting.result()  # raises what ended it
+            return True
+        finally:
+            await _end([starting, stopping])
+
+    async def _start(self) -> None:
+        await insist(self._bench.open)
+        await self._orders.start(await insist(self._bench.last_seen), self._clock())
+        for entry, chat in await insist(self._bench.mine):
+            self._begin(entry, chat)
 
     async def _serve(self) -> None:
         background = [
@@ -221,27 +240,8 @@ class Worker:
             self._orders.hint()
         if command.get("wake"):
             self._orders.wake()
-        if (chat := command.get("demote")) and chat in self._running:
-            self._aside(self._demote(self._running[chat], KvBits(command["bits"])))
-
-    async def _demote(self, running: Running, bits: KvBits) -> None:
-        """Lower a running chat's KV, where the engine changes chats one by one; the scheduler hears of it."""
-        engine = running.engine
-        if engine is None or running.kv_bits is None or running.kv_bits <= bits:
-            return
-        try:
-            await engine.set_chat_kv_bits(running.chat, bits)
-            await self._bench.demoted(running.chat, bits)
-            running.kv_bits = bits
-        except (EngineError, QueueUnavailable) as error:
-            log.warning("chat.not_demoted", chat=running.chat, bits=int(bits), why=str(error))
-
-    async def _lowered(self, bits: KvBits) -> None:
-        """The engine lowered every chat that runs: their reservations shrink."""
-        for running in list(self._running.values()):
-            if running.engine is not None and running.kv_bits is not None and running.kv_bits > bits:
-                running.kv_bits = bits
-                await insist(lambda chat=running.chat: self._bench.demoted(chat, bits))  # type: ignore[misc]
+        if chat := command.get("demote"):
+            self._aside(self._lowering.one(chat, KvBits(command["bits"])))
 
     def _streaming(self, engine: Engine | None) -> int:
         """Chats that an engine works on; None: all that this worker has."""

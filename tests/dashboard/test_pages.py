@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from services.jobs.store import Jobs, JobState
 from tests.browser.stage import SHAPES
 
 from .conftest import Operator
@@ -14,3 +15,33 @@ async def test_quality_is_offered_for_the_models_that_can_be_measured(operator: 
     page = (await operator.http.get("/dashboard/jobs")).text
     offered = re.findall(r"<option>([^<]+)</option>", page)
     assert offered == [name for name, shape in SHAPES.items() if shape.engine == "llamacpp"]
+
+
+async def test_why_proposals_were_dropped_can_be_read(operator: Operator) -> None:
+    """A job that dropped all of them said that there is nothing to propose, and no more."""
+    jobs = Jobs(operator.stage.connection)
+    job = await jobs.create("autotune", "", {}, by="beat", now_s=0.0)
+    attempt = await jobs.begin(job.id, 0.0)
+    assert attempt is not None
+    why = "qwen3-8b holds KV at 4 bits now, this policy promises 8."
+    dropped = [{"bot": "alder-ash/shop", "why": why}]
+    await attempt.end(JobState.SUCCEEDED, "done", 0.0, result={"proposals": [], "dropped": dropped, "changed": []})
+    await operator.log_in()
+    page = (await operator.http.get("/dashboard/jobs")).text
+    assert "nothing left to propose: 1 dropped" in page
+    [sheet] = re.findall(r'hx-get="([^"]+/proposals)"', page)
+    shown = (await operator.http.get(sheet)).text
+    assert "alder-ash/shop" in shown
+    assert why in shown
+    assert "/apply" not in shown
+
+
+async def test_an_address_that_is_none_is_told_as_a_page(operator: Operator) -> None:
+    for answer, status in (
+        (await operator.http.get("/dashboard/nothing"), 404),
+        (await operator.http.get("/dashboard/logout"), 405),
+    ):
+        assert answer.status_code == status
+        assert "This did not work." in answer.text
+        assert "content-security-policy" in answer.headers
+    assert answer.headers["allow"] == "POST"

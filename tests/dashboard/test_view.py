@@ -227,6 +227,11 @@ def job(**given: Any) -> dict[str, Any]:
         (job(kind="autotune", result={"proposals": [1, 2]}), "2 proposals"),
         (job(kind="autotune", result={"proposals": [1], "changed": ["a/b"]}), "changed a/b"),
         (
+            job(kind="autotune", result={"proposals": [], "dropped": [1, 2]}),
+            "nothing left to propose: 2 dropped",
+        ),
+        (job(kind="autotune", result={"proposals": [1], "dropped": [1]}), "1 proposal; 1 dropped"),
+        (
             job(kind="quality", result={"measured": [{"bits": 4, "perplexity_change": 0.048}]}),
             "Perplexity: 4 bits +4.8%",
         ),

@@ -285,9 +285,20 @@ class Planes:
 
     def __init__(self) -> None:
         self.rids: set[str] = set()
+        self.promoted: list[str | None] = []  # None: all
 
-    async def demote(self, *, rid: str) -> dict[str, int]:
-        return {"freed_bytes": 0, "tokens": 0, "sessions": int(rid in self.rids)}
+    async def demote(self, *, rid: str | None = None) -> dict[str, int]:
+        return {"freed_bytes": 0, "tokens": 0, "sessions": len(self.rids) if rid is None else int(rid in self.rids)}
+
+    async def promote(self, *, rid: str | None = None) -> dict[str, int]:
+        self.promoted.append(rid)
+        return {"freed_bytes": 0, "tokens": 0, "sessions": len(self.rids) if rid is None else int(rid in self.rids)}
+
+
+class Up:
+    """A process that runs."""
+
+    running = True
 
 
 class Wire:
@@ -321,6 +332,30 @@ async def test_a_chat_that_sglang_does_not_have_yet_is_not_said_to_be_demoted(tm
     with pytest.raises(EngineUnavailable, match="connection was lost"):
         await chat
     await engine.set_chat_kv_bits("one", KvBits.FOUR)
+
+
+async def test_an_order_to_8_bits_raises_no_chat_that_is_counted_at_4(tmp_path: Path) -> None:
+    """They came to take twice what the ledger had for them. One that is still counted at 8 is raised again."""
+    engine, planes, wire = _engine(tmp_path, device="cpu", kvplanes=True), Planes(), Wire()
+    facts = EngineFacts("m", "sglang", 0, 0, 1 << 30, {4: 1, 8: 2}, 4096, 4, KvBits.EIGHT, live_kv_bits=True)
+    engine._server.control, engine._facts = planes, facts  # type: ignore[assignment]
+    engine._server._process = Up()  # type: ignore[assignment]
+    engine._up = lambda: (wire, facts)  # type: ignore[method-assign,assignment,return-value]
+    bits = {"low": KvBits.FOUR, "lowered": KvBits.EIGHT, "high": KvBits.EIGHT, "coming": KvBits.EIGHT}
+    chats = [
+        asyncio.ensure_future(anext(engine.stream(EngineRequest(chat, [1, 2], 4, Sampling(), "salt", bits[chat]))))
+        for chat in bits
+    ]
+    await asyncio.sleep(0)
+    planes.rids = {"low.1", "lowered.2", "high.3"}
+    await engine.set_chat_kv_bits("lowered", KvBits.FOUR)
+    assert (await engine.set_kv_bits(KvBits.FOUR, lambda _word: None)).kv_bits == KvBits.FOUR
+    assert (await engine.set_kv_bits(KvBits.EIGHT, lambda _word: None)).kv_bits == KvBits.EIGHT
+    assert planes.promoted == ["high.3", "coming.4"]
+    wire.connected.set()
+    await asyncio.gather(*chats, return_exceptions=True)
+    await engine.set_kv_bits(KvBits.EIGHT, lambda _word: None)
+    assert planes.promoted == ["high.3", "coming.4"]
 
 
 def test_factory_builds_from_the_configuration(tmp_path: Path) -> None:

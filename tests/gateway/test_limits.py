@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.breaker import PAUSE_S
-from scheduler.types import KvBits, Task, Ticket
+from scheduler.types import Ticket
 from services.config import LimitsConfig
 from services.queues.connection import Connection, QueueUnavailable, connect
 from services.queues.door import Door, Submission, Submitted, write_registry
@@ -19,6 +19,7 @@ from services.queues.limits import MINUTE_S, windows_of
 from services.queues.records import Payload
 from services.registry import Registry
 from services.tokenizer import Tokenizer
+from tests.scheduler import kit
 
 from .conftest import GLOBEX, Host, HostFactory, gateway_on
 from .driver import Script, until
@@ -36,21 +37,7 @@ async def connection(redis_url: str) -> AsyncIterator[Connection]:
 
 
 def ticket(chat: str, tokens: int, now_s: float = NOON_S, tenant: str = "acme") -> Ticket:
-    return Ticket(
-        chat=chat,
-        request="r",
-        tenant=tenant,
-        bot=f"{tenant}/support",
-        model="small",
-        session=chat,
-        prompt_tokens=1,
-        max_tokens=tokens - 1,
-        kv_bits=KvBits.EIGHT,
-        kv_bits_floor=KvBits.FOUR,
-        task=Task.SUPPORT,
-        created_s=now_s,
-        deadline_s=now_s + 60,
-    )
+    return kit.ticket(chat, tenant, "small", tokens=tokens, created_s=now_s, deadline_s=now_s + 60)
 
 
 async def submit(door: Door, limits: LimitsConfig, asking: Ticket) -> Submission:

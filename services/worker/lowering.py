@@ -1,0 +1,81 @@
+"""Chats whose KV is lowered while they run, and the scheduler's hearing of it.
+
+Their memory is given to others once the scheduler heard. So only what the engine says it lowered is told: a chat that
+is still on its way there, in HTTP or in the engine's tokenizer, arrives with the bits that it was sent with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from scheduler.types import KvBits
+from services.engines.base import EngineError
+from services.queues.bench import Bench
+from services.worker.chat import Running, insist
+from services.worker.engine import EngineLife
+
+AT_ONCE_MAX = 16  # an engine answers between two steps, all that asked meanwhile
+AGAIN_S = 0.5
+LATE_S_MAX = 300.0  # for a chat that the engine does not have yet
+
+log = structlog.get_logger()
+
+
+class Lowering:
+    """Of one worker's chats: `running` is its own, by name."""
+
+    def __init__(self, bench: Bench, life: EngineLife, running: Mapping[str, Running]) -> None:
+        self._bench = bench
+        self._life = life
+        self._running = running
+        self._gate = asyncio.Semaphore(AT_ONCE_MAX)
+        self._late: set[asyncio.Task[None]] = set()
+
+    async def one(self, chat: str, bits: KvBits) -> None:
+        """The scheduler wants the memory of one chat. Where it is not to be had, the scheduler asks again."""
+        running = self._running.get(chat)
+        if running is not None and (why := await self._lower(running, bits)) is not None:
+            log.warning("chat.not_demoted", chat=chat, bits=int(bits), why=why)
+
+    async def everyone(self, bits: KvBits) -> None:
+        """After the engine was told to lower all it has. Returns when each was asked after; those on their way there
+        are asked after again, beside all else, until they are low or end."""
+        if bits >= max(self._life.facts.kv_bytes_per_token):
+            return
+        chats = list(self._running.values())
+        for running, why in zip(chats, await asyncio.gather(*(self._lower(each, bits) for each in chats)), strict=True):
+            if why is not None:
+                task = asyncio.create_task(self._until_low(running, bits))
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+
+    async def _until_low(self, running: Running, bits: KvBits) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + LATE_S_MAX
+        why: str | None = ""
+        while why is not None and loop.time() < give_up_s:
+            await asyncio.sleep(AGAIN_S)
+            if self._running.get(running.chat) is not running or self._life.facts.kv_bits > bits:
+                return  # it ended, or another order came
+            why = await self._lower(running, bits)
+        if why is not None:
+            log.warning("chat.not_demoted", chat=running.chat, bits=int(bits), why=why)
+
+    async def _lower(self, running: Running, bits: KvBits) -> str | None:
+        """None where it is low now, else why not."""
+        engine, has = running.engine, running.kv_bits
+        if engine is None or has is None:
+            return "it is with no engine"
+        if has <= bits:
+            return None
+        try:
+            async with self._gate:
+                await engine.set_chat_kv_bits(running.chat, bits)
+        except EngineError as error:
+            return str(error)
+        running.kv_bits = bits
+        await insist(lambda: self._bench.demoted(running.chat, bits))
+        return None

@@ -1,0 +1,66 @@
+"""What a gateway knows of the engines, over a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway import engines
+from gateway.engines import EngineNow, Engines
+from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from services.queues import keys
+from services.queues.bench import Bench
+from services.queues.connection import connect
+from services.queues.desk import Desk
+from services.queues.door import Door
+
+from .conftest import config_of
+
+FACTS = EngineFacts("small", "llamacpp", 1, 1, 100, {8: 1}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT)
+
+
+@pytest.mark.parametrize("broken", [{"models": {"small": {"budget_bytes": 100}}}, {"models": ["small"]}, None])
+async def test_a_gateway_outlives_a_description_that_is_not_whole(
+    redis_url: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a scheduler or worker of another version writes it. The gateway ended, again at every start."""
+    monkeypatch.setattr(engines, "LOOK_S", 0.01)
+
+    def described(reserved: int) -> dict[str, Any]:
+        return {"models": {"small": {"budget_bytes": 100, "reserved_bytes": reserved}}}
+
+    async with connect(redis_url) as connection:
+        desk, seen = Desk(connection), Engines(Door(connection), config_of().models)
+        bench = Bench(connection, "small", "small@0")
+        report = EngineReport("small", 0.0, EngineState.READY)
+        await bench.publish_engine(FACTS, report)
+        await desk.publish_snapshot(described(50), 60_000)
+        with capture_logs() as logged:
+            watching = asyncio.create_task(seen.watch())
+            try:
+                await until(seen, watching, lambda now: now.pressure == 0.5)
+                if broken is None:
+                    await connection.redis.hset(keys.ENGINES, "small", b'{"facts": {}}')
+                else:
+                    await desk.publish_snapshot(broken, 60_000)
+                await asyncio.sleep(0.2)
+                await until(seen, watching, lambda now: now.pressure == 0.5)
+                await bench.publish_engine(FACTS, report)
+                await desk.publish_snapshot(described(75), 60_000)
+                await until(seen, watching, lambda now: now.pressure == 0.75)
+            finally:
+                watching.cancel()
+    assert [line["event"] for line in logged] == ["engines.not_read"]
+
+
+async def until(seen: Engines, watching: asyncio.Task[None], wanted: Callable[[EngineNow], bool]) -> None:
+    """Wait until the gateway has it so."""
+    async with asyncio.timeout(10):
+        while not ((now := seen.get("small")) and wanted(now)):
+            assert not watching.done(), watching
+            await asyncio.sleep(0.01)
+    assert not watching.done(), watching
