@@ -25,7 +25,8 @@ class Tuning(NamedTuple):
     programs that fit a multiprocessor, chunks a multiprocessor at most, and tokens a chunk before more chunks are made
     than there are places on the GPU.
 
-    `low_*` is the loop of a 4-bit session's windows, `fine_*` that of 8-bit sessions. Chosen on an H200 among 45 (docs/benchmarks/kvplanes.json).
+    `low_*` is the loop of a 4-bit session's windows, `fine_*` that of 8-bit sessions. Chosen on an H200 among
+    45 (docs/benchmarks/kvplanes.json).
     """
 
     block: int = 128
