@@ -206,6 +206,9 @@ export const dashboard = {
         await page.waitForTimeout(1200);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth);
         assert.ok(wide <= width, `${path} is ${wide} px wide at ${width}`);
+        const squeezed = await page.evaluate(() => [...document.querySelectorAll("button, .embed > div")]
+          .filter((part) => part.clientWidth && part.scrollWidth > part.clientWidth).map((part) => part.textContent.trim()));
+        assert.deepEqual(squeezed, [], `too narrow for their words on ${path} at ${width}`);
       }
       assert.deepEqual(problems, []);
       await context.close();
