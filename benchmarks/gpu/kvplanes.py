@@ -48,7 +48,10 @@ class Run:
         return f"{self.group} {self.cache}"
 
 
-VARIANTS: dict[str, dict[str, object]] = {"all_registers": {"maxnreg": None, "places": 2, "waves": 8}}
+VARIANTS: dict[str, dict[str, object]] = {
+    "all_registers": {"maxnreg": None, "places": 2, "waves": 8},
+    "fine_128": {"fine_block": 128, "fine_stages": 3},
+}
 RUNS = (
     Run("qwen2.5-7b", "kv4", (1024, 4096, 16384), prefill=True),
     Run("qwen2.5-7b", "auto", (1024, 4096, 16384), prefill=True),
