@@ -35,32 +35,37 @@ class Engines:
     def __init__(self, door: Door, models: Mapping[str, ModelConfig]) -> None:
         self._door = door
         self._now = {name: _as_configured(model) for name, model in models.items()}
+        self._unread: set[str] = set()  # models of which it was said that they cannot be read
 
     def get(self, model: str) -> EngineNow | None:
         """The model now; None where this host has none of that name."""
         return self._now.get(model)
 
     async def look(self) -> None:
-        """Read once. Raises QueueUnavailable."""
+        """Read once. A model of which a scheduler or a worker of another version tells less stays as it was last seen.
+
+        Raises QueueUnavailable.
+        """
         snapshot = await self._door.snapshot() or {}
         for model, told in (await self._door.engines()).items():
-            if model in self._now:
+            if model not in self._now:
+                continue
+            try:
                 self._now[model] = _as_told(told["facts"], snapshot.get("models", {}).get(model, {}))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                if model not in self._unread:
+                    log.warning("engines.not_read", model=model, why=repr(error))
+                self._unread.add(model)
+            else:
+                self._unread.discard(model)
 
     async def watch(self) -> None:
-        """Look until cancelled. What was last seen counts on while Redis is away, and while a scheduler or a worker of
-        another version tells less."""
-        told = False
+        """Look until cancelled. What was last seen counts on while Redis is away."""
         while True:
             try:
                 await self.look()
-                told = False
             except QueueUnavailable as error:
                 log.warning("engines.unavailable", why=str(error))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                if not told:
-                    log.warning("engines.not_read", why=repr(error))
-                told = True
             await asyncio.sleep(LOOK_S)
 
 

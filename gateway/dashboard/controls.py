@@ -132,9 +132,11 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         session = await dashboard.session(request)
         found = await dashboard.backstage.get(session.key, f"/jobs/{quote(job, safe='')}")
         result = found["result"] or {}
-        proposed = [] if result.get("changed") else result.get("proposals", [])
+        changed = result.get("changed", [])
+        proposed = [] if changed else result.get("proposals", [])
+        dropped = result.get("dropped", [])
         return page(
-            "parts/proposals.html", session=session, job=job, proposals=proposed, dropped=result.get("dropped", [])
+            "parts/proposals.html", session=session, job=job, proposals=proposed, changed=changed, dropped=dropped
         )
 
     @routes.post("/dashboard/jobs/{job}/apply")

@@ -45,7 +45,7 @@ class Pages:
         for part in (router, controls, playground):
             self._app.include_router(part.router(self.dashboard))
         self._app.include_router(widget_router(self.widgets))
-        self._app.add_exception_handler(HTTPException, _nowhere)
+        self._app.add_exception_handler(HTTPException, _untaken)
 
     def headers(self, path: str, scope: Scope) -> list[Header]:
         """Of every answer on this path, also those that the gateway gives itself, as to a body that is too large."""
@@ -55,12 +55,16 @@ class Pages:
         await self._app(scope, receive, send)
 
 
-async def _nowhere(request: Request, error: Exception) -> Response:
-    """What no route takes, in the form in which routes say their errors: a page to people, JSON to the widget."""
-    words = f"There is nothing at {request.method} {request.url.path}."
+async def _untaken(request: Request, error: Exception) -> Response:
+    """What no route takes, or FastAPI cannot read, in the form in which routes say their errors: a page to people, JSON
+    to the widget."""
     known = error if isinstance(error, HTTPException) else HTTPException(404)
     headers = tuple((name.encode(), value.encode()) for name, value in (known.headers or {}).items())
-    refused = Refused(Code.METHOD if known.status_code == 405 else Code.NOT_FOUND, words, headers=headers)
+    if known.status_code == 400:
+        refused = Refused(Code.INVALID_JSON, "The request's body cannot be read as JSON.", headers=headers)
+    else:
+        words = f"There is nothing at {request.method} {request.url.path}."
+        refused = Refused(Code.METHOD if known.status_code == 405 else Code.NOT_FOUND, words, headers=headers)
     return refusal(refused) if request.url.path.startswith(WIDGET) else told(request, refused)
 
 

@@ -163,8 +163,11 @@ class SglangEngine:
         if rid is None and self._server.control is not None:
             return
         changed = await self._change(bits, rid)
-        if self._streams.get(chat, (None, None))[0] != rid:
+        now, _ = self._streams.get(chat, (None, None))
+        if now is None:
             return  # it ended
+        if now != rid:
+            raise EngineUnavailable(f"SGLang ({self.model}): chat {chat} was sent again meanwhile")
         if not changed:
             raise EngineUnavailable(f"SGLang ({self.model}): it does not have chat {chat}")
         self._counted[chat] = bits

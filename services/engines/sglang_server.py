@@ -29,6 +29,7 @@ from services.kvplanes import layout
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
 from services.kvplanes.environment import plugin_environment
+from services.process import stop
 from services.telemetry import GpuSource, process_tree_bytes
 
 _WORDS = {
@@ -179,7 +180,12 @@ class SglangServer:
         advice = f"install it with: {python} -m pip install sglang=={VERSION}"
         try:
             asked = await asyncio.create_subprocess_exec(
-                str(python), "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+                str(python),
+                "-c",
+                code,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as error:
             raise EngineStartError(f"{self.name}: cannot run {python}: {error.strerror}") from error
@@ -187,9 +193,10 @@ class SglangServer:
             async with asyncio.timeout(_VERSION_S):
                 output, _ = await asked.communicate()
         except TimeoutError:
-            asked.kill()
-            await asked.wait()
             raise EngineStartError(f"{self.name}: {python} did not answer in {_VERSION_S:g} s") from None
+        finally:
+            if asked.returncode is None:
+                await stop(asked, 0.0)
         found = output.decode().strip()
         if asked.returncode != 0:
             raise EngineStartError(f"{self.name}: there is no SGLang in {python}; {advice}")

@@ -14,6 +14,7 @@ from services.queues import keys
 from services.queues.commands import Commands
 from services.queues.connection import Connection, pairs, translated
 from services.queues.desk import decode_engine
+from services.queues.door import CHAT_KEEP_S
 from services.queues.records import HERE, Claim, Payload, ReplyEnd, decode, encode
 from services.queues.usage import counters, day_of, month_of
 
@@ -112,7 +113,7 @@ class Bench:
         answer = await self._connection.script(
             "claim",
             [keys.chat(chat), keys.reply(chat), self._ready, keys.RESERVATIONS, keys.EVENTS],
-            [self.served_by, chat, entry, keys.GROUP],
+            [self.served_by, chat, entry, keys.GROUP, CHAT_KEEP_S],
         )
         state = answer[0].decode()
         if state in ("done", "gone"):

@@ -19,7 +19,7 @@ from services.registry import Registry
 
 AUDIT_ENTRIES_MAX = 100_000  # about: the stream is trimmed in whole blocks
 SESSION_KEEP_S = 24 * 3600  # after its last chat
-CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten after it, whatever happened
+CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten so long after it came, or a worker last took it
 
 
 class Submitted(StrEnum):

@@ -36,6 +36,23 @@ async def test_why_proposals_were_dropped_can_be_read(operator: Operator) -> Non
     assert "/apply" not in shown
 
 
+async def test_after_a_job_that_changed_bots_what_it_dropped_is_not_said_to_be_all(operator: Operator) -> None:
+    jobs = Jobs(operator.stage.connection)
+    job = await jobs.create("autotune", "", {"apply": True}, by="beat", now_s=0.0)
+    attempt = await jobs.begin(job.id, 0.0)
+    assert attempt is not None
+    dropped = [{"bot": "alder-ash/shop", "why": "qwen3-8b holds KV at 4 bits now."}]
+    result = {"proposals": [{"bot": "alder-ash/help"}], "dropped": dropped, "changed": ["alder-ash/help"]}
+    await attempt.end(JobState.SUCCEEDED, "done", 0.0, result=result)
+    await operator.log_in()
+    shown = (await operator.http.get(f"/dashboard/jobs/{job.id}/proposals")).text
+    assert "Changed: alder-ash/help." in shown
+    assert "alder-ash/shop" in shown
+    assert "All were dropped" not in shown
+    assert "No KV bits to propose" not in shown
+    assert "/apply" not in shown
+
+
 async def test_an_address_that_is_none_is_told_as_a_page(operator: Operator) -> None:
     for answer, status in (
         (await operator.http.get("/dashboard/nothing"), 404),

@@ -286,8 +286,11 @@ class Planes:
     def __init__(self) -> None:
         self.rids: set[str] = set()
         self.promoted: list[str | None] = []  # None: all
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def demote(self, *, rid: str | None = None) -> dict[str, int]:
+        await self.answers.wait()
         return {"freed_bytes": 0, "tokens": 0, "sessions": len(self.rids) if rid is None else int(rid in self.rids)}
 
     async def promote(self, *, rid: str | None = None) -> dict[str, int]:
@@ -332,6 +335,34 @@ async def test_a_chat_that_sglang_does_not_have_yet_is_not_said_to_be_demoted(tm
     with pytest.raises(EngineUnavailable, match="connection was lost"):
         await chat
     await engine.set_chat_kv_bits("one", KvBits.FOUR)
+
+
+async def test_a_chat_that_is_sent_again_while_it_is_lowered_is_not_said_to_be_low(tmp_path: Path) -> None:
+    """It runs at 8 bits under its new name, and the ledger gave half of its memory to others."""
+    engine, planes = _engine(tmp_path, device="cpu", kvplanes=True), Planes()
+    facts = EngineFacts("m", "sglang", 0, 0, 1 << 30, {4: 1, 8: 2}, 4096, 4, KvBits.EIGHT, live_kv_bits=True)
+    engine._server.control = planes  # type: ignore[assignment]
+    planes.rids.add("one.1")
+    planes.answers.clear()
+
+    async def sent() -> tuple[Wire, asyncio.Future[object]]:
+        wire = Wire()
+        engine._up = lambda: (wire, facts)  # type: ignore[method-assign,assignment,return-value]
+        chat = EngineRequest("one", [1, 2], 4, Sampling(), "salt", KvBits.EIGHT)
+        streaming: asyncio.Future[object] = asyncio.ensure_future(anext(engine.stream(chat)))
+        await wire.asked.wait()
+        return wire, streaming
+
+    first, turned_away = await sent()
+    lowering = asyncio.ensure_future(engine.set_chat_kv_bits("one", KvBits.FOUR))
+    first.connected.set()
+    await asyncio.wait([turned_away])
+    second, streaming = await sent()
+    planes.answers.set()
+    with pytest.raises(EngineUnavailable, match="chat one was sent again"):
+        await lowering
+    second.connected.set()
+    await asyncio.gather(turned_away, streaming, return_exceptions=True)
 
 
 async def test_an_order_to_8_bits_raises_no_chat_that_is_counted_at_4(tmp_path: Path) -> None:

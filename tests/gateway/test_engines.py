@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,23 @@ async def test_a_gateway_outlives_a_description_that_is_not_whole(
             finally:
                 watching.cancel()
     assert [line["event"] for line in logged] == ["engines.not_read"]
+
+
+async def test_one_model_that_cannot_be_read_hides_no_other(redis_url: str) -> None:
+    """While a worker of another version ran, prompts for every other model were held to what the file says."""
+    one = config_of().models["small"]
+    async with connect(redis_url) as connection:
+        seen = Engines(Door(connection), {"old": one, "small": one})
+        await connection.redis.hset(keys.ENGINES, "old", b'{"facts": {}}')
+        facts = replace(FACTS, context_tokens=512)
+        await Bench(connection, "small", "small@0").publish_engine(facts, EngineReport("small", 0.0, EngineState.READY))
+        with capture_logs() as logged:
+            watching = asyncio.create_task(seen.watch())
+            try:
+                await until(seen, watching, lambda now: now.context_tokens == 512)
+            finally:
+                watching.cancel()
+    assert [(line["event"], line["model"]) for line in logged] == [("engines.not_read", "old")]
 
 
 async def until(seen: Engines, watching: asyncio.Task[None], wanted: Callable[[EngineNow], bool]) -> None:

@@ -18,7 +18,7 @@ from services.queues import keys
 from services.queues.bench import Bench, Settled
 from services.queues.connection import Connection, connect
 from services.queues.desk import Desk, Dispatched
-from services.queues.door import Door, Submitted, write_registry
+from services.queues.door import CHAT_KEEP_S, Door, Submitted, write_registry
 from services.queues.records import Finish, Payload, ReplyEnd, ReplyError
 from services.queues.usage import month_of
 from services.registry import Registry
@@ -130,6 +130,19 @@ async def test_money_of_a_chat_that_was_forgotten_before_a_worker_came_is_there_
     assert await host.end(Finish.STOP, 7) is Settled.OK
     assert await host.spent(ended) == MICROUSD + 7
     assert await host.worker.backlog() == 1
+
+
+async def test_a_chat_that_a_worker_takes_late_is_not_forgotten_while_it_runs(host: Host) -> None:
+    """It was fenced in the middle of its answer, which the provider had been paid for, and nobody was billed."""
+    host.lease = await host.desk.take_lease("", "me", 5000) or ""
+    late = await host.submit("late")
+    assert await host.overflow(late) is Dispatched.OK
+    kept = keys.chat(late.chat), keys.reply(late.chat)
+    for name in kept:
+        assert await host.connection.redis.expire(name, 60)
+    [(entry, chat)] = await host.worker.take(1, 1000)
+    assert await host.worker.claim(entry, chat) is not None
+    assert [await host.connection.redis.ttl(name) > CHAT_KEEP_S - 60 for name in kept] == [True, True]
 
 
 async def test_a_chat_counts_in_the_month_in_which_it_was_asked_for(host: Host) -> None:

@@ -137,6 +137,14 @@ async def test_a_page_can_read_that_there_is_nothing_at_an_address(page: Page) -
         assert answer.headers["access-control-allow-origin"] == page.origin
 
 
+@pytest.mark.parametrize("body", [b'{"text": "Gr\xfc\xdfe"}', b"[" * 15_000], ids=["latin-1", "too deep"])
+async def test_a_body_that_cannot_be_read_is_not_told_as_a_wrong_address(page: Page, body: bytes) -> None:
+    headers = {"origin": page.origin, "content-type": "application/json"}
+    answer = await page.http.post(f"{page.base}/messages", content=body, headers=headers)
+    readable(answer, page, 400, "body cannot be read")
+    assert answer.json()["error"]["code"] == "invalid_json"
+
+
 def readable(answer: httpx.Response, page: Page, status: int, words: str) -> None:
     """A browser gives this answer to the page's script, which shows its message."""
     assert answer.status_code == status, answer.text

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 import redis
 from tokenizers import Tokenizer, models
 
@@ -38,12 +39,12 @@ SHAPE = {
     "vocab_size": 2,
     "intermediate_size": 64,
 }
-LOADS_FOR_EVER = """#!/bin/sh
-if [ "$1" = -c ]; then echo 0.5.17; exit; fi
+SLEEPS = """
 sleep 600 &
 echo $$ $! > {folder}/pids
 wait
 """
+SAYS_ITS_VERSION = 'if [ "$1" = -c ]; then echo 0.5.17; exit; fi'
 READY_S_MAX = 60.0
 STOP_S_MAX = 5.0  # the grace for running chats is 20
 
@@ -73,12 +74,13 @@ def test_a_worker_keeps_its_engines_log_short(redis_url: str, tmp_path: Path) ->
     assert other.stat().st_size == BYTES_MAX + 1
 
 
-def test_a_worker_told_to_stop_while_its_engine_loads_ends_at_once_and_leaves_nothing(
-    redis_url: str, tmp_path: Path
+@pytest.mark.parametrize("first", [SAYS_ITS_VERSION, ""], ids=["loads", "is asked for its version"])
+def test_a_worker_told_to_stop_while_its_engine_starts_ends_at_once_and_leaves_nothing(
+    redis_url: str, tmp_path: Path, first: str
 ) -> None:
     config, python, pids = tmp_path / "host.yaml", tmp_path / "python", tmp_path / "pids"
     config.write_text(SLOW.format(folder=tmp_path))
-    python.write_text(LOADS_FOR_EVER.format(folder=tmp_path))
+    python.write_text("#!/bin/sh\n" + first + SLEEPS.format(folder=tmp_path))
     python.chmod(0o755)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(SHAPE))

@@ -1,7 +1,7 @@
 -- A worker takes an admitted chat: a new attempt, which fences every older one out of the reply stream. One that has ended,
 -- or was forgotten before a worker came, is acknowledged, and nothing stays reserved for it.
 -- KEYS: chat, reply, ready:M, reservations, events
--- ARGV: who serves it, chat, entry, group
+-- ARGV: who serves it, chat, entry, group, keep_s
 -- Answers {'ok', attempt, ticket, payload, kv_bits, queue_s, kv_byte_seconds so far} | {'cancelled', attempt, ...} | {'done'} |
 -- {'gone'}
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -18,5 +18,6 @@ end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running')
 local f = redis.call('HMGET', KEYS[1], 'ticket', 'payload', 'kv_bits', 'queue_s', 'cancelled', 'kv_byte_seconds')
+for i = 1, 2 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end -- else one that waited long is forgotten while it runs
 redis.call('XADD', KEYS[2], 'NOMKSTREAM', attempt .. '-0', 'k', 'start', 'b', f[3], 'q', f[4], 's', ARGV[1])
 return {f[5] and 'cancelled' or 'ok', attempt, f[1], f[2], f[3], f[4], f[6] or '0'}
