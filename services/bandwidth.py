@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 import structlog
 
+from services.process import mortal
 from services.queues import keys
 from services.queues.connection import Connection, translated
 
@@ -48,7 +49,7 @@ async def read_measured(connection: Connection) -> float | None:
 
 async def _probe(python: Path) -> dict[str, object] | None:
     process = await asyncio.create_subprocess_exec(
-        str(python), str(PROBE), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *mortal([str(python), str(PROBE)]), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(PROBE_S_MAX):

@@ -1,4 +1,4 @@
-"""Run by `services.process.spawn`: `python -I -S die_with_parent.py PARENT_PID SIGNAL PROGRAM [ARGUMENT...]`.
+"""What `services.process.mortal` runs: `python -I -S die_with_parent.py PARENT_PID SIGNAL PROGRAM [ARGUMENT...]`.
 
 Asks the kernel to send SIGNAL when the parent dies, then becomes PROGRAM. A program of its own rather
 than a `preexec_fn`, because Python code between fork and exec may deadlock where threads run.

@@ -33,6 +33,14 @@ def raise_open_files_limit() -> int:
     return hard
 
 
+def mortal(argv: Sequence[str], death_signal: signal.Signals = signal.SIGKILL) -> list[str]:
+    """The command that runs `argv` in a process which gets `death_signal` when the thread that starts it ends.
+
+    Where `argv` cannot be run, it says so on stderr and exits with a status that is not 0.
+    """
+    return [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(death_signal)), *argv]
+
+
 async def spawn(
     argv: Sequence[str],
     env: Mapping[str, str] | None,
@@ -47,11 +55,9 @@ async def spawn(
     OSError here.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(death_signal))]
     with log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            *shim,
-            *argv,
+            *mortal(argv, death_signal),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
