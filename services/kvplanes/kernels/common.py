@@ -124,6 +124,12 @@ def load_quarters(source, mask, QUARTER: tl.constexpr):
 
 
 @triton.jit
+def dot_quarters(x, y):
+    """The product of rows (n, 4 QUARTER) and columns (4 QUARTER, m), both given as four quarters."""
+    return tl.dot(x[3], y[3], tl.dot(x[2], y[2], tl.dot(x[1], y[1], tl.dot(x[0], y[0]))))
+
+
+@triton.jit
 def store_quarters(target, x, mask, QUARTER: tl.constexpr):
     """Write four quarters where ``load_quarters`` would find them, in the target's dtype."""
     kind = target.dtype.element_ty

@@ -18,7 +18,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import NIBBLE, add_row, join, load_quarters, rotate, store_quarters, unpack
+from services.kvplanes.kernels.common import (
+    NIBBLE,
+    add_row,
+    dot_quarters,
+    join,
+    load_quarters,
+    rotate,
+    store_quarters,
+    unpack,
+)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 COLUMNS = tl.constexpr(32)  # of the running sums; four warps side by side hold 8 columns each
@@ -79,7 +88,7 @@ def fold_tile(
     it has been through ``for_nibbles``, and the outputs' first and third quarter count whole steps.
     """
     top, mass, outputs, constant = state
-    q0, q1, q2, q3, query_sum = query
+    q, query_sum = query
     out0, out1, out2, out3 = outputs
     offsets = first + tl.arange(0, BLOCK)
     valid = offsets < end
@@ -91,12 +100,12 @@ def fold_tile(
         low = tl.load(low_of + slot, mask=valid, other=-1)
         has_low = low >= 0
         low_units = tl.load(codes + (low * (2 * QUARTER))[None, :] + unit[:, None], mask=has_low[None, :], other=0)
-        key0, key1, key2, key3 = join(units, low_units, ASM)
+        keys = join(units, low_units, ASM)
         shift = tl.where(has_low, -127.5 / 16, -7.5)
     else:
-        key0, key1, key2, key3 = unpack(units, ASM)
+        keys = unpack(units, ASM)
         shift = tl.full([BLOCK], -7.5, tl.float32)
-    score = tl.dot(q3, key3, tl.dot(q2, key2, tl.dot(q1, key1, tl.dot(q0, key0))))
+    score = dot_quarters(q, keys)
     whole: tl.constexpr = NIBBLE / 16 if BOTH else NIBBLE
     score = score * (step * (score_scale * whole))
     score += query_sum[:, None] * ((middle + shift[None, :] * step) * score_scale)
@@ -127,18 +136,17 @@ def fold_tile(
 @triton.jit
 def load_query(source, used, QUARTER: tl.constexpr):
     """Quarters of rotated queries at `source` (rows, QUARTER), fp16, and the sum of each one's channels (rows)."""
-    q0, q1, q2, q3 = load_quarters(source, used[:, None], QUARTER)
+    q = load_quarters(source, used[:, None], QUARTER)
     # A product with ones sums the channels and leaves the sums in the layout of the scores.
     ones = tl.full([QUARTER, 16], 1.0, tl.float16)
-    sums = tl.dot(q3, ones, tl.dot(q2, ones, tl.dot(q1, ones, tl.dot(q0, ones))))
-    return q0, q1, q2, q3, tl.sum(sums, 1) * 0.0625
+    return q, tl.sum(dot_quarters(q, (ones, ones, ones, ones)), 1) * 0.0625
 
 
 @triton.jit
 def for_nibbles(query):
     """The same query for ``unpack``, whose second and fourth quarters count 16-fold."""
-    q0, q1, q2, q3, query_sum = query
-    return q0, (q1 * 0.0625).to(tl.float16), q2, (q3 * 0.0625).to(tl.float16), query_sum
+    q, query_sum = query
+    return (q[0], (q[1] * 0.0625).to(tl.float16), q[2], (q[3] * 0.0625).to(tl.float16)), query_sum
 
 
 @triton.jit

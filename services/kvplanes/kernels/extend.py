@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import NIBBLE, add_row, load_quarters, rotate, store_quarters
+from services.kvplanes.kernels.common import NIBBLE, add_row, dot_quarters, load_quarters, rotate, store_quarters
 from services.kvplanes.kernels.decode import COLUMNS, by_column, fold_tile, load_query, scale_outputs
 
 
@@ -59,13 +59,12 @@ def extend_kernel(
 
     top, mass, outputs, constant = state
     out0, out1, out2, out3 = scale_outputs(outputs, NIBBLE / 16, NIBBLE / 16)
-    q0, q1, q2, q3, _ = q
     for start in tl.range(0, tl.minimum(first + ROWS, count), BLOCK, num_stages=STAGES):
         column = start + tl.arange(0, BLOCK)
         valid = column < count
         source = ((begin + column).to(tl.int64) * HEADS + head) * (4 * QUARTER)
-        key0, key1, key2, key3 = load_quarters(key + source[None, :] + channel[:, None], valid[None, :], QUARTER)
-        score = tl.dot(q3, key3, tl.dot(q2, key2, tl.dot(q1, key1, tl.dot(q0, key0)))) * score_scale
+        keys = load_quarters(key + source[None, :] + channel[:, None], valid[None, :], QUARTER)
+        score = dot_quarters(q[0], keys) * score_scale
         score = tl.where(column[None, :] <= row[:, None], score, float("-inf"))
         peak = tl.maximum(top, tl.max(score, 1))
         shrink = tl.exp2(top - peak)
