@@ -8,7 +8,7 @@ nobody time, until a chat of its own ends or its minute goes on.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from scheduler.fairness import Counters
 from scheduler.order import Order
@@ -31,7 +31,7 @@ class Room:
         self.orders = defaultdict[str, Order](lambda: Order(counters.keys, self._settings.lookahead_max))
         self._parked: dict[str, dict[str, None]] = {}  # tenant -> models
         # by model and weight: tenants with something waiting. Counts, since a sum of weights would drift.
-        self._weights = defaultdict[str, dict[float, int]](dict)
+        self._weights = self._counted()
 
     def configure(self, settings: SchedulerSettings) -> None:
         """Other bounds."""
@@ -46,11 +46,10 @@ class Room:
         """The sum of the weights of all tenants that wait for the model. O(different weights)."""
         return sum([weight * tenants for weight, tenants in self._weights[model].items()])
 
-    def _counted(self) -> defaultdict[str, dict[float, int]]:
-        weights = defaultdict[str, dict[float, int]](dict)
+    def _counted(self) -> defaultdict[str, Counter[float]]:
+        weights = defaultdict[str, Counter[float]](Counter)
         for lane in self.queues.lanes():
-            weight = self._settings.share(lane.tenant).weight
-            weights[lane.model][weight] = weights[lane.model].get(weight, 0) + 1
+            weights[lane.model][self._settings.share(lane.tenant).weight] += 1
         return weights
 
     def crowded_out(self, ticket: Ticket, turn: bool) -> Ticket | None:
@@ -75,8 +74,7 @@ class Room:
         if len(entry.lane.waiting) == 1:  # a lane that was there has its place, or is parked
             self._counters.enter(ticket.tenant)
             self.orders[ticket.model].add(ticket.tenant)
-            weights, weight = self._weights[ticket.model], self._settings.share(ticket.tenant).weight
-            weights[weight] = weights.get(weight, 0) + 1
+            self._weights[ticket.model][self._settings.share(ticket.tenant).weight] += 1
         self.timers.at(ticket.deadline_s, "deadline", ticket.chat)
         if ticket.overflow:
             self.timers.at(ticket.created_s + self._settings.overflow_after_s, "overflow", ticket.chat)
