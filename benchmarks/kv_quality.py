@@ -123,12 +123,18 @@ class Cache:
         return parts
 
 
+def log_probabilities(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Of each next token (n, vocabulary) after `tokens` (n)."""
+    logs: torch.Tensor = model(tokens[None]).logits[0].float().log_softmax(-1)
+    return logs
+
+
 def compare(model: Any, batch: list[torch.Tensor], exact: list[torch.Tensor]) -> dict[str, float]:
     """Against `exact` (log-probabilities): perplexity and its standard error (%), KL, agreement of the top token."""
     lost: list[torch.Tensor] = []  # nats, a token
     divergence, agree, count = 0.0, 0.0, 0
     for tokens, reference in zip(batch, exact, strict=True):
-        logs = model(tokens[None]).logits[0].float().log_softmax(-1)
+        logs = log_probabilities(model, tokens)
         lost.append((reference - logs)[:-1].gather(1, tokens[1:, None]).flatten().double())
         divergence += float((reference.exp() * (reference - logs)).sum())
         agree += float((reference.argmax(-1) == logs.argmax(-1)).sum())
@@ -169,7 +175,7 @@ def _measure(folder: Path) -> dict[str, float]:
     cache.calibrating = {}
     model(torch.tensor([tokenizer(readme).input_ids[:CALIBRATION_TOKENS]]))
     centres, cache.calibrating = cache.calibrating, None
-    exact = [model(tokens[None]).logits[0].float().log_softmax(-1) for tokens in batch]
+    exact = [log_probabilities(model, tokens) for tokens in batch]
     config = KVPlanesConfig()
     window = {"exact_first": config.sink_tokens, "recent": config.recent_tokens}
     results = {}
@@ -202,7 +208,7 @@ def _everything(
     """``compare`` of 8 bits over all whole `windows` of the licences."""
     whole = [window for window in windows if len(window) == TOKENS]
     cache.mode = Mode()
-    exact = [model(tokens[None]).logits[0].float().log_softmax(-1) for tokens in whole]
+    exact = [log_probabilities(model, tokens) for tokens in whole]
     cache.mode = Mode(fine_planes, rotated=True, centres=centres)
     found = {**compare(model, whole, exact), "tokens": len(whole) * TOKENS}
     print(f"int8_all: {found}", flush=True)
