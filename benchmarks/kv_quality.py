@@ -26,10 +26,10 @@ import transformers
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.output import write
-from services.engines.sglang_weights import smollm2_folder
 from services.kvplanes.code import dequantize, quantize, rotate, split
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.layout import bytes_per_token
+from services.model_files.sglang_weights import smollm2_folder
 
 TOKENS = 1024
 CALIBRATION_TOKENS = 512

@@ -18,7 +18,7 @@ from benchmarks.simulation.figures import percentile, target_breaks
 from benchmarks.simulation.svg import Line, bars, lines
 from benchmarks.simulation.traffic import DAY_S
 from benchmarks.simulation.world import World
-from scheduler.classify import EDGE_CHARS, classify
+from gateway.kv_policies.task_classifier import EDGE_CHARS, classify
 
 ROOT = Path(__file__).parents[1]
 IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "docs" / "benchmarks"

@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.faults.client import Client, Outcome, Told
 from benchmarks.faults.load import jobs
-from benchmarks.faults.scene import Scene, supervised
+from benchmarks.faults.scene import PlanInputs, supervised
 from benchmarks.output import write
 
 SAMPLE_S = 5.0
@@ -72,7 +72,7 @@ def family(pid: int) -> Iterator[psutil.Process]:
     yield from parent.children(recursive=True)
 
 
-async def sample(scene: Scene, series: dict[str, Series], at_s: float) -> None:
+async def sample(scene: PlanInputs, series: dict[str, Series], at_s: float) -> None:
     """One look at everything."""
     for process in family(scene.pid):
         with contextlib.suppress(psutil.Error):

@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from services.config import Config, ConfigError, load
-from services.secrets import SecretsError
+from services.config.host_secrets import SecretsError
+from services.config.schema import Config, ConfigError, load
 
 
 def main() -> int:

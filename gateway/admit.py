@@ -15,15 +15,14 @@ from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest, session_of
 from gateway.state import Gateway
 from gateway.tickets import payload_for, ticket_for
-from scheduler.types import Ticket
-from services.queues.connection import QueueUnavailable
-from services.queues.door import Submission, Submitted
-from services.queues.keys import QUEUED
-from services.queues.limits import Charge
-from services.queues.records import Payload
-from services.queues.replies import START, Reader
-from services.queues.usage import count_refusal
-from services.registry import salt
+from services.config.api_keys import salt
+from services.contracts.chats import Payload, Ticket
+from services.store.connection import QueueUnavailable
+from services.store.rate_limits import RateCharge
+from services.store.redis_keys import QUEUED
+from services.store.replies import START, Reader
+from services.store.submission import Submission, Submitted
+from services.store.usage_counters import count_refusal
 
 STALE_TRIES_MAX = 5
 IDEMPOTENCY_KEY_CHARS_MAX = 255
@@ -40,7 +39,7 @@ class Admitted:
     after: str = START  # the client has read up to here
     readers: int = 0  # clients that took the reply up so far: if more do, this one no longer cancels it
     waits: bool = True  # it was not dispatched yet when we last looked
-    charge: Charge | None = None
+    charge: RateCharge | None = None
     keyed: bool = False  # the client can ask for it again with its Idempotency-Key
     reader: Reader | None = None  # follows the chat already; None: to be made
 

@@ -13,7 +13,7 @@ from gateway.call import Call, ClientGone, Receive, Scope, Send
 from gateway.dashboard import pages
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
-from services.queues.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable
 
 Handler = Callable[[Gateway, Call], Awaitable[None]]
 Routed = tuple[str, Callable[[], Awaitable[None]]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from services.queues.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable
 
 PAUSE_S = 0.5
 

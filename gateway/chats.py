@@ -15,10 +15,10 @@ from gateway.relay import good, relay_stream, relay_whole
 from gateway.request import parse_chat
 from gateway.state import Gateway
 from gateway.tickets import new_chat_id
-from services.queues.door import ChatInfo
-from services.queues.keys import QUEUED
-from services.queues.records import ReplyEnd
-from services.queues.replies import ENTRY_ID, START
+from services.contracts.replies import ReplyEnd
+from services.store.redis_keys import QUEUED
+from services.store.replies import ENTRY_ID, START
+from services.store.submission import ChatInfo
 
 LOOK_UP_S_MAX = 2.0
 OUR_HEADERS = b"x-bunkhouse-"

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from scheduler.types import Ticket, Usage
-from services.queues.records import Finish, ReplyEnd
+from services.contracts.chats import ChatUsage, Ticket
+from services.contracts.replies import Finish, ReplyEnd
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -90,7 +90,7 @@ def completion(ticket: Ticket, text: str, end: ReplyEnd) -> bytes:
     )
 
 
-def usage(used: Usage) -> dict[str, Any]:
+def usage(used: ChatUsage) -> dict[str, Any]:
     """OpenAI's usage object."""
     return {
         "prompt_tokens": used.prompt_tokens,

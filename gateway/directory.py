@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.outcomes import Code, Refused
-from services.config import BotConfig, LimitsConfig
-from services.queues.connection import QueueUnavailable
-from services.queues.door import Door
-from services.registry import ADMIN_PREFIX, Keyring, Registry, digest
+from services.config.api_keys import ADMIN_PREFIX, digest
+from services.config.schema import BotConfig, LimitsConfig
+from services.store.connection import QueueUnavailable
+from services.store.registry import Keyring, Registry
+from services.store.submission import SubmissionClient
 
 RETRY_S = 0.2
 UNKNOWN_KEY_RELOAD_S_MIN = 1.0  # a wrong key makes us look for a newer registry that often at most
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Bot:
+class ServedBot:
     """A bot as one chat sees it."""
 
     tenant: str
@@ -37,7 +38,7 @@ class Bot:
 class Directory:
     """The registry in memory, kept fresh by `watch`."""
 
-    def __init__(self, door: Door, pepper: bytes, clock: Callable[[], float], admin_key: str = "") -> None:
+    def __init__(self, door: SubmissionClient, pepper: bytes, clock: Callable[[], float], admin_key: str = "") -> None:
         self._door = door
         self._pepper = pepper
         self._clock = clock
@@ -95,12 +96,12 @@ class Directory:
     def _is_admin(self, key: str) -> bool:
         return key.startswith(ADMIN_PREFIX) or hmac.compare_digest(digest(key, self._pepper), self._admin_digest)
 
-    def bot(self, tenant: str, name: str) -> Bot:
+    def bot(self, tenant: str, name: str) -> ServedBot:
         """A tenant's bot by `tenant/bot` or `bot`. Raises Refused, in the same words for a bot of another tenant."""
         config = self.registry.bot(tenant, name)
         if config is None:
             raise Refused(Code.MODEL_NOT_FOUND, f"The model {name!r} does not exist for this key.", param="model")
-        return Bot(tenant, f"{tenant}/{name.rpartition('/')[2]}", config)
+        return ServedBot(tenant, f"{tenant}/{name.rpartition('/')[2]}", config)
 
     def limits(self, tenant: str) -> LimitsConfig:
         """A tenant's limits."""

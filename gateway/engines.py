@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from services.config import ModelConfig
-from services.queues.connection import QueueUnavailable
-from services.queues.door import Door
+from services.config.schema import ModelConfig
+from services.store.connection import QueueUnavailable
+from services.store.submission import SubmissionClient
 
 LOOK_S = 1.0
 
@@ -32,7 +32,7 @@ class EngineNow:
 class Engines:
     """All models: as configured until their engines were heard of, kept fresh by `watch`."""
 
-    def __init__(self, door: Door, models: Mapping[str, ModelConfig]) -> None:
+    def __init__(self, door: SubmissionClient, models: Mapping[str, ModelConfig]) -> None:
         self._door = door
         self._now = {name: _as_configured(model) for name, model in models.items()}
         self._unread: set[str] = set()  # models of which it was said that they cannot be read

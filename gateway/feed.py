@@ -11,8 +11,8 @@ from gateway.admit import Admitted
 from gateway.call import Call, ClientGone
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
-from services.queues.records import ReplyEntry
-from services.queues.replies import Reader
+from services.contracts.replies import ReplyEntry
+from services.store.replies import Reader
 
 DEADLINE_SLACK_S = 2.0  # the scheduler refuses at the deadline; past this much more, there is none
 SILENCE_S_MAX = 300.0

@@ -6,8 +6,8 @@ import math
 
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
-from scheduler.types import Ticket
-from services.queues.limits import Charge, Window, windows_of
+from services.contracts.chats import Ticket
+from services.store.rate_limits import RateCharge, RateWindow, windows_of
 
 _WORDS = {
     "requests": (Code.RATE_LIMIT, "requests a minute", "limits.requests_per_minute"),
@@ -16,12 +16,12 @@ _WORDS = {
 }
 
 
-def windows(gateway: Gateway, ticket: Ticket) -> list[Window]:
+def windows(gateway: Gateway, ticket: Ticket) -> list[RateWindow]:
     """Where a chat is to be charged the longest it may get: nowhere for a tenant without limits."""
     return windows_of(ticket.tenant, gateway.directory.limits(ticket.tenant), ticket.tokens_max, ticket.created_s)
 
 
-def refusal(charged: Charge | None, now_s: float) -> Refused | None:
+def refusal(charged: RateCharge | None, now_s: float) -> Refused | None:
     """What to tell a client whose charge found no room in a window; None where that is not so."""
     if charged is None or charged.refused is None:
         return None
@@ -41,7 +41,7 @@ def refusal(charged: Charge | None, now_s: float) -> Refused | None:
     return Refused(code, message, param=param, retry_after_s=retry_s, headers=tuple(headers(charged, now_s)))
 
 
-def headers(charged: Charge | None, now_s: float) -> list[tuple[bytes, bytes]]:
+def headers(charged: RateCharge | None, now_s: float) -> list[tuple[bytes, bytes]]:
     """x-ratelimit-{limit,remaining,reset}-{requests,tokens}; the month's quota has no header in OpenAI's API."""
     found: list[tuple[bytes, bytes]] = []
     for window, used in zip(charged.windows, charged.used, strict=True) if charged else ():

@@ -13,14 +13,15 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from gateway import beside
+from gateway import background
 from gateway.app import App
 from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
-from services import heap, logs
-from services.process import raise_open_files_limit
-from services.runtime import PATIENCE_S, Runtime, open_runtime
+from services.process import garbage as heap
+from services.process import logs
+from services.process.children import raise_open_files_limit
+from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 
 CONFIG_ENV = "BUNKHOUSE_CONFIG"
 KEEP_ALIVE_S = 30
@@ -38,11 +39,13 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
     async with runtime.connect(PATIENCE_S) as connection:
         gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
-        tasks = beside.begin(gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())
+        tasks = background.begin(gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())
         try:
             yield gateway
         finally:
-            await beside.end([*tasks, *gateway.lingering])  # lingering chats go on: a shutdown cancels nobody's chat
+            await background.end(
+                [*tasks, *gateway.lingering]
+            )  # lingering chats go on: a shutdown cancels nobody's chat
 
 
 def create_app(runtime: Runtime) -> App:

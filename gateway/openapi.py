@@ -19,8 +19,8 @@ from gateway.call import Call
 from gateway.outcomes import OUTCOMES, Code
 from gateway.request import SESSION, ChatRequest
 from gateway.state import Gateway
-from scheduler.types import Reason
-from services.queues.replies import ENTRY_ID
+from services.contracts.decisions import Reason
+from services.store.replies import ENTRY_ID
 
 PATH = "/openapi.json"
 ABOUT = (
@@ -119,7 +119,7 @@ class Chat(_Given):
     error: ReplyFailure | None = None
 
 
-class Model(_Given):
+class ModelEntry(_Given):
     """A bot of the key's tenant."""
 
     id: str
@@ -134,7 +134,7 @@ class ModelList(_Given):
     """All bots of the key's tenant."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[ModelEntry]
 
 
 class Health(_Given):
@@ -178,7 +178,7 @@ def _encoded() -> bytes:
 
 def document() -> dict[str, Any]:
     """The document, built anew."""
-    answers = (Completion, Chat, Model, ModelList, Health, Ready, ErrorAnswer)
+    answers = (Completion, Chat, ModelEntry, ModelList, Health, Ready, ErrorAnswer)
     _, schemas = models_json_schema(
         [(ChatRequest, "validation"), *((answer, "validation") for answer in answers)],
         ref_template="#/components/schemas/{model}",

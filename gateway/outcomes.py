@@ -1,7 +1,7 @@
 """Every way a request can end badly, and the one table that gives it an HTTP status and an OpenAI type.
 
 Refused                  what a handler raises; carries a Code, words, and when to try again
-QueueUnavailable         services.queues: Redis did not answer; becomes Code.QUEUE_UNAVAILABLE
+QueueUnavailable         services.store: Redis did not answer; becomes Code.QUEUE_UNAVAILABLE
 ReplyError               what ends a chat that was queued; `from_reply` makes it Refused
 
 The code is the error's `code` in JSON and the metric's label. Before a stream starts an error has a status of its
@@ -16,8 +16,8 @@ from enum import StrEnum
 
 import orjson
 
-from scheduler.types import Reason
-from services.queues.records import ReplyError
+from services.contracts.decisions import Reason
+from services.contracts.replies import ReplyError
 
 RETRY_AFTER_S_MAX = 60.0  # openai-python ignores anything above 120
 
@@ -68,7 +68,7 @@ class Code(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class OutcomeRow:
     """How a code looks from outside. `retry_after_s`: said where nobody knows better; None: no such header."""
 
     status: int
@@ -78,46 +78,46 @@ class Row:
 
 _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
 
-OUTCOMES: dict[Code, Row] = {
-    Code.INVALID_JSON: Row(400, _INVALID),
-    Code.INVALID_VALUE: Row(400, _INVALID),
-    Code.MISSING_PARAMETER: Row(400, _INVALID),
-    Code.UNKNOWN_PARAMETER: Row(400, _INVALID),
-    Code.UNSUPPORTED_PARAMETER: Row(400, _INVALID),
-    Code.CONTEXT_LENGTH: Row(400, _INVALID),
-    Code.CONTENT_TYPE: Row(415, _INVALID),
-    Code.INVALID_API_KEY: Row(401, "authentication_error"),
-    Code.MODEL_NOT_FOUND: Row(404, _INVALID),
-    Code.CHAT_NOT_FOUND: Row(404, _INVALID),
-    Code.NOT_FOUND: Row(404, _INVALID),
-    Code.METHOD: Row(405, _INVALID),
-    Code.READ_TIMEOUT: Row(408, _INVALID),
-    Code.BODY_TOO_LARGE: Row(413, _INVALID),
-    Code.IDEMPOTENCY_KEY: Row(422, _INVALID),
-    Code.RATE_LIMIT: Row(429, _LIMIT),
-    Code.QUOTA: Row(429, "insufficient_quota"),
-    Code.TENANT_QUEUE_FULL: Row(429, _LIMIT, 2.0),
-    Code.TENANT_LIMIT: Row(429, _LIMIT, 2.0),
-    Code.QUEUE_FULL: Row(429, _LIMIT, 2.0),
-    Code.DRAINING: Row(503, _SERVER, 1.0),
-    Code.HANDED_OVER: Row(503, _SERVER, 1.0),
-    Code.QUEUE_UNAVAILABLE: Row(503, _SERVER, 1.0),
-    Code.NO_NEWS: Row(504, _SERVER, 1.0),
-    Code.CANCELLED: Row(409, _INVALID),
-    Code.ENGINE_REJECTED: Row(400, _INVALID),
-    Code.ENGINE_BUSY: Row(503, _SERVER, 1.0),
-    Code.ENGINE_FAILED: Row(502, _SERVER, 1.0),
-    Code.INTERNAL: Row(500, _SERVER),
-    Code.KV_MEMORY: Row(503, _SERVER, 2.0),
-    Code.BANDWIDTH: Row(503, _SERVER, 2.0),
-    Code.FIRST_TOKEN: Row(503, _SERVER, 2.0),
-    Code.CHATS_MAX: Row(503, _SERVER, 2.0),
-    Code.TELEMETRY_STALE: Row(503, _SERVER, 2.0),
-    Code.MODEL_DOWN: Row(503, _SERVER, 5.0),
-    Code.MODEL_ASLEEP: Row(503, _SERVER, 5.0),
-    Code.NEVER_FITS: Row(400, _INVALID),
-    Code.KV_BITS: Row(503, _SERVER, 5.0),
-    Code.DEADLINE: Row(503, _SERVER, 2.0),
+OUTCOMES: dict[Code, OutcomeRow] = {
+    Code.INVALID_JSON: OutcomeRow(400, _INVALID),
+    Code.INVALID_VALUE: OutcomeRow(400, _INVALID),
+    Code.MISSING_PARAMETER: OutcomeRow(400, _INVALID),
+    Code.UNKNOWN_PARAMETER: OutcomeRow(400, _INVALID),
+    Code.UNSUPPORTED_PARAMETER: OutcomeRow(400, _INVALID),
+    Code.CONTEXT_LENGTH: OutcomeRow(400, _INVALID),
+    Code.CONTENT_TYPE: OutcomeRow(415, _INVALID),
+    Code.INVALID_API_KEY: OutcomeRow(401, "authentication_error"),
+    Code.MODEL_NOT_FOUND: OutcomeRow(404, _INVALID),
+    Code.CHAT_NOT_FOUND: OutcomeRow(404, _INVALID),
+    Code.NOT_FOUND: OutcomeRow(404, _INVALID),
+    Code.METHOD: OutcomeRow(405, _INVALID),
+    Code.READ_TIMEOUT: OutcomeRow(408, _INVALID),
+    Code.BODY_TOO_LARGE: OutcomeRow(413, _INVALID),
+    Code.IDEMPOTENCY_KEY: OutcomeRow(422, _INVALID),
+    Code.RATE_LIMIT: OutcomeRow(429, _LIMIT),
+    Code.QUOTA: OutcomeRow(429, "insufficient_quota"),
+    Code.TENANT_QUEUE_FULL: OutcomeRow(429, _LIMIT, 2.0),
+    Code.TENANT_LIMIT: OutcomeRow(429, _LIMIT, 2.0),
+    Code.QUEUE_FULL: OutcomeRow(429, _LIMIT, 2.0),
+    Code.DRAINING: OutcomeRow(503, _SERVER, 1.0),
+    Code.HANDED_OVER: OutcomeRow(503, _SERVER, 1.0),
+    Code.QUEUE_UNAVAILABLE: OutcomeRow(503, _SERVER, 1.0),
+    Code.NO_NEWS: OutcomeRow(504, _SERVER, 1.0),
+    Code.CANCELLED: OutcomeRow(409, _INVALID),
+    Code.ENGINE_REJECTED: OutcomeRow(400, _INVALID),
+    Code.ENGINE_BUSY: OutcomeRow(503, _SERVER, 1.0),
+    Code.ENGINE_FAILED: OutcomeRow(502, _SERVER, 1.0),
+    Code.INTERNAL: OutcomeRow(500, _SERVER),
+    Code.KV_MEMORY: OutcomeRow(503, _SERVER, 2.0),
+    Code.BANDWIDTH: OutcomeRow(503, _SERVER, 2.0),
+    Code.FIRST_TOKEN: OutcomeRow(503, _SERVER, 2.0),
+    Code.CHATS_MAX: OutcomeRow(503, _SERVER, 2.0),
+    Code.TELEMETRY_STALE: OutcomeRow(503, _SERVER, 2.0),
+    Code.MODEL_DOWN: OutcomeRow(503, _SERVER, 5.0),
+    Code.MODEL_ASLEEP: OutcomeRow(503, _SERVER, 5.0),
+    Code.NEVER_FITS: OutcomeRow(400, _INVALID),
+    Code.KV_BITS: OutcomeRow(503, _SERVER, 5.0),
+    Code.DEADLINE: OutcomeRow(503, _SERVER, 2.0),
 }
 
 
@@ -141,7 +141,7 @@ class Refused(Exception):
         self.extra_headers = headers
 
     @property
-    def row(self) -> Row:
+    def row(self) -> OutcomeRow:
         return OUTCOMES[self.code]
 
     def body(self) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.call import Call
 from gateway.metrics import CONTENT_TYPE
 from gateway.state import Gateway
-from services.queues.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable
 
 SERVING = ("ready", "asleep")
 

@@ -10,15 +10,15 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.directory import Bot
+from gateway.directory import ServedBot
 from gateway.engines import EngineNow
-from gateway.heads import Heads
 from gateway.outcomes import Code, Refused
+from gateway.prefix_tokens import PrefixTokens
 from gateway.request import ChatRequest
-from services.config import Config
-from services.tokenizer import Tokenizer, load_tokenizer
-from services.tokenizer_template import TemplateRejected
-from services.weights import resolve
+from services.config.schema import Config
+from services.model_files.weights import resolve
+from services.tokenizer.chat_template import TemplateRejected
+from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 INLINE_CHARS_MAX = 8_192  # about 3 ms of tokenizing
 THREADS_MAX = 2
@@ -43,7 +43,7 @@ class Prompts:
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         self._tokenizers = tokenizers
-        self._heads = Heads()
+        self._heads = PrefixTokens()
         self._threads = asyncio.Semaphore(THREADS_MAX)
 
     @classmethod
@@ -53,7 +53,7 @@ class Prompts:
         by_weights = {weights: load_tokenizer(resolve(weights)) for weights in all_weights}
         return cls({name: by_weights[model.weights] for name, model in config.models.items()})
 
-    async def prepare(self, bot: Bot, request: ChatRequest, engine: EngineNow) -> Prompt:
+    async def prepare(self, bot: ServedBot, request: ChatRequest, engine: EngineNow) -> Prompt:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""
         context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
         chars = len(bot.config.system) + sum(len(message.text) for message in request.messages)
@@ -72,7 +72,7 @@ class Prompts:
         return Prompt(tokens, content, context)
 
     def _tokenized(
-        self, bot: Bot, tokenizer: Tokenizer, messages: list[dict[str, str]]
+        self, bot: ServedBot, tokenizer: Tokenizer, messages: list[dict[str, str]]
     ) -> tuple[int, Sequence[int] | str]:
         try:
             text = tokenizer.render(messages)

@@ -10,12 +10,12 @@ from gateway.call import JSON, Call, ClientGone, Header
 from gateway.chunks import PING, Chunks, completion, error_event, handed_over
 from gateway.feed import Feed, HandedOver, feed
 from gateway.outcomes import Code, Refused, from_reply
+from gateway.request_metrics import RequestMetrics
 from gateway.state import Gateway
-from gateway.tally import Tally
-from services.queues.connection import QueueUnavailable
-from services.queues.keys import QUEUED
-from services.queues.records import HERE, Finish, ReplyEnd, ReplyEntry
-from services.queues.replies import START
+from services.contracts.replies import HERE, Finish, ReplyEnd, ReplyEntry
+from services.store.connection import QueueUnavailable
+from services.store.redis_keys import QUEUED
+from services.store.replies import START
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STILL_READ_S = 1.0  # how often a chat that another client reads is looked at
@@ -28,7 +28,7 @@ async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_
     Raises Refused before the start; after it errors are events.
     """
     stream = _Stream(gateway, call, chat, Chunks(chat.ticket, include_usage))
-    tally = Tally(gateway.metrics, call, chat.ticket)
+    tally = RequestMetrics(gateway.metrics, call, chat.ticket)
     try:
         async with feed(gateway, call, chat) as entries:
             await stream.run(entries, tally)
@@ -53,7 +53,7 @@ async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_
 
 async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
     """Answer with one JSON object. Raises Refused."""
-    tally = Tally(gateway.metrics, call, chat.ticket)
+    tally = RequestMetrics(gateway.metrics, call, chat.ticket)
     parts: list[str] = []
     end: ReplyEnd | None = None
     try:
@@ -91,7 +91,7 @@ class _Stream:
         self._role_sent = chat.after not in (START, QUEUED)
         self.end: ReplyEnd | None = None
 
-    async def run(self, entries: Feed, tally: Tally) -> None:
+    async def run(self, entries: Feed, tally: RequestMetrics) -> None:
         """Until the end of the reply. Raises what Feed.read raises."""
         ping_s = self._gateway.config.gateway.ping_s
         call = self._call
@@ -148,7 +148,7 @@ _STREAM_HEADERS: list[Header] = [
 ]
 
 
-def answer_headers(gateway: Gateway, call: Call, chat: Admitted, tally: Tally) -> list[Header]:
+def answer_headers(gateway: Gateway, call: Call, chat: Admitted, tally: RequestMetrics) -> list[Header]:
     """What is known of a chat when its answer starts. Its KV bytes are of as many tokens as it may come to hold: what
     is reserved for it, but for the rounding to pages."""
     found: list[Header] = [

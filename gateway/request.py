@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.outcomes import Code, Refused
-from scheduler.types import Task
+from services.contracts.chats import Task
 
 MESSAGES_MAX = 2048
 MAX_TOKENS_MAX = 1_000_000

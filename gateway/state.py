@@ -12,11 +12,11 @@ from gateway.directory import Directory
 from gateway.engines import Engines
 from gateway.metrics import Metrics
 from gateway.prompt import Prompts
-from services.config import Config
-from services.queues.connection import Connection
-from services.queues.door import Door
-from services.queues.replies import Reader, ReplyHub
-from services.secrets import Secrets
+from services.config.host_secrets import Secrets
+from services.config.schema import Config
+from services.store.connection import Connection
+from services.store.replies import Reader, ReplyHub
+from services.store.submission import SubmissionClient
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Gateway:
 
     def __post_init__(self) -> None:
         scheduler = self.config.scheduler
-        self.door = Door(
+        self.door = SubmissionClient(
             self.connection,
             waiting_max=scheduler.waiting_max,
             waiting_per_tenant_max=scheduler.waiting_per_tenant_max,

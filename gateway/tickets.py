@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import secrets
 
-from gateway.directory import Bot
+from gateway.directory import ServedBot
 from gateway.engines import EngineNow
-from gateway.kv import choose
+from gateway.kv_policies.chat_bits import choose
+from gateway.kv_policies.task_classifier import classify
 from gateway.outcomes import Code, Refused
 from gateway.prompt import Prompt, conversation
 from gateway.request import ChatRequest
-from scheduler.classify import classify
-from scheduler.types import Task, Ticket
-from services.queues.records import Payload
-from services.tokenizer_control import breaker
+from services.contracts.chats import Payload, Task, Ticket
+from services.tokenizer.control_tokens import breaker
 
 CHAT_PREFIX = "chatcmpl-"
 
@@ -23,7 +22,7 @@ def new_chat_id() -> str:
     return CHAT_PREFIX + secrets.token_urlsafe(24)
 
 
-def answer_tokens(bot: Bot, request: ChatRequest, prompt: Prompt) -> int:
+def answer_tokens(bot: ServedBot, request: ChatRequest, prompt: Prompt) -> int:
     """What the answer may grow to. Raises Refused when the client wants more than the context leaves."""
     wanted = request.wanted_tokens
     if wanted is None:
@@ -39,7 +38,7 @@ def answer_tokens(bot: Bot, request: ChatRequest, prompt: Prompt) -> int:
     return wanted
 
 
-def task_of(bot: Bot, request: ChatRequest) -> Task:
+def task_of(bot: ServedBot, request: ChatRequest) -> Task:
     """What the chat asks for: the client's word, else the bot's, else read from the last message."""
     if request.task is not None:
         return request.task
@@ -50,7 +49,7 @@ def task_of(bot: Bot, request: ChatRequest) -> Task:
 
 def ticket_for(
     chat: str,
-    bot: Bot,
+    bot: ServedBot,
     engine: EngineNow,
     request: ChatRequest,
     prompt: Prompt,
@@ -94,7 +93,7 @@ def ticket_for(
 _HARMLESS = breaker()  # to another provider's model, whose tokens we do not know
 
 
-def payload_for(bot: Bot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
+def payload_for(bot: ServedBot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
     """What the worker reads. Engines take 31 bits of seed."""
     return Payload(
         prompt=prompt.content,

@@ -17,20 +17,20 @@ import uvloop
 
 from scheduler.loop import Loop
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
-from scheduler.types import DeviceReport
-from services import heap
-from services.bandwidth import read_measured
-from services.config import Config, ConfigError
-from services.logs import setup
-from services.planner.card import Place, place_of
-from services.queues import keys
-from services.queues.connection import Connection, QueueUnavailable, translated
-from services.queues.desk import Desk
-from services.queues.door import read_registry
-from services.registry import Registry
-from services.runtime import PATIENCE_S, Runtime, open_runtime
-from services.secrets import SecretsError
-from services.telemetry import GpuSource
+from services.config.host_secrets import SecretsError
+from services.config.schema import Config, ConfigError
+from services.contracts.engines import DeviceReport
+from services.devices.bandwidth import read_measured
+from services.devices.card import DeviceKind, place_of
+from services.devices.telemetry import GpuSource
+from services.process import garbage as heap
+from services.process.logs import setup
+from services.store import redis_keys as keys
+from services.store.connection import Connection, QueueUnavailable, translated
+from services.store.registry import Registry
+from services.store.runtime import PATIENCE_S, Runtime, open_runtime
+from services.store.scheduling import SchedulerStore
+from services.store.submission import read_registry
 
 REGISTRY_S = 1.0
 GPU = 0  # engines run on the first one
@@ -111,7 +111,7 @@ class LiveDevice(threading.Thread):
 
     def __init__(self, config: Config) -> None:
         super().__init__(name="nvml", daemon=True)
-        self._models = frozenset(name for name, model in config.models.items() if place_of(model) is Place.GPU)
+        self._models = frozenset(name for name, model in config.models.items() if place_of(model) is DeviceKind.GPU)
         self._last: DeviceReport | None = None
 
     def __call__(self) -> DeviceReport | None:
@@ -134,7 +134,7 @@ async def serve(runtime: Runtime) -> None:
         await settings.refresh()
         device = LiveDevice(runtime.config)
         name = f"{socket.gethostname()}:{os.getpid()}"
-        loop = Loop(Desk(connection), settings, name=name, clock=time.time, device=device)
+        loop = Loop(SchedulerStore(connection), settings, name=name, clock=time.time, device=device)
         device.start()
         tasks = [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
         stopped = asyncio.Event()

@@ -27,7 +27,9 @@ from functools import cache
 from scheduler.bandwidth import Device
 from scheduler.ledger import Account, reserve_bytes
 from scheduler.settings import SchedulerSettings
-from scheduler.types import Decision, EngineFacts, EngineState, KvBits, Outcome, Reason, Ticket
+from services.contracts.chats import KvBits, Ticket
+from services.contracts.decisions import Decision, Outcome, Reason
+from services.contracts.engines import EngineFacts, EngineState
 
 Numbers = dict[str, float | int | str]
 Options = tuple[tuple[KvBits, int], ...]

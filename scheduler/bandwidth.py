@@ -32,7 +32,8 @@ from math import exp
 
 from scheduler.ledger import Ledger
 from scheduler.settings import SchedulerSettings
-from scheduler.types import EngineFacts, EngineReport, Learned, Reason
+from services.contracts.decisions import Reason
+from services.contracts.engines import EngineFacts, EngineReport, Learned
 
 DUTY_S = 5.0
 DUTY_MAX = 0.8

@@ -15,29 +15,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from scheduler import demotion
+from scheduler.accounting import Accounting
 from scheduler.admission import never, options
-from scheduler.books import Books
 from scheduler.demotion import Demotion
+from scheduler.dispatch_cycle import DispatchCycle
 from scheduler.explain import Explain
-from scheduler.fill import Fill
+from scheduler.flow_queues import Waiting
 from scheduler.overload import Overload
-from scheduler.queues import Waiting
-from scheduler.room import Room
 from scheduler.settings import SchedulerSettings
-from scheduler.snapshot import Snapshot, take
-from scheduler.types import (
-    Decision,
-    DeviceReport,
-    EngineFacts,
-    EngineReport,
-    EngineState,
-    KvBits,
-    Learned,
-    Reason,
-    Reservation,
-    Ticket,
-    Usage,
-)
+from scheduler.snapshot import take
+from scheduler.wait_queue import WaitQueue
+from services.contracts.chats import ChatUsage, KvBits, Ticket
+from services.contracts.decisions import Decision, Reason, Reservation
+from services.contracts.engines import DeviceReport, EngineFacts, EngineReport, EngineState, Learned
+from services.contracts.snapshot import Snapshot
 
 
 class Scheduler:
@@ -45,11 +36,11 @@ class Scheduler:
 
     def __init__(self, settings: SchedulerSettings, models: Mapping[str, EngineFacts] | None = None) -> None:
         self.settings = settings
-        self.books = Books(settings)
+        self.books = Accounting(settings)
         self.ledger = self.books.ledger
-        self.room = Room(self.books.counters, settings)
+        self.room = WaitQueue(self.books.counters, settings)
         self.explained = Explain()
-        self._fill = Fill(self.books, self.room, self.explained)
+        self._fill = DispatchCycle(self.books, self.room, self.explained)
         self._overload = Overload(self.books, self.room, self.explained)
         self._out: list[Decision] = []
         self._fresh: list[str] = []
@@ -174,7 +165,7 @@ class Scheduler:
         `may_spend`."""
         self._overload.purses[tenant] = -1
 
-    def settle(self, chat: str, usage: Usage | None, now_s: float) -> None:
+    def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> None:
         """A chat that was dispatched is over. `usage` None: it took nothing."""
         self._fill.released(self.books.settle(chat, usage, now_s), now_s)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scheduler.admission import options
 from scheduler.ledger import Account, reserve_bytes
 from scheduler.settings import SchedulerSettings
-from scheduler.types import KvBits, Ticket
+from services.contracts.chats import KvBits, Ticket
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ Keeps the last `KEPT` final decisions, and up to as many before them; older ones
 
 from __future__ import annotations
 
-from scheduler.queues import Waiting
-from scheduler.types import Decision, Outcome, Reason, Reservation, Ticket
+from scheduler.flow_queues import Waiting
+from services.contracts.chats import Ticket
+from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 
 KEPT = 512
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from scheduler.order import Key, LeastFirst
+from scheduler.fairness_order import Key, LeastFirst
 from scheduler.settings import SchedulerSettings
 
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from scheduler.types import DeviceReport, EngineFacts, EngineReport, EngineState, Reservation
+from services.contracts.decisions import Reservation
+from services.contracts.engines import DeviceReport, EngineFacts, EngineReport, EngineState
 
 _REPORT_LAG_S = 1.0  # a report may still count chats that were released so long before it
 

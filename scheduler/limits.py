@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from scheduler.ledger import Ledger
 from scheduler.settings import TenantShare
-from scheduler.types import Ticket
+from services.contracts.chats import Ticket
 
 _SMOOTHING = 0.1
 
 
 @dataclass(slots=True)
-class TenantUse:
+class LimitUse:
     """What one tenant holds now, over all models."""
 
     chats: int = 0
@@ -32,7 +32,7 @@ class Limits:
     """Use of all tenants against their shares."""
 
     def __init__(self) -> None:
-        self.use = defaultdict[str, TenantUse](TenantUse)
+        self.use = defaultdict[str, LimitUse](LimitUse)
 
     def minute_tokens(self, tenant: str, share: TenantShare, now_s: float) -> float:
         """Tokens that still count against the minute."""

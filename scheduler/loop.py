@@ -14,14 +14,16 @@ import structlog
 
 from scheduler.core import Scheduler
 from scheduler.overload import microusd
+from scheduler.refusal_texts import refusal
 from scheduler.settings import SchedulerSettings
-from scheduler.types import Decision, DeviceReport, EngineFacts, Outcome, Reason, Reservation, Ticket
-from scheduler.words import refusal
-from services.queues import keys
-from services.queues.connection import QueueUnavailable
-from services.queues.desk import Desk, Dispatched
-from services.queues.records import Event
-from services.queues.usage import month_of
+from services.contracts.chats import Ticket
+from services.contracts.decisions import Decision, Outcome, Reason, Reservation
+from services.contracts.engines import DeviceReport, EngineFacts
+from services.store import redis_keys as keys
+from services.store.connection import QueueUnavailable
+from services.store.records import SchedulerEvent
+from services.store.scheduling import Dispatched, SchedulerStore
+from services.store.usage_counters import month_of
 
 LEASE_MS = 3000
 LEASE_KEEP_S = 1.0
@@ -41,7 +43,7 @@ class LeaseLost(Exception):
     """Another scheduler has taken over."""
 
 
-class BooksBehind(Exception):
+class AccountingBehind(Exception):
     """The books must be read anew: Redis holds reservations that they do not, because an answer was lost after its step
     was done; or the clock went back, and everything in them is in the future."""
 
@@ -53,7 +55,7 @@ class Loop:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: SchedulerStore,
         settings: Callable[[], SchedulerSettings],
         *,
         name: str,
@@ -88,7 +90,7 @@ class Loop:
                 await self._lead()
             except LeaseLost:
                 log.warning("scheduler.lost_lease", lease=self._lease)
-            except BooksBehind as behind:
+            except AccountingBehind as behind:
                 log.warning("scheduler.books_behind", why=str(behind))
             except QueueUnavailable as error:
                 log.warning("scheduler.queues_unavailable", why=str(error))
@@ -106,7 +108,7 @@ class Loop:
             while True:
                 now = self._clock()
                 if now < looked - LOOK_S:
-                    raise BooksBehind(f"the clock went back {looked - now:.0f} s")
+                    raise AccountingBehind(f"the clock went back {looked - now:.0f} s")
                 if now - looked >= LOOK_S:
                     looked = now
                     await self._look(now)
@@ -145,7 +147,7 @@ class Loop:
         self._core.recall(await self._desk.learned())
         self._core.restore(await self._desk.reservations(), now)
         for ticket in await self._desk.waiting():
-            self._hear(Event("arrive", ticket.chat, ticket=ticket), now)
+            self._hear(SchedulerEvent("arrive", ticket.chat, ticket=ticket), now)
         log.info("scheduler.took_over", waiting=len(self._tickets))
         return after
 
@@ -182,7 +184,7 @@ class Loop:
         self._missing = gone
         unknown = {chat for chat in stored if self._core.ledger.get(chat) is None}
         if behind := unknown & self._unknown:
-            raise BooksBehind(f"{len(behind)} reservations were not known")
+            raise AccountingBehind(f"{len(behind)} reservations were not known")
         self._unknown = unknown
         for model in self._core.wanted_models():
             await self._desk.command(model, [{"wake": True}])
@@ -196,7 +198,7 @@ class Loop:
         spent = await self._desk.spent(list(caps), now) if caps else []
         self._core.may_spend({tenant: cap - taken for (tenant, cap), taken in zip(caps.items(), spent, strict=True)})
 
-    def _hear(self, event: Event, now: float) -> None:
+    def _hear(self, event: SchedulerEvent, now: float) -> None:
         if event.kind == "arrive" and event.ticket:
             self._tickets[event.chat] = event.ticket
             self._core.arrive(event.ticket, now)

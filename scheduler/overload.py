@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from math import ceil
 
-from scheduler.books import Books
-from scheduler.drain import expected_wait_s
+from scheduler.accounting import Accounting
 from scheduler.explain import Explain
-from scheduler.queues import Waiting
-from scheduler.room import Room
+from scheduler.flow_queues import Waiting
+from scheduler.service_rate import expected_wait_s
 from scheduler.settings import SchedulerSettings
-from scheduler.types import Decision, Outcome, Reason, Ticket
+from scheduler.wait_queue import WaitQueue
+from services.contracts.chats import Ticket
+from services.contracts.decisions import Decision, Outcome, Reason
 
 RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1.0, 120.0
 _ASK_AGAIN_S = 1.0
@@ -26,7 +27,7 @@ _ASK_AGAIN_S = 1.0
 class Overload:
     """Expected waits and refusals."""
 
-    def __init__(self, books: Books, room: Room, explained: Explain) -> None:
+    def __init__(self, books: Accounting, room: WaitQueue, explained: Explain) -> None:
         self._books = books
         self._room = room
         self._explained = explained

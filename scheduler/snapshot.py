@@ -2,65 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-
-from scheduler.books import Books
-from scheduler.drain import expected_wait_s
+from scheduler.accounting import Accounting
+from scheduler.flow_queues import FlowQueues
 from scheduler.ledger import Account
-from scheduler.queues import Queues
+from scheduler.service_rate import expected_wait_s
+from services.contracts.snapshot import ModelSnapshot, Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSnapshot:
-    """One engine: its memory, its latencies, what waits for it."""
-
-    model: str
-    state: str
-    stale: bool
-    budget_bytes: int
-    reserved_bytes: int
-    reserved_by_bits: Mapping[str, int]  # "4", "8", "16"
-    used_bytes: int
-    cached_bytes: int
-    free_bytes: int
-    withheld_bytes: int
-    drift_bytes: int
-    running: int
-    chats_max: int
-    predicted_inter_token_s: float | None
-    observed_inter_token_s: float | None
-    correction: float
-    prefill_tokens_per_s: float | None
-    target_unattainable: bool
-    waiting: Mapping[str, int]  # by tenant
-    blocked: Mapping[str, str]  # tenant -> why its first ticket waits
-    drain_per_s: float | None
-    expected_wait_s: float | None  # of a new session of a tenant with nothing waiting
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All engines and tenants at one time."""
-
-    at_s: float
-    models: Mapping[str, ModelSnapshot]
-    waiting: int
-    waiting_per_tenant: Mapping[str, int]
-    counters: Mapping[str, float]
-    chats_per_tenant: Mapping[str, int]
-    kv_bytes_per_tenant: Mapping[str, int]
-    sessions: int
-    wanted_models: list[str]
-    prefill_backlog_s: float
-    device_drift_bytes: int | None  # what strangers use of the device's memory; None: nobody can tell
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain dicts, lists and numbers."""
-        return asdict(self)
-
-
-def take(books: Books, queues: Queues, wanted_models: list[str], now_s: float) -> Snapshot:
+def take(books: Accounting, queues: FlowQueues, wanted_models: list[str], now_s: float) -> Snapshot:
     """Read everything; changes nothing."""
     uses = books.limits.use.items()
     return Snapshot(
@@ -78,7 +27,7 @@ def take(books: Books, queues: Queues, wanted_models: list[str], now_s: float) -
     )
 
 
-def _model(books: Books, queues: Queues, account: Account, now_s: float) -> ModelSnapshot:
+def _model(books: Accounting, queues: FlowQueues, account: Account, now_s: float) -> ModelSnapshot:
     model = account.facts.model
     load, lanes = books.device.loads[model], queues.per_model.get(model, {})
     running = len(account.reservations)

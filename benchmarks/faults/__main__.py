@@ -15,7 +15,7 @@ from benchmarks.faults.audit import Figures
 from benchmarks.faults.scenarios import FULL, SCENARIOS, Plan, play
 from benchmarks.faults.scene import PLACES
 from benchmarks.output import keep, write
-from services.process import raise_open_files_limit
+from services.process.children import raise_open_files_limit
 
 
 async def run(plan: Plan, names: list[str], out: Path) -> list[Figures]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from benchmarks.faults.client import Outcome, Told
-from scheduler.types import Ticket
-from services.queues import keys
-from services.queues.connection import Connection
-from services.queues.records import decode, decode_entry
+from services.contracts.chats import Ticket
+from services.store import redis_keys as keys
+from services.store.connection import Connection
+from services.store.records import decode, decode_entry
 
 EMPTY_S_MAX = 45.0  # above the worker's ABANDONED_MS
 GOOD = (b"stop", b"length")

@@ -15,15 +15,15 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.faults.proxy import Proxy
-from scheduler.types import EngineFacts
+from services.contracts.engines import EngineFacts
 from services.engines.base import Progress
 from services.engines.http import EngineHttp
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
-from services.logs import setup
-from services.queues.bench import Bench
-from services.runtime import open_runtime
-from services.tokenizer import load_tokenizer
-from services.weights import resolve
+from services.model_files.weights import resolve
+from services.process.logs import setup
+from services.store.runtime import open_runtime
+from services.store.work import WorkConsumer
+from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.worker import Worker
 
 LOOK_S = 0.05
@@ -87,7 +87,7 @@ async def main(config: Path, model: str, mood_file: Path) -> None:
     engine = Proxied(model, options)
     async with Proxy(lambda: engine.engine_port).running() as proxy, runtime.connect() as connection:
         engine.proxy = proxy
-        bench = Bench(connection, model, f"{model}@0")
+        bench = WorkConsumer(connection, model, f"{model}@0")
         worker = Worker(model, engine, load_tokenizer(weights), bench, reply_keep_s=7200, drain_s=2, clock=time.time)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         obeying = asyncio.create_task(obey(proxy, mood_file))

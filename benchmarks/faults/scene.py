@@ -26,10 +26,10 @@ from benchmarks.faults.clock import Clock
 from benchmarks.faults.load import http_client
 from benchmarks.faults.proxy import Proxy
 from benchmarks.host import ROOT, HostProcess, free_port, run_host
-from services.queues.connection import Connection, QueueUnavailable
-from services.registry import ready_key
-from services.runtime import Runtime
-from services.supervisor.host import seed
+from services.config.api_keys import ready_key
+from services.host.host import seed
+from services.store.connection import Connection, QueueUnavailable
+from services.store.runtime import Runtime
 
 MODEL = "one"
 PATIENCE_S = 900.0  # a chat may be the last of a thousand
@@ -61,7 +61,7 @@ def config(data_dir: Path, port: int, **gateway: float) -> dict[str, Any]:
 
 
 @dataclass
-class Scene:
+class PlanInputs:
     """A running host, as a scenario breaks it."""
 
     url: str
@@ -166,7 +166,7 @@ def _written(folder: Path, data_dir: Path, port: int, **gateway: float) -> Path:
 @asynccontextmanager
 async def supervised(
     folder: Path, *, port: int = 0, redis_url: str = "", environ: dict[str, str] | None = None, **gateway: float
-) -> AsyncIterator[Scene]:
+) -> AsyncIterator[PlanInputs]:
     """`bunkhouse up`, with the Redis that it starts itself unless another is named."""
     port = port or free_port()
     path = _written(folder, folder / "data", port, **gateway)
@@ -187,7 +187,7 @@ async def supervised(
 
     try:
         runtime = Runtime.from_config(path, {"BUNKHOUSE__DATA_DIR": str(folder / "data"), **named})
-        scene = Scene(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart)
+        scene = PlanInputs(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart)
         async with scene.http:
             yield scene
     finally:
@@ -197,7 +197,7 @@ async def supervised(
 
 
 @asynccontextmanager
-async def with_a_clock(folder: Path) -> AsyncIterator[Scene]:
+async def with_a_clock(folder: Path) -> AsyncIterator[PlanInputs]:
     """`bunkhouse up`, whose processes' wall clock can be set."""
     clock = Clock(folder / "clock")
     async with supervised(folder, environ=clock.environ) as scene:
@@ -206,7 +206,7 @@ async def with_a_clock(folder: Path) -> AsyncIterator[Scene]:
 
 
 @asynccontextmanager
-async def behind_proxy(folder: Path) -> AsyncIterator[Scene]:
+async def behind_proxy(folder: Path) -> AsyncIterator[PlanInputs]:
     """`bunkhouse up` whose Redis is reached through a proxy."""
     with own_redis(folder / "redis") as (process, port):
         async with Proxy(lambda: port).running() as proxy, supervised(folder, redis_url=proxy.url) as scene:
@@ -215,7 +215,7 @@ async def behind_proxy(folder: Path) -> AsyncIterator[Scene]:
 
 
 @asynccontextmanager
-async def behind_engine_proxy(folder: Path) -> AsyncIterator[Scene]:
+async def behind_engine_proxy(folder: Path) -> AsyncIterator[PlanInputs]:
     """Gateway, scheduler and a worker that reaches its engine through a proxy, without a supervisor."""
     port = free_port()
     path = _written(folder, folder / "data", port)
@@ -233,7 +233,7 @@ async def behind_engine_proxy(folder: Path) -> AsyncIterator[Scene]:
         ):
             stack.enter_context(_process(command, folder / f"{command[0]}.log", environ))
         keys = {tenant: ready_key(tenant, runtime.secrets.pepper) for tenant in runtime.config.tenants}
-        scene = Scene(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
+        scene = PlanInputs(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
         async with scene.http:
             await scene.ready()
             yield scene

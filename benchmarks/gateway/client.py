@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from benchmarks.gateway.stacks import Stack
-from services.loadtest.http import Http
+from services.evidence.loadtest.http import Http
 
 TOKENS = 64
 NEEDLE = b'"content":" t'

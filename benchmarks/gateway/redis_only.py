@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from services.embedded_redis import EmbeddedRedis
-from services.queues.door import write_registry
-from services.registry import Registry, seeded
-from services.runtime import open_runtime, redis_dir, redis_socket
+from services.store.embedded_redis import EmbeddedRedis
+from services.store.registry import Registry, seeded
+from services.store.runtime import open_runtime, redis_dir, redis_socket
+from services.store.submission import write_registry
 
 
 async def main(path: Path) -> None:

@@ -17,8 +17,8 @@ import httpx
 import psutil
 import yaml
 
-from services.registry import ready_key
-from services.secrets import load_secrets
+from services.config.api_keys import ready_key
+from services.config.host_secrets import load_secrets
 
 ROOT = Path(__file__).parents[2]
 ENGINE_CPU, STACK_CPU = 1, 0

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import uvloop
 
-from scheduler.types import EngineFacts
-from services import heap
+from services.contracts.engines import EngineFacts
 from services.engines.base import Progress
 from services.engines.http import EngineHttp
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.llamacpp_slots import Slots
-from services.logs import setup
-from services.queues.bench import Bench
-from services.runtime import open_runtime
-from services.tokenizer import load_tokenizer
-from services.weights import resolve
+from services.model_files.weights import resolve
+from services.process import garbage as heap
+from services.process.logs import setup
+from services.store.runtime import open_runtime
+from services.store.work import WorkConsumer
+from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.worker import Worker
 
 
@@ -65,7 +65,7 @@ async def main(config: Path, model: str, port: int) -> None:
     )
     engine.port = port
     async with runtime.connect() as connection:
-        bench = Bench(connection, model, f"{model}@0")
+        bench = WorkConsumer(connection, model, f"{model}@0")
         worker = Worker(model, engine, load_tokenizer(weights), bench, reply_keep_s=30, drain_s=1, clock=time.time)
         heap.settle()
         await worker.run()

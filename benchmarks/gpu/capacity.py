@@ -37,18 +37,19 @@ from benchmarks.gpu import shapes
 from benchmarks.gpu.load import ms, percentile
 from benchmarks.gpu.workers import FLAGS, off_pct, used_bytes
 from benchmarks.output import write
-from scheduler.types import EngineFacts, KvBits
-from services.config import ModelConfig
+from services.config.schema import ModelConfig
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts
+from services.devices.telemetry import GpuSource
 from services.engines.base import EngineRequest, Sampling
-from services.engines.modelconfig import read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.sglang_server import SglangOptions
+from services.evidence.prove.capacity import search
+from services.evidence.prove.memory import Sizes, held
 from services.kvplanes.config import KVPlanesConfig
+from services.model_files.model_config import read_model_config
 from services.planner.need import need_of
-from services.prove.capacity import search
-from services.prove.memory import Sizes, held
-from services.telemetry import GpuSource
 
 GIB = 2**30
 BITS = (16, 8, 4)

@@ -23,11 +23,11 @@ from pathlib import Path
 import httpx
 
 from benchmarks.output import write
+from services.devices.telemetry import GpuSource
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
 from services.kvplanes.environment import plugin_environment
 from services.kvplanes.keys import extra_key
-from services.telemetry import GpuSource
 
 SESSIONS, CONTEXT, ANSWER = 32, 4096, 600
 STEPS = (("demote", 100), ("promote", 250), ("demote", 400))  # command, tokens that the slowest session has by then

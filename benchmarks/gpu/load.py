@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from benchmarks.host import HostProcess
-from services.loadtest.http import Http
+from services.evidence.loadtest.http import Http
 
 WORDS = ("order", "parcel", "blender", "refund", "invoice", "filter", "warranty", "customer", "answer", "please")
 PIECE = b'"content":"'

@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu.question FOLDER`: real weights on a GPU answer a question of fact through the whole host.
 
-FOLDER is SmolLM2-135M-Instruct in bf16 (services/engines/sglang_weights.py makes it of the GGUF file). Asked once for
-each KV precision that SGLang itself has. Exit status 1 when an answer is wrong.
+FOLDER is SmolLM2-135M-Instruct in bf16 (services/model_files/sglang_weights.py makes it of the GGUF file). Asked once
+for each KV precision that SGLang itself has. Exit status 1 when an answer is wrong.
 
 Of questions that so small a model can answer, this is one where no word is a toss-up: each leads the next likeliest by
 0.2 nats or more at 16, 8 and 4 bits, so that another GPU's rounding does not change the answer.

@@ -25,11 +25,11 @@ import yaml
 from benchmarks.gpu import load, shapes
 from benchmarks.host import HostProcess, run_host
 from benchmarks.output import write
-from services.bandwidth import read_measured
-from services.queues.commands import Command, Commands
-from services.queues.door import Door
-from services.runtime import open_runtime
-from services.telemetry import GpuSource
+from services.devices.bandwidth import read_measured
+from services.devices.telemetry import GpuSource
+from services.store.commands import Command, Commands
+from services.store.runtime import open_runtime
+from services.store.submission import SubmissionClient
 
 FLAGS = ["--sampling-backend", "pytorch", "--grammar-backend", "none"]
 GPU_FLAGS = [
@@ -114,7 +114,7 @@ async def watch(config: Path, names: list[str], seen: dict[str, list[tuple[float
     begin = time.perf_counter()
     async with open_runtime(config).connect() as connection:
         for turn in itertools.count():
-            snapshot = await Door(connection).snapshot() or {"models": {}}
+            snapshot = await SubmissionClient(connection).snapshot() or {"models": {}}
             if trace is not None:
                 with trace.open("ab") as lines:
                     lines.write(orjson.dumps({"busy": len(names)} | snapshot) + b"\n")

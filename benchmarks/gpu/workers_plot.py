@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.loadtest.charts import Bar, bar_file
+from services.evidence.loadtest.charts import Bar, bar_file
 
 DOCS = Path("docs")
 

@@ -13,14 +13,16 @@ from typing import Protocol
 
 from scheduler.core import Scheduler
 from scheduler.settings import SchedulerSettings
-from scheduler.types import Decision, EngineFacts, EngineReport, KvBits, Outcome, Reason, Ticket, Usage
+from services.contracts.chats import ChatUsage, KvBits, Ticket
+from services.contracts.decisions import Decision, Outcome, Reason
+from services.contracts.engines import EngineFacts, EngineReport
 
 
 class Subject(Protocol):
     """What a world drives: the scheduler, or a baseline in its place."""
 
     def arrive(self, ticket: Ticket, now_s: float) -> None: ...
-    def settle(self, chat: str, usage: Usage | None, now_s: float) -> None: ...
+    def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> None: ...
     def engine_reported(self, report: EngineReport) -> None: ...
     def step(self, now_s: float) -> list[Decision]: ...
     def next_step_s(self) -> float | None: ...
@@ -62,7 +64,7 @@ class Fifo:
     def arrive(self, ticket: Ticket, now_s: float) -> None:
         self._queues[ticket.model].append(ticket)
 
-    def settle(self, chat: str, usage: Usage | None, now_s: float) -> None:
+    def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> None:
         model, size = self._held.pop(chat)
         self._reserved[model] -= size
         self._chats[model] -= 1

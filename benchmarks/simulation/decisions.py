@@ -12,7 +12,9 @@ from time import process_time
 from benchmarks.output import machine
 from scheduler.core import Scheduler
 from scheduler.settings import ModelTargets, SchedulerSettings
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits, Outcome, Task, Ticket, Usage
+from services.contracts.chats import ChatUsage, KvBits, Task, Ticket
+from services.contracts.decisions import Outcome
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 MODELS, TENANTS, WAITING = 8, 40, 500
 
@@ -56,7 +58,7 @@ def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
         )
         scheduler.engine_started(facts, 0.0)
     places = iter([rng.random() for _ in range(4 * decisions)])
-    usage = Usage(1000, 0, 200, KvBits.EIGHT, ran_s=0.5)
+    usage = ChatUsage(1000, 0, 200, KvBits.EIGHT, ran_s=0.5)
     now_s, reported_s, decided = 0.0, 0.0, 0
     running: list[str] = []
     begun = process_time()

@@ -13,7 +13,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits, Ticket
+from services.contracts.chats import KvBits, Ticket
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 
 @dataclass(slots=True)

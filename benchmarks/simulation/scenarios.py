@@ -16,9 +16,10 @@ from benchmarks.simulation.figures import goodput, percentile, target_breaks, tt
 from benchmarks.simulation.gpu import Gpu
 from benchmarks.simulation.traffic import DAY_S, TenantLoad
 from benchmarks.simulation.world import World
-from scheduler.policies import policy
+from gateway.kv_policies import policy
 from scheduler.settings import ModelTargets, SchedulerSettings
-from scheduler.types import EngineFacts, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts
 
 GIB = 2**30
 GROUP = 64  # channels that share a scale and a minimum, fp16 each

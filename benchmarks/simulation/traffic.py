@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from math import pi, sin
 from random import Random
 
-from scheduler.policies import Policy, policy
-from scheduler.types import Task, Ticket
+from gateway.kv_policies import Policy, policy
+from services.contracts.chats import Task, Ticket
 
 DAY_S = 7_200.0
 TASKS: Mapping[Task, float] = {  # what customers ask, as parts of all chats

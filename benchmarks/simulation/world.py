@@ -11,7 +11,8 @@ from benchmarks.simulation.baselines import Subject
 from benchmarks.simulation.gpu import Gpu, Job
 from benchmarks.simulation.traffic import Session, TenantLoad, open_session
 from scheduler.core import Scheduler
-from scheduler.types import Decision, Outcome, Reason, Ticket, Usage
+from services.contracts.chats import ChatUsage, Ticket
+from services.contracts.decisions import Decision, Outcome, Reason
 
 REPORT_S = 1.0
 
@@ -137,7 +138,7 @@ class World:
         chat = self.chats[job.ticket.chat]
         chat.first_token_s, chat.done_s, chat.kv_bits = job.first_token_s, job.done_s, int(job.kv_bits)
         tokens = (job.ticket.prompt_tokens, job.cached_tokens, job.completion_tokens)
-        usage = Usage(*tokens, job.kv_bits, ran_s=self.gpu.now_s - job.admitted_s)
+        usage = ChatUsage(*tokens, job.kv_bits, ran_s=self.gpu.now_s - job.admitted_s)
         self.subject.settle(job.ticket.chat, usage, self.gpu.now_s)
         session = self._sessions.pop(job.ticket.chat)
         session.tokens += job.completion_tokens

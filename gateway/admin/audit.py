@@ -12,7 +12,7 @@ from fastapi import Query, Response
 from gateway.admin.auth import Viewer
 from gateway.admin.common import Host, routes
 from gateway.admin.schemas import AuditEntry, Page
-from services.audit import Entry, entries
+from services.store.audit_log import Entry, entries
 
 COLUMNS = ("id", "at_s", "who", "role", "action", "target", "request", "before", "after")
 SECONDS_MAX = 1e11

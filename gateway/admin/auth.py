@@ -1,7 +1,8 @@
 """Admin keys: who presents one, and what that one may do.
 
-The owner's key is the host's own (services/secrets.py). Further ones are stored as digests in Redis and looked up at
-each request, so that a revoked one stops working at once. They are named `bh-admin-...`; a tenant's key is none.
+The owner's key is the host's own (services/config/host_secrets.py). Further ones are stored as digests in Redis and
+looked up at each request, so that a revoked one stops working at once. They are named
+`bh-admin-...`; a tenant's key is none.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from gateway.admin.errors import Forbidden, NotFound, Unauthorized
 from gateway.admin.schemas import Role
 from gateway.state import Gateway
-from services.queues import keys
-from services.queues.connection import translated
-from services.registry import ADMIN_PREFIX, Keyring, digest
+from services.config.api_keys import ADMIN_PREFIX, digest
+from services.store import redis_keys as keys
+from services.store.connection import translated
+from services.store.registry import Keyring
 
 GATEWAY = "bunkhouse.gateway"  # in the request's scope, as is its id
 REQUEST = "bunkhouse.request"

@@ -11,15 +11,16 @@ from gateway.admin.common import Host, bot_of, note, routes
 from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import BotKv, BotKvAnswer
 from gateway.engines import EngineNow
-from gateway.kv import choose
+from gateway.kv_policies.chat_bits import choose
 from gateway.state import Gateway
-from scheduler.types import Task
-from services.config import BotConfig, KvPolicyConfig
-from services.edit import edit
-from services.jobs.plan import held_bits, unkept
-from services.queues.desk import Desk, EngineSeen
-from services.queues.door import read_registry
-from services.registry import Registry
+from services.config.schema import BotConfig, KvPolicyConfig
+from services.contracts.chats import Task
+from services.contracts.engines import EngineView
+from services.planner.kv_change import held_bits, unkept
+from services.store.registry import Registry
+from services.store.registry_edit import edit
+from services.store.scheduling import SchedulerStore
+from services.store.submission import read_registry
 
 router = routes("bots")
 
@@ -30,7 +31,9 @@ async def put_kv(tenant: str, bot: str, wanted: BotKv, host: Host, actor: Operat
     before = bot_of(await read_registry(host.connection), tenant, bot)
     after = _policy(wanted)
     configured(host, before.model)
-    engine = next((seen for seen in await Desk(host.connection).engines() if seen.facts.model == before.model), None)
+    engine = next(
+        (seen for seen in await SchedulerStore(host.connection).engines() if seen.facts.model == before.model), None
+    )
     _check(before, after, engine)
     if not wanted.dry_run:
 
@@ -51,7 +54,7 @@ def _policy(wanted: BotKv) -> KvPolicyConfig:
     return policy
 
 
-def _check(bot: BotConfig, after: KvPolicyConfig, engine: EngineSeen | None) -> None:
+def _check(bot: BotConfig, after: KvPolicyConfig, engine: EngineView | None) -> None:
     """Raises Conflict for a promise that the model cannot keep."""
     why = unkept(after, bot.model, engine)
     if engine is not None and why is not None:
@@ -59,7 +62,7 @@ def _check(bot: BotConfig, after: KvPolicyConfig, engine: EngineSeen | None) -> 
 
 
 async def _answer(
-    host: Gateway, bot: str, before: BotConfig, after: KvPolicyConfig, engine: EngineSeen | None, *, dry_run: bool
+    host: Gateway, bot: str, before: BotConfig, after: KvPolicyConfig, engine: EngineView | None, *, dry_run: bool
 ) -> BotKvAnswer:
     now = _engine_now(host, before.model, engine)
     task = Task(before.task or Task.SUPPORT)
@@ -81,7 +84,7 @@ async def _answer(
     )
 
 
-def _engine_now(host: Gateway, model: str, engine: EngineSeen | None) -> EngineNow:
+def _engine_now(host: Gateway, model: str, engine: EngineView | None) -> EngineNow:
     known = host.engines.get(model)
     if engine is None and known is not None:
         return known

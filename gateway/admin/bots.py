@@ -10,10 +10,10 @@ from gateway.admin.auth import Operator, Viewer
 from gateway.admin.common import Host, bot_of, note, routes, tenant_of
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
-from services.config import NAME_RULE, BotConfig, Config, KvPolicyConfig
-from services.edit import edit, with_tenant
-from services.queues.door import read_registry
-from services.registry import Registry
+from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig
+from services.store.registry import Registry
+from services.store.registry_edit import edit, with_tenant
+from services.store.submission import read_registry
 
 EXAMPLE = {
     "model": "smol",

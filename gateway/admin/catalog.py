@@ -9,15 +9,16 @@ from typing import Any
 from gateway.admin.errors import NotFound
 from gateway.admin.schemas import Model, Quality
 from gateway.state import Gateway
-from services.config import ModelConfig
-from services.jobs.figures import measured
-from services.jobs.plan import bots_of, per_token, possible_bits
-from services.jobs.quality_table import TABLE
-from services.jobs.scene import ConfigError, WeightsError, needs_beside
-from services.jobs.store import Jobs
+from services.config.schema import ModelConfig
+from services.contracts.engines import EngineView
+from services.planner.kv_change import bots_of, per_token, possible_bits
 from services.planner.need import Need
-from services.queues.desk import Desk, EngineSeen
-from services.queues.door import read_registry
+from services.planner.plan_inputs import ConfigError, WeightsError, needs_beside
+from services.planner.quality_table import TABLE
+from services.store.jobs import Jobs
+from services.store.quality import measured
+from services.store.scheduling import SchedulerStore
+from services.store.submission import read_registry
 
 
 def lock_of(model: str) -> str:
@@ -35,7 +36,7 @@ def configured(gateway: Gateway, model: str) -> ModelConfig:
 
 async def models(gateway: Gateway) -> list[Model]:
     """All models, in the configuration's order. Raises QueueUnavailable."""
-    seen = {engine.facts.model: engine for engine in await Desk(gateway.connection).engines()}
+    seen = {engine.facts.model: engine for engine in await SchedulerStore(gateway.connection).engines()}
     registry, snapshot = await read_registry(gateway.connection), await gateway.door.snapshot() or {}
     found = []
     for name, config in gateway.config.models.items():
@@ -71,7 +72,7 @@ async def need_of_model(gateway: Gateway, model: str) -> Need | None:
         return None
 
 
-def _sizes(engine: EngineSeen | None, need: Need | None) -> dict[str, Any]:
+def _sizes(engine: EngineView | None, need: Need | None) -> dict[str, Any]:
     sizes: dict[str, Any] = {"kv_bits_possible": [], "kv_bytes_per_token": {}}
     if need is not None:
         sizes |= {"kv_bits_possible": possible_bits(need, engine), "kv_bytes_per_token": per_token(need, engine)}

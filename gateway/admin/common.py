@@ -10,9 +10,9 @@ from gateway.admin.auth import GATEWAY, Actor
 from gateway.admin.errors import NotFound
 from gateway.admin.strict import StrictRoute
 from gateway.state import Gateway
-from services.audit import Note, record
-from services.config import BotConfig
-from services.registry import Registry, TenantRecord
+from services.config.schema import BotConfig
+from services.store.audit_log import Note, record
+from services.store.registry import Registry, TenantRecord
 
 DESCRIPTIONS = {
     400: "A value that cannot be used; names the parameter.",

@@ -25,9 +25,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from services.edit import TooManyEdits
-from services.explain import NoScheduler
-from services.queues.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable
+from services.store.explanations import NoScheduler
+from services.store.registry_edit import TooManyEdits
 
 log = structlog.get_logger()
 

@@ -13,9 +13,8 @@ from gateway.admin.schemas import Applied, Job, JobKind, JobNew, JobState, Page
 from gateway.state import Gateway
 from services.jobs.autotune import Proposal, apply
 from services.jobs.scenario import BadScenario, parse
-from services.jobs.store import JOBS_MAX, Jobs, Locked
-from services.jobs.store import Job as StoredJob
-from services.usage import day_before
+from services.store.jobs import JOBS_MAX, Jobs, Locked, StoredJob
+from services.store.usage_report import day_before
 
 router = routes("jobs")
 

@@ -12,9 +12,10 @@ from gateway.admin.common import Host, note, routes, tenant_of
 from gateway.admin.errors import Conflict, NotFound
 from gateway.admin.schemas import ApiKey, ApiKeyShown, KeyNew, KeyRotate, Page
 from gateway.state import Gateway
-from services.edit import edit, with_tenant
-from services.queues.door import read_registry
-from services.registry import KeyRecord, Registry, TenantRecord, digest, new_key, ready_id
+from services.config.api_keys import digest, new_key, ready_id
+from services.store.registry import KeyRecord, Registry, TenantRecord
+from services.store.registry_edit import edit, with_tenant
+from services.store.submission import read_registry
 
 KEYS_MAX = 100  # of one tenant
 

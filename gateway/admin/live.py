@@ -9,9 +9,9 @@ import orjson
 
 from gateway.admin.errors import Conflict, Unavailable
 from gateway.state import Gateway
-from services.queues import keys
-from services.queues.commands import Command, Commands, CommandState
-from services.queues.connection import translated
+from services.store import redis_keys as keys
+from services.store.commands import Command, Commands, CommandState
+from services.store.connection import translated
 
 ANSWER_S_MAX = 10.0
 DEMOTED_S_MAX = 2.0

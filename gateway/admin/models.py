@@ -15,10 +15,10 @@ from gateway.admin.jobs import job_running, shown, started
 from gateway.admin.live import live_change
 from gateway.admin.schemas import Job, KvPlan, Model, ModelKv, ModelKvAnswer, Page
 from gateway.state import Gateway
-from scheduler.types import EngineState
-from services.jobs import plan as plans
-from services.jobs.scene import ConfigError, WeightsError, scene
-from services.jobs.store import Jobs, Locked
+from services.contracts.engines import EngineState
+from services.planner import kv_change as plans
+from services.planner.plan_inputs import ConfigError, WeightsError, scene
+from services.store.jobs import Jobs, Locked
 
 Verb = Annotated[Literal["load", "unload", "sleep", "wake"], Path()]
 

@@ -8,8 +8,8 @@ from gateway.admin.auth import Actor, Viewer
 from gateway.admin.catalog import models
 from gateway.admin.common import Host, routes
 from gateway.admin.schemas import Explanation, Me, Overview
-from services.explain import explain
-from services.jobs.scene import card_of
+from services.planner.plan_inputs import card_of
+from services.store.explanations import explain
 
 router = routes("scheduler")
 explain_router = routes("scheduler")

@@ -56,7 +56,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.config import Bits, BotConfig, KvPolicyConfig, LimitsConfig, Name
+from services.config.schema import Bits, BotConfig, KvPolicyConfig, LimitsConfig, Name
 
 Item = TypeVar("Item")
 Role = Literal["viewer", "operator", "owner"]
@@ -68,26 +68,26 @@ How = Literal["none", "live", "replace", "drain"]
 DAY = r"^\d{4}-\d{2}-\d{2}$"
 
 
-class Taken(BaseModel):
+class RequestBody(BaseModel):
     """A request's body: an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Given(BaseModel):
+class ResponseBody(BaseModel):
     """A part of an answer."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Page(Given, Generic[Item]):
+class Page(ResponseBody, Generic[Item]):
     """A list. `more`: there are entries that `limit` left out."""
 
     items: list[Item]
     more: bool = False
 
 
-class ErrorBody(Given):
+class ErrorBody(ResponseBody):
     """What went wrong."""
 
     message: Annotated[str, Field(examples=["The model 'tiny' changes its KV bits right now."])]
@@ -98,13 +98,13 @@ class ErrorBody(Given):
     would_fit: Annotated[list[int] | None, Field(description="KV bits that would fit.")] = None
 
 
-class Problem(Given):
+class Problem(ResponseBody):
     """Every answer that is no success."""
 
     error: ErrorBody
 
 
-class Me(Given):
+class Me(ResponseBody):
     """Who the presented key belongs to."""
 
     name: Annotated[str, Field(examples=["owner"])]
@@ -114,7 +114,7 @@ class Me(Given):
 # Tenants and keys
 
 
-class TenantNew(Taken):
+class TenantNew(RequestBody):
     """A new customer."""
 
     name: Annotated[Name, Field(examples=["acme"])]
@@ -122,14 +122,14 @@ class TenantNew(Taken):
     limits: Annotated[LimitsConfig, Field(examples=[{"requests_per_minute": 60, "chats_max": 8}])] = LimitsConfig()
 
 
-class TenantChange(Taken):
+class TenantChange(RequestBody):
     """What to change. `limits` replaces all limits; leave out what stays."""
 
     weight: Annotated[float | None, Field(gt=0, le=1000, examples=[2.0])] = None
     limits: LimitsConfig | None = None
 
 
-class TenantUse(Given):
+class TenantUse(ResponseBody):
     """What a tenant holds now, and has taken this month."""
 
     chats_running: int = 0
@@ -138,7 +138,7 @@ class TenantUse(Given):
     tokens_this_month: int = 0
 
 
-class Tenant(Given):
+class Tenant(ResponseBody):
     """A customer. `over` names limits that its use is above right now, for example after they were lowered."""
 
     name: str
@@ -150,19 +150,19 @@ class Tenant(Given):
     over: list[str] = []
 
 
-class KeyNew(Taken):
+class KeyNew(RequestBody):
     """A key to make."""
 
     expires_in_s: Annotated[float | None, Field(gt=0, le=10 * 365 * 86400, examples=[86400])] = None
 
 
-class KeyRotate(Taken):
+class KeyRotate(RequestBody):
     """How long the old key works beside the new one."""
 
     overlap_s: Annotated[float, Field(ge=0, le=30 * 86400, examples=[3600])] = 3600.0
 
 
-class ApiKey(Given):
+class ApiKey(ResponseBody):
     """A tenant's key, without the key itself."""
 
     id: Annotated[str, Field(examples=["acme-3f9a1c"])]
@@ -180,7 +180,7 @@ class ApiKeyShown(ApiKey):
 # Bots and models
 
 
-class Bot(Given):
+class Bot(ResponseBody):
     """What a tenant calls as `model`."""
 
     id: Annotated[str, Field(examples=["acme/support"])]
@@ -189,7 +189,7 @@ class Bot(Given):
     config: BotConfig
 
 
-class Quality(Given):
+class Quality(ResponseBody):
     """Measured cost of KV bits against the model's own 16-bit cache. `source`: the job or table it comes from."""
 
     bits: int
@@ -200,7 +200,7 @@ class Quality(Given):
     source: Annotated[str, Field(examples=["job 01HZX3", "SmolLM2-135M, not this model"])]
 
 
-class Model(Given):
+class Model(ResponseBody):
     """Weights and the engine that serves them. Sizes are None until the engine was heard of."""
 
     name: str
@@ -223,14 +223,14 @@ class Model(Given):
     bots: list[str] = []
 
 
-class ModelKv(Taken):
+class ModelKv(RequestBody):
     """The KV bits to go to."""
 
     bits: Annotated[Bits, Field(examples=[4])]
     dry_run: Annotated[bool, Field(description="Only say what it would do.")] = False
 
 
-class KvPlan(Given):
+class KvPlan(ResponseBody):
     """What a change of KV bits does. Latencies are inter-token times with every slot in use."""
 
     bits_now: int
@@ -255,7 +255,7 @@ class KvPlan(Given):
     bots_below_floor: Annotated[list[str], Field(description="Bots whose floor forbids these bits.")] = []
 
 
-class ModelKvAnswer(Given):
+class ModelKvAnswer(ResponseBody):
     """`job`: runs now (202). Without one, `done` says whether it is changed already."""
 
     model: str
@@ -265,7 +265,7 @@ class ModelKvAnswer(Given):
     job: Job | None = None
 
 
-class BotKv(Taken):
+class BotKv(RequestBody):
     """A bot's new KV policy, whole, as in the configuration file; or only `bits`, for a fixed precision."""
 
     policy: Annotated[KvPolicyConfig | None, Field(examples=[{"policy": "auto", "floor": 4, "ceiling": 8}])] = None
@@ -273,7 +273,7 @@ class BotKv(Taken):
     dry_run: bool = False
 
 
-class BotKvAnswer(Given):
+class BotKvAnswer(ResponseBody):
     """What the policy is, and what each chat of the bot gets from it on its model as it runs now."""
 
     bot: str
@@ -292,7 +292,7 @@ class BotKvAnswer(Given):
 # Sessions
 
 
-class SessionChat(Given):
+class SessionChat(ResponseBody):
     """One chat of a session that waits or runs."""
 
     chat: str
@@ -304,7 +304,7 @@ class SessionChat(Given):
     since_s: float
 
 
-class Session(Given):
+class Session(ResponseBody):
     """A conversation that was seen lately."""
 
     tenant: str
@@ -318,14 +318,14 @@ class Session(Given):
     chats: list[SessionChat] = []
 
 
-class SessionKv(Taken):
+class SessionKv(RequestBody):
     """KV bits for one conversation: a running chat is demoted at once, later chats start with them."""
 
     bits: Annotated[Bits, Field(examples=[4])]
     dry_run: bool = False
 
 
-class SessionKvAnswer(Given):
+class SessionKvAnswer(ResponseBody):
     """`freed_bytes`: of running chats. `done`: the engine has confirmed, or nothing ran."""
 
     tenant: str
@@ -340,7 +340,7 @@ class SessionKvAnswer(Given):
     words: str
 
 
-class SessionEnded(Given):
+class SessionEnded(ResponseBody):
     """Chats of the session that were cancelled."""
 
     tenant: str
@@ -351,7 +351,7 @@ class SessionEnded(Given):
 # Jobs
 
 
-class Job(Given):
+class Job(ResponseBody):
     """Background work. `progress` is 0 to 1, `words` says what it does now."""
 
     id: Annotated[str, Field(examples=["job-5f1c0a9b3d"])]
@@ -377,7 +377,7 @@ class Job(Given):
     retry_of: str | None = None
 
 
-class QualityArgs(Taken):
+class QualityArgs(RequestBody):
     """Perplexity and KL of a model at several KV bits, on a text of one's own or the bundled set."""
 
     model: Annotated[Name, Field(examples=["smol"])]
@@ -386,47 +386,47 @@ class QualityArgs(Taken):
     tokens_max: Annotated[int, Field(ge=256, le=65536)] = 2048
 
 
-class LoadtestArgs(Taken):
+class LoadtestArgs(RequestBody):
     """A load test of this host by a scenario file."""
 
     scenario: Annotated[str, Field(min_length=1, max_length=20_000, description="The scenario's YAML.")]
 
 
-class RollupArgs(Taken):
+class RollupArgs(RequestBody):
     """Sums of one day, kept for good."""
 
     day: Annotated[str | None, Field(pattern=DAY, examples=["2026-11-24"])] = None
 
 
-class AutotuneArgs(Taken):
+class AutotuneArgs(RequestBody):
     """Propose KV bits per bot from measured quality and pressure. `apply`: carry the proposals out, too."""
 
     perplexity_change_max: Annotated[float, Field(gt=0, le=1)] = 0.05
     apply: bool = False
 
 
-class QualityNew(Taken):
+class QualityNew(RequestBody):
     """Measure what KV bits cost a model."""
 
     kind: Literal["quality"]
     args: Annotated[QualityArgs, Field(examples=[{"model": "smol", "bits": [16, 8, 4]}])]
 
 
-class LoadtestNew(Taken):
+class LoadtestNew(RequestBody):
     """Test this host under load."""
 
     kind: Literal["loadtest"]
     args: LoadtestArgs
 
 
-class RollupNew(Taken):
+class RollupNew(RequestBody):
     """Sum a day's usage up."""
 
     kind: Literal["usage_rollup"]
     args: RollupArgs = RollupArgs()
 
 
-class AutotuneNew(Taken):
+class AutotuneNew(RequestBody):
     """Propose KV bits."""
 
     kind: Literal["autotune"]
@@ -436,7 +436,7 @@ class AutotuneNew(Taken):
 JobNew = Annotated[QualityNew | LoadtestNew | RollupNew | AutotuneNew, Field(discriminator="kind")]
 
 
-class Applied(Given):
+class Applied(ResponseBody):
     """Bots that an autotune job's proposals changed, and those left alone: their policy changed meanwhile, or their
     model does not hold the bits."""
 
@@ -448,7 +448,7 @@ class Applied(Given):
 # Usage, audit, scheduler, admins
 
 
-class UsageRow(Given):
+class UsageRow(ResponseBody):
     """Sums of one bot on one day (or of what `by` groups). Refusals count by reason."""
 
     day: Annotated[str | None, Field(examples=["2026-11-24"])] = None
@@ -466,7 +466,7 @@ class UsageRow(Given):
     refused: Annotated[dict[str, int], Field(examples=[{"deadline": 2, "rate_limit_exceeded": 5}])] = {}
 
 
-class UsageReport(Given):
+class UsageReport(ResponseBody):
     """Rows, and their sum."""
 
     from_day: str
@@ -475,7 +475,7 @@ class UsageReport(Given):
     total: UsageRow
 
 
-class AuditEntry(Given):
+class AuditEntry(ResponseBody):
     """One change: who, when, before, after."""
 
     id: Annotated[str, Field(examples=["1764000000000-0"])]
@@ -489,7 +489,7 @@ class AuditEntry(Given):
     after: Any = None
 
 
-class Explanation(Given):
+class Explanation(ResponseBody):
     """Why a chat waits, runs or was refused. Which numbers there are depends on the reason."""
 
     model_config = ConfigDict(extra="allow")
@@ -501,7 +501,7 @@ class Explanation(Given):
     numbers: dict[str, Any] = {}
 
 
-class Overview(Given):
+class Overview(ResponseBody):
     """The scheduler's last snapshot (None: no scheduler runs) beside what each engine last said of itself."""
 
     at_s: float
@@ -511,14 +511,14 @@ class Overview(Given):
     reserve_bytes: int | None = None
 
 
-class AdminNew(Taken):
+class AdminNew(RequestBody):
     """An admin key to make."""
 
     name: Annotated[Name, Field(examples=["night-shift"])]
     role: Role
 
 
-class Admin(Given):
+class Admin(ResponseBody):
     """An admin key, without the key itself."""
 
     id: str

@@ -15,11 +15,12 @@ from gateway.admin.errors import BadValue, Conflict, NotFound
 from gateway.admin.live import demote
 from gateway.admin.schemas import Page, Session, SessionChat, SessionEnded, SessionKv, SessionKvAnswer
 from gateway.state import Gateway
-from scheduler.types import Ticket
-from services.queues import keys
-from services.queues.connection import translated
-from services.queues.desk import Desk, EngineSeen
-from services.queues.door import SESSION_KEEP_S, read_registry
+from services.contracts.chats import Ticket
+from services.contracts.engines import EngineView
+from services.store import redis_keys as keys
+from services.store.connection import translated
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SESSION_KEEP_S, read_registry
 
 SessionId = Annotated[str, Path(examples=["chat-42"])]
 
@@ -27,7 +28,7 @@ router = routes("sessions")
 
 
 @dataclass
-class Held:
+class HeldSession:
     """What runs and waits of all sessions, by tenant and session."""
 
     chats: dict[tuple[str, str], list[SessionChat]] = field(default_factory=dict)
@@ -66,7 +67,9 @@ async def show(tenant: str, session: SessionId, host: Host, _: Viewer) -> Sessio
 async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host, actor: Operator) -> SessionKvAnswer:
     """KV bits of one conversation. Chats that run are lowered at once; later ones start with these bits."""
     found = _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
-    engine = next((seen for seen in await Desk(host.connection).engines() if seen.facts.model == found.model), None)
+    engine = next(
+        (seen for seen in await SchedulerStore(host.connection).engines() if seen.facts.model == found.model), None
+    )
     sizes = await _checked_sizes(host, found, engine, wanted.bits)
     running = [chat for chat in found.chats if chat.state != "waiting" and (chat.kv_bits or 0) > wanted.bits]
     freed = sum(
@@ -112,7 +115,7 @@ async def end(tenant: str, session: SessionId, host: Host, actor: Operator) -> S
     return SessionEnded(tenant=tenant, session=session, cancelled=cancelled)
 
 
-async def _checked_sizes(host: Gateway, found: Session, engine: EngineSeen | None, bits: int) -> Mapping[int, int]:
+async def _checked_sizes(host: Gateway, found: Session, engine: EngineView | None, bits: int) -> Mapping[int, int]:
     """Bytes a token at each precision, if the session can have these bits. Raises BadValue, Conflict."""
     if engine is None:
         raise Conflict(f"{found.model} was not heard of.", code="not_up")
@@ -140,8 +143,8 @@ async def _stored(host: Gateway, tenant: str, session: str) -> dict[bytes, bytes
     return stored
 
 
-async def _held(host: Gateway) -> Held:
-    desk, held = Desk(host.connection), Held()
+async def _held(host: Gateway) -> HeldSession:
+    desk, held = SchedulerStore(host.connection), HeldSession()
     reservations = await desk.reservations()
     for ticket in await desk.waiting():
         held.tickets[ticket.chat] = ticket
@@ -172,7 +175,7 @@ async def _held(host: Gateway) -> Held:
     return held
 
 
-def _shown(tenant: str, session: str, stored: dict[bytes, bytes], held: Held) -> Session:
+def _shown(tenant: str, session: str, stored: dict[bytes, bytes], held: HeldSession) -> Session:
     values: dict[str, Any] = {name.decode(): value.decode() for name, value in stored.items()}
     chats = held.chats.get((tenant, session), [])
     return Session(

@@ -11,13 +11,13 @@ from gateway.admin.common import Host, note, routes, tenant_of
 from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import Page, Tenant, TenantChange, TenantNew, TenantUse
 from gateway.state import Gateway
-from services.config import TenantConfig
-from services.edit import edit, with_tenant
-from services.queues import keys
-from services.queues.connection import translated
-from services.queues.door import read_registry
-from services.registry import Registry, TenantRecord
-from services.usage import day_now, rows
+from services.config.schema import TenantConfig
+from services.store import redis_keys as keys
+from services.store.connection import translated
+from services.store.registry import Registry, TenantRecord
+from services.store.registry_edit import edit, with_tenant
+from services.store.submission import read_registry
+from services.store.usage_report import day_now, rows
 
 router = routes("tenants")
 

@@ -10,7 +10,7 @@ from gateway.admin.auth import Viewer
 from gateway.admin.common import Host, routes
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import DAY, UsageReport, UsageRow
-from services.usage import By, Row, as_csv, as_dict, day_before, day_now, grouped, rows, total
+from services.store.usage_report import By, UsageCounts, as_csv, as_dict, day_before, day_now, grouped, rows, total
 
 DAYS_MAX = 400
 
@@ -59,5 +59,5 @@ def _day(day: str | None, param: str) -> str | None:
     return day
 
 
-def _shown(row: Row) -> UsageRow:
+def _shown(row: UsageCounts) -> UsageRow:
     return UsageRow(**{name: value for name, value in as_dict(row).items() if name != "overflow_microusd"})

@@ -19,12 +19,12 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from gateway.dashboard.jobs import row
+from gateway.dashboard.logins import Login
 from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute, form_of
 from gateway.dashboard.security import HEADERS, check_csrf, is_secure
-from gateway.dashboard.sessions import Session
-from gateway.dashboard.usage import Usage
-from gateway.widget.tokens import Place, webhook_secret
+from gateway.dashboard.usage import UsagePage
+from gateway.widget.sites import WidgetSite, webhook_secret
 
 JOBS_MAX = 50
 DAYS = 14
@@ -47,7 +47,7 @@ def router(dashboard: Dashboard) -> APIRouter:
     return routes
 
 
-async def changing(dashboard: Dashboard, request: Request) -> Session:
+async def changing(dashboard: Dashboard, request: Request) -> Login:
     """Who changes something, with the page's own token. Raises LoginNeeded, Refused, QueueUnavailable."""
     session = await dashboard.session(request)
     check_csrf(request, session)
@@ -84,7 +84,7 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
             page="Tenants",
             session=session,
             tenants=tenants["items"],
-            usage=Usage.of(report, first, last),
+            usage=UsagePage.of(report, first, last),
             widgets=[_embedded(dashboard, place, _base(request)) for place in dashboard.widgets.tokens.all()],
         )
 
@@ -98,7 +98,7 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
 
 
 def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
-    async def listed(session: Session) -> dict[str, Any]:
+    async def listed(session: Login) -> dict[str, Any]:
         jobs = await dashboard.backstage.get(session.key, "/jobs", limit=str(JOBS_MAX))
         return {"session": session, "jobs": [row(job) for job in jobs["items"]]}
 
@@ -157,7 +157,7 @@ def _base(request: Request) -> str:
     return str(request.base_url.replace(scheme="https") if is_secure(request) else request.base_url)
 
 
-def _embedded(dashboard: Dashboard, place: Place, base: str) -> dict[str, Any]:
+def _embedded(dashboard: Dashboard, place: WidgetSite, base: str) -> dict[str, Any]:
     """A widget with the line that its shop puts on its pages, and what its webhooks are signed with."""
     snippet = f'<script src="{base}widget.js" data-token="{place.token}" defer></script>'
     secret = webhook_secret(place.bot, dashboard.gateway.secrets.pepper) if place.widget.handover_webhook else None

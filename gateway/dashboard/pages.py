@@ -10,11 +10,11 @@ from fastapi import FastAPI, Request, Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-from gateway import beside
+from gateway import background
 from gateway.admin.router import admin_app
 from gateway.call import Header, Receive, Scope, Send
 from gateway.dashboard import controls, playground, router
-from gateway.dashboard.backstage import Backstage
+from gateway.dashboard.admin_client import AdminClient
 from gateway.dashboard.router import Dashboard, told
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
@@ -38,7 +38,7 @@ def body_bytes_max(path: str, most: int) -> int:
 class Pages:
     """All pages of one gateway process: an ASGI application."""
 
-    def __init__(self, gateway: Gateway, backstage: Backstage) -> None:
+    def __init__(self, gateway: Gateway, backstage: AdminClient) -> None:
         self.widgets = Widgets(gateway)
         self.dashboard = Dashboard(gateway, backstage, self.widgets)
         self._app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -71,12 +71,12 @@ async def _untaken(request: Request, error: Exception) -> Response:
 @asynccontextmanager
 async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
     """The pages, with everything that runs beside their requests."""
-    async with Backstage(admin_app(gateway)) as backstage:
+    async with AdminClient(admin_app(gateway)) as backstage:
         pages = Pages(gateway, backstage)
-        outbox = beside.begin(pages.widgets.outbox.run())
+        outbox = background.begin(pages.widgets.outbox.run())
         charts = asyncio.create_task(pages.dashboard.recorder.run())  # a gateway without charts still serves chats
         try:
             yield pages
         finally:
-            await beside.end([*outbox, charts])
+            await background.end([*outbox, charts])
             await pages.widgets.answers.close()

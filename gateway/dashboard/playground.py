@@ -21,28 +21,28 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.dashboard.backstage import AdminRefused
+from gateway.dashboard.admin_client import AdminRefused
 from gateway.dashboard.controls import changing
+from gateway.dashboard.logins import Login
 from gateway.dashboard.render import page, spoken
 from gateway.dashboard.router import Dashboard, PageRoute
 from gateway.dashboard.security import HEADERS
-from gateway.dashboard.sessions import Session
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest, Message
 from gateway.tickets import new_chat_id
 from gateway.widget.submit import submit
 from gateway.widget.watch import Watch
-from services.queues.connection import QueueUnavailable
-from services.queues.door import ChatInfo
-from services.queues.records import ReplyEnd, ReplyEntry
-from services.queues.replies import ENTRY_ID, START
+from services.contracts.replies import ReplyEnd, ReplyEntry
+from services.store.connection import QueueUnavailable
+from services.store.replies import ENTRY_ID, START
+from services.store.submission import ChatInfo
 
 PING = b": ping\n\n"
 EXPLAIN_S = 1.0  # a chat that waits is explained that often
 ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class Asked(BaseModel):
+class PlaygroundChat(BaseModel):
     """One question, with what was said before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +66,7 @@ def router(dashboard: Dashboard) -> APIRouter:
         return page("playground.html", page="Playground", session=session, bots=bots["items"])
 
     @routes.post("/dashboard/playground/chats")
-    async def ask(request: Request, asked: Asked) -> Response:
+    async def ask(request: Request, asked: PlaygroundChat) -> Response:
         session = await changing(dashboard, request)
         if not session.operates:
             raise Refused(Code.INVALID_API_KEY, "Your key may look but not chat: a chat counts as its tenant's.")
@@ -122,7 +122,7 @@ async def _own(dashboard: Dashboard, chat: str) -> ChatInfo:
 
 
 async def _relay(
-    dashboard: Dashboard, session: Session, chat: str, after: str, watch: Watch | None
+    dashboard: Dashboard, session: Login, chat: str, after: str, watch: Watch | None
 ) -> AsyncIterator[bytes]:
     gateway = dashboard.gateway
     pace = _Pace()
@@ -144,7 +144,7 @@ async def _relay(
             gateway.readers.discard(reader)
 
 
-async def _why(dashboard: Dashboard, session: Session, chat: str) -> bytes:
+async def _why(dashboard: Dashboard, session: Login, chat: str) -> bytes:
     with contextlib.suppress(AdminRefused, QueueUnavailable):
         found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat)}")
         return _event(

@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from gateway.metrics import Metrics
-from services.queues.connection import QueueUnavailable
-from services.queues.door import Door
+from services.store.connection import QueueUnavailable
+from services.store.submission import SubmissionClient
 
 SAMPLE_S = 2.0
 SAMPLES_MAX = 300  # ten minutes
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class HostSample:
     """One moment. Seconds and bytes; None where nothing was known."""
 
     at_s: float
@@ -39,13 +39,13 @@ class Sample:
 class Recorder:
     """`run` samples until cancelled."""
 
-    def __init__(self, door: Door, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, door: SubmissionClient, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._door = door
         self._metrics = metrics
         self._clock = clock
         self._told = False  # that the snapshot cannot be read
         self._counts: deque[dict[float, float]] = deque(maxlen=FIRST_TOKEN_WINDOW)
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
+        self.samples: deque[HostSample] = deque(maxlen=SAMPLES_MAX)
 
     async def run(self) -> None:
         """Sample every SAMPLE_S."""
@@ -53,25 +53,25 @@ class Recorder:
             self.samples.append(await self._now())
             await asyncio.sleep(SAMPLE_S)
 
-    async def _now(self) -> Sample:
+    async def _now(self) -> HostSample:
         """What is known now. A snapshot that is not whole, as of a scheduler of another version, is a gap, too."""
         try:
             snapshot = await self._door.snapshot()
-            sample = Sample(self._clock()) if snapshot is None else self._sample(snapshot)
+            sample = HostSample(self._clock()) if snapshot is None else self._sample(snapshot)
         except QueueUnavailable:
-            return Sample(self._clock())
+            return HostSample(self._clock())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if not self._told:
                 log.warning("charts.snapshot_not_read", why=repr(error))
             self._told = True
-            return Sample(self._clock())
+            return HostSample(self._clock())
         self._told = False
         return sample
 
-    def _sample(self, snapshot: dict[str, Any]) -> Sample:
+    def _sample(self, snapshot: dict[str, Any]) -> HostSample:
         models = snapshot["models"]
         self._counts.append(buckets(self._metrics))
-        return Sample(
+        return HostSample(
             at_s=self._clock(),
             inter_token_s={
                 name: model["observed_inter_token_s"] if model["running"] else None for name, model in models.items()

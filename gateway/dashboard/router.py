@@ -29,17 +29,17 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
 from gateway.dashboard import view
-from gateway.dashboard.backstage import AdminRefused, Backstage
+from gateway.dashboard.admin_client import AdminClient, AdminRefused
 from gateway.dashboard.jobs import row
+from gateway.dashboard.logins import COOKIE, Login, Logins
 from gateway.dashboard.recorder import Recorder
 from gateway.dashboard.render import page
 from gateway.dashboard.security import HEADERS, check_same_site, is_secure
-from gateway.dashboard.sessions import COOKIE, Session, Sessions
 from gateway.outcomes import Refused
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
-from services.bandwidth import read_measured
-from services.queues.connection import QueueUnavailable
+from services.devices.bandwidth import read_measured
+from services.store.connection import QueueUnavailable
 
 FORM_BYTES_MAX = 4096
 JOBS_SHOWN = 4
@@ -68,21 +68,21 @@ class LoginNeeded(Exception):
 class Dashboard:
     """What all routes share."""
 
-    def __init__(self, gateway: Gateway, backstage: Backstage, widgets: Widgets) -> None:
+    def __init__(self, gateway: Gateway, backstage: AdminClient, widgets: Widgets) -> None:
         self.gateway = gateway
         self.widgets = widgets
         self.backstage = backstage
-        self.sessions = Sessions(gateway.connection, gateway.secrets.pepper, gateway.clock)
+        self.sessions = Logins(gateway.connection, gateway.secrets.pepper, gateway.clock)
         self.recorder = Recorder(gateway.door, gateway.metrics, gateway.clock)
 
-    async def session(self, request: Request) -> Session:
+    async def session(self, request: Request) -> Login:
         """Who asks. Raises LoginNeeded, QueueUnavailable."""
         found = await self.sessions.find(request.cookies.get(COOKIE))
         if found is None:
             raise LoginNeeded
         return found
 
-    async def now(self, session: Session) -> dict[str, Any]:
+    async def now(self, session: Login) -> dict[str, Any]:
         """Values of the page Now. Raises AdminRefused, QueueUnavailable."""
         overview, engines, jobs, measured = await asyncio.gather(
             self.backstage.get(session.key, "/overview"),

@@ -6,7 +6,7 @@ import hmac
 
 from fastapi import Request
 
-from gateway.dashboard.sessions import Session
+from gateway.dashboard.logins import Login
 from gateway.outcomes import Code, Refused
 
 CSRF_HEADER = "x-csrf-token"
@@ -44,7 +44,7 @@ def check_same_site(request: Request) -> None:
         raise Refused(Code.INVALID_API_KEY, "This came from another site, so nothing was changed.")
 
 
-def check_csrf(request: Request, session: Session) -> None:
+def check_csrf(request: Request, session: Login) -> None:
     """Refuse a change whose page did not get our token. Raises Refused."""
     check_same_site(request)
     given = request.headers.get(CSRF_HEADER, "")

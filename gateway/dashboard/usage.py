@@ -38,7 +38,7 @@ class TenantSum:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class UsagePage:
     """The whole report."""
 
     first: str
@@ -48,7 +48,7 @@ class Usage:
     total: TenantSum
 
     @classmethod
-    def of(cls, report: dict[str, Any], first: str, last: str) -> Usage:
+    def of(cls, report: dict[str, Any], first: str, last: str) -> UsagePage:
         """From the admin API's UsageReport."""
         rows = report["rows"]
         taken = {name: sum(_tokens(row) for row in rows if row["tenant"] == name) for name in _names(rows)}

@@ -59,7 +59,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class CardView:
     """The memory map."""
 
     total: int
@@ -140,7 +140,7 @@ class TenantRow:
 class Now:
     """The whole page."""
 
-    card: Card
+    card: CardView
     models: list[ModelRow]
     bandwidth: Bandwidth
     tenants: list[TenantRow]
@@ -210,7 +210,7 @@ def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: s
 
 def _card(
     models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: int | None, reserve: int, gpu: bool
-) -> Card:
+) -> CardView:
     stretches = []
     for model in models:
         parts = [("weights", model["weight_bytes"] or 0), ("overhead", model["overhead_bytes"] or 0)]
@@ -233,7 +233,7 @@ def _card(
         segments += _segments([(kind, size) for kind, size in rest if size > 0], scale, at)
     sums = {kind: sum(segment.size for segment in segments if segment.kind == kind) for kind in KINDS} | dict(rest)
     empty = ("free", "reserve", "unplanned", "withheld")
-    return Card(
+    return CardView(
         total=total,
         held=sum(size for kind, size in sums.items() if kind not in empty),
         segments=segments,

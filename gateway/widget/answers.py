@@ -19,14 +19,14 @@ from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
 from gateway.tickets import new_chat_id
-from gateway.widget.store import BUSY_S_MAX, READ_S, Store, Talk, Turn
+from gateway.widget.sites import WidgetSite
+from gateway.widget.store import BUSY_S_MAX, READ_S, Conversation, ConversationStore, ConversationTurn
 from gateway.widget.submit import submit
-from gateway.widget.tokens import Place
 from gateway.widget.watch import Watch
-from scheduler.types import Ticket
-from services.queues.connection import QueueUnavailable
-from services.queues.records import Finish, ReplyEnd, ReplyEntry
-from services.queues.replies import START, Reader
+from services.contracts.chats import Ticket
+from services.contracts.replies import Finish, ReplyEnd, ReplyEntry
+from services.store.connection import QueueUnavailable
+from services.store.replies import START, Reader
 
 PING = b": ping\n\n"
 LOOK_S = 10.0  # how often the keeper of an answer looks whether it is still read
@@ -39,15 +39,15 @@ WORDS = {
 log = structlog.get_logger()
 
 
-class Answers:
+class WidgetChats:
     """All widgets' chats that this gateway process takes in or relays."""
 
-    def __init__(self, gateway: Gateway, store: Store) -> None:
+    def __init__(self, gateway: Gateway, store: ConversationStore) -> None:
         self._gateway = gateway
         self._store = store
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def ask(self, place: Place, talk: Talk, text: str, call: str) -> Talk:
+    async def ask(self, place: WidgetSite, talk: Conversation, text: str, call: str) -> Conversation:
         """Submit one message. Returns the conversation with its pending turn. Raises Refused, QueueUnavailable."""
         chat = new_chat_id()
         if not await self._store.hold(talk.session, chat):
@@ -59,7 +59,10 @@ class Answers:
                 await self._store.let_go(talk.session)
             raise
         now_s = self._gateway.clock()
-        said = (Turn(who="visitor", text=text, at_s=now_s), Turn(who="bot", text="", at_s=now_s, chat=chat))
+        said = (
+            ConversationTurn(who="visitor", text=text, at_s=now_s),
+            ConversationTurn(who="bot", text="", at_s=now_s, chat=chat),
+        )
         asked = talk.model_copy(update={"turns": (*talk.turns, *said)})
         await self._store.save(place, asked)
         await self._store.reading(chat)
@@ -68,7 +71,7 @@ class Answers:
         keeper.add_done_callback(self._keepers.discard)
         return asked
 
-    async def _submit(self, place: Place, talk: Talk, text: str, chat: str, call: str) -> Ticket:
+    async def _submit(self, place: WidgetSite, talk: Conversation, text: str, chat: str, call: str) -> Ticket:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
         said = [(turn.who, turn.text) for turn in talk.turns if turn.text]
         said.append(("visitor", text))
@@ -91,7 +94,7 @@ class Answers:
                     raise
                 said = said[1:]
 
-    async def settled(self, place: Place, talk: Talk) -> Talk:
+    async def settled(self, place: WidgetSite, talk: Conversation) -> Conversation:
         """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
         if talk.pending is None:
             return talk
@@ -108,7 +111,7 @@ class Answers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
-    async def _keep(self, place: Place, session: str, ticket: Ticket) -> None:
+    async def _keep(self, place: WidgetSite, session: str, ticket: Ticket) -> None:
         """Follow one answer to its end and write it down."""
         parts: list[str] = []
         end: ReplyEnd | None = None
@@ -133,7 +136,7 @@ class Answers:
                 keep_s = self._gateway.config.gateway.reply_keep_s
                 await self._gateway.door.cancel(ticket, keep_s, self._gateway.clock())
 
-    async def _finish(self, place: Place, session: str, text: str, end: ReplyEnd | None) -> Talk | None:
+    async def _finish(self, place: WidgetSite, session: str, text: str, end: ReplyEnd | None) -> Conversation | None:
         talk = await self._store.talk(place, session)
         if talk.pending is None:
             return None

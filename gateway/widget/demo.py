@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from gateway.outcomes import Code, Refused
-from gateway.widget.tokens import Place
+from gateway.widget.sites import WidgetSite
 
 SCRIPT_KEEP_S = 300
 CSP = (
@@ -33,7 +33,7 @@ def script() -> tuple[bytes, str]:
     return body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
 
 
-def add(routes: APIRouter, demo: Callable[[], Place | None]) -> None:
+def add(routes: APIRouter, demo: Callable[[], WidgetSite | None]) -> None:
     """Add /widget.js, /widget/demo and what the page loads."""
 
     @routes.get("/widget.js", include_in_schema=False)

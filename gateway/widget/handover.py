@@ -15,11 +15,11 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gateway.widget.store import Talk
-from gateway.widget.tokens import Place, webhook_secret
+from gateway.widget.sites import WidgetSite, webhook_secret
+from gateway.widget.store import Conversation
 from gateway.widget.webhook import WebhookFailed, post, signature
-from services.queues import keys
-from services.queues.connection import Connection, QueueUnavailable, translated
+from services.store import redis_keys as keys
+from services.store.connection import Connection, QueueUnavailable, translated
 
 TRY_AFTER_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)  # then it is given up
 IN_HAND_S = 30.0  # a letter taken by a gateway is due again after it
@@ -37,7 +37,7 @@ return due[1]
 log = structlog.get_logger()
 
 
-class Letter(BaseModel):
+class Delivery(BaseModel):
     """One webhook on its way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Letter(BaseModel):
     tries: int = 0
 
 
-class Message(BaseModel):
+class HandoverMessage(BaseModel):
     """What a webhook receives as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,10 +82,10 @@ class Outbox:
         self._send = send
         self._woken = asyncio.Event()
 
-    async def put(self, place: Place, talk: Talk, *, contact: str, note: str, page: str) -> str:
+    async def put(self, place: WidgetSite, talk: Conversation, *, contact: str, note: str, page: str) -> str:
         """Write the letter. Returns its id. Raises QueueUnavailable."""
         now_s = self._clock()
-        message = Message(
+        message = HandoverMessage(
             id=f"ho-{secrets.token_hex(12)}",
             at_s=now_s,
             bot=place.bot,
@@ -96,7 +96,7 @@ class Outbox:
             turns=[turn.model_dump(include={"who", "text", "at_s"}) for turn in talk.turns],
         )
         url = place.widget.handover_webhook or ""
-        letter = Letter(id=message.id, bot=place.bot, url=url, body=message.model_dump_json())
+        letter = Delivery(id=message.id, bot=place.bot, url=url, body=message.model_dump_json())
         await self._keep(letter, now_s)
         self._woken.set()
         return letter.id
@@ -127,7 +127,7 @@ class Outbox:
             await self._drop(name.decode())
             return True
         try:
-            letter = Letter.model_validate_json(stored)
+            letter = Delivery.model_validate_json(stored)
         except ValidationError:
             log.exception("widget.letter_unreadable", letter=name.decode())  # a newer gateway's: left to that one
             return True
@@ -143,12 +143,12 @@ class Outbox:
             await self._drop(letter.id)
         return True
 
-    async def _deliver(self, letter: Letter) -> None:
+    async def _deliver(self, letter: Delivery) -> None:
         body = letter.body.encode()
         signed = signature(webhook_secret(letter.bot, self._pepper), int(self._clock()), body)
         await self._send(letter.url, body, {"x-bunkhouse-signature": signed, "x-bunkhouse-delivery": letter.id})
 
-    async def _failed(self, letter: Letter, error: WebhookFailed) -> None:
+    async def _failed(self, letter: Delivery, error: WebhookFailed) -> None:
         if error.final or letter.tries >= len(TRY_AFTER_S):
             log.error("widget.handover_given_up", bot=letter.bot, letter=letter.id, why=str(error))
             await self._drop(letter.id)
@@ -157,7 +157,7 @@ class Outbox:
         log.warning("widget.handover_failed", bot=letter.bot, letter=letter.id, why=str(error), again_in_s=wait_s)
         await self._keep(letter.model_copy(update={"tries": letter.tries + 1}), self._clock() + wait_s)
 
-    async def _keep(self, letter: Letter, due_s: float) -> None:
+    async def _keep(self, letter: Delivery, due_s: float) -> None:
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.set(_letter(letter.id), letter.model_dump_json(), ex=_KEEP_S)

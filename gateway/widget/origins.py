@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.outcomes import Code, Refused
-from gateway.widget.tokens import Place
+from gateway.widget.sites import WidgetSite
 
 METHODS = "GET, POST, OPTIONS"
 HEADERS = "content-type, last-event-id"
@@ -21,7 +21,7 @@ PREFLIGHT = {  # beside those of any answer, to a browser that asks first
 }
 
 
-def check(place: Place, headers: Mapping[str, str], *, writes: bool) -> None:
+def check(place: WidgetSite, headers: Mapping[str, str], *, writes: bool) -> None:
     """Raises Refused for a page that is not allowed. The host's own page may read without naming an origin."""
     origin = headers.get("origin")
     if origin is None:
@@ -31,7 +31,7 @@ def check(place: Place, headers: Mapping[str, str], *, writes: bool) -> None:
         raise _not_allowed(origin)
 
 
-def allowed(place: Place, headers: Mapping[str, str]) -> str | None:
+def allowed(place: WidgetSite, headers: Mapping[str, str]) -> str | None:
     """The origin that a request names, where its page may use the widget."""
     origin = headers.get("origin")
     if origin is None:

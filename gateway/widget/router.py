@@ -28,12 +28,12 @@ from gateway.call import Header
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
 from gateway.widget import demo, origins
-from gateway.widget.answers import Answers
+from gateway.widget.answers import WidgetChats
 from gateway.widget.handover import Outbox
-from gateway.widget.store import Store
-from gateway.widget.tokens import Place, Tokens
-from services.queues.connection import QueueUnavailable
-from services.queues.replies import ENTRY_ID, START
+from gateway.widget.sites import WidgetSite, WidgetSites
+from gateway.widget.store import ConversationStore
+from services.store.connection import QueueUnavailable
+from services.store.replies import ENTRY_ID, START
 
 API = "/widget/v1/"
 TEXT_CHARS_MAX = 2000
@@ -79,7 +79,7 @@ class Shown(BaseModel):
     text_chars_max: int = TEXT_CHARS_MAX
 
 
-class Asked(BaseModel):
+class MessageAccepted(BaseModel):
     """A message on its way: read the answer from the chat's stream."""
 
     session: str
@@ -141,24 +141,24 @@ class Widgets:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self.store = Store(gateway.connection)
-        self.answers = Answers(gateway, self.store)
+        self.store = ConversationStore(gateway.connection)
+        self.answers = WidgetChats(gateway, self.store)
         self.outbox = Outbox(gateway.connection, gateway.secrets.pepper, gateway.clock)
-        self._tokens: Tokens | None = None
+        self._tokens: WidgetSites | None = None
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> WidgetSites:
         """Of the registry as it is now."""
         registry = self.gateway.directory.registry
         if self._tokens is None or self._tokens.version != registry.version:
-            self._tokens = Tokens(registry, self.gateway.secrets.pepper)
+            self._tokens = WidgetSites(registry, self.gateway.secrets.pepper)
         return self._tokens
 
-    def demo(self) -> Place | None:
+    def demo(self) -> WidgetSite | None:
         """The bot of the demo page, if there is one now."""
         return self.tokens.demo()
 
-    def place(self, request: Request, token: str) -> Place:
+    def place(self, request: Request, token: str) -> WidgetSite:
         """The bot of a request from an allowed page. Raises Refused."""
         place = self.tokens.place(token)
         if place is None:
@@ -174,7 +174,7 @@ class Widgets:
         origin = None if place is None else origins.allowed(place, headers)
         return [(name.encode(), value.encode("latin-1")) for name, value in origins.allow(origin).items()]
 
-    async def count(self, place: Place, request: Request) -> None:
+    async def count(self, place: WidgetSite, request: Request) -> None:
         """Count a message against visitor and bot. Raises Refused, QueueUnavailable."""
         visitor = self._visitor(place, request)
         widget = place.widget
@@ -182,11 +182,11 @@ class Widgets:
             {visitor: widget.messages_per_minute, place.token: widget.messages_per_minute_all}, self.gateway.clock()
         )
 
-    async def count_handover(self, place: Place, request: Request) -> None:
+    async def count_handover(self, place: WidgetSite, request: Request) -> None:
         """Count a handover. Raises Refused, QueueUnavailable."""
         await self.store.count({f"ho:{self._visitor(place, request)}": HANDOVERS_PER_MINUTE}, self.gateway.clock())
 
-    def _visitor(self, place: Place, request: Request) -> str:
+    def _visitor(self, place: WidgetSite, request: Request) -> str:
         """Stands for a visitor's address in Redis without telling it."""
         address = request.client.host if request.client else ""
         mac = hmac.new(self.gateway.secrets.pepper, f"{place.token} {address}".encode(), hashlib.sha256)
@@ -204,7 +204,7 @@ def router(widgets: Widgets) -> APIRouter:
 
 def _talking(routes: APIRouter, widgets: Widgets) -> None:
     @routes.post("/widget/v1/{token}/messages", status_code=202)
-    async def message(request: Request, token: Token, said: Said) -> Asked:
+    async def message(request: Request, token: Token, said: Said) -> MessageAccepted:
         """A visitor says something."""
         place = widgets.place(request, token)
         await widgets.count(place, request)
@@ -214,11 +214,11 @@ def _talking(routes: APIRouter, widgets: Widgets) -> None:
             talk = await widgets.answers.settled(place, await widgets.store.talk(place, said.session))
         call = request.headers.get("x-request-id", "widget")
         asked = await widgets.answers.ask(place, talk, said.text, call)
-        return Asked(session=asked.session, chat=asked.pending or "")
+        return MessageAccepted(session=asked.session, chat=asked.pending or "")
 
     @routes.post("/widget/v1/{token}/handover", status_code=202)
     async def handover(request: Request, token: Token, asked: Handover) -> Told:
-        """A visitor asks for a person. Answers at once; the webhook is called in the background."""
+        """A visitor asks for a person. WidgetChats at once; the webhook is called in the background."""
         place = widgets.place(request, token)
         if place.widget.handover_webhook is None:
             raise Refused(Code.NOT_FOUND, "This bot hands nobody over.")

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from gateway.outcomes import Code, Refused
-from gateway.widget.tokens import Place
-from services.queues import keys
-from services.queues.connection import Connection, translated
+from gateway.widget.sites import WidgetSite
+from services.store import redis_keys as keys
+from services.store.connection import Connection, translated
 
 TURNS_MAX = 200
 BUSY_S_MAX = 900  # an answer that takes longer no longer blocks its conversation
@@ -27,7 +27,7 @@ READ_S = 60  # an answer that nobody reads for that long is cancelled
 _MINUTE_S = 60
 
 
-class Turn(BaseModel):
+class ConversationTurn(BaseModel):
     """One thing said. A bot's turn without `finish` is still being answered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class Turn(BaseModel):
     finish: str | None = None
 
 
-class Talk(BaseModel):
+class Conversation(BaseModel):
     """A conversation. `session` is unguessable; who knows it may read it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +47,7 @@ class Talk(BaseModel):
     session: str
     bot: str
     began_s: float
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[ConversationTurn, ...] = ()
     handed_over_s: float | None = None
 
     @property
@@ -57,26 +57,26 @@ class Talk(BaseModel):
         return last.chat if last is not None and last.who == "bot" and last.finish is None else None
 
 
-class Store:
+class ConversationStore:
     """Methods raise QueueUnavailable."""
 
     def __init__(self, connection: Connection) -> None:
         self._redis: Any = connection.redis
 
-    async def begin(self, place: Place, now_s: float) -> Talk:
+    async def begin(self, place: WidgetSite, now_s: float) -> Conversation:
         """A new conversation, stored with its first turn."""
-        return Talk(session=secrets.token_urlsafe(24), bot=place.bot, began_s=now_s)
+        return Conversation(session=secrets.token_urlsafe(24), bot=place.bot, began_s=now_s)
 
-    async def talk(self, place: Place, session: str) -> Talk:
+    async def talk(self, place: WidgetSite, session: str) -> Conversation:
         """A conversation of this bot. Raises Refused where there is none."""
         with translated():
             stored = await self._redis.get(keys.widget_talk(session))
-        talk = Talk.model_validate_json(stored) if stored else None
+        talk = Conversation.model_validate_json(stored) if stored else None
         if talk is None or talk.bot != place.bot:
             raise Refused(Code.NOT_FOUND, "There is no such conversation, or it was forgotten.")
         return talk
 
-    async def save(self, place: Place, talk: Talk) -> None:
+    async def save(self, place: WidgetSite, talk: Conversation) -> None:
         """Keep a conversation's last TURNS_MAX turns."""
         kept = talk.model_copy(update={"turns": talk.turns[-TURNS_MAX:]})
         with translated():

@@ -11,8 +11,8 @@ from gateway.admit import prepare
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
-from scheduler.types import Ticket
-from services.queues.door import Submitted
+from services.contracts.chats import Ticket
+from services.store.submission import Submitted
 
 STALE_TRIES_MAX = 5
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from gateway.outcomes import from_reply
 from gateway.state import Gateway
-from scheduler.types import Ticket
-from services.queues.records import Finish, ReplyEnd, ReplyEntry
+from services.contracts.chats import Ticket
+from services.contracts.replies import Finish, ReplyEnd, ReplyEntry
 
 
 class Watch:

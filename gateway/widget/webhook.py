@@ -19,7 +19,7 @@ from ipaddress import IPv6Address, ip_address
 
 import httpx
 
-from services.urls import endpoint, is_loopback
+from services.config.urls import endpoint, is_loopback
 
 TIMEOUT_S = 5.0  # of connecting, and of each read and write
 DELIVERY_S_MAX = 15.0  # below handover.IN_HAND_S

@@ -117,7 +117,7 @@ def _passed_on(name: str, words: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def command(context: typer.Context) -> None:
-        from services.loadtest.cli import app as tools  # noqa: PLC0415
+        from services.evidence.loadtest.cli import app as tools  # noqa: PLC0415
 
         tools([name, *context.args], prog_name="bunkhouse")
 

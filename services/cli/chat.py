@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import orjson
 from rich.text import Text
 
-from services.cli.client import Answer, ChatClient, ChatFailed
+from services.cli.client import ChatAnswer, ChatClient, ChatFailed
 from services.cli.errors import WRONG_INPUT, err, fail, out, told
 from services.cli.running import RunningHost, find
 
@@ -78,7 +78,7 @@ def _talk(client: ChatClient, turns: Iterator[str], as_json: bool) -> None:
             out.print(Text(status_line(client.answer), "dim"))
 
 
-def status_line(answer: Answer) -> str:
+def status_line(answer: ChatAnswer) -> str:
     """What a turn took: `KV 8 bits · 41+18 tokens (32 cached) · 52.1 tok/s · waited 3 ms · first token after 80 ms`."""
     parts = [f"KV {answer.kv_bits} bits"] if answer.kv_bits is not None else []
     if answer.completion_tokens is not None:
@@ -93,6 +93,6 @@ def status_line(answer: Answer) -> str:
     return " · ".join(parts)
 
 
-def _plain(answer: Answer) -> dict[str, object]:
+def _plain(answer: ChatAnswer) -> dict[str, object]:
     speed = answer.tokens_per_s
     return {**dataclasses.asdict(answer), "tokens_per_s": round(speed, 2) if speed is not None else None}

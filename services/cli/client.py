@@ -20,7 +20,7 @@ class ChatFailed(Exception):
 
 
 @dataclass
-class Answer:
+class ChatAnswer:
     """What is known of an answer at its end."""
 
     text: str = ""
@@ -57,7 +57,7 @@ class ChatClient:
             "stream_options": {"include_usage": True},
         }
         self._messages: list[dict[str, str]] = []
-        self.answer = Answer()
+        self.answer = ChatAnswer()
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +69,7 @@ class ChatClient:
 
     def ask(self, text: str) -> Iterator[str]:
         """Stream one turn; `answer` is complete at the end. Raises ChatFailed; the turn is then forgotten."""
-        self.answer = answer = Answer()
+        self.answer = answer = ChatAnswer()
         messages = [*self._messages, {"role": "user", "content": text}]
         body = {**self._asked, "messages": messages}
         first_s = 0.0
@@ -95,7 +95,7 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def _read(event: dict[str, Any], answer: Answer) -> str:
+def _read(event: dict[str, Any], answer: ChatAnswer) -> str:
     """Take from an event what it tells. Returns its text. Raises ChatFailed for an error in mid-stream."""
     if "error" in event:
         raise ChatFailed(str(event["error"].get("message", event["error"])))

@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from services.config import ConfigError
-from services.queues.connection import QueueUnavailable
-from services.secrets import SecretsError
-from services.supervisor.claims import Taken
-from services.supervisor.host import HostFailed
-from services.weights import WeightsError
+from services.config.host_secrets import SecretsError
+from services.config.schema import ConfigError
+from services.host.claims import AlreadyClaimed
+from services.host.host import HostFailed
+from services.model_files.weights import WeightsError
+from services.store.connection import QueueUnavailable
 
 FAILED = 1
 WRONG_INPUT = 2
@@ -36,7 +36,7 @@ def told() -> Iterator[None]:
         yield
     except (ConfigError, SecretsError, WeightsError) as error:
         fail(str(error), WRONG_INPUT)
-    except (Taken, HostFailed, QueueUnavailable) as error:
+    except (AlreadyClaimed, HostFailed, QueueUnavailable) as error:
         fail(str(error), FAILED)
 
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from services.cli.errors import WRONG_INPUT, fail, out, told
 from services.cli.running import DEFAULT_DATA_DIR, state
-from services.explain import NoScheduler, explain
-from services.runtime import Runtime, open_runtime
+from services.store.explanations import NoScheduler, explain
+from services.store.runtime import Runtime, open_runtime
 
 
 def run(chat: str, config_path: Path | None, as_json: bool) -> None:

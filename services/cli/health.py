@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 from services.cli.errors import fail, out, told
-from services.queues.door import Door
-from services.runtime import Runtime, open_runtime
+from services.store.runtime import Runtime, open_runtime
+from services.store.submission import SubmissionClient
 
 REPORT_AGE_S_MAX = 15.0  # a worker reports about once a second
 HTTP_S_MAX = 5.0
@@ -34,13 +34,13 @@ async def _trouble(runtime: Runtime, part: str) -> str | None:
     if part == "jobs":
         return await asyncio.to_thread(_jobs, runtime)
     async with runtime.connect() as connection:
-        door = Door(connection)
+        door = SubmissionClient(connection)
         if part == "scheduler":
             return None if await door.snapshot() is not None else "no scheduler holds the lease"
         return await _model(runtime, door, part.removeprefix(MODEL))
 
 
-async def _model(runtime: Runtime, door: Door, name: str) -> str | None:
+async def _model(runtime: Runtime, door: SubmissionClient, name: str) -> str | None:
     if name not in runtime.config.models:
         models = ", ".join(MODEL + each for each in runtime.config.models)
         return f"no such part; there are gateway, scheduler, jobs, {models}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from services.cli.errors import FAILED, out, told
-from services.config import load
+from services.config.schema import load
 from services.planner.plan import plan
 from services.planner.table import show
 from services.planner.words import as_json

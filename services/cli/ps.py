@@ -10,12 +10,13 @@ from typing import Any
 import psutil
 from rich.table import Table
 
-from scheduler.types import Reservation
 from services.cli.errors import WRONG_INPUT, fail, out, told
 from services.cli.running import DEFAULT_DATA_DIR, state
+from services.contracts.decisions import Reservation
+from services.contracts.engines import EngineView
 from services.planner.words import size
-from services.queues.desk import Desk, EngineSeen
-from services.runtime import Runtime, open_runtime
+from services.store.runtime import Runtime, open_runtime
+from services.store.scheduling import SchedulerStore
 
 
 def run(config_path: Path | None, as_json: bool) -> None:
@@ -44,9 +45,9 @@ def _show(runtime: Runtime, as_json: bool) -> None:
     out.print(_model_table(models))
 
 
-async def _look(runtime: Runtime) -> tuple[list[EngineSeen], list[Reservation]]:
+async def _look(runtime: Runtime) -> tuple[list[EngineView], list[Reservation]]:
     async with runtime.connect() as connection:
-        desk = Desk(connection)
+        desk = SchedulerStore(connection)
         return await desk.engines(), await desk.reservations()
 
 
@@ -62,7 +63,7 @@ def _process(child: dict[str, Any], now_s: float) -> dict[str, Any]:
     return {**child, "memory_bytes": memory, "for_s": round(now_s - child.pop("since_s"), 1)}
 
 
-def _model(seen: EngineSeen, held: list[Reservation], now_s: float) -> dict[str, Any]:
+def _model(seen: EngineView, held: list[Reservation], now_s: float) -> dict[str, Any]:
     facts, report = seen.facts, seen.report
     mine = [each for each in held if each.model == facts.model]
     return {

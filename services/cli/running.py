@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import psutil
 
-from services.config import Config, load
-from services.registry import ready_key
-from services.secrets import load_secrets
-from services.supervisor.host import STATE_FILE
+from services.config.api_keys import ready_key
+from services.config.host_secrets import load_secrets
+from services.config.schema import Config, load
+from services.host.host import STATE_FILE
 
 DEFAULT_DATA_DIR = Path(".bunkhouse")
 

@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 
 from services.cli.errors import out, told
-from services.registry import ready_key
-from services.runtime import Runtime, open_runtime
-from services.supervisor.host import seed
-from services.weights import resolve
+from services.config.api_keys import ready_key
+from services.host.host import seed
+from services.model_files.weights import resolve
+from services.store.runtime import Runtime, open_runtime
 
 
 def run(config_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services import logs
 from services.cli.errors import fail, out, told
+from services.host.display import Display, JsonDisplay, TerminalDisplay
+from services.host.host import LOGS, Host
 from services.planner.plan import plan
 from services.planner.words import refusal
-from services.runtime import open_runtime
-from services.supervisor.display import Display, JsonDisplay, TerminalDisplay
-from services.supervisor.host import LOGS, Host
+from services.process import logs
+from services.store.runtime import open_runtime
 
 
 def run(config_path: Path, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from scheduler.types import EngineFacts, EngineReport, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport
 
 Progress = Callable[[str], None]  # words for the start-up display: "loading weights", "capturing graphs"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from scheduler.types import KvBits
-from services.config import ConfigError, ModelConfig
+from services.config.schema import ConfigError, ModelConfig
+from services.contracts.chats import KvBits
 from services.engines.base import Engine
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.sglang import SglangEngine

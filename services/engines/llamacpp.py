@@ -18,8 +18,8 @@ from typing import Any
 import orjson
 import psutil
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
-from services.engines import shape
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
     EngineBusy,
     EngineError,
@@ -32,11 +32,12 @@ from services.engines.base import (
     Progress,
     Sampling,
 )
-from services.engines.gguf import GgufError, read_gguf
 from services.engines.http import EngineHttp, EventStream, HttpStatusError
 from services.engines.llamacpp_server import KEY_VARIABLE, LISTENING, LOADING, ServerParameters
 from services.engines.llamacpp_slots import Slots
 from services.engines.server import ServerProcess
+from services.model_files import shape
+from services.model_files.gguf import GgufError, read_gguf
 
 _KV_TYPES: dict[KvBits, tuple[str, Fraction]] = {
     KvBits.SIXTEEN: ("F16", shape.F16),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.engines.base import EngineStartError, Progress
-from services.process import spawn, stop, tail
+from services.process.children import spawn, stop, tail
 
 _POLL_S = 0.05
 _LOG_READ_BYTES_MAX = 1 << 20
@@ -96,7 +96,7 @@ class ServerProcess:
         try:
             with self.log_path.open("rb") as log:
                 if os.fstat(log.fileno()).st_size < self._log_at:
-                    self._log_at = 0  # it was cut meanwhile (services.logfiles)
+                    self._log_at = 0  # it was cut meanwhile (services.process.log_files)
                 log.seek(self._log_at)
                 data = log.read(_LOG_READ_BYTES_MAX)
         except FileNotFoundError:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
     EngineBusy,
     EngineError,

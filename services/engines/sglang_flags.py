@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from scheduler.types import KvBits
+from services.contracts.chats import KvBits
 from services.engines.base import KvBitsUnsupported
 
 VERSION = "0.5.17"

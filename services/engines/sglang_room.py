@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from scheduler.types import KvBits
-from services.engines import shape
+from services.contracts.chats import KvBits
+from services.devices.telemetry import GpuReading
 from services.engines.sglang_flags import PREFILL_CHUNK
-from services.engines.shape import ModelShape
-from services.telemetry import GpuReading
+from services.model_files import shape
+from services.model_files.shape import ModelShape
 
 CUDA_BYTES = 1370 * 2**20  # CUDA context, workspaces and graphs of one process (docs/benchmarks/workers.json)
 RUNTIME_BYTES = 1_500_000_000  # CUDA context, workspaces and activations of one SGLang process, at the least

@@ -16,21 +16,22 @@ from typing import Any, Literal
 import psutil
 import structlog
 
-from scheduler.types import EngineFacts, KvBits
-from services.engines import shape
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts
+from services.devices.telemetry import GpuSource, process_tree_bytes
 from services.engines.base import EngineStartError, EngineUnavailable, Progress
 from services.engines.http import EngineHttp, HttpStatusError
-from services.engines.modelconfig import ModelConfigError, read_model_config
 from services.engines.server import ServerProcess
 from services.engines.sglang_flags import VERSION, SglangPlan, kv_dtype_for
 from services.engines.sglang_room import missing_room, overhead_bytes
-from services.engines.shape import ModelShape
 from services.kvplanes import layout
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
 from services.kvplanes.environment import plugin_environment
-from services.process import stop
-from services.telemetry import GpuSource, process_tree_bytes
+from services.model_files import shape
+from services.model_files.model_config import ModelConfigError, read_model_config
+from services.model_files.shape import ModelShape
+from services.process.children import stop
 
 _WORDS = {
     "launch_server": "loading SGLang",

@@ -10,14 +10,14 @@ from pathlib import Path
 import structlog
 from celery import Celery, signals
 
-from services import logs
-from services.config import ConfigError
+from services.config.host_secrets import SecretsError
+from services.config.schema import ConfigError
 from services.jobs.beat import Beat
 from services.jobs.broker import CONCURRENCY, QUEUE, TASK, application
 from services.jobs.run import perform
-from services.queues.connection import QueueUnavailable
-from services.runtime import PATIENCE_S, Runtime, open_runtime
-from services.secrets import SecretsError
+from services.process import logs
+from services.store.connection import QueueUnavailable
+from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 
 log = structlog.get_logger()
 

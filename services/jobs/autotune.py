@@ -20,16 +20,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from services.audit import Note
-from services.config import TRADE_FLOORS, KvPolicyConfig
-from services.edit import edit, with_tenant
-from services.jobs.figures import Measured, measured
-from services.jobs.plan import unkept
+from services.config.schema import TRADE_FLOORS, KvPolicyConfig
+from services.contracts.engines import EngineView
 from services.jobs.run import Context
-from services.queues.connection import Connection
-from services.queues.desk import Desk, EngineSeen
-from services.queues.door import Door, read_registry
-from services.registry import Registry
+from services.planner.kv_change import unkept
+from services.store.audit_log import Note
+from services.store.connection import Connection
+from services.store.quality import Measured, measured
+from services.store.registry import Registry
+from services.store.registry_edit import edit, with_tenant
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient, read_registry
 
 SHORT = 0.75
 
@@ -48,7 +49,7 @@ class Proposal:
 async def run(context: Context) -> dict[str, Any]:
     """Args: perplexity_change_max, apply. Result: proposals, what was dropped and why, and what was changed."""
     args, connection = context.job.args, context.connection
-    registry, snapshot = await read_registry(connection), await Door(connection).snapshot() or {}
+    registry, snapshot = await read_registry(connection), await SubmissionClient(connection).snapshot() or {}
     models = {bot.model for record in registry.tenants.values() for bot in record.config.bots.values()}
     await context.say(0.2, f"looking at {len(models)} models")
     quality = {model: await measured(connection, model) for model in models}
@@ -95,7 +96,7 @@ def proposals(
 
 
 def possible(
-    wished: Sequence[Proposal], engines: Mapping[str, EngineSeen]
+    wished: Sequence[Proposal], engines: Mapping[str, EngineView]
 ) -> tuple[list[Proposal], list[dict[str, str]]]:
     """Proposals that the bots' models can keep, and the bots of the others, with why not."""
     found, dropped = [], []
@@ -163,8 +164,8 @@ async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -
     return sorted(done), [proposal.bot for proposal in found if proposal.bot not in done]
 
 
-async def _engines(connection: Connection) -> dict[str, EngineSeen]:
-    return {seen.facts.model: seen for seen in await Desk(connection).engines()}
+async def _engines(connection: Connection) -> dict[str, EngineView]:
+    return {seen.facts.model: seen for seen in await SchedulerStore(connection).engines()}
 
 
 def _plain(kv: KvPolicyConfig) -> dict[str, Any]:

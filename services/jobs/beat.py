@@ -12,12 +12,12 @@ import time
 
 import structlog
 
-from services import usage
 from services.jobs.broker import Sender
-from services.jobs.store import Jobs, Locked
-from services.queues import keys
-from services.queues.connection import Connection, QueueUnavailable, translated
-from services.runtime import Runtime
+from services.store import redis_keys as keys
+from services.store import usage_report as usage
+from services.store.connection import Connection, QueueUnavailable, translated
+from services.store.jobs import Jobs, Locked
+from services.store.runtime import Runtime
 
 SWEEP_S = 5.0
 QUEUED_AGE_S_MAX = 30.0  # a job that waits longer is sent again, unless workers are simply busy; twice is harmless

@@ -14,9 +14,9 @@ from celery import Celery
 from celery.exceptions import OperationalError as CeleryOperationalError
 from kombu.exceptions import OperationalError
 
-from services.queues import keys
-from services.queues.connection import QueueUnavailable
-from services.runtime import Runtime
+from services.store import redis_keys as keys
+from services.store.connection import QueueUnavailable
+from services.store.runtime import Runtime
 
 QUEUE = "jobs"
 TASK = "bunkhouse.job"

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from services.jobs.run import Context, JobFailed
-from services.jobs.store import Cancelled
-from services.queues.commands import Command, Commands, CommandState
+from services.store.commands import Command, Commands, CommandState
+from services.store.jobs import Cancelled
 
 POLL_S = 0.1
 ANSWER_S_MAX = 180.0  # for a worker to take the command: it may be restarting

@@ -17,18 +17,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.audit import Note
-from services.config import GatewayConfig
-from services.edit import edit, with_tenant
+from services.config.api_keys import digest, new_key
+from services.config.schema import GatewayConfig
+from services.evidence.loadtest.cli import summary
+from services.evidence.loadtest.http import Http
+from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_run
+from services.evidence.loadtest.runner import Runner
+from services.evidence.loadtest.scenario import Scenario
 from services.jobs.run import Context, JobFailed
 from services.jobs.scenario import BadScenario, parse
-from services.loadtest.cli import summary
-from services.loadtest.http import Http
-from services.loadtest.record import ChatRecord, Run, RunWriter, read_run
-from services.loadtest.runner import Runner
-from services.loadtest.scenario import Scenario
-from services.registry import KeyRecord, Registry, digest, new_key
-from services.runtime import GATEWAY_URL_ENV
+from services.store.audit_log import Note
+from services.store.registry import KeyRecord, Registry
+from services.store.registry_edit import edit, with_tenant
+from services.store.runtime import GATEWAY_URL_ENV
 
 KEY_MARGIN_S = 300.0
 LOOK_S = 0.5

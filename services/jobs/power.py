@@ -6,8 +6,8 @@ from typing import Any
 
 from services.jobs.follow import follow
 from services.jobs.run import Context, JobFailed
-from services.jobs.store import Cancelled
-from services.queues.commands import CommandState
+from services.store.commands import CommandState
+from services.store.jobs import Cancelled
 
 
 async def run(context: Context) -> dict[str, Any]:

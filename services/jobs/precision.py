@@ -9,18 +9,18 @@ from dataclasses import asdict
 from typing import Any
 
 from services.jobs.follow import follow
-from services.jobs.plan import KvPlan, plan_kv, possible_bits
 from services.jobs.run import Context, JobFailed
-from services.jobs.scene import ConfigError, WeightsError, scene
-from services.jobs.store import Cancelled, JobState
-from services.queues.commands import Commands, CommandState
+from services.planner.kv_change import KvChangePlan, plan_kv, possible_bits
+from services.planner.plan_inputs import ConfigError, WeightsError, scene
+from services.store.commands import Commands, CommandState
+from services.store.jobs import Cancelled, JobState
 
 
 async def run(context: Context) -> dict[str, Any]:
     """Args: bits. Result: the bits that the model has now, and the plan. Raises JobFailed, Cancelled."""
     model, bits = context.job.target, int(context.job.args["bits"])
     before = await Commands(context.connection).read(model)
-    plan: KvPlan | None = None
+    plan: KvChangePlan | None = None
     if before is None or before.id != context.job.id:  # an attempt that takes over goes on where the first one was
         plan = await _planned(context, model, bits)
         if plan.how == "none":
@@ -37,7 +37,7 @@ async def run(context: Context) -> dict[str, Any]:
     )
 
 
-async def _planned(context: Context, model: str, bits: int) -> KvPlan:
+async def _planned(context: Context, model: str, bits: int) -> KvChangePlan:
     try:
         seen = await scene(context.runtime.config, context.connection, model)
     except (ConfigError, WeightsError) as error:

@@ -1,8 +1,8 @@
 """Job: what KV bits cost a model, measured through llama.cpp with real quantized caches.
 
 Perplexity, KL divergence and top-1 agreement against the model's own 16-bit cache, at every position of the second half
-of a few texts: the tenant's own transcripts, or the bundled support dialogues. services/prove has the measuring; this
-runs it beside a serving host, one precision at a time, with as few slots as it needs.
+of a few texts: the tenant's own transcripts, or the bundled support dialogues. services/evidence/prove has the
+measuring; this runs it beside a serving host, one precision at a time, with as few slots as it needs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import asdict
 from typing import Any
 
 from services.engines.base import EngineError
-from services.jobs.figures import Measured, keep
+from services.evidence.prove.logits import LlamaCppLogits
+from services.evidence.prove.quality import Readings, fidelity, read, support_text
 from services.jobs.run import Context, JobFailed
+from services.model_files.weights import WeightsError, resolve
 from services.planner.plan import read_shape
-from services.prove.logits import LlamaCppLogits
-from services.prove.quality import Readings, fidelity, read, support_text
-from services.tokenizer import load_tokenizer
-from services.weights import WeightsError, resolve
+from services.store.quality import Measured, keep
+from services.tokenizer.tokenizer import load_tokenizer
 
 TEXTS = 2
 TEXT_TOKENS_MAX = 512  # longer texts are cut in pieces; costs grow with the square

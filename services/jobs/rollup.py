@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from services import usage
 from services.jobs.run import Context
+from services.store import usage_report as usage
 
 
 async def run(context: Context) -> dict[str, Any]:

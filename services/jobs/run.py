@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
-from services.jobs.store import BEAT_S, Attempt, Cancelled, Fenced, Job, Jobs, JobState
-from services.queues.connection import Connection, QueueUnavailable
-from services.runtime import Runtime
+from services.store.connection import Connection, QueueUnavailable
+from services.store.jobs import BEAT_S, Attempt, Cancelled, Fenced, Jobs, JobState, StoredJob
+from services.store.runtime import Runtime
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class Context:
     clock: Callable[[], float] = field(default=time.time)
 
     @property
-    def job(self) -> Job:
+    def job(self) -> StoredJob:
         return self.attempt.job
 
     async def say(self, progress: float, words: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 from pydantic import ValidationError
 
-from services.loadtest.scenario import Scenario
+from services.evidence.loadtest.scenario import Scenario
 
 DURATION_S_MAX = 3600.0
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from services.config import ConfigError, ModelConfig
-from services.engines import shape as widths
-from services.engines.shape import ModelShape
+from services.config.schema import ConfigError, ModelConfig
 from services.kvplanes.layout import Shape
+from services.model_files import shape as widths
+from services.model_files.shape import ModelShape
 from services.planner.overheads import overhead_bytes
 
 BITS = (16, 8, 4)

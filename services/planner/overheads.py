@@ -9,9 +9,9 @@ Estimates for before the first start; a running engine reports what it measured 
 
 from __future__ import annotations
 
-from services.config import ModelConfig
+from services.config.schema import ModelConfig
 from services.engines.sglang_room import CUDA_BYTES, activation_bytes
-from services.engines.shape import ModelShape
+from services.model_files.shape import ModelShape
 
 MIB = 2**20
 LLAMACPP_BYTES = 64 * MIB

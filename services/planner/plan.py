@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.config import Config, ConfigError, ModelConfig
-from services.engines.gguf import GgufError, read_gguf
-from services.engines.modelconfig import ModelConfigError, read_model_config
-from services.engines.shape import ModelShape
-from services.planner.card import Card, cards, place_of
+from services.config.schema import Config, ConfigError, ModelConfig
+from services.devices.card import Card, cards, place_of
+from services.model_files.gguf import GgufError, read_gguf
+from services.model_files.model_config import ModelConfigError, read_model_config
+from services.model_files.shape import ModelShape
+from services.model_files.weights import resolve
 from services.planner.need import BITS, Need, need_of
-from services.weights import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class AtBits:
+class PlannedAtBits:
     """The same card with all models at one number of KV bits."""
 
     bits: int
@@ -63,7 +63,7 @@ class CardPlan:
     reserve_bytes: int
     models: tuple[Placed, ...]
     missing_bytes: int
-    at_bits: tuple[AtBits, ...]
+    at_bits: tuple[PlannedAtBits, ...]
 
     @property
     def budget_bytes(self) -> int:
@@ -189,8 +189,8 @@ def _equal_shares(left: int, greedy: Sequence[Need], bits: Mapping[str, int]) ->
     return shares
 
 
-def _at_bits(budget: int, needs: Sequence[Need], number: int) -> AtBits:
+def _at_bits(budget: int, needs: Sequence[Need], number: int) -> PlannedAtBits:
     bits = {need.model: number for need in needs}
     missing = _missing(budget, needs, bits)
     pools = _pools(budget, needs, bits) if missing == 0 else {need.model: 0 for need in needs}
-    return AtBits(number, sum(need.bytes_min(number) for need in needs), missing, pools)
+    return PlannedAtBits(number, sum(need.bytes_min(number) for need in needs), missing, pools)

@@ -11,25 +11,25 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from scheduler.types import KvBits
-from services import heap
-from services.bandwidth import ensure_measured
-from services.config import ConfigError
+from services.config.host_secrets import SecretsError
+from services.config.schema import ConfigError
+from services.contracts.chats import KvBits
+from services.devices.bandwidth import ensure_measured
 from services.engines.base import Engine
 from services.engines.factory import build_engine, engine_log
-from services.logfiles import kept_short
-from services.logs import setup
+from services.model_files.weights import WeightsError, resolve
 from services.planner.plan import settled
-from services.process import raise_open_files_limit
-from services.queues.bench import Bench
-from services.queues.commands import Commands
-from services.queues.connection import QueueUnavailable
-from services.runtime import PATIENCE_S, Runtime, open_runtime
-from services.secrets import SecretsError
-from services.tokenizer import load_tokenizer
-from services.weights import WeightsError, resolve
+from services.process import garbage as heap
+from services.process.children import raise_open_files_limit
+from services.process.log_files import kept_short
+from services.process.logs import setup
+from services.store.commands import Commands
+from services.store.connection import QueueUnavailable
+from services.store.runtime import PATIENCE_S, Runtime, open_runtime
+from services.store.work import WorkConsumer
+from services.tokenizer.tokenizer import load_tokenizer
+from services.worker.command_runner import CommandDependencies, bits_to_start
 from services.worker.engine import EngineGone
-from services.worker.orders import Means, bits_to_start
 from services.worker.worker import Worker, probe_prompt
 
 log = structlog.get_logger()
@@ -55,11 +55,11 @@ async def serve(runtime: Runtime, model: str) -> None:
             model,
             build(None if configured == "mixed" else verified),
             tokenizer,
-            Bench(connection, model, consumer=f"{model}@0"),
+            WorkConsumer(connection, model, consumer=f"{model}@0"),
             reply_keep_s=runtime.config.gateway.reply_keep_s,
             drain_s=runtime.config.gateway.drain_s,
             clock=time.time,
-            means=Means(
+            means=CommandDependencies(
                 commands,
                 probe_prompt(tokenizer),
                 configured=configured,

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from scheduler.types import EngineFacts, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts
 from services.engines.base import Engine, EngineError, EngineRequest, EngineUnavailable, Sampling
 from services.worker.engine import EngineLife
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import structlog
 
-from scheduler.types import KvBits, Usage
+from services.contracts.chats import ChatUsage, KvBits
+from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import (
     Engine,
     EngineBusy,
@@ -19,12 +20,12 @@ from services.engines.base import (
     EngineUnavailable,
     Sampling,
 )
-from services.queues.bench import Bench, Line, Settled
-from services.queues.connection import QueueUnavailable
-from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
-from services.tokenizer import Tokenizer
+from services.store.connection import QueueUnavailable
+from services.store.records import ClaimedChat
+from services.store.work import ReplyPiece, Settled, WorkConsumer
+from services.tokenizer.tokenizer import Tokenizer
 from services.worker.engine import EngineLife
-from services.worker.meter import Meter
+from services.worker.latency_window import LatencyWindow
 from services.worker.writer import ReplyWriter
 
 ATTEMPTS_MAX = 4  # over all workers that had the chat, where
@@ -38,13 +39,13 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Desk:
+class WorkerContext:
     """What every chat of one worker shares."""
 
-    bench: Bench
+    bench: WorkConsumer
     life: EngineLife
     writer: ReplyWriter
-    meter: Meter
+    meter: LatencyWindow
     tokenizer: Tokenizer | None  # None: another provider's, who gets messages
     reply_keep_s: int
     clock: Callable[[], float]
@@ -52,7 +53,7 @@ class Desk:
 
 
 @dataclass
-class Running:
+class RunningChat:
     """A chat under way. `cancel` and `fence` may be called at any time."""
 
     entry: str
@@ -63,7 +64,7 @@ class Running:
     engine: Engine | None = None  # that works on it now
     start: int = 0  # of that engine
     settling: bool = False
-    claim: Claim | None = None
+    claim: ClaimedChat | None = None
     tokens: int = 0  # of the answer, over all attempts
     cached_tokens: int | None = None
     queue_s: float = 0.0
@@ -88,7 +89,7 @@ class Running:
             self.task.cancel()
 
 
-async def run(running: Running, desk: Desk) -> None:
+async def run(running: RunningChat, desk: WorkerContext) -> None:
     """Claim, stream, settle; again when the engine fails under it. Every way out but being fenced or the worker's
     own end settles the chat, so its client gets an answer or an error: a fault of ours, too, for who takes up a chat
     that nobody settled only meets it again."""
@@ -106,7 +107,7 @@ async def run(running: Running, desk: Desk) -> None:
         await settle(running, running.claim, end, desk)
 
 
-async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
+async def _attempts(running: RunningChat, desk: WorkerContext) -> ReplyEnd | None:
     """How the chat ends; None when it had ended before. `running.claim` is the last attempt's."""
     failures = 0
     while True:
@@ -126,7 +127,7 @@ async def _attempts(running: Running, desk: Desk) -> ReplyEnd | None:
             await desk.writer.flush()  # the next claim would fence what is left of this attempt, and so us
 
 
-async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
+async def _attempt(running: RunningChat, claim: ClaimedChat, desk: WorkerContext) -> ReplyEnd:
     """One pass through the engine."""
     if claim.cancelled or running.cancelled:
         return ReplyEnd(Finish.CANCELLED)
@@ -151,7 +152,7 @@ async def _attempt(running: Running, claim: Claim, desk: Desk) -> ReplyEnd:
     return _failure("engine_busy", "The model had no room for this chat.")
 
 
-async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: Desk) -> Finish:
+async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, desk: WorkerContext) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
     per_token = desk.life.facts.kv_bytes_per_token
     place, finish = 0, Finish.STOP
@@ -178,7 +179,7 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
             if piece.text or piece.tokens:
                 place += 1
                 start = (int(claim.kv_bits), claim.queue_s) if place == 1 and claim.attempt == 1 else None
-                desk.writer.put(Line(running.chat, claim.attempt, place, piece.text, piece.tokens, start=start))
+                desk.writer.put(ReplyPiece(running.chat, claim.attempt, place, piece.text, piece.tokens, start=start))
             if piece.cached_tokens is not None and running.cached_tokens is None:
                 running.cached_tokens = min(piece.cached_tokens, claim.ticket.prompt_tokens)
             if piece.finish:
@@ -194,7 +195,7 @@ async def _stream(running: Running, claim: Claim, request: EngineRequest, desk: 
     return finish
 
 
-def _request(running: Running, claim: Claim, text: str, left: int, desk: Desk) -> EngineRequest:
+def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, desk: WorkerContext) -> EngineRequest:
     """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice.
 
     A chat that was admitted before the engine changed its KV bits runs with those that the engine has now. One that was
@@ -226,19 +227,19 @@ def _request(running: Running, claim: Claim, text: str, left: int, desk: Desk) -
     )
 
 
-async def settle(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> None:
+async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, desk: WorkerContext) -> None:
     """End the chat in Redis, after all its pieces are there."""
     await desk.writer.flush()
     await close(running, claim, end, desk)
 
 
-async def close(running: Running, claim: Claim, end: ReplyEnd, desk: Desk) -> None:
+async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, desk: WorkerContext) -> None:
     """End the chat in Redis with what is written of it."""
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
         _, running.tokens = await insist(lambda: desk.bench.written(running.chat))
     usage = None
     if running.tokens or (running.started_s and end.error is None):
-        usage = Usage(
+        usage = ChatUsage(
             prompt_tokens=claim.ticket.prompt_tokens,
             cached_tokens=running.cached_tokens or 0,
             completion_tokens=running.tokens,

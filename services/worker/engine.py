@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from scheduler.types import EngineFacts, EngineReport, EngineState
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import Engine, EngineError, EngineStartError, Progress
 
 WATCH_S = 1.0

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 import structlog
 
-from scheduler.types import KvBits
+from services.contracts.chats import KvBits
 from services.engines.base import EngineError
-from services.queues.bench import Bench
-from services.worker.chat import Running, insist
+from services.store.work import WorkConsumer
+from services.worker.chat import RunningChat, insist
 from services.worker.engine import EngineLife
 
 AT_ONCE_MAX = 16  # an engine answers between two steps, all that asked meanwhile
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 class Lowering:
     """Of one worker's chats: `running` is its own, by name."""
 
-    def __init__(self, bench: Bench, life: EngineLife, running: Mapping[str, Running]) -> None:
+    def __init__(self, bench: WorkConsumer, life: EngineLife, running: Mapping[str, RunningChat]) -> None:
         self._bench = bench
         self._life = life
         self._running = running
@@ -52,7 +52,7 @@ class Lowering:
                 self._late.add(task)
                 task.add_done_callback(self._late.discard)
 
-    async def _until_low(self, running: Running, bits: KvBits) -> None:
+    async def _until_low(self, running: RunningChat, bits: KvBits) -> None:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + LATE_S_MAX
         why: str | None = ""
@@ -64,7 +64,7 @@ class Lowering:
         if why is not None:
             log.warning("chat.not_demoted", chat=running.chat, bits=int(bits), why=why)
 
-    async def _lower(self, running: Running, bits: KvBits) -> str | None:
+    async def _lower(self, running: RunningChat, bits: KvBits) -> str | None:
         """None where it is low now, else why not."""
         engine, has = running.engine, running.kv_bits
         if engine is None or has is None:

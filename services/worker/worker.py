@@ -8,19 +8,19 @@ from typing import Any
 
 import structlog
 
-from scheduler.types import KvBits
+from services.contracts.chats import KvBits
+from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import Engine
-from services.queues.bench import Bench
-from services.queues.connection import QueueUnavailable
-from services.queues.records import Finish, ReplyEnd, ReplyError
-from services.tokenizer import Tokenizer, TokenizerError
+from services.store.connection import QueueUnavailable
+from services.store.work import WorkConsumer
+from services.tokenizer.tokenizer import Tokenizer, TokenizerError
 from services.worker import chat as chats
 from services.worker.change import Prompt
-from services.worker.chat import Running, insist
+from services.worker.chat import RunningChat, insist
+from services.worker.command_runner import CommandDependencies, CommandRunner
 from services.worker.engine import EngineGone, EngineLife
+from services.worker.latency_window import LatencyWindow
 from services.worker.lowering import Lowering
-from services.worker.meter import Meter
-from services.worker.orders import Means, Orders
 from services.worker.writer import ReplyWriter
 
 TAKE_BLOCK_MS = 500
@@ -40,33 +40,33 @@ class Worker:
         model: str,
         engine: Engine,
         tokenizer: Tokenizer | None,
-        bench: Bench,
+        bench: WorkConsumer,
         *,
         reply_keep_s: int,
         drain_s: float,
         clock: Callable[[], float],
-        means: Means | None = None,
+        means: CommandDependencies | None = None,
         usd_per_million_tokens: float = 0.0,
     ) -> None:
         self._model = model
         self._bench = bench
         self._drain_s = drain_s
         self._clock = clock
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, RunningChat] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._asides: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._life = EngineLife(engine, model, self._say, clock)
         writer = ReplyWriter(bench, self._fenced)
-        self._desk = chats.Desk(
-            bench, self._life, writer, Meter(), tokenizer, reply_keep_s, clock, usd_per_million_tokens
+        self._desk = chats.WorkerContext(
+            bench, self._life, writer, LatencyWindow(), tokenizer, reply_keep_s, clock, usd_per_million_tokens
         )
         self._lowering = Lowering(bench, self._life, self._running)
-        self._orders = Orders(
+        self._orders = CommandRunner(
             model,
             self._life,
-            means or Means(bench.order_book(), probe_prompt(tokenizer)),
+            means or CommandDependencies(bench.order_book(), probe_prompt(tokenizer)),
             streaming=self._streaming,
             publish=self._publish,
             lowered=self._lowering.everyone,
@@ -176,14 +176,14 @@ class Worker:
     def _begin(self, entry: str, chat: str) -> None:
         if chat in self._running:
             return
-        running = Running(entry, chat)
+        running = RunningChat(entry, chat)
         self._running[chat] = running
         self._orders.busy()
         running.task = asyncio.create_task(self._run(running), name=chat)
         self._tasks.add(running.task)
         running.task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, running: Running) -> None:
+    async def _run(self, running: RunningChat) -> None:
         try:
             await chats.run(running, self._desk)
         finally:
@@ -260,7 +260,7 @@ class Worker:
         for entry, chat in held:
             claim = await insist(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
             if claim:
-                await chats.close(Running(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._desk)
+                await chats.close(RunningChat(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._desk)
 
     def _fenced(self, chat: str) -> None:
         running = self._running.get(chat)

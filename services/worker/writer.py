@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from services.queues.bench import Bench, Line
-from services.queues.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable
+from services.store.work import ReplyPiece, WorkConsumer
 
 RETRY_S = (0.05, 0.2, 0.5, 1.0)
 LINES_MAX = 512  # in one batch
@@ -27,16 +27,16 @@ class ReplyWriter:
     in `GATHER_S` at most.
     """
 
-    def __init__(self, bench: Bench, on_fenced: Callable[[str], None]) -> None:
+    def __init__(self, bench: WorkConsumer, on_fenced: Callable[[str], None]) -> None:
         self._bench = bench
         self._on_fenced = on_fenced
-        self._lines: list[Line] = []
+        self._lines: list[ReplyPiece] = []
         self._put = 0  # lines ever put
         self._written = 0  # lines ever written
         self._news = asyncio.Event()
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # lines that must be written, for whom
 
-    def put(self, line: Line) -> None:
+    def put(self, line: ReplyPiece) -> None:
         """Queue one piece. Its size is bounded by the chats under way and their `max_tokens`."""
         self._lines.append(line)
         self._put += 1
@@ -68,7 +68,7 @@ class ReplyWriter:
                 if len(batch) > 1 and (early_s := began_s + GATHER_S - loop.time()) > 0:
                     await asyncio.sleep(early_s)
 
-    async def _write(self, batch: list[Line]) -> None:
+    async def _write(self, batch: list[ReplyPiece]) -> None:
         tries = 0
         while True:
             try:
@@ -84,9 +84,9 @@ class ReplyWriter:
                 return
 
 
-def _joined(lines: list[Line]) -> list[Line]:
+def _joined(lines: list[ReplyPiece]) -> list[ReplyPiece]:
     """Pieces of one chat that gathered while the last batch was on its way become one."""
-    joined: dict[tuple[str, int], Line] = {}
+    joined: dict[tuple[str, int], ReplyPiece] = {}
     for line in lines:
         key = (line.chat, line.attempt)
         joined[key] = joined[key].and_then(line) if key in joined else line

@@ -13,14 +13,15 @@ import pytest
 from gateway.admin.router import admin_app
 from gateway.prompt import Prompts
 from gateway.state import Gateway
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits, Task, Ticket
-from services.config import Config
-from services.queues.bench import Bench
-from services.queues.connection import connect
-from services.queues.door import Submitted, read_registry, write_registry
-from services.queues.records import Payload
-from services.registry import ready_key, seeded
-from services.secrets import Secrets
+from services.config.api_keys import ready_key
+from services.config.host_secrets import Secrets
+from services.config.schema import Config
+from services.contracts.chats import KvBits, Payload, Task, Ticket
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.store.connection import connect
+from services.store.registry import seeded
+from services.store.submission import Submitted, read_registry, write_registry
+from services.store.work import WorkConsumer
 
 PEPPER = b"pepper" * 6
 ADMIN_KEY = "bh-the-owners-own-key-of-this-test-host"
@@ -74,7 +75,7 @@ class Admin:
         assert answer.status_code == status, answer.text
         return answer.json()["error"]
 
-    async def engine(self, model: str, *, live: bool = False, bits: int = 8, running: int = 0) -> Bench:
+    async def engine(self, model: str, *, live: bool = False, bits: int = 8, running: int = 0) -> WorkConsumer:
         """Describe an engine as its worker would."""
         sizes = {16: 23_040, 8: 12_240, 4: 6_480}  # SmolLM2-135M, f16, q8_0 and q4_0
         facts = EngineFacts(
@@ -89,7 +90,7 @@ class Admin:
             kv_bits=KvBits(bits),
             live_kv_bits=live,
         )
-        bench = Bench(self.gateway.connection, model, f"{model}@test")
+        bench = WorkConsumer(self.gateway.connection, model, f"{model}@test")
         report = EngineReport(model, time.time(), EngineState.READY, running=running, inter_token_s=0.01)
         await bench.publish_engine(facts, report)
         return bench

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.admin.router import application
 from gateway.outcomes import Refused
-from services.registry import new_key
+from services.config.api_keys import new_key
 from tests.admin.conftest import ACME, ADMIN_KEY, Admin
 
 

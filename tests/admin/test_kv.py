@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from services.jobs.store import Jobs, JobState
-from services.queues.commands import Commands, CommandState
-from services.queues.door import read_registry
+from services.store.commands import Commands, CommandState
+from services.store.jobs import Jobs, JobState
+from services.store.submission import read_registry
 from tests.admin.conftest import Admin
 
 

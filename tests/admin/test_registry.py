@@ -10,9 +10,9 @@ from hashlib import sha256
 
 import orjson
 
-from services.config import TenantConfig
-from services.queues.door import read_registry, write_registry
-from services.registry import Keyring, Registry, seeded
+from services.config.schema import TenantConfig
+from services.store.registry import Keyring, Registry, seeded
+from services.store.submission import read_registry, write_registry
 from tests.admin.conftest import ACME, CONFIG, PEPPER, Admin
 
 

@@ -24,10 +24,10 @@ from gateway.prompt import Prompts
 from gateway.state import Gateway
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
-from services.queues.connection import connect
-from services.queues.desk import Desk
-from services.queues.door import read_registry, write_registry
-from services.registry import seeded
+from services.store.connection import connect
+from services.store.registry import seeded
+from services.store.scheduling import SchedulerStore
+from services.store.submission import read_registry, write_registry
 from tests.admin.conftest import ADMIN_KEY, CONFIG, PEPPER, SECRETS
 from tests.fuzzing import UNSHRUNK
 
@@ -56,7 +56,7 @@ class Serving(threading.Thread):
             gateway = Gateway(CONFIG, SECRETS, connection, Prompts({}))
             await gateway.directory.reload()
             config = uvicorn.Config(admin_app(gateway), lifespan="off", log_config=None, access_log=False)
-            loop = Loop(Desk(connection), SchedulerSettings, name="test", clock=time.time)
+            loop = Loop(SchedulerStore(connection), SchedulerSettings, name="test", clock=time.time)
             scheduling = asyncio.create_task(loop.run())
             self.server = uvicorn.Server(config)
             await self.server.serve([self.listener])

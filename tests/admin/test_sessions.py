@@ -7,16 +7,17 @@ import time
 
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
-from scheduler.types import KvBits, Reservation
-from services.queues.desk import Desk
-from services.queues.door import Door
-from services.queues.records import Finish
+from services.contracts.chats import KvBits
+from services.contracts.decisions import Reservation
+from services.contracts.replies import Finish
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient
 from tests.admin.conftest import Admin
 
 
 async def dispatched(admin: Admin, chat: str, model: str = "m") -> None:
     """As the scheduler does."""
-    desk = Desk(admin.gateway.connection)
+    desk = SchedulerStore(admin.gateway.connection)
     ticket = await admin.submit(chat, model=model)
     lease = await desk.take_lease("", "test", 60_000)
     held = Reservation(
@@ -75,7 +76,7 @@ async def test_a_running_session_is_demoted_and_its_next_chats_start_low(admin: 
     assert done["done"]
     await working
     await admin.submit("c2")
-    [second] = await Desk(admin.gateway.connection).waiting()
+    [second] = await SchedulerStore(admin.gateway.connection).waiting()
     assert (second.chat, second.kv_bits, second.kv_bits_floor) == ("c2", KvBits.FOUR, KvBits.FOUR)
 
 
@@ -91,10 +92,10 @@ async def test_the_scheduler_explains_why_a_chat_waits(admin: Admin) -> None:
     await admin.submit("c1")
     await admin.engine("m")
     loop = asyncio.create_task(
-        Loop(Desk(admin.gateway.connection), SchedulerSettings, name="test", clock=time.time).run()
+        Loop(SchedulerStore(admin.gateway.connection), SchedulerSettings, name="test", clock=time.time).run()
     )
     async with asyncio.timeout(20):
-        while await Door(admin.gateway.connection).snapshot() is None:  # noqa: ASYNC110  (asked before, it would not hear)
+        while await SubmissionClient(admin.gateway.connection).snapshot() is None:  # noqa: ASYNC110  (asked before, it would not hear)
             await asyncio.sleep(0.02)
     assert (await admin.ask("GET", "/scheduler/explain/nobody"))["state"] == "unknown"
     found = await admin.ask("GET", "/scheduler/explain/c1")

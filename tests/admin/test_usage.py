@@ -7,19 +7,20 @@ import io
 import random
 import time
 
-from scheduler.types import Decision, KvBits, Outcome, Reason, Reservation, Usage
-from services.queues.bench import Bench
-from services.queues.desk import Desk
-from services.queues.records import Finish, ReplyEnd
-from services.queues.usage import count_refusal
-from services.usage import day_before, day_now, roll_up
+from services.contracts.chats import ChatUsage, KvBits
+from services.contracts.decisions import Decision, Outcome, Reason, Reservation
+from services.contracts.replies import Finish, ReplyEnd
+from services.store.scheduling import SchedulerStore
+from services.store.usage_counters import count_refusal
+from services.store.usage_report import day_before, day_now, roll_up
+from services.store.work import WorkConsumer
 from tests.admin.conftest import Admin
 
 
 async def serve(admin: Admin, count: int, seed: int) -> tuple[dict[str, int], float]:
     """Chats of two tenants, settled with drawn numbers, at four times of two days. Returns the sums."""
     drawn, connection = random.Random(seed), admin.gateway.connection
-    desk, bench, now_s = Desk(connection), Bench(connection, "m", "m@test"), time.time()
+    desk, bench, now_s = SchedulerStore(connection), WorkConsumer(connection, "m", "m@test"), time.time()
     await bench.open()
     lease = await desk.take_lease("", "test", 60_000) or ""
     sums = {"chats": 0, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "refused": 0}
@@ -37,7 +38,7 @@ async def serve(admin: Admin, count: int, seed: int) -> tuple[dict[str, int], fl
         [(entry, chat)] = await bench.take(1, 100)
         claim = await bench.claim(entry, chat)
         assert claim is not None
-        used = Usage(drawn.randint(1, 500), drawn.randint(0, 99), drawn.randint(0, 300), KvBits.EIGHT, 0.125, 0.25)
+        used = ChatUsage(drawn.randint(1, 500), drawn.randint(0, 99), drawn.randint(0, 300), KvBits.EIGHT, 0.125, 0.25)
         end = ReplyEnd(Finish.STOP, used)
         await bench.settle(claim.ticket, claim.attempt, end, usage=used, keep_s=60, now_s=at_s)
         sums["chats"] += 1

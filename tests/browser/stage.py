@@ -32,17 +32,18 @@ from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
 from scheduler.__main__ import LiveSettings
 from scheduler.loop import Loop
-from services.config import Config
-from services.logs import setup
-from services.queues.bench import Bench
-from services.queues.connection import Connection, connect
-from services.queues.desk import Desk
-from services.queues.door import read_registry, write_registry
-from services.registry import ready_key, seeded
-from services.runtime import Runtime
-from services.secrets import Secrets, load_secrets
-from services.tokenizer import load_tokenizer
-from services.weights import resolve
+from services.config.api_keys import ready_key
+from services.config.host_secrets import Secrets, load_secrets
+from services.config.schema import Config
+from services.model_files.weights import resolve
+from services.process.logs import setup
+from services.store.connection import Connection, connect
+from services.store.registry import seeded
+from services.store.runtime import Runtime
+from services.store.scheduling import SchedulerStore
+from services.store.submission import read_registry, write_registry
+from services.store.work import WorkConsumer
+from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.worker import Worker
 from tests.browser.talker import Shape, Talker
 
@@ -184,7 +185,7 @@ async def staged(
             stack.enter_context(_jobs(runtime))
         settings = LiveSettings(connection, config)
         await settings.refresh()
-        loop = Loop(Desk(connection), settings, name="stage", clock=time.time)
+        loop = Loop(SchedulerStore(connection), settings, name="stage", clock=time.time)
         beside = [asyncio.create_task(worker.run()) for worker in workers_of(connection, config)]
         beside += [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
         listener = stack.enter_context(listening("127.0.0.1", 0))
@@ -261,7 +262,7 @@ def workers_of(connection: Connection, config: Config) -> list[Worker]:
             model,
             Talker(model, shape, read),
             tokenizer,
-            Bench(connection, model, f"{model}@0"),
+            WorkConsumer(connection, model, f"{model}@0"),
             reply_keep_s=config.gateway.reply_keep_s,
             drain_s=1.0,
             clock=time.time,

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import EngineRejected, EngineRequest, KvBitsUnsupported, Piece, Progress
 
 ANSWERS = {

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from services.cli.app import app
 from services.cli.chat import status_line
-from services.cli.client import Answer
+from services.cli.client import ChatAnswer
 
 GOOD = """\
 data_dir: {folder}/data
@@ -140,8 +140,8 @@ def test_help_names_the_commands(runner: CliRunner) -> None:
 
 
 def test_the_status_line() -> None:
-    answer = Answer("x", 4, 12.4, 80.2, 40, 32, 21, decode_s=0.5)
+    answer = ChatAnswer("x", 4, 12.4, 80.2, 40, 32, 21, decode_s=0.5)
     assert status_line(answer) == (
         "KV 4 bits · 40+21 tokens (32 cached) · 40.0 tok/s · waited 12 ms · first token after 80 ms"
     )
-    assert status_line(Answer()) == ""
+    assert status_line(ChatAnswer()) == ""

@@ -15,9 +15,9 @@ import yaml
 from typer.main import get_command
 
 from services.cli.app import app
-from services.config import load
-from services.runtime import GATEWAY_URL_ENV
-from services.secrets import load_secrets
+from services.config.host_secrets import load_secrets
+from services.config.schema import load
+from services.store.runtime import GATEWAY_URL_ENV
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

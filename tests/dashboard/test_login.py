@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.dashboard.sessions import COOKIE, IDLE_S, LIFE_S, Sessions
-from services.queues.connection import connect
-from services.registry import ready_key
+from gateway.dashboard.logins import COOKIE, IDLE_S, LIFE_S, Logins
+from services.config.api_keys import ready_key
+from services.store.connection import connect
 
 from .conftest import Operator
 
@@ -115,7 +115,7 @@ async def test_forged_and_cut_cookies(operator: Operator) -> None:
 async def test_sessions_end(redis_url: str) -> None:
     now_s = 1_000_000.0
     async with connect(redis_url) as connection:
-        sessions = Sessions(connection, b"p" * 32, lambda: now_s)
+        sessions = Logins(connection, b"p" * 32, lambda: now_s)
         cookie = await sessions.begin("bh-key", "owner", "owner")
         found = await sessions.find(cookie)
         assert found is not None
@@ -127,7 +127,7 @@ async def test_sessions_end(redis_url: str) -> None:
         now_s -= LIFE_S
         await sessions.end(cookie)
         assert await sessions.find(cookie) is None
-        other = Sessions(connection, b"q" * 32, lambda: now_s)
+        other = Logins(connection, b"q" * 32, lambda: now_s)
         assert await other.find(await sessions.begin("bh-key", "owner", "owner")) is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from services.jobs.store import Jobs, JobState
+from services.store.jobs import Jobs, JobState
 from tests.browser.stage import SHAPES
 
 from .conftest import Operator

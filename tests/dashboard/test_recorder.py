@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 from gateway.dashboard import recorder
 from gateway.dashboard.recorder import Recorder
 from gateway.metrics import Metrics
-from services.queues import keys
-from services.queues.connection import connect
-from services.queues.desk import Desk
-from services.queues.door import Door
+from services.store import redis_keys as keys
+from services.store.connection import connect
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient
 
 WHOLE = {"models": {"m": {"running": 1, "observed_inter_token_s": 0.02, "reserved_bytes": 5}}, "waiting": 3}
 
@@ -37,7 +37,7 @@ async def test_charts_go_on_after_a_snapshot_that_is_not_whole(
     """As a scheduler of another version writes it. The charts ended there without a word, until the gateway did."""
     monkeypatch.setattr(recorder, "SAMPLE_S", 0.01)
     async with connect(redis_url) as connection:
-        desk, charts = Desk(connection), Recorder(Door(connection), Metrics(), time.time)
+        desk, charts = SchedulerStore(connection), Recorder(SubmissionClient(connection), Metrics(), time.time)
         with capture_logs() as logged:
             sampling = asyncio.create_task(charts.run())
             try:

@@ -12,7 +12,7 @@ from gateway.dashboard import view
 from gateway.dashboard.jobs import row
 from gateway.dashboard.recorder import buckets, median
 from gateway.dashboard.render import ago, amount, milliseconds, page, spoken
-from gateway.dashboard.usage import Usage
+from gateway.dashboard.usage import UsagePage
 from gateway.metrics import Metrics
 
 GB = 10**9
@@ -258,12 +258,12 @@ def test_usage_adds_up() -> None:
         "refused": {"deadline": 2},
     }
     other = row | {"day": "2026-11-23", "tenant": "globex", "refused": {}}
-    usage = Usage.of({"rows": [row, row, other]}, "2026-11-22", "2026-11-24")
+    usage = UsagePage.of({"rows": [row, row, other]}, "2026-11-22", "2026-11-24")
     assert [day.tokens for day in usage.days] == [0, 15, 30]
     assert [tenant.tenant for tenant in usage.tenants] == ["acme", "globex"]
     assert usage.total.chats == 6
     assert usage.tenants[0].gigabyte_hours == pytest.approx(2.0)
     assert usage.tenants[0].reasons == "4 deadline"
     assert usage.days[2].parts == [(0, 0.0, 100.0)]
-    nothing = Usage.of({"rows": []}, "2026-11-24", "2026-11-24")
+    nothing = UsagePage.of({"rows": []}, "2026-11-24", "2026-11-24")
     assert nothing.total.queue_s == 0.0

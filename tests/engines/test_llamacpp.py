@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import KvBits
-from services.config import ConfigError, ModelConfig
+from services.config.schema import ConfigError, ModelConfig
+from services.contracts.chats import KvBits
 from services.engines.base import EngineBusy, EngineRejected, EngineUnavailable
 from services.engines.factory import build_engine
-from services.engines.gguf import GgufError, read_gguf
 from services.engines.llamacpp import LlamaCppEngine
 from services.engines.llamacpp_slots import Slots
+from services.model_files.gguf import GgufError, read_gguf
 
 from .kits import GGUF, Kit, collect, llamacpp_kit, text_of
 

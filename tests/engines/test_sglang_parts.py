@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import EngineFacts, KvBits
-from services.config import ConfigError, ModelConfig
+from services.config.schema import ConfigError, ModelConfig
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts
+from services.devices.telemetry import GpuReading
 from services.engines.base import EngineRequest, EngineStartError, EngineUnavailable, KvBitsUnsupported, Sampling
 from services.engines.factory import build_engine
 from services.engines.http import EventStream
-from services.engines.modelconfig import INDEX, ModelConfigError, missing_shards, read_model_config
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
 from services.engines.sglang_room import CUDA_BYTES, activation_bytes, missing_room, overhead_bytes
 from services.engines.sglang_server import SglangOptions, SglangServer
-from services.telemetry import GpuReading
+from services.model_files.model_config import INDEX, ModelConfigError, missing_shards, read_model_config
 
 QWEN_7B = {
     "model_type": "qwen2",

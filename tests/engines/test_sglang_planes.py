@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from scheduler.types import KvBits
+from services.contracts.chats import KvBits
 from services.engines.base import EngineRejected
 from services.engines.sglang import SglangEngine
 

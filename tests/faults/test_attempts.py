@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.queues import keys
-from services.queues.records import Finish
+from services.contracts.replies import Finish
+from services.store import redis_keys as keys
 from tests.worker.conftest import open_bunk
 
 

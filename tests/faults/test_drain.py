@@ -13,14 +13,14 @@ import pytest
 from benchmarks.faults.audit import audit
 from benchmarks.faults.client import Client, Outcome
 from benchmarks.faults.load import Load, http_client, jobs
-from benchmarks.faults.scene import PATIENCE_S, Scene, supervised
+from benchmarks.faults.scene import PATIENCE_S, PlanInputs, supervised
 from benchmarks.host import free_port
 
 DRAIN_S = 3.0
 CHATS = 20
 
 
-async def _refuses(scene: Scene) -> set[str]:
+async def _refuses(scene: PlanInputs) -> set[str]:
     """What new chats and /ready are told until the gateway is gone."""
     told: set[str] = set()
     while True:

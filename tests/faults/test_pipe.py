@@ -11,10 +11,11 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from benchmarks.faults.proxy import Proxy
-from services.queues import ear, keys
-from services.queues.bench import Bench
-from services.queues.connection import Connection, QueueUnavailable, connect, translated
-from services.queues.sockets import Shared
+from services.store import redis_keys as keys
+from services.store import subscriber as ear
+from services.store.connection import Connection, QueueUnavailable, connect, translated
+from services.store.sockets import HandoverConnection
+from services.store.work import WorkConsumer
 
 TIMEOUT_S = 1.0
 
@@ -215,7 +216,7 @@ async def test_a_taking_whose_answer_was_lost_is_not_repeated(
     redis_port: int, proxy: Proxy, connection: Connection
 ) -> None:
     """The entry is this consumer's then: a second read would not show it."""
-    bench = Bench(connection, "m", "m@0")
+    bench = WorkConsumer(connection, "m", "m@0")
     await bench.open()
     taking = asyncio.create_task(bench.take(1, 3000))
     await asyncio.sleep(0.1)
@@ -307,13 +308,13 @@ class Counting:
 def test_commands_of_one_moment_go_out_together(redis_port: int, turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the event loop that all processes use. `turns`: of it, between two commands."""
     made: list[Counting] = []
-    hand_over = Shared.hand_over
+    hand_over = HandoverConnection.hand_over
 
-    def counted(connection: Shared, protocol: asyncio.Protocol) -> Counting:
+    def counted(connection: HandoverConnection, protocol: asyncio.Protocol) -> Counting:
         made.append(Counting(hand_over(connection, protocol)))
         return made[-1]
 
-    monkeypatch.setattr(Shared, "hand_over", counted)
+    monkeypatch.setattr(HandoverConnection, "hand_over", counted)
 
     async def later(connection: Connection, number: int) -> str:
         for _ in range(number * turns):

@@ -13,20 +13,22 @@ import pytest
 from benchmarks.faults.proxy import Proxy
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
-from services.config import TenantConfig
-from services.explain import explain
+from services.config.schema import TenantConfig
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.contracts.replies import Finish, ReplyEnd
 from services.jobs.beat import send_new
 from services.jobs.broker import Sender
-from services.queues import keys
-from services.queues.bench import Bench, Line
-from services.queues.connection import Connection, QueueUnavailable
-from services.queues.desk import Desk
-from services.queues.door import Door, Submitted, write_registry
-from services.queues.records import Finish, ReplyEnd, encode
-from services.registry import Registry, TenantRecord
+from services.store import redis_keys as keys
+from services.store.connection import Connection, QueueUnavailable
+from services.store.explanations import explain
+from services.store.records import encode
+from services.store.registry import Registry, TenantRecord
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient, Submitted, write_registry
+from services.store.work import ReplyPiece, WorkConsumer
 from tests.gateway.driver import until
-from tests.queues.test_chats import PAYLOAD, reservation, ticket
+from tests.store.test_submission import PAYLOAD, reservation, ticket
 
 FACTS = EngineFacts("m", "llamacpp", 1, 1, 10**9, {8: 100}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT)
 
@@ -51,7 +53,7 @@ async def submit(connection: Connection, chat: str) -> None:
     """A chat that waits."""
     now = time.time()
     asked = replace(ticket(chat), created_s=now, deadline_s=now + 60)
-    answer = await Door(connection).submit(asked, PAYLOAD, registry_version=1)
+    answer = await SubmissionClient(connection).submit(asked, PAYLOAD, registry_version=1)
     assert answer.outcome is Submitted.OK
 
 
@@ -62,9 +64,9 @@ async def texts(connection: Connection, chat: str) -> list[bytes]:
 async def test_a_piece_that_redis_has_no_room_for_is_not_taken_for_written(connection: Connection) -> None:
     """It was: the refusal was read as "another attempt was faster", and the piece was gone."""
     await submit(connection, "chat-1")
-    bench = Bench(connection, "m", "m@0")
+    bench = WorkConsumer(connection, "m", "m@0")
     await connection.redis.hset(keys.chat("chat-1"), "attempt", 1)
-    lines = [Line("chat-1", 1, 1, "Hel", 1), Line("chat-1", 1, 2, "lo", 1)]
+    lines = [ReplyPiece("chat-1", 1, 1, "Hel", 1), ReplyPiece("chat-1", 1, 2, "lo", 1)]
     assert await bench.write(lines[:1]) == set()
     await connection.redis.config_set("maxmemory", 1)
     with pytest.raises(QueueUnavailable):
@@ -79,10 +81,10 @@ async def test_a_silent_way_ends_reads_that_block(
 ) -> None:
     """They had no bound: a scheduler whose peer vanished waited for it for ever, with the lease run out."""
     monkeypatch.setattr("services.jobs.beat.SWEEP_S", 0.05)
-    await Bench(connection, "m", "m@0").open()
+    await WorkConsumer(connection, "m", "m@0").open()
     async with Proxy(lambda: redis_port).running() as proxy:
         behind = Connection(proxy.url, timeout_s=2.0)
-        bench, desk = Bench(behind, "m", "m@0"), Desk(behind)
+        bench, desk = WorkConsumer(behind, "m", "m@0"), SchedulerStore(behind)
         assert await bench.take(1, 10) == []
         assert (await desk.events("0-0", 10))[1] == []
         proxy.stop()
@@ -106,8 +108,8 @@ async def test_a_silent_way_ends_reads_that_block(
 async def lead(connection: Connection, clock: Callable[[], float]) -> asyncio.Task[None]:
     """A scheduler that has one engine."""
     report = EngineReport("m", clock(), EngineState.READY)
-    await Bench(connection, "m", "m@0").publish_engine(FACTS, report)
-    loop = Loop(Desk(connection), SchedulerSettings, name="test", clock=clock)
+    await WorkConsumer(connection, "m", "m@0").publish_engine(FACTS, report)
+    loop = Loop(SchedulerStore(connection), SchedulerSettings, name="test", clock=clock)
     return asyncio.create_task(loop.run())
 
 
@@ -134,7 +136,7 @@ async def leader(connection: Connection, unlike: bytes | None = None) -> bytes:
 
 async def test_a_lease_that_a_clock_has_made_long_is_free_again_soon(connection: Connection) -> None:
     """Its holder is dead, and Redis's clock went back an hour after it was given."""
-    desk = Desk(connection)
+    desk = SchedulerStore(connection)
     assert await desk.take_lease("", "dead", 3_600_000)
     assert await desk.take_lease("", "next", 300) is None
     await asyncio.sleep(0.5)
@@ -155,7 +157,7 @@ async def test_a_lease_that_ran_out_is_taken_up_at_once(connection: Connection) 
 
 async def reserved(connection: Connection) -> int | None:
     """KV bytes that the scheduler says are reserved."""
-    snapshot = await Door(connection).snapshot()
+    snapshot = await SubmissionClient(connection).snapshot()
     model = snapshot["models"].get("m") if snapshot else None
     return None if model is None else int(model["reserved_bytes"])
 
@@ -194,20 +196,22 @@ async def test_a_clock_that_jumps_stops_no_scheduler(connection: Connection, jum
         await _until(connection, 0)
         skew_s = jump_s
         await connection.redis.delete(keys.SNAPSHOT)
-        await Bench(connection, "m", "m@0").publish_engine(FACTS, EngineReport("m", clock(), EngineState.READY))
+        await WorkConsumer(connection, "m", "m@0").publish_engine(FACTS, EngineReport("m", clock(), EngineState.READY))
         await _until(connection, 0)
         now = clock()
         asked = replace(ticket("chat-1"), created_s=now, deadline_s=now + 60)
-        await Door(connection).submit(asked, PAYLOAD, registry_version=1)
+        await SubmissionClient(connection).submit(asked, PAYLOAD, registry_version=1)
         states: list[str] = []
 
         async def look() -> None:
-            info = await Door(connection).chat("chat-1")
+            info = await SubmissionClient(connection).chat("chat-1")
             states.append(info.state if info else "")
 
         async with asyncio.timeout(20):
             while "ready" not in states:
-                await Bench(connection, "m", "m@0").publish_engine(FACTS, EngineReport("m", clock(), EngineState.READY))
+                await WorkConsumer(connection, "m", "m@0").publish_engine(
+                    FACTS, EngineReport("m", clock(), EngineState.READY)
+                )
                 await look()
                 await asyncio.sleep(0.1)
     finally:
@@ -219,7 +223,7 @@ async def test_a_clock_that_jumps_stops_no_scheduler(connection: Connection, jum
 async def test_a_waiting_chat_that_was_taken_up_is_not_cancelled_by_the_client_before(connection: Connection) -> None:
     """Between looking who reads it and taking it out of the queue, a retry may join it."""
     await submit(connection, "chat-1")
-    door = Door(connection)
+    door = SubmissionClient(connection)
     info = await door.follow("chat-1", "acme", take=True)
     assert info is not None
     assert not await door.cancel(info.ticket, 60, time.time(), readers=0)

@@ -20,14 +20,15 @@ from gateway.main import Server, listening, opened
 from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
-from services.config import Config
-from services.queues.connection import Connection, connect
-from services.queues.door import read_registry, write_registry
-from services.registry import Registry, ready_key, seeded
-from services.runtime import Runtime
-from services.secrets import Secrets
-from services.tokenizer import Tokenizer, load_tokenizer
-from services.weights import resolve
+from services.config.api_keys import ready_key
+from services.config.host_secrets import Secrets
+from services.config.schema import Config
+from services.model_files.weights import resolve
+from services.store.connection import Connection, connect
+from services.store.registry import Registry, seeded
+from services.store.runtime import Runtime
+from services.store.submission import read_registry, write_registry
+from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 from .driver import Driver, ended, until
 

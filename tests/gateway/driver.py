@@ -8,22 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from scheduler.types import (
-    Decision,
-    EngineFacts,
-    EngineReport,
-    EngineState,
-    KvBits,
-    Outcome,
-    Reason,
-    Reservation,
-    Ticket,
-    Usage,
-)
-from services.queues.bench import Bench, Line
-from services.queues.connection import Connection, QueueUnavailable
-from services.queues.desk import Desk
-from services.queues.records import Claim, Finish, ReplyEnd, ReplyError
+from services.contracts.chats import ChatUsage, KvBits, Ticket
+from services.contracts.decisions import Decision, Outcome, Reason, Reservation
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.store.connection import Connection, QueueUnavailable
+from services.store.records import ClaimedChat
+from services.store.scheduling import SchedulerStore
+from services.store.work import ReplyPiece, WorkConsumer
 
 BYTES_PER_TOKEN = 100  # of KV
 KEEP_S = 60
@@ -51,14 +43,17 @@ class Driver:
     model: str = "small"
     script_for: Callable[[Ticket], Script] = field(default=lambda _: Script())
     tickets: list[Ticket] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[ClaimedChat] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
     lease: str = ""
 
     async def run(self) -> None:
         """Until cancelled."""
-        self.desk, self.bench = Desk(self.connection), Bench(self.connection, self.model, f"{self.model}@test")
+        self.desk, self.bench = (
+            SchedulerStore(self.connection),
+            WorkConsumer(self.connection, self.model, f"{self.model}@test"),
+        )
         await self.bench.open()
         lease = await self.desk.take_lease("", "test", 600_000)
         await self.ready()
@@ -123,7 +118,7 @@ class Driver:
                 self.claims.append(claim)
                 self._tasks.create_task(self.answer(claim))
 
-    async def answer(self, claim: Claim) -> None:
+    async def answer(self, claim: ClaimedChat) -> None:
         script = self.script_for(claim.ticket)
         place = 0
         for piece in script.pieces:
@@ -131,13 +126,15 @@ class Driver:
             if claim.ticket.chat in self.cancelled:
                 break
             place += 1
-            await self.bench.write([Line(claim.ticket.chat, claim.attempt, place, piece, 1)])
+            await self.bench.write([ReplyPiece(claim.ticket.chat, claim.attempt, place, piece, 1)])
         await self.settle(claim, script, place)
 
-    async def settle(self, claim: Claim, script: Script, tokens: int) -> None:
+    async def settle(self, claim: ClaimedChat, script: Script, tokens: int) -> None:
         gone = claim.ticket.chat in self.cancelled
         finish = Finish.CANCELLED if gone else Finish.ERROR if script.error else script.finish
-        usage = Usage(claim.ticket.prompt_tokens, 2, tokens, claim.kv_bits, queue_s=claim.queue_s, first_token_s=0.01)
+        usage = ChatUsage(
+            claim.ticket.prompt_tokens, 2, tokens, claim.kv_bits, queue_s=claim.queue_s, first_token_s=0.01
+        )
         end = ReplyEnd(finish, usage, script.error)
         await self.bench.settle(claim.ticket, claim.attempt, end, usage=usage, keep_s=KEEP_S, now_s=time.time())
         self.settled.add(claim.ticket.chat)

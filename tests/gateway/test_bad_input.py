@@ -11,7 +11,8 @@ import openai
 import orjson
 import pytest
 
-from services.registry import Registry, new_key
+from services.config.api_keys import new_key
+from services.store.registry import Registry
 
 from .conftest import ACME, GLOBEX, Host, HostFactory
 from .driver import Script

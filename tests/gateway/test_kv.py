@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.engines import EngineNow
-from gateway.kv import choose, policy_of
-from scheduler.types import Task
-from services.config import KvPolicyConfig
+from gateway.kv_policies.chat_bits import choose, policy_of
+from services.config.schema import KvPolicyConfig
+from services.contracts.chats import Task
 
 from .conftest import Host
 from .test_bad_input import GOOD

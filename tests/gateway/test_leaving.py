@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import orjson
 
-from services.loadtest.sse import SseParser
-from services.queues.records import ReplyError
-from services.registry import Registry
+from services.contracts.replies import ReplyError
+from services.evidence.loadtest.sse import SseParser
+from services.store.registry import Registry
 
 from .conftest import ACME, GLOBEX, Host, HostFactory, gateway_on
 from .driver import Script, until

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from gateway.breaker import PAUSE_S
-from scheduler.types import Ticket
-from services.config import LimitsConfig
-from services.queues.connection import Connection, QueueUnavailable, connect
-from services.queues.door import Door, Submission, Submitted, write_registry
-from services.queues.limits import MINUTE_S, windows_of
-from services.queues.records import Payload
-from services.registry import Registry
-from services.tokenizer import Tokenizer
+from services.config.schema import LimitsConfig
+from services.contracts.chats import Payload, Ticket
+from services.store.connection import Connection, QueueUnavailable, connect
+from services.store.rate_limits import MINUTE_S, windows_of
+from services.store.registry import Registry
+from services.store.submission import Submission, SubmissionClient, Submitted, write_registry
+from services.tokenizer.tokenizer import Tokenizer
 from tests.scheduler import kit
 
 from .conftest import GLOBEX, Host, HostFactory, gateway_on
@@ -40,7 +39,7 @@ def ticket(chat: str, tokens: int, now_s: float = NOON_S, tenant: str = "acme") 
     return kit.ticket(chat, tenant, "small", tokens=tokens, created_s=now_s, deadline_s=now_s + 60)
 
 
-async def submit(door: Door, limits: LimitsConfig, asking: Ticket) -> Submission:
+async def submit(door: SubmissionClient, limits: LimitsConfig, asking: Ticket) -> Submission:
     windows = windows_of(asking.tenant, limits, asking.tokens_max, asking.created_s)
     return await door.submit(asking, Payload(prompt="", salt="s"), registry_version=1, windows=windows)
 
@@ -51,7 +50,7 @@ def used_of(submission: Submission) -> list[int]:
 
 
 async def test_exactly_as_many_as_allowed(connection: Connection) -> None:
-    doors = [Door(connection) for _ in range(3)]
+    doors = [SubmissionClient(connection) for _ in range(3)]
     limits = LimitsConfig(requests_per_minute=100, tokens_per_minute=1000)
     tried = await asyncio.gather(
         *(
@@ -70,7 +69,7 @@ async def test_exactly_as_many_as_allowed(connection: Connection) -> None:
 
 
 async def test_a_submission_that_is_sent_again_is_charged_once(connection: Connection) -> None:
-    door = Door(connection)
+    door = SubmissionClient(connection)
     limits = LimitsConfig(requests_per_minute=1, tokens_per_minute=100)
     for _ in range(2):
         again = await submit(door, limits, ticket("chat", 60))
@@ -78,14 +77,14 @@ async def test_a_submission_that_is_sent_again_is_charged_once(connection: Conne
 
 
 async def test_a_chat_that_finds_no_room_to_wait_is_not_charged(connection: Connection) -> None:
-    door = Door(connection, waiting_per_tenant_max=0)
+    door = SubmissionClient(connection, waiting_per_tenant_max=0)
     limits = LimitsConfig(tokens_per_minute=100)
     assert (await submit(door, limits, ticket("chat", 60))).outcome is Submitted.TENANT_FULL
-    assert used_of(await submit(Door(connection), limits, ticket("chat", 60))) == [60]
+    assert used_of(await submit(SubmissionClient(connection), limits, ticket("chat", 60))) == [60]
 
 
 async def test_tenants_do_not_share(connection: Connection) -> None:
-    door = Door(connection)
+    door = SubmissionClient(connection)
     limits = LimitsConfig(requests_per_minute=1)
     assert (await submit(door, limits, ticket("chat", 1))).outcome is Submitted.OK
     assert (await submit(door, limits, ticket("theirs", 1, tenant="globex"))).outcome is Submitted.OK
@@ -93,7 +92,7 @@ async def test_tenants_do_not_share(connection: Connection) -> None:
 
 
 async def test_a_month_ends_with_the_month(connection: Connection) -> None:
-    submitted = await submit(Door(connection), LimitsConfig(tokens_per_month=10), ticket("chat", 1))
+    submitted = await submit(SubmissionClient(connection), LimitsConfig(tokens_per_month=10), ticket("chat", 1))
     assert submitted.charge is not None
     [window] = submitted.charge.windows
     assert time.gmtime(window.resets_s)[2:5] == (1, 0, 0)

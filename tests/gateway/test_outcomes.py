@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from gateway.outcomes import OUTCOMES, Code, from_reply
-from scheduler.types import Reason
-from services.queues.records import ReplyError
+from services.contracts.decisions import Reason
+from services.contracts.replies import ReplyError
 
 from .conftest import Host, HostFactory
 from .driver import Script, until

@@ -6,7 +6,7 @@ import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.queues import keys
+from services.store import redis_keys as keys
 
 from .conftest import ACME, Host
 from .test_bad_input import GOOD

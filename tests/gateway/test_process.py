@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from gateway.main import listening
-from services.queues.connection import Connection, connect
-from services.queues.door import write_registry
-from services.registry import Registry, seeded
+from services.store.connection import Connection, connect
+from services.store.registry import Registry, seeded
+from services.store.submission import write_registry
 
 from .conftest import SECRETS, Host, config_of
 from .driver import Driver, Script, ended, until

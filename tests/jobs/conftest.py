@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from services.jobs.broker import Sender
-from services.jobs.store import Job, Jobs
-from services.queues.connection import Connection, connect
-from services.runtime import REDIS_URL_ENV, Runtime
+from services.store.connection import Connection, connect
+from services.store.jobs import Jobs, StoredJob
+from services.store.runtime import REDIS_URL_ENV, Runtime
 
 CONFIG = """
 data_dir: {folder}
@@ -97,8 +97,8 @@ def sender(runtime: Runtime) -> Sender:
 async def job_when(
     connection: Connection,
     job_id: str,
-    done: Callable[[Job], bool] = lambda job: not job.open,
-) -> Job:
+    done: Callable[[StoredJob], bool] = lambda job: not job.open,
+) -> StoredJob:
     """The job once `done` says so."""
     async with asyncio.timeout(JOB_S_MAX):
         while True:

@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
-from services.config import BotConfig, KvPolicyConfig, TenantConfig
+from services.config.schema import BotConfig, KvPolicyConfig, TenantConfig
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.jobs.autotune import proposals, run
-from services.jobs.figures import Measured, keep
 from services.jobs.run import Context
-from services.jobs.store import Jobs
-from services.queues.bench import Bench
-from services.queues.connection import Connection
-from services.queues.door import read_registry, write_registry
-from services.registry import Registry, TenantRecord
-from services.runtime import Runtime
+from services.store.connection import Connection
+from services.store.jobs import Jobs
+from services.store.quality import Measured, keep
+from services.store.registry import Registry, TenantRecord
+from services.store.runtime import Runtime
+from services.store.submission import read_registry, write_registry
+from services.store.work import WorkConsumer
 
 
 def registry(**kv: Any) -> Registry:
@@ -59,7 +60,7 @@ async def test_bits_that_the_model_does_not_hold_are_not_proposed(connection: Co
     async def tuned(bits: KvBits) -> dict[str, Any]:
         """The result of a job that carries its proposals out, on an engine with these bits."""
         facts = EngineFacts("m", "llamacpp", 100, 10, 1000, {int(bits): 1}, 512, 3, bits)
-        await Bench(connection, "m", "m@0").publish_engine(facts, EngineReport("m", 0.0, EngineState.READY))
+        await WorkConsumer(connection, "m", "m@0").publish_engine(facts, EngineReport("m", 0.0, EngineState.READY))
         job = await Jobs(connection).create("autotune", "", {"apply": True}, by="test", now_s=0.0)
         attempt = await Jobs(connection).begin(job.id, 0.0)
         assert attempt is not None

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import EngineFacts, EngineReport, EngineState, KvBits
+from services.contracts.chats import KvBits
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.contracts.replies import Finish
 from services.engines.base import Engine, EngineStartError, Progress
 from services.engines.factory import build_engine
-from services.queues import keys
-from services.queues.bench import Bench
-from services.queues.commands import Command, Commands, CommandState, Power
-from services.queues.desk import decode_engine
-from services.queues.records import Finish
-from services.weights import resolve
-from services.worker.orders import Means
+from services.model_files.weights import resolve
+from services.store import redis_keys as keys
+from services.store.commands import Command, Commands, CommandState, Power
+from services.store.scheduling import decode_engine
+from services.store.work import WorkConsumer
+from services.worker.command_runner import CommandDependencies
 from services.worker.worker import Worker, probe_prompt
 from tests.worker.conftest import MODEL, WEIGHTS, Bunk, open_bunk
 
@@ -52,11 +53,11 @@ class Host:
             "m",
             self.build(None),
             self.bunk.tokenizer,
-            Bench(self.bunk.connection, "m", "m@0"),
+            WorkConsumer(self.bunk.connection, "m", "m@0"),
             reply_keep_s=60,
             drain_s=5,
             clock=time.time,
-            means=Means(
+            means=CommandDependencies(
                 self.commands,
                 probe_prompt(self.bunk.tokenizer),
                 configured=8,
@@ -166,7 +167,7 @@ async def test_a_chat_wakes_a_sleeping_model_but_not_an_unloaded_one(host: Host)
 
 async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: Host) -> None:
     _, end = await host.bunk.answer((await host.bunk.submit("Hello.", max_tokens=2)).chat)
-    bench = Bench(host.bunk.connection, "m", "m@0")
+    bench = WorkConsumer(host.bunk.connection, "m", "m@0")
     seen = await bench.last_seen()
     assert seen is not None
     await host.ended(await host.order("unload"))

@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.services.upped import Up, command, up, write_config
+from tests.host.upped import Up, command, up, write_config
 
 CHATS = 20
 JOB_S_MAX = 100.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.engines.kits import SGLANG_PYTHON, SMOLLM2_FOLDER, sglang_kit
+from tests.host.upped import up
 from tests.jobs.test_host import CHATS, Client
-from tests.services.upped import up
 
 CONFIG = """\
 data_dir: {data_dir}

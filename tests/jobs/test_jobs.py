@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from services import usage
-from services.config import load
-from services.embedded_redis import EmbeddedRedis
-from services.jobs import store
+from services.config.host_secrets import load_secrets
+from services.config.schema import load
 from services.jobs.beat import tick
 from services.jobs.broker import QUEUE, Sender, application, broker_url
-from services.jobs.store import Fenced, Jobs, JobState, Locked
-from services.queues import keys
-from services.queues.connection import Connection
-from services.runtime import Runtime
-from services.secrets import load_secrets
+from services.store import jobs as store
+from services.store import redis_keys as keys
+from services.store import usage_report as usage
+from services.store.connection import Connection
+from services.store.embedded_redis import EmbeddedRedis
+from services.store.jobs import Fenced, Jobs, JobState, Locked
+from services.store.runtime import Runtime
 from tests.jobs.conftest import Workers, job_when, write_config
 
 

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.config import GatewayConfig
+from services.config.schema import GatewayConfig
+from services.host.host import seed
 from services.jobs.loadtest import gateway_url
-from services.jobs.store import Job, Jobs, JobState
-from services.queues.connection import Connection
-from services.runtime import GATEWAY_URL_ENV, Runtime
-from services.supervisor.host import seed
+from services.store.connection import Connection
+from services.store.jobs import Jobs, JobState, StoredJob
+from services.store.runtime import GATEWAY_URL_ENV, Runtime
 from tests.jobs.conftest import Workers, job_when
 
 SCENARIO = """
@@ -65,7 +65,7 @@ async def test_a_test_that_reached_nobody_has_failed(
     assert GATEWAY_URL_ENV in str(job.error)
 
 
-async def _loadtest(connection: Connection, runtime: Runtime, workers: Workers) -> Job:
+async def _loadtest(connection: Connection, runtime: Runtime, workers: Workers) -> StoredJob:
     await seed(connection, runtime)
     workers.start()
     job = await Jobs(connection).create("loadtest", "", {"scenario": SCENARIO}, by="test", now_s=time.time())

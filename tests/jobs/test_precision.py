@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from scheduler.types import KvBits
-from services.jobs.figures import measured
-from services.jobs.store import Jobs, JobState
-from services.queues.records import Finish
-from services.runtime import Runtime
+from services.contracts.chats import KvBits
+from services.contracts.replies import Finish
+from services.store.jobs import Jobs, JobState
+from services.store.quality import measured
+from services.store.runtime import Runtime
 from tests.jobs.conftest import Workers, job_when
 from tests.jobs.test_change import Host
 from tests.worker.conftest import open_bunk

@@ -20,11 +20,11 @@ pytest.importorskip("sglang", reason="this test runs in SGLang's environment")
 
 import httpx  # noqa: E402
 
-from services.engines import sglang_weights  # noqa: E402
 from services.kvplanes.config import KVPlanesConfig  # noqa: E402
 from services.kvplanes.control import ControlClient  # noqa: E402
 from services.kvplanes.environment import plugin_environment  # noqa: E402
 from services.kvplanes.keys import extra_key  # noqa: E402
+from services.model_files import sglang_weights  # noqa: E402
 
 START_S_MAX = 900.0
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -68,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     control = str(folder / "control.sock")
-    stand_in = Path(sglang_weights.__file__).parent / "sglang_cpu"
+    stand_in = Path(sglang_weights.__file__).parents[1] / "engines" / "sglang_cpu"
     base = {**os.environ, "PYTHONPATH": str(stand_in), "SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
     base |= {"HF_HUB_OFFLINE": "1"}
     base.pop("TRITON_INTERPRET", None)

@@ -13,15 +13,16 @@ import pytest
 
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings, TenantShare
-from scheduler.types import EngineReport, EngineState, KvBits, Ticket, Usage
-from services.queues import keys
-from services.queues.bench import Bench, Settled
-from services.queues.connection import Connection, connect
-from services.queues.desk import Desk, Dispatched
-from services.queues.door import CHAT_KEEP_S, Door, Submitted, write_registry
-from services.queues.records import Finish, Payload, ReplyEnd, ReplyError
-from services.queues.usage import month_of
-from services.registry import Registry
+from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
+from services.contracts.engines import EngineReport, EngineState
+from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.store import redis_keys as keys
+from services.store.connection import Connection, connect
+from services.store.registry import Registry
+from services.store.scheduling import Dispatched, SchedulerStore
+from services.store.submission import CHAT_KEEP_S, SubmissionClient, Submitted, write_registry
+from services.store.usage_counters import month_of
+from services.store.work import Settled, WorkConsumer
 from tests.gateway.driver import until
 from tests.scheduler.kit import facts, ticket
 
@@ -36,9 +37,9 @@ class Host:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.door = Door(connection)
-        self.desk = Desk(connection)
-        self.worker = Bench(connection, PROVIDER, "second@0", served_by="openai/other")
+        self.door = SubmissionClient(connection)
+        self.desk = SchedulerStore(connection)
+        self.worker = WorkConsumer(connection, PROVIDER, "second@0", served_by="openai/other")
         self.lease = ""
 
     async def submit(self, chat: str, *, ago_s: float = 0.0, tokens: int = 100) -> Ticket:
@@ -63,7 +64,7 @@ class Host:
         [(entry, chat)] = await self.worker.take(1, 1000)
         claim = await self.worker.claim(entry, chat)
         assert claim is not None
-        usage = None if microusd is None else Usage(50, 0, 5, KvBits.SIXTEEN, overflow_microusd=microusd)
+        usage = None if microusd is None else ChatUsage(50, 0, 5, KvBits.SIXTEEN, overflow_microusd=microusd)
         error = ReplyError("engine_failed", "no") if finish is Finish.ERROR else None
         end = ReplyEnd(finish, usage, error, "openai/other")
         return await self.worker.settle(claim.ticket, 1, end, usage=usage, keep_s=60, now_s=time.time())
@@ -163,7 +164,7 @@ async def scheduling(host: Host, cap: int | None = CAP) -> AsyncIterator[None]:
         overflow_usd_per_million_tokens={"second": USD_PER_MILLION},
         telemetry_age_s_max=60.0,
     )
-    here, provider = Bench(host.connection, "m", "m@0"), replace(facts(PROVIDER), engine="overflow")
+    here, provider = WorkConsumer(host.connection, "m", "m@0"), replace(facts(PROVIDER), engine="overflow")
     now_s = time.time()
     await here.publish_engine(facts(chats_max=0), EngineReport("m", now_s, EngineState.READY))
     await host.worker.publish_engine(provider, EngineReport(PROVIDER, now_s, EngineState.READY))

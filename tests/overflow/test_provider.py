@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from scheduler.types import KvBits
-from services.config import OverflowConfig
+from services.config.schema import OverflowConfig
+from services.contracts.chats import KvBits
 from services.engines.base import EngineBusy, EngineError, EngineRejected, EngineRequest, EngineUnavailable, Sampling
-from services.overflow import OverflowEngine
+from services.worker.overflow import OverflowEngine
 
 pytestmark = pytest.mark.skipif(find_spec("litellm") is None, reason="LiteLLM is not installed: make dev")
 

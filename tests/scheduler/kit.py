@@ -7,18 +7,9 @@ from typing import Any
 
 from scheduler.core import Scheduler
 from scheduler.settings import SchedulerSettings
-from scheduler.types import (
-    Decision,
-    EngineFacts,
-    EngineReport,
-    EngineState,
-    KvBits,
-    Outcome,
-    Reason,
-    Task,
-    Ticket,
-    Usage,
-)
+from services.contracts.chats import ChatUsage, KvBits, Task, Ticket
+from services.contracts.decisions import Decision, Outcome, Reason
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 NOW_S = 1_000.0
 ADMITTED = (Outcome.ADMIT, Outcome.ADMIT_DEMOTED)
@@ -57,8 +48,8 @@ def ticket(chat: str, tenant: str = "a", model: str = "m", *, tokens: int = 100,
     return Ticket(chat=chat, tenant=tenant, model=model, **{**values, **changes})
 
 
-def usage(prompt: int = 50, completion: int = 50, cached: int = 0, ran_s: float | None = None) -> Usage:
-    return Usage(prompt, cached, completion, KvBits.FOUR, ran_s=ran_s)
+def usage(prompt: int = 50, completion: int = 50, cached: int = 0, ran_s: float | None = None) -> ChatUsage:
+    return ChatUsage(prompt, cached, completion, KvBits.FOUR, ran_s=ran_s)
 
 
 class Host:
@@ -98,7 +89,7 @@ class Host:
             self.scheduler.arrive(one, self.now_s)
         return self.step()
 
-    def end(self, *chats: str, used: Usage | None = None) -> list[str]:
+    def end(self, *chats: str, used: ChatUsage | None = None) -> list[str]:
         """Chats end. Returns the chats that were let in for it."""
         for chat in chats:
             held = self.scheduler.ledger.get(chat)

@@ -11,17 +11,9 @@ from scheduler.admission import Ask, decide, options
 from scheduler.bandwidth import Device
 from scheduler.ledger import Ledger
 from scheduler.settings import ModelTargets, SchedulerSettings
-from scheduler.types import (
-    Decision,
-    EngineFacts,
-    EngineReport,
-    EngineState,
-    KvBits,
-    Outcome,
-    Reason,
-    Reservation,
-    Ticket,
-)
+from services.contracts.chats import KvBits, Ticket
+from services.contracts.decisions import Decision, Outcome, Reason, Reservation
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 from .kit import NOW_S, facts, ticket
 

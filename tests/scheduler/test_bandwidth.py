@@ -6,7 +6,8 @@ import pytest
 
 from scheduler.bandwidth import DUTY_S, Device
 from scheduler.settings import ModelTargets, SchedulerSettings
-from scheduler.types import EngineReport, EngineState, Reason
+from services.contracts.decisions import Reason
+from services.contracts.engines import EngineReport, EngineState
 
 from .kit import NOW_S, facts
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
-from scheduler.types import EngineReport, EngineState, KvBits, Learned, Outcome, Reason, Reservation
+from services.contracts.chats import KvBits
+from services.contracts.decisions import Outcome, Reason, Reservation
+from services.contracts.engines import EngineReport, EngineState, Learned
 
 from .kit import NOW_S, Host, facts, ticket, usage
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.settings import SchedulerSettings, TenantShare
-from scheduler.types import Reason
+from services.contracts.decisions import Reason
 
 from .kit import Host, facts, ticket
 

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.order import LeastFirst, Order
+from scheduler.fairness_order import FairnessOrder, LeastFirst
 from scheduler.settings import TenantShare
 
 from .kit import Host, facts, ticket, usage
@@ -122,7 +122,7 @@ def test_least_first_always_gives_the_least(actions: list[tuple[str, int]]) -> N
 @given(st.lists(st.tuples(st.sampled_from(["add", "discard", "grow", "shrink"]), st.integers(0, 9)), max_size=80))
 def test_the_front_holds_the_first_of_all(actions: list[tuple[str, int]]) -> None:
     keys = {str(name): (float(name), 0.0, str(name)) for name in range(10)}
-    order = Order(keys, size=3)
+    order = FairnessOrder(keys, size=3)
     members: set[str] = set()
     for action, number in actions:
         name = str(number)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.ledger import Account, Ledger, reserve_bytes
-from scheduler.types import DeviceReport, EngineReport, EngineState, KvBits, Reservation
+from services.contracts.chats import KvBits
+from services.contracts.decisions import Reservation
+from services.contracts.engines import DeviceReport, EngineReport, EngineState
 
 from .kit import NOW_S, facts
 

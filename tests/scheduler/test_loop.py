@@ -13,14 +13,14 @@ from scheduler import __main__ as program
 from scheduler import loop as loop_module
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
-from scheduler.types import DeviceReport, EngineReport, EngineState
-from services.config import Config, ModelConfig
-from services.queues import keys
-from services.queues.bench import Bench
-from services.queues.connection import connect
-from services.queues.desk import Desk
-from services.queues.door import Door
-from services.telemetry import GpuReading
+from services.config.schema import Config, ModelConfig
+from services.contracts.engines import DeviceReport, EngineReport, EngineState
+from services.devices.telemetry import GpuReading
+from services.store import redis_keys as keys
+from services.store.connection import connect
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient
+from services.store.work import WorkConsumer
 
 from .kit import facts
 
@@ -32,12 +32,12 @@ async def test_what_strangers_take_of_a_full_device_is_withheld_by_the_loop(redi
     now = time.time()
     full = DeviceReport(now, 20 * GIB, 20 * GIB, {"m"})  # 16 of them are the engine's
     async with connect(redis_url) as connection:
-        await Bench(connection, "m", "m@0").publish_engine(engine, EngineReport("m", now, EngineState.READY))
-        loop = Loop(Desk(connection), SchedulerSettings, name="test", clock=time.time, device=lambda: full)
+        await WorkConsumer(connection, "m", "m@0").publish_engine(engine, EngineReport("m", now, EngineState.READY))
+        loop = Loop(SchedulerStore(connection), SchedulerSettings, name="test", clock=time.time, device=lambda: full)
         leading = asyncio.create_task(loop.run())
         try:
             async with asyncio.timeout(20):
-                while not (snapshot := await Door(connection).snapshot()) or "m" not in snapshot["models"]:  # noqa: ASYNC110
+                while not (snapshot := await SubmissionClient(connection).snapshot()) or "m" not in snapshot["models"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         finally:
             leading.cancel()
@@ -88,11 +88,11 @@ async def test_whoever_takes_over_knows_how_fast_the_engines_are(
     engine = facts()
 
     async with connect(redis_url) as connection:
-        worker = Bench(connection, "m", "m@0")
+        worker = WorkConsumer(connection, "m", "m@0")
 
         async def lead(*, teach: bool) -> dict[str, Any]:
             """A scheduler's whole life; what it knows of the model in the end."""
-            loop = Loop(Desk(connection), lambda: settings, name="test", clock=time.time)
+            loop = Loop(SchedulerStore(connection), lambda: settings, name="test", clock=time.time)
             leading = asyncio.create_task(loop.run())
             try:
                 async with asyncio.timeout(20):
@@ -102,7 +102,7 @@ async def test_whoever_takes_over_knows_how_fast_the_engines_are(
                             report = replace(report, inter_token_s=0.02, prefill_tokens_per_s=5000.0)
                         await worker.publish_engine(engine, report)
                         await asyncio.sleep(0.05)
-                        snapshot = await Door(connection).snapshot()
+                        snapshot = await SubmissionClient(connection).snapshot()
                         model = snapshot["models"].get("m") if snapshot else None
                         if model and (model["correction"] > 1.05 or not teach):
                             return dict(model)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks.host import LAPTOP, HostProcess, run_host
-from services.secrets import Secrets, read_secrets
+from services.config.host_secrets import Secrets, read_secrets
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 BRIEF = "acme/brief"  # takes and says little: for very many chats

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from services.registry import salt
+from services.config.api_keys import salt
 from tests.security.conftest import BOTS, Hosted
 
 PRIVATE = "My customer number is 7731-4402-9918"

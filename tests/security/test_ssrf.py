@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.widget.webhook import WebhookFailed, post
-from services.weights import WeightsError, resolve
+from services.model_files.weights import WeightsError, resolve
 from tests.security.conftest import Hosted
 
 INSIDE = [

@@ -16,7 +16,7 @@ from benchmarks.simulation.figures import target_breaks
 from benchmarks.simulation.scenarios import DAY_TARGETS, day
 from benchmarks.simulation.traffic import DAY_S
 from benchmarks.simulation.world import World
-from scheduler.types import Outcome
+from services.contracts.decisions import Outcome
 
 REPLAY = os.environ.get("BUNKHOUSE_SIM_SEED")
 SEEDS = [int(REPLAY)] if REPLAY else [1, 2, 3]

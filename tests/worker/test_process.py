@@ -14,9 +14,9 @@ import pytest
 import redis
 from tokenizers import Tokenizer, models
 
-from services.logfiles import BYTES_MAX
-from services.queues import keys
-from services.runtime import REDIS_URL_ENV
+from services.process.log_files import BYTES_MAX
+from services.store import redis_keys as keys
+from services.store.runtime import REDIS_URL_ENV
 
 CONFIG = """
 data_dir: {folder}

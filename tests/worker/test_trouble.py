@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from scheduler.types import KvBits
+from services.contracts.chats import KvBits
 from services.engines.base import EngineBusy, EngineRejected, EngineRequest, EngineUnavailable, Piece
 from services.worker.worker import Worker
 from tests.worker.conftest import Bunk, pauses, running

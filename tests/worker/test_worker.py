@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.types import Ticket
-from services.queues import keys
-from services.queues.bench import Bench, Line
-from services.queues.records import Finish, ReplyEntry
+from services.contracts.chats import Ticket
+from services.contracts.replies import Finish, ReplyEntry
+from services.store import redis_keys as keys
+from services.store.work import ReplyPiece, WorkConsumer
 from services.worker.engine import EngineGone
 from tests.worker.conftest import Bunk, pauses, running
 
@@ -107,12 +107,12 @@ async def _left_by_a_worker(bunk: Bunk, max_tokens: int, *, told: bool = False) 
 @pytest.mark.usefixtures("keeps_often")
 async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bunk) -> None:
     chat = await _left_by_a_worker(bunk, max_tokens=120)
-    bench = Bench(bunk.connection, "m", "m@0")
+    bench = WorkConsumer(bunk.connection, "m", "m@0")
     _, written = await bench.written(chat.chat)
     [(entry, _)] = await bench.mine()
     claim = await bench.claim(entry, chat.chat)
     assert claim is not None
-    await bench.write([Line(chat.chat, claim.attempt, 1, " and so on", 120 - written)])
+    await bench.write([ReplyPiece(chat.chat, claim.attempt, 1, " and so on", 120 - written)])
     async with running(bunk.worker()):
         text, end = await bunk.answer(chat.chat)
     assert text.endswith(" and so on")

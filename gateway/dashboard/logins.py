@@ -1,0 +1,145 @@
+"""An operator's login: a signed cookie in the browser, the admin key sealed in Redis.
+
+The cookie holds a fresh 256-bit secret. Redis keeps the admin key, sealed with that secret, under the secret's digest:
+neither the browser nor a copy of Redis has the key. Every request asks the admin API with that key, so a revoked key or
+a changed role counts at once.
+
+key                              type    holds
+bh:dashboard:session:DIGEST      string  name, role, the sealed key; gone after IDLE_S without a request
+bh:dashboard:tries:ADDRESS:MIN   string  logins that failed in one minute
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from gateway.outcomes import Code, Refused
+from services.store import redis_keys as keys
+from services.store.connection import Connection, translated
+
+COOKIE = "bunkhouse_session"
+IDLE_S = 4 * 3600
+LIFE_S = 12 * 3600
+TRIES_PER_MINUTE = 10
+_MINUTE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who is logged in. `csrf` must come back with every change."""
+
+    name: str
+    role: str  # "viewer" | "operator" | "owner"
+    key: str = field(repr=False)
+    secret: str = field(repr=False)
+
+    @property
+    def csrf(self) -> str:
+        return hmac.new(self.secret.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+    @property
+    def operates(self) -> bool:
+        """Whether the role may change things; the admin API decides in the end."""
+        return self.role in ("operator", "owner")
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    role: str
+    sealed: str
+    mac: str
+    ends_s: float
+
+
+class Logins:
+    """Methods raise QueueUnavailable."""
+
+    def __init__(self, connection: Connection, pepper: bytes, clock: Callable[[], float]) -> None:
+        self._redis: Any = connection.redis
+        self._pepper = pepper
+        self._clock = clock
+
+    async def begin(self, key: str, name: str, role: str) -> str:
+        """A new session. Returns the cookie's value."""
+        secret = secrets.token_urlsafe(32)
+        sealed = _sealed(key.encode(), secret)
+        mac = hmac.new(secret.encode(), b"seal" + sealed, hashlib.sha256).hexdigest()
+        ends_s = self._clock() + LIFE_S
+        stored = _Stored(name=name, role=role, sealed=sealed.hex(), mac=mac, ends_s=ends_s)
+        with translated():
+            await self._redis.set(_name(secret), stored.model_dump_json(), ex=IDLE_S)
+        return f"{secret}.{self._signature(secret)}"
+
+    async def find(self, cookie: str | None) -> Login | None:
+        """The session behind a cookie, or None. Keeps it for IDLE_S more."""
+        secret = self._secret(cookie)
+        if secret is None:
+            return None
+        with translated():
+            data = await self._redis.getex(_name(secret), ex=IDLE_S)
+        if not data:
+            return None
+        stored = _Stored.model_validate_json(data)
+        sealed = bytes.fromhex(stored.sealed)
+        mac = hmac.new(secret.encode(), b"seal" + sealed, hashlib.sha256).hexdigest()
+        if stored.ends_s <= self._clock() or not hmac.compare_digest(mac, stored.mac):
+            return None
+        return Login(stored.name, stored.role, _sealed(sealed, secret).decode(), secret)
+
+    async def end(self, cookie: str | None) -> None:
+        """Log out."""
+        secret = self._secret(cookie)
+        if secret is not None:
+            with translated():
+                await self._redis.delete(_name(secret))
+
+    async def count_try(self, address: str) -> None:
+        """Count a login as failed, until `succeeded`. Raises Refused above TRIES_PER_MINUTE."""
+        now_s = self._clock()
+        name = _tries(address, now_s)
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.incr(name)
+                pipe.expire(name, 2 * _MINUTE_S)
+                count, _ = await pipe.execute()
+        if count > TRIES_PER_MINUTE:
+            raise Refused(
+                Code.RATE_LIMIT, "Too many tries. Wait a minute.", retry_after_s=_MINUTE_S - now_s % _MINUTE_S
+            )
+
+    async def succeeded(self, address: str) -> None:
+        """The login just counted did not fail."""
+        with translated():
+            await self._redis.decr(_tries(address, self._clock()))
+
+    def _secret(self, cookie: str | None) -> str | None:
+        secret, _, signature = (cookie or "").partition(".")
+        own = self._signature(secret)
+        # as bytes: of text, compare_digest takes ASCII only
+        return secret if secret and hmac.compare_digest(signature.encode(), own.encode()) else None
+
+    def _signature(self, secret: str) -> str:
+        return hmac.new(self._pepper, b"dashboard session " + secret.encode(), hashlib.sha256).hexdigest()
+
+
+def _name(secret: str) -> str:
+    return keys.dashboard_session(hashlib.sha256(secret.encode()).hexdigest())
+
+
+def _tries(address: str, now_s: float) -> str:
+    return keys.dashboard_tries(address, int(now_s // _MINUTE_S))
+
+
+def _sealed(data: bytes, secret: str) -> bytes:
+    """XOR with a keystream that is used once: every session has a secret of its own. Its own inverse."""
+    stream = hashlib.shake_256(b"dashboard seal " + secret.encode()).digest(len(data))
+    return bytes(one ^ other for one, other in zip(data, stream, strict=True))

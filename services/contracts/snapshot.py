@@ -1,0 +1,55 @@
+"""The scheduler's state in one value, for the dashboard, the metrics and dry runs. Bytes, seconds, chats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """One engine: its memory, its latencies, what waits for it."""
+
+    model: str
+    state: str
+    stale: bool
+    budget_bytes: int
+    reserved_bytes: int
+    reserved_by_bits: Mapping[str, int]  # "4", "8", "16"
+    used_bytes: int
+    cached_bytes: int
+    free_bytes: int
+    withheld_bytes: int
+    drift_bytes: int
+    running: int
+    chats_max: int
+    predicted_inter_token_s: float | None
+    observed_inter_token_s: float | None
+    correction: float
+    prefill_tokens_per_s: float | None
+    target_unattainable: bool
+    waiting: Mapping[str, int]  # by tenant
+    blocked: Mapping[str, str]  # tenant -> why its first ticket waits
+    drain_per_s: float | None
+    expected_wait_s: float | None  # of a new session of a tenant with nothing waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All engines and tenants at one time."""
+
+    at_s: float
+    models: Mapping[str, ModelSnapshot]
+    waiting: int
+    waiting_per_tenant: Mapping[str, int]
+    counters: Mapping[str, float]
+    chats_per_tenant: Mapping[str, int]
+    kv_bytes_per_tenant: Mapping[str, int]
+    sessions: int
+    wanted_models: list[str]
+    prefill_backlog_s: float
+    device_drift_bytes: int | None  # what strangers use of the device's memory; None: nobody can tell
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain dicts, lists and numbers."""
+        return asdict(self)

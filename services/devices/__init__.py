@@ -1,0 +1,1 @@
+"""GPUs and machines: what memory they have, what they say of themselves, how fast they move memory."""

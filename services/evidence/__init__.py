@@ -1,0 +1,1 @@
+"""What this host does on a machine, measured: load tests, and the article's claims put to the proof."""

@@ -1,0 +1,150 @@
+"""Two runs beside each other: which differences are clear, and which may be chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from . import charts
+from .figures import counted, figures, is_good, quantile
+from .record import ChatRecord, Result, Run
+from .report import environment, scenario_of, window_of
+
+Z = 1.96  # 95%
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRow:
+    """One measure of both runs."""
+
+    name: str
+    a_text: str
+    b_text: str
+    change_text: str
+    verdict: str  # "B is better" | "B is worse" | "no clear difference" | "cannot be told"
+
+    @property
+    def tone(self) -> str:
+        """The page's class for the verdict."""
+        return {"B is better": "good", "B is worse": "bad"}.get(self.verdict, "")
+
+
+def quantile_interval(values: Sequence[float], share: float) -> tuple[float, float, float] | None:
+    """(low, quantile, high) at 95% by binomial order statistics. None: too few values for the interval."""
+    ordered = sorted(values)
+    n = len(ordered)
+    half = Z * math.sqrt(n * share * (1 - share))
+    low, high = math.floor(n * share - half) - 1, math.ceil(n * share + half)
+    if n == 0 or low < 0 or high >= n:
+        return None
+    return ordered[low], quantile(ordered, share), ordered[high]
+
+
+def share_interval(hits: int, total: int) -> tuple[float, float, float] | None:
+    """(low, share, high) at 95% after Wilson. None: nothing was counted."""
+    if total == 0:
+        return None
+    share = hits / total
+    centre = (share + Z * Z / (2 * total)) / (1 + Z * Z / total)
+    half = Z / (1 + Z * Z / total) * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
+    return centre - half, share, centre + half
+
+
+def compare(a: Run, b: Run) -> list[ComparisonRow]:
+    """All rows: latencies by quantile, shares, then plain figures without a verdict."""
+    sides = [(scenario_of(run), run) for run in (a, b)]
+    chats = [counted(run.chats, window_of(scenario)) for scenario, run in sides]
+    rows = []
+    measures: tuple[tuple[str, Callable[[ChatRecord], float | None]], ...] = (
+        ("first token", lambda c: c.first_token_s),
+        ("between tokens", lambda c: c.inter_token_s),
+        ("queue wait", lambda c: c.queue_s),
+    )
+    for name, measure in measures:
+        values = [[v for c in side if (v := measure(c)) is not None] for side in chats]
+        if all(values):
+            rows += [_quantile_row(f"{name}, p{q * 100:.0f}", values[0], values[1], q) for q in (0.5, 0.95, 0.99)]
+    stayed = [[c for c in side if c.result is not Result.ABANDONED] for side in chats]
+    good = [sum(is_good(c, s.targets) for c in side) for side, (s, _) in zip(stayed, sides, strict=True)]
+    refused = [sum(c.result is Result.REFUSED for c in side) for side in stayed]
+    rows.append(_share_row("good chats", good, stayed, more_is_better=True))
+    rows.append(_share_row("refused chats", refused, stayed, more_is_better=False))
+    found = [figures(side, s.targets, window_of(s)) for side, (s, _) in zip(chats, sides, strict=True)]
+    rows.append(_plain_row("goodput, chats/s", *(f.goodput_chats_per_s for f in found)))
+    rows.append(_plain_row("answer tokens/s", *(f.tokens_per_s for f in found)))
+    rows.append(_plain_row("lost or doubled", *(float(f.lost + f.doubled) for f in found)))
+    return rows
+
+
+def render_comparison(a: Run, b: Run, a_name: str, b_name: str) -> str:
+    """The comparison as one HTML page."""
+    rows = compare(a, b)
+    better = [r.name for r in rows if r.verdict == "B is better"]
+    worse = [r.name for r in rows if r.verdict == "B is worse"]
+    lede = "No difference is clear." if not better and not worse else ""
+    if better:
+        lede += f"B is clearly better in: {'; '.join(better)}. "
+    if worse:
+        lede += f"B is clearly worse in: {'; '.join(worse)}."
+    scenarios = [scenario_of(run) for run in (a, b)]
+    sides = [(n, counted(r.chats, window_of(s))) for n, r, s in zip("AB", (a, b), scenarios, strict=True)]
+    first = [(n, [c.first_token_s for c in side if c.first_token_s is not None]) for n, side in sides]
+    between = [(n, [c.inter_token_s for c in side if c.inter_token_s is not None]) for n, side in sides]
+    return (
+        environment()
+        .get_template("compare.html")
+        .render(
+            title="Two load tests compared",
+            a_name=a_name,
+            b_name=b_name,
+            lede=lede.strip(),
+            warnings=[] if scenarios[0] == scenarios[1] else ["The two runs had different scenarios."],
+            rows=rows,
+            charts=[
+                charts.distribution("First token; share of chats", first, "first token", charts.duration),
+                charts.distribution("Between tokens; share of chats", between, "between tokens", charts.duration),
+            ],
+        )
+    )
+
+
+def _verdict(
+    a: tuple[float, float, float] | None, b: tuple[float, float, float] | None, *, more_is_better: bool
+) -> str:
+    if a is None or b is None:
+        return "cannot be told"
+    if b[0] > a[2]:
+        return "B is better" if more_is_better else "B is worse"
+    if b[2] < a[0]:
+        return "B is worse" if more_is_better else "B is better"
+    return "no clear difference"
+
+
+def _quantile_row(name: str, a: Sequence[float], b: Sequence[float], share: float) -> ComparisonRow:
+    a_point, b_point = (quantile(sorted(values), share) for values in (a, b))
+    verdict = _verdict(quantile_interval(a, share), quantile_interval(b, share), more_is_better=False)
+    texts = charts.duration(a_point), charts.duration(b_point)
+    return ComparisonRow(name, *texts, _change(a_point, b_point), verdict)
+
+
+def _share_row(
+    name: str, hits: Sequence[int], sides: Sequence[Sequence[ChatRecord]], *, more_is_better: bool
+) -> ComparisonRow:
+    intervals = [share_interval(h, len(side)) for h, side in zip(hits, sides, strict=True)]
+    a, b = intervals
+    texts = _percent(a), _percent(b)
+    change = "" if a is None or b is None else f"{(b[1] - a[1]) * 100:+.1f} points"
+    return ComparisonRow(name, *texts, change, _verdict(a, b, more_is_better=more_is_better))
+
+
+def _plain_row(name: str, a: float, b: float) -> ComparisonRow:
+    return ComparisonRow(name, charts.plain(a), charts.plain(b), _change(a, b), "")
+
+
+def _percent(interval: tuple[float, float, float] | None) -> str:
+    return "–" if interval is None else f"{interval[1]:.1%}"
+
+
+def _change(a: float, b: float) -> str:
+    return f"{b / a - 1:+.1%}" if a else ""

@@ -1,0 +1,141 @@
+"""What quality each precision keeps: predictions on a text, and answers to questions that can be checked."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.engines.base import Engine
+from services.evidence.loadtest.checker import Question, is_correct
+from services.evidence.loadtest.corpus import dialogues, questions
+
+from .chats import Clock, Talker
+from .divergence import Distribution, divergence, likeliest, surprise
+from .logits import Logits
+from .results import Fidelity, Share
+
+ANSWER_TOKENS = 16
+
+# Worked examples show a small model the form that the checker reads.
+SHOTS = {
+    "en": (
+        ("A cup costs 3 euros. How many euros do 4 cups cost?\nAnswer with the number only.", "12"),
+        (
+            "Every bird has wings. Is it certain that a robin, which is a bird, has wings?\nAnswer yes or no only.",
+            "Yes",
+        ),
+        ("Which is a colour? A) seven B) blue C) run D) loud\nAnswer with the letter only.", "B"),
+    ),
+    "ja": (
+        ("1個30円のあめを4個買うと何円ですか。\n数字だけで答えてください。", "120"),
+        (
+            "鳥には羽があります。スズメは鳥です。スズメに羽はありますか。\n「はい」か「いいえ」だけで答えてください。",
+            "はい",
+        ),
+        ("色はどれですか。 A) 七 B) 走る C) 青 D) 高い\n記号だけで答えてください。", "C"),
+    ),
+}
+
+Readings = dict[tuple[int, int], Distribution]  # (text, position) -> what follows the tokens before position
+ReadOnly = Mapping[tuple[int, int], Distribution]
+
+
+def support_text(texts: int) -> list[str]:
+    """`texts` long texts out of the English dialogues: both sides' words, in file order, nothing twice."""
+    english = [d for d in dialogues() if d.language == "en"]
+    size = len(english) // texts
+    return [
+        "\n".join(
+            f"{turn.user}\n{turn.assistant}"
+            for dialogue in english[place * size : (place + 1) * size]
+            for turn in dialogue.turns
+        )
+        for place in range(texts)
+    ]
+
+
+async def read(
+    logits: Logits,
+    texts: Sequence[Sequence[int]],
+    places: Sequence[Sequence[int]],
+    seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
+) -> Readings:
+    """What the engine predicts at `places` of each text, one slot a text, at most for `seconds`."""
+    until = clock() + seconds
+    found: Readings = {}
+
+    async def one(slot: int) -> None:
+        for place in places[slot]:
+            found[slot, place] = await logits.after(texts[slot][:place], slot)
+            if clock() >= until:
+                return
+
+    await asyncio.gather(*(one(slot) for slot in range(len(texts))))
+    return found
+
+
+def fidelity(base: ReadOnly, other: ReadOnly, texts: Sequence[Sequence[int]], vocabulary: int) -> Fidelity:
+    """`other` against `base` (16 bits) over the positions that both have. Raises ValueError when there are none."""
+    places = sorted(base.keys() & other.keys())
+    if not places:
+        raise ValueError("no position was read at both precisions")
+    nats = sum(surprise(other[at], texts[at[0]][at[1]], vocabulary) for at in places)
+    apart = sum(divergence(base[at], other[at]) for at in places)
+    agree = sum(likeliest(base[at]) == likeliest(other[at]) for at in places)
+    n = len(places)
+    return Fidelity(n, math.exp(nats / n), apart / n, agree / n)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionScores:
+    """Answers by question id."""
+
+    texts: Mapping[str, str]
+
+    def share(self, kind: str) -> Share:
+        """Right answers among the questions of a kind that were asked."""
+        asked = [q for q in questions() if q.kind == kind and q.id in self.texts]
+        return Share(sum(is_correct(q, self.texts[q.id]) for q in asked), len(asked))
+
+    def only(self, asked: Sequence[Question]) -> QuestionScores:
+        """The answers to these questions."""
+        return QuestionScores({q.id: self.texts[q.id] for q in asked if q.id in self.texts})
+
+    def same_as(self, other: QuestionScores) -> Share:
+        """Answers that are word for word the same."""
+        both = self.texts.keys() & other.texts.keys()
+        return Share(sum(self.texts[q].strip() == other.texts[q].strip() for q in both), len(both))
+
+
+def question_order() -> list[Question]:
+    """All questions, mixed by a fixed seed, so that a run that stops early has some of every kind."""
+    order = list(questions())
+    random.Random(16).shuffle(order)
+    return order
+
+
+async def ask(
+    engine: Engine,
+    talker: Talker,
+    asked: Sequence[Question],
+    at_once: int,
+    *,
+    seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
+) -> QuestionScores:
+    """Greedy answers to `asked`, at most for `seconds`."""
+    until = clock() + seconds
+    texts: dict[str, str] = {}
+    for start in range(0, len(asked), at_once):
+        batch = asked[start : start + at_once]
+        requests = [talker.request(q.prompt, ANSWER_TOKENS, shots=SHOTS[q.language]) for q in batch]
+        for question, timed in zip(batch, await talker.all_of(engine, requests, at_once), strict=True):
+            texts[question.id] = timed.text
+        if clock() >= until:
+            break
+    return QuestionScores(texts)

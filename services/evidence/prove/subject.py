@@ -1,0 +1,62 @@
+"""The model that is put to the proof, and its engine at a chosen precision and size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.config.schema import Config, ConfigError, ModelConfig
+from services.engines.base import Engine
+from services.engines.factory import build_engine
+from services.model_files.shape import ModelShape
+from services.model_files.weights import resolve
+from services.planner.need import Need, need_of
+from services.planner.plan import shape_in
+from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model of a configuration."""
+
+    name: str
+    settings: ModelConfig
+    weights: Path
+    shape: ModelShape
+    tokenizer: Tokenizer
+    folder: Path  # for engines' logs
+
+    def with_planes(self, bits: int) -> bool:
+        """Whether this precision takes another engine than 16 bits do: SGLang's KV planes hold 8 and 4."""
+        return self.settings.engine == "sglang" and bits < 16
+
+    def engine(self, bits: int, chats: int | None = None, name: str | None = None) -> Engine:
+        """An engine that is not started. `chats` None: as configured. Raises ConfigError.
+
+        SGLang's pool is set to hold all chats at full context, so that it is no larger than what is counted for it.
+        """
+        slots = chats or self.settings.chats_max
+        sglang = self.settings.engine == "sglang"
+        changes = {
+            "kv_bits": "mixed" if self.with_planes(bits) else bits,
+            "chats_max": slots,
+            "kv_tokens": slots * self.settings.context_tokens if sglang else None,
+        }
+        return build_engine(name or self.name, self.settings.model_copy(update=changes), self.weights, self.folder)
+
+    @property
+    def need(self) -> Need:
+        """The planner's arithmetic for this model."""
+        return need_of(self.name, self.settings, self.shape)
+
+
+def subject_of(config: Config, name: str | None, folder: Path) -> Subject:
+    """The model called `name`, or the first. Raises ConfigError, WeightsError, TokenizerError."""
+    chosen = name or next(iter(config.models))
+    if chosen not in config.models:
+        raise ConfigError(f"model {chosen!r} is not under `models` (there are: {', '.join(config.models)})")
+    settings = config.models[chosen]
+    if settings.kv_bits == "mixed":
+        settings = settings.model_copy(update={"kv_bits": 16})
+    weights = resolve(settings.weights)
+    return Subject(chosen, settings, weights, shape_in(weights), load_tokenizer(weights), folder)

@@ -1,0 +1,125 @@
+"""One program kept running: started, watched, started again, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from services.host.programs import HOPELESS_CODE, Program
+from services.host.restarts import Restarts
+from services.process import children as process
+from services.store.embedded_redis import EmbeddedRedisError
+
+TAIL_LINES = 12
+
+log = structlog.get_logger()
+
+
+class ChildState(StrEnum):
+    """Where a child is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"  # it died, and is started again after a pause
+    GAVE_UP = "gave up"
+    STOPPED = "stopped"
+
+
+class GaveUp(Exception):
+    """A child that does not stay up. The message ends with its last log lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """A child as `bunkhouse ps` shows it."""
+
+    name: str
+    pid: int | None
+    state: ChildState
+    restarts: int
+    since_s: float  # Unix time of the last change
+
+
+class Child:
+    """Runs one program until it is stopped. `changed` is called after every change of `status`."""
+
+    def __init__(self, program: Program, changed: Callable[[Child], None], restarts: Restarts | None = None) -> None:
+        self.program = program
+        self.last_words = ""  # why it died last
+        self._changed = changed
+        self._restarts = restarts or Restarts()
+        self._state = ChildState.STARTING
+        self._since_s = time.time()
+
+    @property
+    def name(self) -> str:
+        return self.program.name
+
+    @property
+    def status(self) -> ChildStatus:
+        running = self.program.process
+        pid = running.pid if running is not None and running.returncode is None else None
+        return ChildStatus(self.name, pid, self._state, self._restarts.total, self._since_s)
+
+    async def run(self) -> None:
+        """Keep it up until cancelled; the caller then stops it. Raises GaveUp."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._enter(ChildState.STARTING)
+            began_s = loop.time()
+            code = await self._live()
+            now_s = loop.time()
+            pause_s = None if code == HOPELESS_CODE else self._restarts.died(now_s, now_s - began_s)
+            log.error("child.died", child=self.name, why=self.last_words, again_in_s=pause_s)
+            if pause_s is None:
+                self._enter(ChildState.GAVE_UP)
+                raise GaveUp(self._obituary(code))
+            self._enter(ChildState.WAITING)
+            await asyncio.sleep(pause_s)
+
+    async def stop(self) -> None:
+        """End the program and all that is below it. Safe to call twice."""
+        await self.program.stop()
+        self._enter(ChildState.STOPPED)
+        log.info("child.stopped", child=self.name)
+
+    async def _live(self) -> int | None:
+        """From one start to the death after it. Returns the exit code, None where it did not even start."""
+        try:
+            await self.program.start()
+        except (OSError, EmbeddedRedisError) as error:
+            self.last_words = str(error)
+            return None
+        running = self.program.process
+        if running is None:
+            raise RuntimeError(f"{self.name} started without a process")
+        self._enter(ChildState.RUNNING)
+        log.info("child.started", child=self.name, pid=running.pid)
+        code = await running.wait()
+        await self.program.stop()  # what it left behind in its process group
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        self.last_words = f"it ended ({how})"
+        return code
+
+    def _enter(self, state: ChildState) -> None:
+        self._state = state
+        self._since_s = time.time()
+        self._changed(self)
+
+    def _obituary(self, code: int | None) -> str:
+        tries = (
+            f"says that trying again is of no use ({self.last_words})"
+            if code == HOPELESS_CODE
+            else f"died {self._restarts.deaths_max} times within {self._restarts.window_s:.0f} s; the last time, "
+            f"{self.last_words}"
+        )
+        lines = "(it cannot be read)"
+        with contextlib.suppress(OSError):
+            lines = process.tail(self.program.log_path, TAIL_LINES)
+        return f"{self.name} {tries}. The end of {self.program.log_path}:\n{lines}"

@@ -1,0 +1,73 @@
+"""What must be this host's alone: its data folder and its port."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+
+class AlreadyClaimed(Exception):
+    """The data folder or the port belongs to somebody else. The message names it and who that is."""
+
+
+@contextmanager
+def data_dir_lock(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder. Raises AlreadyClaimed. The kernel gives the lock back however this process ends."""
+    path = data_dir / "lock"
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise AlreadyClaimed(f"data_dir {data_dir}: cannot be used: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise AlreadyClaimed(
+                f"data_dir {data_dir}: another `bunkhouse up` (process {holder}) runs on it. Stop that one, or set "
+                "another data_dir."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def free_port(host: str, port: int) -> int:
+    """The port if it is free, any free one for 0. Raises AlreadyClaimed.
+
+    The gateway binds it a moment later: somebody else may still come first, and the gateway then says so.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise AlreadyClaimed(f"gateway.host {host!r} is no address of this machine: {error.strerror}") from error
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise AlreadyClaimed(
+                f"gateway.port {port} on {host} cannot be used: {error.strerror}{_holder(port)}. Set another one: "
+                f"BUNKHOUSE__GATEWAY__PORT={port + 1} bunkhouse up ..."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _holder(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                name = psutil.Process(connection.pid).name() if connection.pid else "another user's process"
+                return f" (held by {name}, process {connection.pid})"
+    except psutil.Error:
+        pass
+    return ""

@@ -1,0 +1,214 @@
+"""One host from start to stop: lock, Redis, registry, processes, ready, keep, stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from dataclasses import asdict
+
+import orjson
+import structlog
+
+from services.config.api_keys import ready_key
+from services.host.child import Child, ChildState, GaveUp
+from services.host.claims import data_dir_lock, free_port
+from services.host.display import Display
+from services.host.programs import Program, programs
+from services.host.readiness import Readiness
+from services.process.log_files import kept_short
+from services.store import redis_keys as keys
+from services.store.connection import Connection, translated
+from services.store.embedded_redis import EmbeddedRedis
+from services.store.registry import seeded
+from services.store.runtime import Runtime, redis_dir, redis_socket
+from services.store.submission import read_registry, write_registry
+
+LOOK_S = 0.2
+LOGS = "logs"
+STATE_FILE = "host.json"
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
+
+log = structlog.get_logger()
+
+
+class HostFailed(Exception):
+    """The host cannot go on. The message says which part and why."""
+
+
+class Host:
+    """All processes of one `bunkhouse up`."""
+
+    def __init__(self, runtime: Runtime, display: Display) -> None:
+        self._runtime = runtime
+        self._config = runtime.config
+        self._display = display
+        self._logs_dir = self._config.data_dir.absolute() / LOGS
+        self._begin_s = time.time()
+        self._stop_asked = asyncio.Event()
+        self._groups: list[list[Child]] = []  # in the order in which they stop
+        self._tasks: dict[asyncio.Task[None], Child] = {}
+        self._url = ""
+        self._serving = False
+
+    async def run(self) -> None:
+        """Up, until SIGINT, SIGTERM or SIGHUP. Raises Taken, HostFailed, QueueUnavailable."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup bunkhouse up` outlives its terminal
+                loop.add_signal_handler(number, self._signalled)
+        with data_dir_lock(self._config.data_dir):
+            port = free_port(self._config.gateway.host, self._config.gateway.port)
+            self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
+            async with kept_short(self._logs_dir):
+                try:
+                    await self._start(port)
+                    await self._until_ready()
+                    await self._until_stopped()
+                finally:
+                    self._display.close()
+                    await self._stop()
+
+    def _signalled(self) -> None:
+        if self._stop_asked.is_set():
+            for child in self._children:
+                if child.status.pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child.status.pid, signal.SIGKILL)
+        self._stop_asked.set()
+
+    @property
+    def _children(self) -> list[Child]:
+        return [child for group in self._groups for child in group]
+
+    async def _start(self, port: int) -> None:
+        if self._config.redis.url == "embedded":
+            await self._start_redis()
+        async with self._runtime.connect() as connection:
+            await seed(connection, self._runtime)
+        env = {**os.environ, "BUNKHOUSE__GATEWAY__PORT": str(port)}
+        groups = programs(self._config, self._runtime.config_path.absolute(), self._logs_dir, env)
+        self._groups[:0] = [[self._keep(program) for program in group] for group in groups]
+
+    async def _start_redis(self) -> None:
+        folder, socket = redis_dir(self._config), redis_socket(self._config)
+        redis = EmbeddedRedis(folder, socket, self._runtime.secrets.redis_password, self._logs_dir / "redis.log")
+        child = self._keep(redis)
+        self._groups.append([child])
+        while child.status.state is not ChildState.RUNNING:
+            await self._watch(LOOK_S / 10)
+            self._check_stop()
+
+    def _keep(self, program: Program) -> Child:
+        child = Child(program, self._changed)
+        self._tasks[asyncio.create_task(child.run(), name=program.name)] = child
+        return child
+
+    def _changed(self, child: Child) -> None:
+        if child.status.state is ChildState.WAITING:
+            self._tell(f"{child.name} died: {child.last_words}. It is started again.")
+        try:
+            self._write_state()
+        except OSError as error:  # on a full disk running chats wait; so do those who read this file
+            log.error("host.state_not_written", why=str(error))
+
+    def _tell(self, words: str) -> None:
+        """To the operator, whose terminal may be gone, or be a file on a full disk."""
+        with contextlib.suppress(OSError):
+            self._display.event(words)
+
+    def _write_state(self) -> None:
+        children = [asdict(each.status) for each in self._children]
+        state = {
+            "pid": os.getpid(),
+            "url": self._url,
+            "config": str(self._runtime.config_path.absolute()),
+            "started_s": self._begin_s,
+            "children": children,
+        }
+        path = self._config.data_dir / STATE_FILE
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(orjson.dumps(state))
+        fresh.replace(path)
+
+    async def _until_ready(self) -> None:
+        async with self._runtime.connect() as connection:
+            readiness = Readiness(self._config, connection, self._url, self._begin_s)
+            try:
+                steps = await readiness.look()
+                while not all(step.done for step in steps):
+                    self._display.steps(steps)
+                    await self._watch(LOOK_S)
+                    self._check_stop()
+                    steps = await readiness.look()
+            finally:
+                await readiness.close()
+        self._serving = True
+        found = {name: tenant for name, tenant in self._config.tenants.items() if tenant.ready_key}
+        ready = {name: ready_key(name, self._runtime.secrets.pepper) for name in found}
+        chats = {name: f"{name}/{next(iter(tenant.bots))}" for name, tenant in found.items() if tenant.bots}
+        self._display.ready(self._url, ready, chats, time.time() - self._begin_s)
+
+    async def _until_stopped(self) -> None:
+        while not self._stop_asked.is_set():
+            await self._watch(3600.0)
+
+    def _check_stop(self) -> None:
+        if self._stop_asked.is_set():
+            raise HostFailed("stopped before it was ready")
+
+    async def _watch(self, seconds: float) -> None:
+        """Wait that long, or until told to stop. Raises HostFailed when a part that is needed gave up."""
+        asked = asyncio.create_task(self._stop_asked.wait())
+        ended, _ = await asyncio.wait({asked, *self._tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        for task in ended - {asked}:
+            child = self._tasks.pop(task)  # type: ignore[arg-type]
+            self._gave_up(child, task.exception())
+
+    def _gave_up(self, child: Child, error: BaseException | None) -> None:
+        """While starting, every part is needed; later, a model that is gone leaves the others serving."""
+        if not isinstance(error, GaveUp):
+            raise HostFailed(f"{child.name}: {error!r}") from error
+        log.error("child.gave_up", child=child.name)
+        if not self._serving or not child.name.startswith(("worker", "overflow", "jobs")):
+            raise HostFailed(str(error)) from error
+        self._tell(f"Going on without it: {error}")
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for group in self._groups:
+            for error in await asyncio.gather(*(child.stop() for child in group), return_exceptions=True):
+                if error is not None:  # whatever it is, the groups after this one must be stopped, too
+                    log.error("child.stop_failed", why=repr(error))
+        (self._config.data_dir / STATE_FILE).unlink(missing_ok=True)
+
+
+async def seed(connection: Connection, runtime: Runtime) -> None:
+    """Bring the stored registry up to the configuration, and forget what an earlier run said of its engines.
+
+    Raises QueueUnavailable.
+    """
+    stored = False
+    while not stored:
+        current = await read_registry(connection)
+        fresh = seeded(current, runtime.config, runtime.secrets.pepper, time.time())
+        stored = await write_registry(connection, current.version, fresh)
+    with translated():
+        await connection.redis.delete(keys.PROGRESS)
+        gone = [
+            name for name in await connection.redis.hkeys(keys.ENGINES) if name.decode() not in runtime.config.models
+        ]
+        if gone:
+            await connection.redis.hdel(keys.ENGINES, *gone)
+
+
+def shown_host(host: str) -> str:
+    """An address that a client on this machine can connect to."""
+    if host in ANY_ADDRESS:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

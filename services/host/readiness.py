@@ -1,0 +1,77 @@
+"""What a host's start-up still waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import httpx
+
+from services.config.schema import Config
+from services.store import redis_keys as keys
+from services.store.connection import Connection, QueueUnavailable, translated
+from services.store.submission import SubmissionClient
+
+HTTP_S_MAX = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the start-up display."""
+
+    name: str
+    done: bool
+    words: str
+
+
+class Readiness:
+    """Looks at Redis and the gateway. `started_s`: reports older than it are of an earlier run."""
+
+    def __init__(self, config: Config, connection: Connection, gateway_url: str, started_s: float) -> None:
+        self._config = config
+        self._connection = connection
+        self._door = SubmissionClient(connection)
+        self._started_s = started_s
+        self._http = httpx.AsyncClient(base_url=gateway_url, timeout=HTTP_S_MAX, trust_env=False)
+
+    async def look(self) -> list[Step]:
+        """Where each part of the host is now."""
+        try:
+            steps = [await self._scheduler(), *await self._models()]
+        except QueueUnavailable as error:
+            steps = [Step("redis", done=False, words=str(error))]
+        return [await self._gateway(all(step.done for step in steps)), *steps]
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._http.aclose()
+
+    async def _gateway(self, others_done: bool) -> Step:
+        """Alive counts until the others are up; then it must say itself that it can serve."""
+        try:
+            answer = await self._http.get("/ready" if others_done else "/health")
+        except httpx.TransportError:
+            return Step("gateway", done=False, words="starting")
+        if answer.status_code != httpx.codes.OK:
+            return Step("gateway", done=False, words="waiting until it can serve")
+        return Step("gateway", done=True, words="listening" if others_done else "listening, not yet serving")
+
+    async def _scheduler(self) -> Step:
+        there = await self._door.snapshot() is not None
+        return Step("scheduler", done=there, words="has the lease" if there else "starting, or waiting for the lease")
+
+    async def _models(self) -> Iterable[Step]:
+        engines = await self._door.engines()
+        with translated():
+            told = await self._connection.redis.hgetall(keys.PROGRESS)
+        words = {name.decode(): text.decode() for name, text in told.items()}
+        return [
+            self._model(name, engines.get(name), words.get(name, "starting its worker")) for name in self._config.models
+        ]
+
+    def _model(self, name: str, stored: dict[str, dict[str, object]] | None, words: str) -> Step:
+        report = stored["report"] if stored else {}
+        heard_s = report.get("at_s", 0.0)
+        fresh = isinstance(heard_s, float) and heard_s >= self._started_s
+        done = fresh and report.get("state") == "ready"
+        return Step(f"model {name}", done=done, words="ready" if done else words)

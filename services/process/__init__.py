@@ -1,0 +1,1 @@
+"""Processes of this host: children that never outlive their parent, logs, garbage collection."""

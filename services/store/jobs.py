@@ -1,0 +1,256 @@
+"""Jobs as Redis keeps them.
+
+    queued -> running -> succeeded | failed | rolled_back | cancelled
+
+A job runs in attempts. Each writes with its number, so one that was given up for dead cannot write over its successor.
+A job that needs something to itself (a model) holds that lock from its creation to its end.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from services.store import redis_keys as keys
+from services.store.connection import Connection, translated
+
+JOB_KEEP_S = 30 * 86400
+JOBS_MAX = 2000
+BEAT_S = 2.0
+BEAT_AGE_S_MAX = 15.0  # an attempt that was not heard of that long is dead
+
+
+class JobState(StrEnum):
+    """How far a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+
+
+OPEN = (JobState.QUEUED, JobState.RUNNING)
+
+
+class Locked(Exception):
+    """Another job that has not ended has what this one needs."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job} is in the way")
+        self.job = job
+
+
+class Fenced(Exception):
+    """This attempt is not the job's any more: another one runs, or the job has ended."""
+
+
+class Cancelled(Exception):
+    """Somebody asked for the job to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """One job. `progress` is 0 to 1. Times are Unix seconds."""
+
+    id: str
+    kind: str
+    target: str
+    args: dict[str, Any] = field(default_factory=dict)
+    state: JobState = JobState.QUEUED
+    progress: float = 0.0
+    words: str = "waiting for a worker"
+    created_s: float = 0.0
+    started_s: float | None = None
+    ended_s: float | None = None
+    beat_s: float | None = None
+    attempt: int = 0
+    by: str = ""
+    lock: str = ""
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    retry_of: str | None = None
+    cancel: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.state in OPEN
+
+
+class Jobs:
+    """All jobs. Methods raise QueueUnavailable."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def create(
+        self,
+        kind: str,
+        target: str,
+        args: dict[str, Any],
+        *,
+        by: str,
+        now_s: float,
+        lock: str = "",
+        retry_of: str | None = None,
+    ) -> StoredJob:
+        """A queued job; the Celery workers' beat hears of it. `lock` names what it needs to itself. Raises Locked."""
+        job = StoredJob(
+            f"job-{secrets.token_hex(8)}",
+            kind,
+            target,
+            args,
+            created_s=now_s,
+            by=by,
+            lock=lock,
+            retry_of=retry_of,
+        )
+        names = ("id", "kind", "target", "args", "state", "progress", "words", "created_s", "by", "lock", "retry_of")
+        values = {name: getattr(job, name) for name in names} | {"attempt": 0}
+        answer = await self._connection.script(
+            "job_create",
+            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else "", keys.JOBS_NEW],
+            [job.id, now_s, JOB_KEEP_S, JOBS_MAX, keys.job(""), *_pairs(values)],
+        )
+        if answer[0] == b"locked":
+            raise Locked(answer[1].decode())
+        return job
+
+    async def get(self, job_id: str) -> StoredJob | None:
+        """One job, or None."""
+        with translated():
+            stored = await self._connection.redis.hgetall(keys.job(job_id))
+        return _decode(stored) if stored else None
+
+    async def recent(self, most: int) -> list[StoredJob]:
+        """The newest jobs, newest first."""
+        with translated():
+            ids = await self._connection.redis.zrevrange(keys.JOBS, 0, most - 1)
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.hgetall(keys.job(job_id.decode()))
+                stored = await pipe.execute()
+        return [_decode(values) for values in stored if values]
+
+    async def holder(self, lock: str) -> StoredJob | None:
+        """The open job that has `lock` to itself."""
+        with translated():
+            job_id = await self._connection.redis.get(keys.job_lock(lock))
+        job = await self.get(job_id.decode()) if job_id else None
+        return job if job is not None and job.open else None
+
+    async def cancel(self, job: StoredJob, now_s: float) -> None:
+        """Ask a job to stop. One that nobody has begun ends at once."""
+        with translated():
+            await self._connection.redis.hset(keys.job(job.id), "cancel", 1)
+        if job.state is JobState.QUEUED:
+            attempt = await self.begin(job.id, now_s)
+            if attempt is not None:
+                await attempt.end(JobState.CANCELLED, "cancelled before it began", now_s)
+
+    async def begin(self, job_id: str, now_s: float) -> Attempt | None:
+        """Start an attempt. None when the job has ended, or another attempt is alive."""
+        job = await self.get(job_id)
+        if job is None or not job.open:
+            return None
+        if job.state is JobState.RUNNING and now_s - (job.beat_s or 0.0) < BEAT_AGE_S_MAX:
+            return None
+        number = await self._take(job, now_s)
+        return Attempt(self._connection, job, number) if number is not None else None
+
+    async def _take(self, job: StoredJob, now_s: float) -> int | None:
+        answer = await self._connection.script(
+            "job_begin", [keys.job(job.id)], [job.attempt, str(now_s), "started" if job.attempt == 0 else "resumed"]
+        )
+        return int(answer) if answer is not None else None
+
+    async def sent_again(self, job: StoredJob, now_s: float) -> None:
+        """Leave a waiting job alone for a while: workers may simply be busy."""
+        if job.state is JobState.QUEUED:
+            with translated():
+                await self._connection.redis.hset(keys.job(job.id), "beat_s", now_s)
+
+    async def lost(self, now_s: float, queued_age_s_max: float) -> Sequence[StoredJob]:
+        """Open jobs that nobody works on: their worker died, or their message was lost."""
+        age_s_max = {JobState.RUNNING: BEAT_AGE_S_MAX, JobState.QUEUED: queued_age_s_max}
+        seen = [(job, job.beat_s or job.created_s) for job in await self.recent(JOBS_MAX) if job.open]
+        return [job for job, seen_s in seen if now_s - seen_s >= age_s_max[job.state]]
+
+
+class Attempt:
+    """One go at a job. Methods raise Fenced, QueueUnavailable; those that say so, Cancelled."""
+
+    def __init__(self, connection: Connection, job: StoredJob, number: int) -> None:
+        self._connection = connection
+        self.job = job
+        self.number = number
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier attempt died."""
+        return self.number > 1
+
+    async def say(self, progress: float, words: str) -> None:
+        """How far it is. Raises Cancelled."""
+        if await self._write(progress=round(progress, 4), words=words):
+            raise Cancelled
+
+    async def tell(self, progress: float, words: str) -> bool:
+        """The same, where stopping is out of the question. True: somebody wants it to."""
+        return await self._write(progress=round(progress, 4), words=words)
+
+    async def beat(self, now_s: float) -> None:
+        """It is alive."""
+        await self._write(beat_s=now_s)
+
+    async def end(
+        self,
+        state: JobState,
+        words: str,
+        now_s: float,
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """It is over. What it had to itself is free again."""
+        values: dict[str, Any] = {"state": state, "words": words, "ended_s": now_s}
+        if state is JobState.SUCCEEDED:
+            values["progress"] = 1.0
+        await self._write(**values, result=result, error=error)
+
+    async def _write(self, **values: Any) -> bool:
+        lock = keys.job_lock(self.job.lock) if self.job.lock else ""
+        answer = await self._connection.script(
+            "job_write", [keys.job(self.job.id), lock], [self.number, self.job.id, *_pairs(values)]
+        )
+        if answer == b"fenced":
+            raise Fenced(self.job.id)
+        return bool(answer == b"cancel")
+
+
+def _pairs(values: dict[str, Any]) -> list[str | bytes]:
+    pairs: list[str | bytes] = []
+    for name, value in values.items():
+        if value is not None:
+            pairs += (name, orjson.dumps(value, default=str) if isinstance(value, dict) else str(value))
+    return pairs
+
+
+def _decode(stored: dict[bytes, bytes]) -> StoredJob:
+    values: dict[str, Any] = {name.decode(): value.decode() for name, value in stored.items()}
+    for name in ("args", "result"):
+        if name in values:
+            values[name] = orjson.loads(values[name])
+    for name in ("progress", "created_s", "started_s", "ended_s", "beat_s"):
+        if name in values:
+            values[name] = float(values[name])
+    values["state"] = JobState(values["state"])
+    values["attempt"] = int(values.get("attempt", 0))
+    values["cancel"] = "cancel" in values
+    return StoredJob(**values)

@@ -1,0 +1,72 @@
+"""A tenant's windows of requests and tokens, charged in the step that lets a chat in, at any number of gateways.
+
+Windows are fixed: minute and month of UTC. A chat is charged its prompt and the longest answer it may get, and what it
+is charged stands in its hash. The script that ends it gives back what it did not take, in the windows it was charged
+in: right to the token, whichever process died meanwhile. Fails closed: where Redis does not answer nothing is charged
+and nothing is let in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from services.config.schema import LimitsConfig
+from services.store import redis_keys as keys
+
+MINUTE_S = 60
+MONTH_KEEP_S = 40 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class RateWindow:
+    """One counter: how much of `what` goes into it, and when it begins anew (Unix time)."""
+
+    what: str  # "requests" | "tokens" | "month"
+    key: str
+    most: int
+    amount: int
+    resets_s: float
+
+    @property
+    def keep_s(self) -> int:
+        return MONTH_KEEP_S if self.what == "month" else 2 * MINUTE_S
+
+
+@dataclass(frozen=True, slots=True)
+class RateCharge:
+    """What one chat was charged, with each window's use then. `refused`: the window that had no room; nothing was
+    charged then."""
+
+    windows: Sequence[RateWindow]
+    used: Sequence[int]
+    refused: RateWindow | None = None
+
+
+def to_give_back(windows: Sequence[RateWindow]) -> str:
+    """What stands in a chat's hash until it ends: tokens charged, and the windows that hold them ('' for none). That it
+    was asked for stays counted, however it ends."""
+    held = [window for window in windows if window.what != "requests"]
+    return " ".join((str(held[0].amount), *(window.key for window in held))) if held else ""
+
+
+def windows_of(tenant: str, limits: LimitsConfig, tokens: int, now_s: float) -> list[RateWindow]:
+    """The windows that a chat of `tokens` is charged in now."""
+    minute = int(now_s // MINUTE_S)
+    minute_end_s = float((minute + 1) * MINUTE_S)
+    windows: list[RateWindow] = []
+    if limits.requests_per_minute is not None:
+        key = keys.limit(tenant, "requests", minute)
+        windows.append(RateWindow("requests", key, limits.requests_per_minute, 1, minute_end_s))
+    if limits.tokens_per_minute is not None:
+        key = keys.limit(tenant, "tokens", minute)
+        windows.append(RateWindow("tokens", key, limits.tokens_per_minute, tokens, minute_end_s))
+    if limits.tokens_per_month is not None:
+        today = datetime.fromtimestamp(now_s, UTC)
+        year, month = today.year + today.month // 12, today.month % 12 + 1
+        key = keys.limit(tenant, "month", today.year * 100 + today.month)
+        windows.append(
+            RateWindow("month", key, limits.tokens_per_month, tokens, datetime(year, month, 1, tzinfo=UTC).timestamp())
+        )
+    return windows

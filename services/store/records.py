@@ -1,0 +1,125 @@
+"""What travels through Redis beside tickets: payloads, reply entries, events. Encoded as JSON by orjson."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from services.contracts.chats import ChatUsage, KvBits, Payload, Task, Ticket
+from services.contracts.replies import HERE, Finish, ReplyEnd, ReplyEntry, ReplyError
+
+T = TypeVar("T")
+
+# Whatever a field of this name holds is an enum again after decoding.
+_ENUMS: Mapping[str, Any] = {"kv_bits": KvBits, "kv_bits_floor": KvBits, "task": Task}
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerEvent:
+    """What the scheduler hears. `ticket` with arrive, `usage` with settle (None: it took nothing), `kv_bits` with
+    demoted, `ask` with explain: where the answer is to go."""
+
+    kind: Literal["arrive", "cancel", "settle", "demoted", "explain"]
+    chat: str
+    ticket: Ticket | None = None
+    usage: ChatUsage | None = None
+    kv_bits: KvBits | None = None
+    ask: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedChat:
+    """An admitted chat in a worker's hands. An attempt above 1 goes on where an earlier one stopped."""
+
+    ticket: Ticket
+    payload: Payload
+    attempt: int
+    kv_bits: KvBits
+    queue_s: float
+    cancelled: bool
+    kv_byte_seconds: float = 0.0  # that earlier attempts held, as far as it was written down
+
+
+def encode(value: object) -> bytes:
+    """A dataclass as JSON."""
+    return orjson.dumps(value)
+
+
+def decode(kind: type[T], data: bytes | str | Mapping[str, Any]) -> T:
+    """A contract from JSON. Keys it does not know are dropped, so that an
+    older process reads a newer one's records during an upgrade."""
+    values = orjson.loads(data) if isinstance(data, (bytes, str)) else data
+    names = _names(kind)  # type: ignore[arg-type]
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in names:
+            known[name] = _ENUMS[name](value) if name in _ENUMS and value is not None else value
+    return kind(**known)
+
+
+@cache
+def _names(kind: type[Any]) -> frozenset[str]:
+    return frozenset(entry.name for entry in fields(kind))
+
+
+def decode_end(data: bytes | str) -> ReplyEnd:
+    """The last entry of a reply."""
+    return _end_of(orjson.loads(data))
+
+
+def _end_of(values: Mapping[str, Any]) -> ReplyEnd:
+    usage, error = values.get("usage"), values.get("error")
+    return ReplyEnd(
+        finish=Finish(values["finish"]),
+        usage=decode(ChatUsage, usage) if usage else None,
+        error=decode(ReplyError, error) if error else None,
+        served_by=values.get("served_by", HERE),
+    )
+
+
+def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
+    """An entry as redis-py gives it."""
+    place = entry_id.decode()
+    text = values.get(b"t")
+    if text is not None:
+        return ReplyEntry(place, "text", text.decode(), int(values[b"n"]))
+    kind = values[b"k"].decode()
+    if kind == "end":
+        return ReplyEntry(place, "end", end=decode_end(values[b"d"]))
+    if kind == "start":
+        return ReplyEntry(
+            place, "start", kv_bits=int(values[b"b"]), queue_s=float(values[b"q"]), served_by=values[b"s"].decode()
+        )
+    return ReplyEntry(place, "queued")
+
+
+def decode_news(place: str, what: str | dict[str, Any], tokens: int = 0) -> ReplyEntry:
+    """An entry as a hint shows it: text and tokens, or the start's or the end's own record."""
+    if isinstance(what, str):
+        return ReplyEntry(place, "text", what, tokens)
+    if "finish" in what:
+        return ReplyEntry(place, "end", end=_end_of(what))
+    return ReplyEntry(place, "start", kv_bits=int(what["b"]), queue_s=float(what["q"]), served_by=what["s"])
+
+
+def decode_event(values: Mapping[bytes, bytes]) -> SchedulerEvent:
+    """An event as redis-py gives it."""
+    kind, data = values[b"k"].decode(), values[b"d"]
+    if kind == "arrive":
+        ticket = decode(Ticket, data)
+        return SchedulerEvent("arrive", ticket.chat, ticket=ticket)
+    if kind == "settle":
+        settled = orjson.loads(data)
+        usage = settled.get("usage")
+        return SchedulerEvent("settle", settled["chat"], usage=decode(ChatUsage, usage) if usage else None)
+    if kind == "demoted":
+        lowered = orjson.loads(data)
+        return SchedulerEvent("demoted", lowered["chat"], kv_bits=KvBits(lowered["kv_bits"]))
+    if kind == "explain":
+        asked = orjson.loads(data)
+        return SchedulerEvent("explain", asked["chat"], ask=asked["ask"])
+    return SchedulerEvent("cancel", data.decode())

@@ -1,0 +1,246 @@
+"""The gateway's side of the queues: submit, cancel, look up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from services.contracts.chats import Payload, Ticket
+from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.store import redis_keys as keys
+from services.store.connection import Connection, translated
+from services.store.rate_limits import RateCharge, RateWindow, to_give_back
+from services.store.records import decode, encode
+from services.store.registry import Registry
+from services.store.usage_counters import REFUSED, day_of, month_of
+
+AUDIT_ENTRIES_MAX = 100_000  # about: the stream is trimmed in whole blocks
+SESSION_KEEP_S = 24 * 3600  # after its last chat
+CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten so long after it came, or a worker last took it
+
+
+class Submitted(StrEnum):
+    """What became of a submission."""
+
+    OK = "ok"
+    STALE = "stale"  # the registry changed: check the request again
+    FULL = "full"
+    TENANT_FULL = "tenant_full"
+    LIMITED = "limited"  # a window of the tenant's limits has no room
+    SAME = "same"  # an Idempotency-Key that stands for an earlier chat
+    REUSED = "reused"  # an Idempotency-Key that stands for another question
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """`chat` is the earlier chat when `SAME` or `REUSED`; `place` counts the tenant's waiting chats, or all
+    when `FULL`; `charge` comes with `OK` and `LIMITED` for a tenant with limits."""
+
+    outcome: Submitted
+    chat: str
+    place: int = 0
+    charge: RateCharge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInfo:
+    """What the host knows of a chat."""
+
+    ticket: Ticket
+    state: str  # waiting | ready | running | done
+    attempt: int
+    kv_bits: int | None
+    queue_s: float | None
+    finish: Finish | None = None  # once done
+    readers: int = 0  # times that a client took the reply up after the first
+
+
+class SubmissionClient:
+    """Chats come in here. Every method raises QueueUnavailable when Redis does not answer in time."""
+
+    def __init__(self, connection: Connection, *, waiting_max: int = 2000, waiting_per_tenant_max: int = 500) -> None:
+        self._connection = connection
+        self._bounds = (waiting_max, waiting_per_tenant_max)
+
+    async def submit(
+        self,
+        ticket: Ticket,
+        payload: Payload,
+        *,
+        registry_version: int,
+        idempotency_key: str | None = None,
+        asked: str = "",
+        windows: Sequence[RateWindow] = (),
+    ) -> Submission:
+        """Put a ticket in its tenant's waiting room and charge it, or say why not. Atomic.
+
+        `asked`: digest of the question, which an Idempotency-Key stands for. `windows`: what is charged.
+        """
+        idempotency = keys.idempotency(ticket.tenant, idempotency_key) if idempotency_key else ""
+        answer = await self._connection.script(
+            "submit",
+            [
+                keys.REGISTRY,
+                keys.WAITING,
+                keys.wait(ticket.tenant),
+                keys.ARRIVALS,
+                keys.chat(ticket.chat),
+                keys.reply(ticket.chat),
+                keys.EVENTS,
+                idempotency,
+                keys.session(ticket.tenant, ticket.session),
+                keys.SESSIONS,
+                *(window.key for window in windows),
+            ],
+            [
+                registry_version,
+                ticket.chat,
+                ticket.tenant,
+                encode(ticket),
+                encode(payload),
+                *self._bounds,
+                CHAT_KEEP_S,
+                ticket.session,
+                ticket.bot,
+                ticket.model,
+                ticket.created_s,
+                SESSION_KEEP_S,
+                asked,
+                to_give_back(windows),
+                *(value for window in windows for value in (window.amount, window.most, window.keep_s)),
+            ],
+        )
+        outcome = Submitted(answer[0].decode())
+        if outcome in (Submitted.SAME, Submitted.REUSED):
+            return Submission(outcome, answer[1].decode())
+        number = answer[1] if len(answer) > 1 else 0
+        if outcome is Submitted.LIMITED:
+            return Submission(outcome, ticket.chat, charge=RateCharge(windows, answer[2:], windows[number - 1]))
+        return Submission(outcome, ticket.chat, number, RateCharge(windows, answer[2:]) if answer[2:] else None)
+
+    async def cancel(self, ticket: Ticket, keep_s: int, now_s: float, *, readers: int | None = None) -> bool:
+        """Stop a chat wherever it is. False when it had ended, or when its readers are no longer `readers`:
+        another client has taken it up."""
+        expected = "" if readers is None else readers
+        while True:
+            message = orjson.dumps({"cancel": ticket.chat})
+            channel = keys.control_channel(ticket.model)
+            answer = await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message, expected])
+            state = answer.decode()
+            if state != "waiting":
+                return bool(state == "ok")
+            end = ReplyEnd(Finish.CANCELLED, error=ReplyError("cancelled", "The client went away."))
+            if await self._leave(ticket, end, keep_s, now_s, expected):
+                return True
+            # It was dispatched between the two steps: tell its worker instead. Or a client took it up: leave it alone.
+
+    async def _leave(self, ticket: Ticket, end: ReplyEnd, keep_s: int, now_s: float, readers: int | str) -> bool:
+        counter = f"{REFUSED}cancelled"
+        answer = await self._connection.script(
+            "refuse",
+            refuse_keys(ticket, now_s),
+            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, keys.REPLY_HINTS, "cancel", readers],
+        )
+        return bool(answer == b"ok")
+
+    async def chat(self, chat_id: str) -> ChatInfo | None:
+        """A chat by id, or None when there is none or it was forgotten."""
+        names = ("ticket", "state", "attempt", "kv_bits", "queue_s", "finish", "readers")
+        with translated():
+            values: list[Any] = await self._connection.redis.hmget(keys.chat(chat_id), list(names))
+        return None if values[0] is None else _chat_info(values)
+
+    async def follow(self, chat_id: str, tenant: str, *, take: bool) -> ChatInfo | None:
+        """A tenant's own chat, or None: another tenant's does not exist for it. `take` counts a new reader, so that
+        the gateway whose client went away leaves the chat alone."""
+        values = await self._connection.script("follow", [keys.chat(chat_id)], [tenant, int(take)])
+        return None if values is None else _chat_info(values)
+
+    async def spent_usd(self, tenant: str, now_s: float) -> float:
+        """What a tenant's chats cost at other providers this month, or may come to cost."""
+        with translated():
+            spent = await self._connection.redis.get(keys.spent(month_of(now_s), tenant))
+        return int(spent or 0) / 1e6
+
+    async def registry(self) -> Registry:
+        """Tenants, keys and bots as they are now."""
+        return await read_registry(self._connection)
+
+    async def registry_changes(self) -> AsyncIterator[None]:
+        """Once when it listens, then at each change. Ends with QueueUnavailable when the connection breaks."""
+        pubsub = self._connection.blocking.pubsub()
+        with translated():
+            try:
+                await pubsub.subscribe(keys.REGISTRY_HINTS)
+                async for message in pubsub.listen():
+                    if message["type"] in ("subscribe", "message"):
+                        yield None
+            finally:
+                await pubsub.aclose()
+
+    async def snapshot(self) -> dict[str, Any] | None:
+        """What the scheduler last saw, or None when none runs."""
+        with translated():
+            data = await self._connection.redis.get(keys.SNAPSHOT)
+        return orjson.loads(data) if data else None
+
+    async def engines(self) -> dict[str, dict[str, Any]]:
+        """Facts and last report of each model, as JSON."""
+        with translated():
+            stored = await self._connection.redis.hgetall(keys.ENGINES)
+        return {name.decode(): orjson.loads(data) for name, data in stored.items()}
+
+    async def ping(self) -> None:
+        """Raises QueueUnavailable unless Redis answers."""
+        await self._connection.ping()
+
+
+def _chat_info(values: list[Any]) -> ChatInfo:
+    ticket, state, attempt, kv_bits, queue_s, finish, readers = values
+    return ChatInfo(
+        ticket=decode(Ticket, ticket),
+        state=state.decode(),
+        attempt=int(attempt),
+        kv_bits=int(kv_bits) if kv_bits else None,
+        queue_s=float(queue_s) if queue_s else None,
+        finish=Finish(finish.decode()) if finish else None,
+        readers=int(readers) if readers else 0,
+    )
+
+
+def refuse_keys(ticket: Ticket, now_s: float) -> list[str]:
+    """KEYS of refuse.lua."""
+    return [
+        keys.LEASE,
+        keys.wait(ticket.tenant),
+        keys.WAITING,
+        keys.chat(ticket.chat),
+        keys.reply(ticket.chat),
+        keys.EVENTS,
+        keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+        keys.USAGES,
+    ]
+
+
+async def read_registry(connection: Connection) -> Registry:
+    """The stored registry; empty when there is none yet."""
+    with translated():
+        document = await connection.redis.hget(keys.REGISTRY, "document")
+    return Registry.model_validate_json(document) if document else Registry()
+
+
+async def write_registry(connection: Connection, old_version: int, new: Registry, audit: bytes = b"") -> bool:
+    """Store a changed registry, and an entry of the audit log with it (services.store.audit_log), or neither.
+
+    False when somebody changed it since `old_version`.
+    """
+    answer = await connection.script(
+        "registry",
+        [keys.REGISTRY, keys.AUDIT],
+        [old_version, new.version, new.model_dump_json(), keys.REGISTRY_HINTS, audit, AUDIT_ENTRIES_MAX],
+    )
+    return bool(answer == b"ok")

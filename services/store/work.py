@@ -1,0 +1,264 @@
+"""The worker's side of the queues: take, write the reply, settle."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import orjson
+from redis.exceptions import ResponseError
+
+from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
+from services.contracts.engines import EngineFacts, EngineReport
+from services.contracts.replies import HERE, ReplyEnd
+from services.store import redis_keys as keys
+from services.store.commands import Commands
+from services.store.connection import Connection, pairs, translated
+from services.store.records import ClaimedChat, decode, encode
+from services.store.scheduling import decode_engine
+from services.store.submission import CHAT_KEEP_S
+from services.store.usage_counters import counters, day_of, month_of
+
+
+class Settled(StrEnum):
+    """What became of a settlement."""
+
+    OK = "ok"
+    FENCED = "fenced"  # a newer attempt has the chat
+    DONE = "done"  # it was settled before
+
+
+class ReplyPiece(NamedTuple):
+    """A piece of an answer on its way to a reply stream, right behind the piece at `after`."""
+
+    chat: str
+    attempt: int
+    place: int
+    text: str
+    tokens: int
+    after: int = -1  # -1: place - 1
+    start: tuple[int, float] | None = None  # of a chat's very first piece: its KV bits, and seconds it waited
+
+    def and_then(self, later: ReplyPiece) -> ReplyPiece:
+        """This piece and the next of the same attempt as one."""
+        text, tokens = self.text + later.text, self.tokens + later.tokens
+        return ReplyPiece(self.chat, self.attempt, later.place, text, tokens, self.before, self.start)
+
+    @property
+    def before(self) -> int:
+        """Place of the piece that this one follows."""
+        return self.place - 1 if self.after < 0 else self.after
+
+
+class WorkConsumer:
+    """One model's worker works here. Methods raise QueueUnavailable."""
+
+    def __init__(self, connection: Connection, model: str, consumer: str, served_by: str = HERE) -> None:
+        self.served_by = served_by
+        self._connection = connection
+        self._model = model
+        self._consumer = consumer
+        self._ready = keys.ready(model)
+
+    async def open(self) -> None:
+        """Make the ready stream's consumer group, if it is not there."""
+        with translated():
+            try:
+                await self._connection.redis.xgroup_create(self._ready, keys.GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def take(self, count: int, block_ms: int) -> list[tuple[str, str]]:
+        """Up to `count` admitted chats as (entry id, chat), new to this group."""
+        group = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer)
+        command = (*group, "COUNT", count, "BLOCK", block_ms, "STREAMS", self._ready, ">")
+        entries = await self._connection.read_blocking(command, block_ms)
+        return [(entry.decode(), pairs(values)[b"chat"].decode()) for entry, values in entries if values]
+
+    async def mine(self) -> list[tuple[str, str]]:
+        """Chats that this consumer took before it died."""
+        with translated():
+            answer = await self._connection.redis.xreadgroup(keys.GROUP, self._consumer, {self._ready: "0"})
+        return _chats(answer)
+
+    async def abandoned(self, idle_ms_min: int) -> list[tuple[str, str]]:
+        """Chats of workers that have not kept theirs for `idle_ms_min`; they are this consumer's now."""
+        taken: list[tuple[str, str]] = []
+        cursor: Any = "0-0"
+        with translated():
+            while True:
+                cursor, entries, *_ = await self._connection.redis.xautoclaim(
+                    self._ready, keys.GROUP, self._consumer, idle_ms_min, cursor, count=100
+                )
+                taken += [(entry.decode(), values[b"chat"].decode()) for entry, values in entries if values]
+                if cursor in (b"0-0", "0-0"):  # an empty answer with another cursor only means: go on
+                    return taken
+
+    async def keep(self, entries: Sequence[str]) -> None:
+        """Say that this worker is alive and still has these entries."""
+        if entries:
+            with translated():
+                await self._connection.redis.xclaim(
+                    self._ready, keys.GROUP, self._consumer, 0, list(entries), justid=True
+                )
+
+    async def held(self, chats: Mapping[str, tuple[int, float]]) -> None:
+        """Write down what chats have held so far, each by its attempt: KV byte-seconds, of all its attempts."""
+        if chats:
+            args = [value for attempt, held in chats.values() for value in (attempt, f"{held:.3f}")]
+            await self._connection.script("held", [keys.chat(chat) for chat in chats], args)
+
+    async def claim(self, entry: str, chat: str) -> ClaimedChat | None:
+        """Start an attempt. None when the chat has ended or is forgotten; its entry is then acknowledged."""
+        answer = await self._connection.script(
+            "claim",
+            [keys.chat(chat), keys.reply(chat), self._ready, keys.RESERVATIONS, keys.EVENTS],
+            [self.served_by, chat, entry, keys.GROUP, CHAT_KEEP_S],
+        )
+        state = answer[0].decode()
+        if state in ("done", "gone"):
+            return None
+        return ClaimedChat(
+            attempt=int(answer[1]),
+            ticket=decode(Ticket, answer[2]),
+            payload=decode(Payload, answer[3]),
+            kv_bits=KvBits(int(answer[4])),
+            queue_s=float(answer[5]),
+            cancelled=state == "cancelled",
+            kv_byte_seconds=float(answer[6]),
+        )
+
+    async def written(self, chat: str) -> tuple[str, int]:
+        """Text and number of tokens that earlier attempts wrote."""
+        with translated():
+            entries = await self._connection.redis.xrange(keys.reply(chat))
+        parts = [(values[b"t"].decode(), int(values[b"n"])) for _, values in entries if b"t" in values]
+        return "".join(text for text, _ in parts), sum(tokens for _, tokens in parts)
+
+    async def write(self, lines: Sequence[ReplyPiece]) -> set[str]:
+        """Append pieces to their replies in one round trip. Returns the chats that a newer attempt has taken over.
+
+        A line that was written before a connection broke is refused for its place, and counts as written. That a chat
+        has started is news only with its first piece, which spares readers a turn; who waits longer for that one finds
+        the start in the stream.
+        """
+        news: list[object] = []
+        args: list[object] = [keys.REPLY_HINTS, b""]
+        for line in lines:
+            place = f"{line.attempt}-{line.place}"
+            if line.start is not None:
+                bits, queue_s = line.start
+                start = {"b": bits, "q": queue_s, "s": self.served_by}
+                news.append((line.chat, keys.QUEUED, f"{line.attempt}-0", start))
+            news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens))
+            args += (place, line.text, line.tokens)
+        args[1] = orjson.dumps(news)
+        refused = await self._connection.script("write", [keys.reply(line.chat) for line in lines], args)
+        return {lines[number - 1].chat for number in refused if await self._fenced(lines[number - 1])}
+
+    async def _fenced(self, line: ReplyPiece) -> bool:
+        with translated():
+            attempt = await self._connection.redis.hget(keys.chat(line.chat), "attempt")
+        return attempt is None or int(attempt) != line.attempt
+
+    async def cancelled(self, chats: Sequence[str]) -> set[str]:
+        """Those of these chats that their client gave up: the durable side of the control channel."""
+        if not chats:
+            return set()
+        with translated():
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for chat in chats:
+                    pipe.hexists(keys.chat(chat), "cancelled")
+                flags = await pipe.execute()
+        return {chat for chat, flag in zip(chats, flags, strict=True) if flag}
+
+    async def settle(
+        self, ticket: Ticket, attempt: int, end: ReplyEnd, *, usage: ChatUsage | None, keep_s: int, now_s: float
+    ) -> Settled:
+        """End a chat: reply, reservation, usage and acknowledgement in one step."""
+        code = end.error.code if end.error else None
+        event = orjson.dumps({"chat": ticket.chat, "usage": usage})
+        answer = await self._connection.script(
+            "settle",
+            [
+                keys.chat(ticket.chat),
+                keys.reply(ticket.chat),
+                keys.RESERVATIONS,
+                self._ready,
+                keys.EVENTS,
+                keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+                keys.USAGES,
+                keys.spent(month_of(ticket.created_s), ticket.tenant),
+            ],
+            [
+                ticket.chat,
+                attempt,
+                encode(end),
+                event,
+                keep_s,
+                keys.GROUP,
+                keys.REPLY_HINTS,
+                *counters(usage, end.finish, code),
+                *(("overflow_chats", 1) if usage and end.served_by != HERE else ()),
+            ],
+        )
+        return Settled(answer.decode())
+
+    async def publish_engine(self, facts: EngineFacts, report: EngineReport) -> None:
+        """Describe the engine for the scheduler."""
+        stored = orjson.dumps({"facts": facts, "report": report}, option=orjson.OPT_NON_STR_KEYS)
+        with translated():
+            await self._connection.redis.hset(keys.ENGINES, self._model, stored)
+
+    async def last_seen(self) -> tuple[EngineFacts, float] | None:
+        """The engine as an earlier worker of the same run of the host described it last, and when."""
+        with translated():
+            stored = await self._connection.redis.hget(keys.ENGINES, self._model)
+            same_run = await self._connection.redis.hexists(keys.PROGRESS, self._model)  # a start of the host clears it
+        if not stored or not same_run:
+            return None
+        seen = decode_engine(stored)
+        return seen.facts, seen.report.at_s
+
+    async def backlog(self) -> int:
+        """Chats that were dispatched to this model and have not ended."""
+        with translated():
+            return int(await self._connection.redis.xlen(self._ready))
+
+    async def demoted(self, chat: str, bits: KvBits) -> None:
+        """Tell the scheduler that a chat's KV was lowered, and write it down with its reservation's bits."""
+        with translated():
+            async with self._connection.redis.pipeline(transaction=True) as pipe:
+                pipe.hset(keys.chat(chat), "kv_bits", int(bits))
+                pipe.xadd(keys.EVENTS, {"k": "demoted", "d": orjson.dumps({"chat": chat, "kv_bits": int(bits)})})
+                await pipe.execute()
+
+    def order_book(self) -> Commands:
+        """Commands to this host's workers."""
+        return Commands(self._connection)
+
+    async def progress(self, words: str) -> None:
+        """Tell the start-up display what the engine is doing."""
+        with translated():
+            await self._connection.redis.hset(keys.PROGRESS, self._model, words)
+
+    async def commands(self) -> AsyncIterator[dict[str, Any]]:
+        """Cancellations and commands as they come. Ends with QueueUnavailable when the connection breaks."""
+        pubsub = self._connection.blocking.pubsub()
+        with translated():
+            try:
+                await pubsub.subscribe(keys.control_channel(self._model))
+                async for message in pubsub.listen():
+                    if message["type"] == "message":
+                        yield orjson.loads(message["data"])
+            finally:
+                await pubsub.aclose()
+
+
+def _chats(answer: Any) -> list[tuple[str, str]]:
+    if not answer:
+        return []
+    entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
+    return [(entry.decode(), values[b"chat"].decode()) for entry, values in entries if values]

@@ -1,0 +1,1 @@
+"""Token counts, token ids and chat templates, as the engines see them."""

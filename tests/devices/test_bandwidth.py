@@ -1,0 +1,63 @@
+"""A program beside the worker measures the card: without it the worker goes on, and it never outlives the worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from services.devices import bandwidth
+from services.store.connection import connect
+
+WORKER = """
+import asyncio, sys
+from pathlib import Path
+from services.devices.bandwidth import ensure_measured
+from services.store.connection import connect
+async def main():
+    async with connect(sys.argv[1]) as connection:
+        await ensure_measured(connection, Path(sys.argv[2]))
+asyncio.run(main())
+"""
+
+
+def interpreter(path: Path, does: str) -> Path:
+    """A program in an interpreter's place."""
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+async def test_what_it_measured_is_kept(redis_url: str, tmp_path: Path) -> None:
+    python = interpreter(tmp_path / "python", """echo '{"gpu": "a card", "bytes_per_s": 2e12}'""")
+    async with connect(redis_url) as connection:
+        await bandwidth.ensure_measured(connection, python)
+        assert await bandwidth.read_measured(connection) == 2e12
+
+
+async def test_an_interpreter_that_is_not_there_ends_no_worker(redis_url: str, tmp_path: Path) -> None:
+    async with connect(redis_url) as connection:
+        await bandwidth.ensure_measured(connection, tmp_path / "python")
+        assert await bandwidth.read_measured(connection) is None
+
+
+def test_a_killed_worker_leaves_no_probe(redis_url: str, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    python = interpreter(tmp_path / "python", f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 60")
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, redis_url, python])
+    try:
+        until = time.monotonic() + 30
+        while not pid_file.exists():
+            assert time.monotonic() < until, "the probe was not started"
+            time.sleep(0.02)
+        probe = psutil.Process(int(pid_file.read_text()))
+    finally:
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.wait(10)
+    probe.wait(5)
