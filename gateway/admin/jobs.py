@@ -11,8 +11,8 @@ from gateway.admin.common import Host, note, noted, routes
 from gateway.admin.errors import BadValue, Conflict, NotFound
 from gateway.admin.schemas import Applied, Job, JobKind, JobNew, JobState, Page
 from gateway.state import Gateway
-from services.jobs.autotune import Proposal, apply
-from services.jobs.scenario import BadScenario, parse
+from services.contracts.scenario import BadScenario, parse_scenario
+from services.planner.autotune import Proposal, apply
 from services.store.jobs import JOBS_MAX, Jobs, Locked, StoredJob
 from services.store.usage_report import day_before
 
@@ -136,7 +136,7 @@ def _check_model(host: Gateway, model: str) -> None:
 
 def _check_scenario(text: str) -> None:
     try:
-        parse(text)
+        parse_scenario(text)
     except BadScenario as error:
         raise BadValue(f"The scenario: {error}.", param="args.scenario") from None
 

@@ -19,13 +19,12 @@ from typing import Any
 
 from services.config.api_keys import digest, new_key
 from services.config.schema import GatewayConfig
+from services.contracts.scenario import BadScenario, Scenario, parse_scenario
 from services.evidence.loadtest.cli import summary
 from services.evidence.loadtest.http import Http
 from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_run
 from services.evidence.loadtest.runner import Runner
-from services.evidence.loadtest.scenario import Scenario
 from services.jobs.run import Context, JobFailed
-from services.jobs.scenario import BadScenario, parse
 from services.store.audit_log import Note
 from services.store.registry import KeyRecord, Registry
 from services.store.registry_edit import edit, with_tenant
@@ -42,7 +41,7 @@ async def run(context: Context) -> dict[str, Any]:
     Chats that are refused are figures; that none reached the gateway is a failure.
     """
     try:
-        scenario = parse(str(context.job.args["scenario"]))
+        scenario = parse_scenario(str(context.job.args["scenario"]))
     except BadScenario as error:
         raise JobFailed(str(error)) from error
     folder = context.runtime.config.data_dir / "loadtests" / context.job.id

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from .scenario import Bursty, Diurnal, Poisson
+from services.contracts.scenario import Bursty, Diurnal, Poisson
 
 Open = Poisson | Bursty | Diurnal
 

@@ -16,6 +16,7 @@ import typer
 import uvloop
 from rich.console import Console
 
+from services.contracts.scenario import Scenario
 from services.process.children import raise_open_files_limit
 
 from .compare import compare as compare_runs
@@ -27,9 +28,8 @@ from .progress import run_with_progress
 from .record import Run, RunFileError, RunWriter, read_run
 from .report import fairness_of, render_report, scenario_of, window_of
 from .runner import Runner
-from .scenario import Scenario, load_scenario
 from .stream import CountTokens
-from .yamlfile import YamlError
+from .yamlfile import YamlError, read_yaml_model
 
 app = typer.Typer(help="Load tests against any OpenAI-compatible server.", no_args_is_help=True)
 
@@ -47,7 +47,7 @@ def loadtest(
     """Run a scenario, write JSON lines and an HTML report."""
     changes = {"url": url, "duration_s": duration_s}
     try:
-        plan = load_scenario(scenario)
+        plan = read_yaml_model(scenario, Scenario)
         plan = Scenario.model_validate(plan.model_dump() | {k: v for k, v in changes.items() if v is not None})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             path = loop.run(run_scenario(plan, out, Console(stderr=True)))

@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.contracts.scenario import Targets
+
 from .record import ChatRecord, Result
-from .scenario import Targets
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 

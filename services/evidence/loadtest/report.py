@@ -10,11 +10,12 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from services.contracts.scenario import Scenario
+
 from . import charts
 from .figures import Figures, MeasuredWindow, Spread, by_tenant, counted, figures, jain, quantile
 from .meter import KvSample
 from .record import ChatRecord, Result, Run
-from .scenario import Scenario
 
 TEMPLATES = Path(__file__).parent / "templates"
 BINS = 60

@@ -17,12 +17,13 @@ from typing import Any
 
 import orjson
 
+from services.contracts.scenario import Closed, Scenario, TenantLoad
+
 from . import arrivals
 from .checker import is_correct
 from .headers import read_headers
 from .http import Clock, Http, LinkError, StreamAnswer
 from .record import ChatRecord, Result
-from .scenario import Closed, Scenario, TenantLoad
 from .session import SessionPlan, TurnPlan, plan_session
 from .stream import ChatStream, CountTokens, error_label
 from .tally import RunCounts

@@ -9,9 +9,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from services.contracts.scenario import Dialogues, Documents, Questions, Scenario, TenantLoad
+
 from . import corpus
 from .checker import Question
-from .scenario import Dialogues, Documents, Questions, Scenario, TenantLoad
 
 _DOCUMENT_QUESTIONS = {
     "en": (

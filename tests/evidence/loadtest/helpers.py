@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from services.contracts.scenario import Scenario
 from services.evidence.loadtest.http import Http
 from services.evidence.loadtest.record import ChatRecord
 from services.evidence.loadtest.runner import Runner
-from services.evidence.loadtest.scenario import Scenario
 from services.evidence.loadtest.stream import CountTokens
 
 

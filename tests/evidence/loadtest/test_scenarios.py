@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.contracts.scenario import Bursty, Diurnal, Poisson, Scenario
 from services.evidence.loadtest.arrivals import arrival_times
-from services.evidence.loadtest.scenario import Bursty, Diurnal, Poisson, load_scenario
 from services.evidence.loadtest.session import plan_session
-from services.evidence.loadtest.yamlfile import YamlError
+from services.evidence.loadtest.yamlfile import YamlError, read_yaml_model
 from tests.evidence.loadtest.helpers import scenario
 
 GOOD = """\
@@ -29,7 +29,7 @@ tenants:
 def _load(folder: Path, text: str) -> None:
     path = folder / "s.yaml"
     path.write_text(text, encoding="utf-8")
-    load_scenario(path)
+    read_yaml_model(path, Scenario)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_examples_are_valid() -> None:
     paths = sorted(Path("examples/loadtest").glob("*.yaml"))
     assert len(paths) >= 5
     for path in paths:
-        assert load_scenario(path).tenants
+        assert read_yaml_model(path, Scenario).tenants
 
 
 @given(st.integers(0, 10**6))

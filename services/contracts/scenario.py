@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from services.contracts.chats import Task
 
-from .yamlfile import read_yaml_model
+DURATION_S_MAX = 3600.0  # of a test that this host runs on itself
 
 Language = Literal["en", "ja"]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -178,6 +178,21 @@ class Scenario(Strict):
         return self
 
 
-def load_scenario(path: Path) -> Scenario:
-    """Read a scenario. Raises YamlError with file and line for whatever is wrong with it."""
-    return read_yaml_model(path, Scenario)
+class BadScenario(ValueError):
+    """A scenario that this host does not run. Says what is wrong."""
+
+
+def parse_scenario(text: str) -> Scenario:
+    """A scenario that the admin API was given, as YAML. Raises BadScenario."""
+    try:
+        scenario = Scenario.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise BadScenario(f"no valid YAML: {error}") from error
+    except (ValidationError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
+        raise BadScenario(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if scenario.duration_s + scenario.drain_s > DURATION_S_MAX:
+        raise BadScenario(f"duration_s and drain_s are at most {DURATION_S_MAX:.0f} together here")
+    if any(tenant.key or tenant.key_env for tenant in scenario.tenants):
+        raise BadScenario("key and key_env are not taken here: the host makes keys for the test")
+    return scenario
