@@ -20,12 +20,12 @@ from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
 from services.config.host_secrets import SecretsError
 from services.config.schema import Config, ConfigError
 from services.contracts.engines import DeviceReport
-from services.devices.bandwidth import read_measured
 from services.devices.card import DeviceKind, place_of
 from services.devices.telemetry import GpuSource
 from services.process import garbage as heap
 from services.process.logs import setup
 from services.store import redis_keys as keys
+from services.store.bandwidth import read_measured
 from services.store.connection import Connection, QueueUnavailable, translated
 from services.store.registry import Registry
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime

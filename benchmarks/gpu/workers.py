@@ -25,8 +25,8 @@ import yaml
 from benchmarks.gpu import load, shapes
 from benchmarks.host import HostProcess, run_host
 from benchmarks.output import write
-from services.devices.bandwidth import read_measured
 from services.devices.telemetry import GpuSource
+from services.store.bandwidth import read_measured
 from services.store.commands import Command, Commands
 from services.store.runtime import open_runtime
 from services.store.submission import SubmissionClient

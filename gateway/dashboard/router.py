@@ -38,7 +38,7 @@ from gateway.dashboard.security import HEADERS, check_same_site, is_secure
 from gateway.outcomes import Refused
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
-from services.devices.bandwidth import read_measured
+from services.store.bandwidth import read_measured
 from services.store.connection import QueueUnavailable
 
 FORM_BYTES_MAX = 4096

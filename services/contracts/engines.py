@@ -76,6 +76,14 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceBandwidth:
+    """What copies within a device's memory were measured to move, reads and writes together."""
+
+    gpu: str  # its name
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """What NVML says of the device's memory."""
 

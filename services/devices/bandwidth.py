@@ -1,4 +1,4 @@
-"""The GPU's memory bandwidth, measured once by the first worker that starts on it and kept in Redis.
+"""The GPU's memory bandwidth, measured once by the first worker that starts on it.
 
 A datasheet's figure is never reached, so the scheduler weighs contention with a measured one.
 """
@@ -12,9 +12,8 @@ from pathlib import Path
 import orjson
 import structlog
 
+from services.contracts.engines import DeviceBandwidth
 from services.process.children import mortal
-from services.store import redis_keys as keys
-from services.store.connection import Connection, translated
 
 PROBE = Path(__file__).with_name("bandwidth_probe.py")
 PROBE_S_MAX = 90.0
@@ -22,34 +21,15 @@ PROBE_S_MAX = 90.0
 log = structlog.get_logger()
 
 
-async def ensure_measured(connection: Connection, python: Path | None) -> None:
-    """Measure, unless somebody did or is about to. A probe that fails is logged; the host then runs without.
+async def measure(python: Path | None) -> DeviceBandwidth | None:
+    """Run the probe; None where it fails, which is logged: the host then runs without.
 
-    `python` is the interpreter that has torch; None: this one. Raises QueueUnavailable.
+    `python` is the interpreter that has torch; None: this one.
     """
-    with translated():
-        if await connection.redis.exists(keys.BANDWIDTH):
-            return
-        if not await connection.redis.set(keys.BANDWIDTH_PROBE, "1", nx=True, ex=int(PROBE_S_MAX)):
-            return
-    measured = await _probe(python or Path(sys.executable))
-    if measured is None:
-        return
-    log.info("bandwidth.measured", **measured)
-    with translated():
-        await connection.redis.set(keys.BANDWIDTH, orjson.dumps(measured))
-
-
-async def read_measured(connection: Connection) -> float | None:
-    """Bytes a second, or None where nothing was measured. Raises QueueUnavailable."""
-    with translated():
-        stored = await connection.redis.get(keys.BANDWIDTH)
-    return float(orjson.loads(stored)["bytes_per_s"]) if stored else None
-
-
-async def _probe(python: Path) -> dict[str, object] | None:
     process = await asyncio.create_subprocess_exec(
-        *mortal([str(python), str(PROBE)]), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *mortal([str(python or sys.executable), str(PROBE)]),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(PROBE_S_MAX):
@@ -62,4 +42,6 @@ async def _probe(python: Path) -> dict[str, object] | None:
     if process.returncode != 0:
         log.warning("bandwidth.not_measured", why=errors.decode(errors="replace").strip()[-300:])
         return None
-    return dict(orjson.loads(out))
+    measured = DeviceBandwidth(**orjson.loads(out))
+    log.info("bandwidth.measured", gpu=measured.gpu, bytes_per_s=measured.bytes_per_s)
+    return measured

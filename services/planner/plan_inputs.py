@@ -8,13 +8,13 @@ from functools import cache
 import structlog
 
 from services.config.schema import Config, ConfigError
-from services.devices.bandwidth import read_measured
 from services.devices.card import Card, DeviceKind, cards, place_of
 from services.model_files.shape import ModelShape
 from services.model_files.weights import WeightsError
 from services.planner.kv_change import PlanInputs
 from services.planner.need import Need, need_of
 from services.planner.plan import read_shape
+from services.store.bandwidth import read_measured
 from services.store.connection import Connection
 from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient, read_registry

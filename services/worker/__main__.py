@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -14,7 +15,7 @@ import uvloop
 from services.config.host_secrets import SecretsError
 from services.config.schema import ConfigError
 from services.contracts.chats import KvBits
-from services.devices.bandwidth import ensure_measured
+from services.devices.bandwidth import PROBE_S_MAX, measure
 from services.engines.base import Engine
 from services.engines.factory import build_engine, engine_log
 from services.model_files.weights import WeightsError, resolve
@@ -23,6 +24,7 @@ from services.process import garbage as heap
 from services.process.children import raise_open_files_limit
 from services.process.log_files import kept_short
 from services.process.logs import setup
+from services.store.bandwidth import ensure_measured
 from services.store.commands import Commands
 from services.store.connection import QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
@@ -47,7 +49,7 @@ async def serve(runtime: Runtime, model: str) -> None:
 
     async with runtime.connect(PATIENCE_S) as connection:
         if settings.engine == "sglang" and settings.device == "cuda":
-            await ensure_measured(connection, settings.python)
+            await ensure_measured(connection, partial(measure, settings.python), PROBE_S_MAX)
         commands = Commands(connection)
         configured = settings.kv_bits
         verified = bits_to_start(await commands.desired(model), configured)
