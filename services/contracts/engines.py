@@ -24,7 +24,7 @@ class EngineFacts:
     """What does not change while an engine runs with one set of flags."""
 
     model: str
-    engine: str  # "llamacpp" | "sglang"
+    engine: str  # a name of ENGINE_KINDS
     weight_bytes: int
     overhead_bytes: int  # activations, graphs, runtime; measured at start
     kv_budget_bytes: int  # the KV pool's size

@@ -32,8 +32,8 @@ class Card:
 
 
 def place_of(model: ModelConfig) -> DeviceKind:
-    """llama.cpp is built for the CPU here; SGLang runs where `device` says."""
-    return DeviceKind.GPU if model.engine == "sglang" and model.device == "cuda" else DeviceKind.HOST
+    """The memory that the model's engine takes on the device that it is configured for."""
+    return DeviceKind.GPU if model.kind.uses_gpu(model.device) else DeviceKind.HOST
 
 
 def cards(config: Config) -> dict[DeviceKind, Card]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from services.config.schema import ConfigError, ModelConfig
 from services.contracts.chats import KvBits
+from services.contracts.engine_kinds import LLAMACPP, SGLANG
 from services.engines.base import Engine
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.sglang import SglangEngine
@@ -21,10 +23,7 @@ def engine_log(model: str, data_dir: Path) -> Path:
 
 def build_engine(model: str, settings: ModelConfig, weights: Path, data_dir: Path) -> Engine:
     """The engine of one model, not started. Raises ConfigError for what that engine cannot do."""
-    log_path = engine_log(model, data_dir)
-    if settings.engine == "sglang":
-        return _sglang(model, settings, weights, log_path)
-    return _llamacpp(model, settings, weights, log_path)
+    return _ADAPTERS[settings.engine](model, settings, weights, engine_log(model, data_dir))
 
 
 def _sglang(model: str, settings: ModelConfig, weights: Path, log_path: Path) -> SglangEngine:
@@ -75,3 +74,9 @@ def _llamacpp(model: str, settings: ModelConfig, weights: Path, log_path: Path) 
             threads=settings.threads,
         ),
     )
+
+
+_ADAPTERS: Mapping[str, Callable[[str, ModelConfig, Path, Path], Engine]] = {
+    LLAMACPP.name: _llamacpp,
+    SGLANG.name: _sglang,
+}

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import orjson
 import psutil
 
 from services.contracts.chats import KvBits
+from services.contracts.engine_kinds import LLAMACPP
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
     EngineBusy,
@@ -36,15 +36,9 @@ from services.engines.http import EngineHttp, EventStream, HttpStatusError
 from services.engines.llamacpp_server import KEY_VARIABLE, LISTENING, LOADING, ServerParameters
 from services.engines.llamacpp_slots import Slots
 from services.engines.server import ServerProcess
-from services.model_files import shape
 from services.model_files.gguf import GgufError, read_gguf
 
-_KV_TYPES: dict[KvBits, tuple[str, Fraction]] = {
-    KvBits.SIXTEEN: ("F16", shape.F16),
-    KvBits.EIGHT: ("Q8_0", shape.Q8_0),
-    KvBits.FOUR: ("Q4_0", shape.Q4_0),
-}
-_CELLS_STEP = 256  # llama.cpp rounds a slot's context up to this
+_KV_TYPES = {KvBits.SIXTEEN: "F16", KvBits.EIGHT: "Q8_0", KvBits.FOUR: "Q4_0"}
 _WORDS = {LOADING: "loading weights"}
 # ggml's threads spin at every barrier by default; two engines on the same cores then stand still for minutes.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
@@ -95,13 +89,12 @@ class LlamaCppEngine:
             model = read_gguf(options.weights).shape()
         except GgufError as error:
             raise EngineStartError(f"llama.cpp ({self.model}): {error}") from error
-        context = -(-options.context_tokens // _CELLS_STEP) * _CELLS_STEP
-        kv_type, value_bytes = _KV_TYPES[self._bits]
+        context = LLAMACPP.context_tokens(options.context_tokens)
         parameters = ServerParameters(
             path=str(options.weights),
             context_tokens=context,
             slots=options.chats_max,
-            kv_type=kv_type,
+            kv_type=_KV_TYPES[self._bits],
             port=options.port,
             threads=options.threads or 0,
         )
@@ -115,11 +108,11 @@ class LlamaCppEngine:
         self._slots = Slots(options.chats_max)
         self._prefill = (0.0, 0.0)
         self._asleep = False
-        per_token = model.kv_bytes_per_token(value_bytes)
+        per_token = model.kv_bytes_per_token(LLAMACPP.value_bytes[self._bits])
         budget = per_token * context * options.chats_max
         self._facts = EngineFacts(
             model=self.model,
-            engine="llamacpp",
+            engine=LLAMACPP.name,
             weight_bytes=model.weight_bytes,
             overhead_bytes=max(0, self._resident_bytes() - model.weight_bytes - budget),
             kv_budget_bytes=budget,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.contracts.chats import KvBits
+from services.contracts.engine_kinds import SGLANG
 from services.engines.base import KvBitsUnsupported
 
 VERSION = "0.5.17"
@@ -18,9 +19,7 @@ NO_FOUR_BITS = (
     "Set kv_bits: mixed, which turns on KV planes (4 and 8 bits in one pool), or take 8 or 16"
 )
 CPU_STAND_IN = Path(__file__).with_name("sglang_cpu")
-# Tokens of a prompt that one step computes. SGLang takes up to 8,192 on a large card: a gigabyte of activations for
-# each model of 7B, and a third of a second in which nobody's answer goes on.
-PREFILL_CHUNK = 2048
+PREFILL_CHUNK = SGLANG.overhead["cuda"].chunk_tokens
 _ADA = (8, 9)  # the first compute capability with 8-bit floats in hardware, both kinds
 # Room for any usual adapter that may be loaded later. Without embeddings: those make every step slower.
 _LORA_RANK_MAX = 64

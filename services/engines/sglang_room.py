@@ -5,22 +5,17 @@ The latter is said in numbers before minutes of loading are spent on it.
 
 from __future__ import annotations
 
-from fractions import Fraction
-
-from services.contracts.chats import KvBits
+from services.contracts.engine_kinds import SGLANG
 from services.devices.telemetry import GpuReading
-from services.engines.sglang_flags import PREFILL_CHUNK
-from services.model_files import shape
 from services.model_files.shape import ModelShape
 
-CUDA_BYTES = 1370 * 2**20  # CUDA context, workspaces and graphs of one process (docs/benchmarks/workers.json)
+CUDA_BYTES = SGLANG.overhead["cuda"].fixed_bytes
 RUNTIME_BYTES = 1_500_000_000  # CUDA context, workspaces and activations of one SGLang process, at the least
-VALUE_BYTES: dict[KvBits, Fraction] = {KvBits.SIXTEEN: shape.F16, KvBits.EIGHT: shape.FP8}
 
 
 def activation_bytes(model: ModelShape) -> int:
-    """Of one chunk of a prompt: gate, up and their product; input, residual, query and output; 2 B a value."""
-    return PREFILL_CHUNK * (3 * model.intermediate + 4 * model.hidden) * 2
+    """Of one chunk of a prompt on a GPU."""
+    return SGLANG.overhead["cuda"].activation_bytes(model.hidden, model.intermediate)
 
 
 def overhead_bytes(model: ModelShape, held_bytes: int, known_bytes: int) -> int:
@@ -56,8 +51,8 @@ def missing_room(
     if free <= fixed:
         return f"{words}. Weights and runtime alone do not fit; take a model with smaller weights"
     fits = [
-        f"{int((free - fixed) / (model.kv_values_per_token * size))} tokens at {int(bits)} bits"
-        for bits, size in VALUE_BYTES.items()
+        f"{int((free - fixed) / (model.kv_values_per_token * size))} tokens at {bits} bits"
+        for bits, size in SGLANG.value_bytes.items()
     ]
     return f"{words}. What would fit: a KV cache of {' or '.join(fits)}"
 

@@ -17,6 +17,7 @@ import psutil
 import structlog
 
 from services.contracts.chats import KvBits
+from services.contracts.engine_kinds import SGLANG
 from services.contracts.engines import EngineFacts
 from services.devices.telemetry import GpuSource, process_tree_bytes
 from services.engines.base import EngineStartError, EngineUnavailable, Progress
@@ -28,7 +29,6 @@ from services.kvplanes import layout
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
 from services.kvplanes.environment import plugin_environment
-from services.model_files import shape
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
 from services.process.children import stop
@@ -167,7 +167,7 @@ class SglangServer:
     def _bytes_per_token(self, model: ModelShape) -> dict[int, int]:
         """KV bytes of a token at each precision that this server can be started with."""
         if not self.options.kvplanes:
-            return {16: model.kv_bytes_per_token(shape.F16), 8: model.kv_bytes_per_token(shape.FP8)}
+            return {bits: model.kv_bytes_per_token(width) for bits, width in SGLANG.value_bytes.items()}
         try:
             planes = layout.Shape(model.layers, model.kv_heads, model.head_dim)
         except ValueError as error:
@@ -259,7 +259,7 @@ class SglangServer:
         budget = pool_tokens * min(held.values())
         return EngineFacts(
             model=self.model,
-            engine="sglang",
+            engine=SGLANG.name,
             weight_bytes=weight_bytes,
             overhead_bytes=self._overhead_bytes(model, weight_bytes + budget),
             kv_budget_bytes=budget,

@@ -33,7 +33,7 @@ async def run(context: Context) -> dict[str, Any]:
     """Args: bits, transcripts (None: the bundled set), tokens_max. Result: one row a precision. Raises JobFailed."""
     job = context.job
     settings = context.runtime.config.models.get(job.target)
-    if settings is None or settings.engine != "llamacpp":
+    if settings is None or not settings.kind.measures_quality:
         raise JobFailed(f"{job.target}: quality is measured through llama.cpp, which reads GGUF files alone.")
     try:
         weights = resolve(settings.weights)

@@ -9,12 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-# Bytes that one cached value takes, scales included.
-F16 = Fraction(2)
-FP8 = Fraction(1)
-Q8_0 = Fraction(34, 32)  # ggml: 32 values of 8 bits and one fp16 scale
-Q4_0 = Fraction(18, 32)  # ggml: 32 values of 4 bits and one fp16 scale
-
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:

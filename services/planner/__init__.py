@@ -2,7 +2,6 @@
 
 card       how much memory there is
 need       what one model takes, at each precision
-overheads  what an engine takes beside weights and KV
 plan       all models on their cards: what fits, what is missing, what would fit
 table      the plan as a person reads it
 """

@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from services.config.schema import ConfigError, ModelConfig
+from services.contracts.engine_kinds import F16, Pool
 from services.kvplanes.layout import Shape
-from services.model_files import shape as widths
 from services.model_files.shape import ModelShape
-from services.planner.overheads import overhead_bytes
 
 BITS = (16, 8, 4)
-LLAMACPP_CELLS = 256  # llama.cpp rounds a chat's context up to whole cells of so many tokens
 HEAD_DIM_USUAL = 128
-_LLAMACPP = {16: widths.F16, 8: widths.Q8_0, 4: widths.Q4_0}
-_SGLANG = {16: widths.F16, 8: widths.FP8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +66,16 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
     planes = model.kv_bits == "mixed"
     bits = 4 if model.kv_bits == "mixed" else model.kv_bits
     pool = model.kv_tokens
-    if pool is None and model.engine == "llamacpp":
-        pool = -(-model.context_tokens // LLAMACPP_CELLS) * LLAMACPP_CELLS * model.chats_max
+    if pool is None and model.kind.pool is Pool.PER_CHAT:
+        pool = model.kind.context_tokens(model.context_tokens) * model.chats_max
     return Need(
         model=name,
         engine=model.engine,
         weights=model.weights,
         weight_bytes=shape.weight_bytes,
-        overhead_bytes=overhead_bytes(model, shape),
+        overhead_bytes=model.kind.overhead[model.kind.device(model.device)].total_bytes(
+            vocabulary=shape.vocabulary, hidden=shape.hidden, intermediate=shape.intermediate
+        ),
         per_token=per_token,
         kv_bits=bits,
         planes=planes,
@@ -90,17 +88,18 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
 def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
     """Bytes of one cached value at each precision that this engine can be started with. Where there are no 4 bits, they
     take as much as 8. Raises ValueError for KV planes of heads that they do not know."""
-    if model.engine == "llamacpp":
-        return _LLAMACPP
+    widths = dict(model.kind.value_bytes)
+    if not model.kind.kv_planes:
+        return widths
     try:
         plane = plane_bytes(shape)
     except ValueError:
         if model.kv_bits == "mixed":
             raise
-        return {**_SGLANG, 4: _SGLANG[8]}
+        return {**widths, 4: widths[8]}
     if model.kv_bits != "mixed":
-        return {**_SGLANG, 4: plane}
-    return {16: widths.F16, 8: 2 * plane, 4: plane}
+        return {**widths, 4: plane}
+    return {16: F16, 8: 2 * plane, 4: plane}
 
 
 def plane_bytes(shape: ModelShape) -> Fraction:

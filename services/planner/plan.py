@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.config.schema import Config, ConfigError, ModelConfig
+from services.contracts.engine_kinds import Pool
 from services.devices.card import Card, cards, place_of
 from services.model_files.gguf import GgufError, read_gguf
 from services.model_files.model_config import ModelConfigError, read_model_config
@@ -117,7 +118,7 @@ def settled(config: Config, model: str) -> ModelConfig:
     Raises ConfigError, WeightsError.
     """
     settings = config.models[model]
-    if settings.kv_tokens is not None or settings.engine == "llamacpp":
+    if settings.kv_tokens is not None or settings.kind.pool is Pool.PER_CHAT:
         return settings
     return settings.model_copy(update={"kv_tokens": plan(config).model(model).pool_tokens})
 

@@ -48,7 +48,7 @@ async def serve(runtime: Runtime, model: str) -> None:
         return build_engine(model, changed, weights, runtime.config.data_dir)
 
     async with runtime.connect(PATIENCE_S) as connection:
-        if settings.engine == "sglang" and settings.device == "cuda":
+        if settings.kind.uses_gpu(settings.device):
             await ensure_measured(connection, partial(measure, settings.python), PROBE_S_MAX)
         commands = Commands(connection)
         configured = settings.kv_bits

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.config.schema import Config, ConfigError, ModelConfig
+from services.contracts.engine_kinds import Pool
 from services.engines.base import Engine
 from services.engines.factory import build_engine
 from services.model_files.shape import ModelShape
@@ -28,19 +29,19 @@ class Subject:
 
     def with_planes(self, bits: int) -> bool:
         """Whether this precision takes another engine than 16 bits do: SGLang's KV planes hold 8 and 4."""
-        return self.settings.engine == "sglang" and bits < 16
+        return self.settings.kind.kv_planes and bits < 16
 
     def engine(self, bits: int, chats: int | None = None, name: str | None = None) -> Engine:
         """An engine that is not started. `chats` None: as configured. Raises ConfigError.
 
-        SGLang's pool is set to hold all chats at full context, so that it is no larger than what is counted for it.
+        A pool that would take the rest of the device is set to hold all chats at full context, so that it is no larger
+        than what is counted for it.
         """
         slots = chats or self.settings.chats_max
-        sglang = self.settings.engine == "sglang"
         changes = {
             "kv_bits": "mixed" if self.with_planes(bits) else bits,
             "chats_max": slots,
-            "kv_tokens": slots * self.settings.context_tokens if sglang else None,
+            "kv_tokens": slots * self.settings.context_tokens if self.settings.kind.pool is Pool.REMAINDER else None,
         }
         return build_engine(name or self.name, self.settings.model_copy(update=changes), self.weights, self.folder)
 

@@ -1,0 +1,100 @@
+"""What the host must know about each engine before it runs: one value an engine, found by its name in the file.
+
+A new engine is one entry here and one adapter in `services.engines`. Nothing else compares engine names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+# Bytes of one cached key or value, scales included.
+F16 = Fraction(2)
+FP8 = Fraction(1)
+Q8_0 = Fraction(34, 32)  # ggml: 32 values of 8 bits and one fp16 scale
+Q4_0 = Fraction(18, 32)  # ggml: 32 values of 4 bits and one fp16 scale
+
+MIB = 2**20
+
+
+class Pool(StrEnum):
+    """Where the size of an engine's KV pool comes from."""
+
+    PER_CHAT = "per_chat"  # chats_max x context_tokens
+    REMAINDER = "remainder"  # what weights and overhead leave of the device
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Memory beside weights and KV on one device, estimated for before the first start. An engine that runs reports
+    what it measured."""
+
+    fixed_bytes: int  # runtime, graphs, workspaces
+    logits_tokens: int = 0  # tokens of a batch whose logits are kept, 4 B a value
+    chunk_tokens: int = 0  # tokens of a prompt that one step computes, with 2 B a value
+
+    def activation_bytes(self, hidden: int, intermediate: int) -> int:
+        """Of one chunk of a prompt: gate, up and their product; input, residual, query and output."""
+        return self.chunk_tokens * (3 * intermediate + 4 * hidden) * 2
+
+    def total_bytes(self, *, vocabulary: int, hidden: int, intermediate: int) -> int:
+        """For a model of this shape."""
+        logits_bytes = self.logits_tokens * vocabulary * 4
+        return self.fixed_bytes + logits_bytes + self.activation_bytes(hidden, intermediate)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One engine. `overhead` has an entry for each device that the engine runs on."""
+
+    name: str
+    title: str
+    value_bytes: Mapping[int, Fraction]  # KV bits that it can be started with -> bytes of one cached value
+    overhead: Mapping[str, Overhead]
+    pool: Pool
+    context_step: int = 1  # tokens; a chat's context is rounded up to a multiple of it
+    kv_planes: bool = False  # `kv_bits: mixed`: 4 and 8 bits in one pool, changed while chats run
+    measures_quality: bool = False  # gives the probability of every next token
+    packages: tuple[str, ...] = ()  # that `bunkhouse version` names
+
+    def device(self, configured: str) -> str:
+        """The device that it runs on where the configuration says `configured`."""
+        return configured if configured in self.overhead else next(iter(self.overhead))
+
+    def uses_gpu(self, configured: str) -> bool:
+        """Whether weights and KV pool are in a GPU's memory."""
+        return self.device(configured) == "cuda"
+
+    def context_tokens(self, wanted: int) -> int:
+        """Tokens of KV that a chat of so many tokens takes."""
+        return -(-wanted // self.context_step) * self.context_step
+
+
+LLAMACPP = EngineKind(
+    name="llamacpp",
+    title="llama.cpp",
+    value_bytes={16: F16, 8: Q8_0, 4: Q4_0},
+    overhead={"cpu": Overhead(64 * MIB, logits_tokens=512)},
+    pool=Pool.PER_CHAT,
+    context_step=256,
+    measures_quality=True,
+    packages=("xllamacpp",),
+)
+SGLANG = EngineKind(
+    name="sglang",
+    title="SGLang",
+    value_bytes={16: F16, 8: FP8},
+    overhead={
+        # CUDA context, workspaces and graphs of one process (docs/benchmarks/workers.json). A chunk of 2,048: SGLang
+        # takes up to 8,192 on a large card, a gigabyte of activations for each model of 7B, and a third of a second in
+        # which nobody's answer goes on.
+        "cuda": Overhead(1370 * MIB, chunk_tokens=2048),
+        "cpu": Overhead(2560 * MIB),  # three processes that each import torch
+    },
+    pool=Pool.REMAINDER,
+    kv_planes=True,
+    packages=("sglang",),
+)
+ENGINE_KINDS: Mapping[str, EngineKind] = {kind.name: kind for kind in (LLAMACPP, SGLANG)}
