@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 TOPS = ("gateway", "scheduler", "services")
 ARROWS = {
     "contracts": "",
-    "config": "",
+    "config": "contracts",
     "process": "",
     "kvplanes": "",
     "model_files": "",
@@ -26,7 +26,7 @@ ARROWS = {
     "store": "contracts config process",
     "engines": "contracts config process devices model_files kvplanes",
     "scheduler": "contracts store",
-    "planner": "contracts config devices model_files store engines kvplanes scheduler",
+    "planner": "contracts config devices model_files store kvplanes scheduler",
     "worker": "contracts config process devices model_files tokenizer store engines planner",
     "evidence": "contracts config process model_files tokenizer engines kvplanes planner",
     "jobs": "contracts config process model_files tokenizer store engines planner evidence",
