@@ -62,7 +62,7 @@ bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in t
 	@$(BIN)/python -m benchmarks.scheduler
 
 faults: dev ## A thousand chats under each of 20 faults: kills, a slow Redis, a hung engine, a clock that jumps (an hour)
-	@$(BIN)/python -m benchmarks.faults
+	@$(BIN)/python -m tests.faults.harness
 
 soak: dev ## An hour of chats; memory, files and Redis watched
 	@$(BIN)/python -m benchmarks.soak --minutes 60

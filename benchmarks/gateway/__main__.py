@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from benchmarks.gateway import stacks
 from benchmarks.gateway.client import TOKENS, Client, Seen, at_once, requests_per_s, spread
 from benchmarks.gateway.stacks import ENGINE_CPU, STACK_CPU, Stack
 from benchmarks.output import write
+from services.process.ports import free_port
 
 Figures = dict[str, float | None]
 LATE_S = 0.100
@@ -79,16 +79,9 @@ async def sustained(stack: Stack, candidates: tuple[int, ...]) -> int:
     return best
 
 
-def port() -> int:
-    """A free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def compare(rounds: int, with_litellm: bool) -> Figures:
     """All figures of the issue."""
-    engine_port = port()
+    engine_port = free_port()
     seen: dict[str, Figures] = {}
     with stacks.engine(engine_port) as direct:
         seen["direct"] = await measure(direct, rounds)
@@ -99,13 +92,13 @@ async def compare(rounds: int, with_litellm: bool) -> Figures:
         if with_litellm:
             builders["litellm"] = stacks.litellm
         for name, build in builders.items():
-            with build(engine_port, port(), {STACK_CPU}) as stack:
+            with build(engine_port, free_port(), {STACK_CPU}) as stack:
                 idle_mb = stack.rss_mb()
                 seen[name] = await measure(stack, rounds)
                 seen[name]["idle_mb"] = idle_mb
                 if name == "bunkhouse":
                     seen[name]["gap"] = await gaps(stack, 200)
-        with stacks.bunkhouse(engine_port, port(), {STACK_CPU, ENGINE_CPU}) as stack:
+        with stacks.bunkhouse(engine_port, free_port(), {STACK_CPU, ENGINE_CPU}) as stack:
             streams = await sustained(stack, (100, 200, 300, 400, 500, 600))
     return figures_of(seen, streams)
 

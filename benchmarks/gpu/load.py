@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from benchmarks.host import HostProcess
 from services.evidence.loadtest.http import Http
+from tests.host_process import HostProcess
 
 WORDS = ("order", "parcel", "blender", "refund", "invoice", "filter", "warranty", "customer", "answer", "please")
 PIECE = b'"content":"'

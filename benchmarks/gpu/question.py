@@ -19,8 +19,8 @@ import httpx
 import yaml
 
 from benchmarks.gpu.workers import FLAGS
-from benchmarks.host import run_host
 from benchmarks.output import write
+from tests.host_process import run_host
 
 QUESTION, ANSWER = "What is the chemical symbol for water?", "H2O"
 

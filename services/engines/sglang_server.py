@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from services.kvplanes.environment import plugin_environment
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
 from services.process.children import stop
+from services.process.ports import free_port
 
 _WORDS = {
     "launch_server": "loading SGLang",
@@ -226,15 +226,12 @@ class SglangServer:
             raise EngineStartError(f"{self.name}: {missing}")
 
     def _free_port(self) -> int:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", self.options.port))
-            except OSError as error:
-                raise EngineStartError(
-                    f"{self.name}: port {self.options.port} of 127.0.0.1 cannot be had: {error.strerror}"
-                ) from error
-            return int(probe.getsockname()[1])
+        try:
+            return free_port("127.0.0.1", self.options.port)
+        except OSError as error:
+            raise EngineStartError(
+                f"{self.name}: port {self.options.port} of 127.0.0.1 cannot be used: {error.strerror}"
+            ) from error
 
     def _environment(self, plan: SglangPlan, bits: KvBits) -> dict[str, str]:
         environment = plan.environment()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from services.process.ports import free_port
+
 
 class AlreadyClaimed(Exception):
     """The data folder or the port belongs to somebody else. The message names it and who that is."""
@@ -41,25 +43,17 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def free_port(host: str, port: int) -> int:
-    """The port if it is free, any free one for 0. Raises AlreadyClaimed.
-
-    The gateway binds it a moment later: somebody else may still come first, and the gateway then says so.
-    """
+def gateway_port(host: str, port: int) -> int:
+    """The port that the gateway will bind. Raises AlreadyClaimed, and says who holds it."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return free_port(host, port)
     except socket.gaierror as error:
         raise AlreadyClaimed(f"gateway.host {host!r} is no address of this machine: {error.strerror}") from error
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise AlreadyClaimed(
-                f"gateway.port {port} on {host} cannot be used: {error.strerror}{_holder(port)}. Set another one: "
-                f"BUNKHOUSE__GATEWAY__PORT={port + 1} bunkhouse up ..."
-            ) from error
-        return int(probe.getsockname()[1])
+    except OSError as error:
+        raise AlreadyClaimed(
+            f"gateway.port {port} on {host} cannot be used: {error.strerror}{_holder(port)}. Set another one: "
+            f"BUNKHOUSE__GATEWAY__PORT={port + 1} bunkhouse up ..."
+        ) from error
 
 
 def _holder(port: int) -> str:

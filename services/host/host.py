@@ -14,7 +14,7 @@ import structlog
 
 from services.config.api_keys import ready_key
 from services.host.child import Child, ChildState, GaveUp
-from services.host.claims import data_dir_lock, free_port
+from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
 from services.host.programs import Program, programs
 from services.host.readiness import Readiness
@@ -60,7 +60,7 @@ class Host:
             if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup bunkhouse up` outlives its terminal
                 loop.add_signal_handler(number, self._signalled)
         with data_dir_lock(self._config.data_dir):
-            port = free_port(self._config.gateway.host, self._config.gateway.port)
+            port = gateway_port(self._config.gateway.host, self._config.gateway.port)
             self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
             async with kept_short(self._logs_dir):
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.host import HostProcess
+from tests.host_process import HostProcess
 
 
 @pytest.fixture

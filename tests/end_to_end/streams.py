@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from benchmarks.host import HostProcess
+from tests.host_process import HostProcess
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 

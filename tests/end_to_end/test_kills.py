@@ -9,9 +9,9 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.host import LAPTOP, HostProcess, run_host
 from tests.end_to_end import streams
 from tests.end_to_end.streams import Heard
+from tests.host_process import LAPTOP, HostProcess, run_host
 
 TIMEOUT = httpx.Timeout(90)
 COUNT = "Count from 1 to 60, separated by commas."

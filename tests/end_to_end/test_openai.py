@@ -6,8 +6,8 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.host import HostProcess
 from tests.end_to_end.streams import BOTS
+from tests.host_process import HostProcess
 
 QUESTION = "My blender does not start. What can I do?"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.scene import own_redis
+from tests.faults.harness.scene import own_redis
 
 
 @pytest.fixture

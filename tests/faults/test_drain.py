@@ -10,17 +10,17 @@ from time import monotonic
 import httpx
 import pytest
 
-from benchmarks.faults.audit import audit
-from benchmarks.faults.client import Client, Outcome
-from benchmarks.faults.load import Load, http_client, jobs
-from benchmarks.faults.scene import PATIENCE_S, PlanInputs, supervised
-from benchmarks.host import free_port
+from services.process.ports import free_port
+from tests.faults.harness.audit import audit
+from tests.faults.harness.client import Client, Outcome
+from tests.faults.harness.load import Load, http_client, jobs
+from tests.faults.harness.scene import PATIENCE_S, FaultScene, supervised
 
 DRAIN_S = 3.0
 CHATS = 20
 
 
-async def _refuses(scene: PlanInputs) -> set[str]:
+async def _refuses(scene: FaultScene) -> set[str]:
     """What new chats and /ready are told until the gateway is gone."""
     told: set[str] = set()
     while True:

@@ -10,18 +10,18 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.faults.scene import PATIENCE_S, PlanInputs, supervised
+from tests.faults.harness.scene import PATIENCE_S, FaultScene, supervised
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[PlanInputs]:
+async def scene(tmp_path: Path) -> AsyncIterator[FaultScene]:
     async with supervised(tmp_path) as running:
         yield running
 
 
-async def ask(scene: PlanInputs, key: str) -> httpx.Response:
+async def ask(scene: FaultScene, key: str) -> httpx.Response:
     """A whole chat, asked for until a gateway answers."""
     body = {
         "model": "acme/support",
@@ -47,7 +47,7 @@ def said(answer: httpx.Response) -> tuple[str, Any]:
     return answer.headers["x-bunkhouse-chat"], answer.json()["choices"]
 
 
-async def test_retries_get_the_same_chat(scene: PlanInputs) -> None:
+async def test_retries_get_the_same_chat(scene: FaultScene) -> None:
     """At the same time, afterwards, and over the death of the gateway that took the first try."""
     at_once = await asyncio.gather(*(ask(scene, "at-once") for _ in range(5)))
     assert len({said(answer)[0] for answer in at_once}) == 1

@@ -10,12 +10,12 @@ import pytest
 import uvloop
 from redis.exceptions import ResponseError
 
-from benchmarks.faults.proxy import Proxy
 from services.store import redis_keys as keys
 from services.store import subscriber as ear
 from services.store.connection import Connection, QueueUnavailable, connect, translated
 from services.store.sockets import HandoverConnection
 from services.store.work import WorkConsumer
+from tests.faults.harness.proxy import Proxy
 
 TIMEOUT_S = 1.0
 

@@ -10,7 +10,6 @@ from typing import cast
 
 import pytest
 
-from benchmarks.faults.proxy import Proxy
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from services.config.schema import TenantConfig
@@ -27,6 +26,7 @@ from services.store.registry import Registry, TenantRecord
 from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient, Submitted, write_registry
 from services.store.work import ReplyPiece, WorkConsumer
+from tests.faults.harness.proxy import Proxy
 from tests.gateway.driver import until
 from tests.store.test_submission import PAYLOAD, reservation, ticket
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.client import Outcome
-from benchmarks.faults.load import Load, jobs
-from benchmarks.faults.scene import MODEL, supervised
+from tests.faults.harness.client import Outcome
+from tests.faults.harness.load import Load, jobs
+from tests.faults.harness.scene import MODEL, supervised
 
 
 @pytest.mark.timeout(300)

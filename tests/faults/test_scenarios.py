@@ -1,4 +1,4 @@
-"""Parts of a whole host fail under chats. `python -m benchmarks.faults` does the same to a thousand."""
+"""Parts of a whole host fail under chats. `python -m tests.faults.harness` does the same to a thousand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.scenarios import SCENARIOS, Plan, play
-from benchmarks.faults.scene import PLACES
+from tests.faults.harness.scenarios import SCENARIOS, Plan, play
+from tests.faults.harness.scene import PLACES
 
 PLAN = Plan(count=int(os.environ.get("BUNKHOUSE_FAULTS_CHATS", "16")))
 

@@ -18,7 +18,7 @@ from services.host.child import Child
 from services.host.display import JsonDisplay
 from services.host.host import Host
 from services.store.runtime import open_runtime
-from tests.host.upped import CONFIG, command, up, wait_for, write_config
+from tests.host_process import CONFIG, command, up, wait_for, write_config
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_killed_it_leaves_no_orphan(folder: Path) -> None:
 
 def test_killed_while_it_starts_it_leaves_no_orphan(folder: Path) -> None:
     with up(write_config(folder)) as host:
-        host.until_told("starting")
+        host.await_event("starting")
         wait_for(lambda: len(psutil.Process(host.process.pid).children(recursive=True)) >= 4, 10.0)
         host.family = psutil.Process(host.process.pid).children(recursive=True)
         host.process.kill()
@@ -93,7 +93,7 @@ def test_whatever_dies_is_started_again(folder: Path) -> None:
             seen = json.loads(command(config, "ps", "--json").stdout)
             pid = next(each["pid"] for each in seen["processes"] if each["name"] == victim)
             psutil.Process(pid).kill()
-            assert host.until_told("notice")["words"].startswith(f"{victim} died")
+            assert host.await_event("notice")["words"].startswith(f"{victim} died")
             wait_for(partial(came_back, folder, victim, pid), 30.0)
             assert came_back(folder, victim, pid)
             wait_for(lambda: command(config, "chat", "acme/support", "-m", "Hello").returncode == 0, 40.0)
@@ -111,7 +111,7 @@ def test_a_state_that_cannot_be_written_ends_nothing(folder: Path) -> None:
         ready = host.ready()
         (folder / ".bunkhouse" / "host.new").mkdir()
         next(each for each in host.family if "scheduler" in each.cmdline()).kill()
-        assert host.until_told("notice")["words"].startswith("scheduler died")
+        assert host.await_event("notice")["words"].startswith("scheduler died")
         url, key = ready["url"], ready["keys"]["acme"]
         said = ["chat", "acme/support", "-m", "Hello", "--url", url, "--key", key]
         wait_for(lambda: command(config, *said).returncode == 0, 40.0)

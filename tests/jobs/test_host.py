@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.host.upped import Up, command, up, write_config
+from tests.host_process import HostProcess, command, up, write_config
 
 CHATS = 20
 JOB_S_MAX = 100.0
@@ -30,7 +30,7 @@ tenants:
 class Client:
     """An operator and a tenant of one host."""
 
-    def __init__(self, up: Up, told: dict[str, Any], folder: Path) -> None:
+    def __init__(self, up: HostProcess, told: dict[str, Any], folder: Path) -> None:
         secrets = json.loads((folder / "secrets.json").read_text())
         self.admin = httpx.AsyncClient(
             base_url=f"{told['url']}/admin/v1", headers={"authorization": f"Bearer {secrets['admin_key']}"}, timeout=30

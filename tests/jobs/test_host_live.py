@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines.kits import SGLANG_PYTHON, SMOLLM2_FOLDER, sglang_kit
-from tests.host.upped import up
+from tests.host_process import up
 from tests.jobs.test_host import CHATS, Client
 
 CONFIG = """\

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from services.kvplanes.control import ControlClient  # noqa: E402
 from services.kvplanes.environment import plugin_environment  # noqa: E402
 from services.kvplanes.keys import extra_key  # noqa: E402
 from services.model_files import sglang_weights  # noqa: E402
+from services.process.ports import free_port  # noqa: E402
 
 START_S_MAX = 900.0
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -64,9 +64,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("kvplanes")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     control = str(folder / "control.sock")
     stand_in = Path(sglang_weights.__file__).parents[1] / "engines" / "sglang_cpu"
     base = {**os.environ, "PYTHONPATH": str(stand_in), "SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}

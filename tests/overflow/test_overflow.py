@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.host import LAPTOP, HostProcess, run_host
+from tests.host_process import LAPTOP, HostProcess, run_host
 
 pytestmark = pytest.mark.skipif(find_spec("litellm") is None, reason="LiteLLM is not installed: make dev")
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.host import LAPTOP, HostProcess, run_host
 from services.config.host_secrets import Secrets, read_secrets
+from tests.host_process import LAPTOP, HostProcess, run_host
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 BRIEF = "acme/brief"  # takes and says little: for very many chats

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.host import HostProcess
 from services.evidence.loadtest.corpus import dialogues
 from tests.engines.kits import CACHE, SGLANG_PYTHON
+from tests.host_process import HostProcess
 
 pytestmark = pytest.mark.timeout(300)  # foreign tools take long to start
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.host import HostProcess
 from services.evidence.loadtest.cli import app
 from services.evidence.loadtest.record import Result, read_run
+from tests.host_process import HostProcess
 
 pytestmark = pytest.mark.timeout(300)  # real engines on a machine that may be busy
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.faults`: a thousand chats a scenario; writes docs/benchmarks/faults.json and prints a table.
+"""`python -m tests.faults.harness`: a thousand chats a scenario; writes docs/benchmarks/faults.json and prints a table.
 
 Takes a good hour on two cores: `--chats 200` and `--only "kill gateway"` make it shorter, and the file says so.
 """
@@ -11,11 +11,11 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.faults.audit import Figures
-from benchmarks.faults.scenarios import FULL, SCENARIOS, Plan, play
-from benchmarks.faults.scene import PLACES
 from benchmarks.output import keep, write
 from services.process.children import raise_open_files_limit
+from tests.faults.harness.audit import Figures
+from tests.faults.harness.scenarios import FULL, SCENARIOS, Plan, play
+from tests.faults.harness.scene import PLACES
 
 
 async def run(plan: Plan, names: list[str], out: Path) -> list[Figures]:
@@ -52,7 +52,7 @@ def table(found: list[Figures]) -> str:
 
 def main() -> int:
     """Exit status 1 when anything was lost, doubled or left over."""
-    parser = argparse.ArgumentParser(prog="benchmarks.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tests.faults.harness", description=__doc__)
     parser.add_argument("--chats", type=int, default=FULL.count)
     parser.add_argument("--per-s", type=float, default=FULL.per_s)
     parser.add_argument("--seed", type=int, default=FULL.seed)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.faults.engine_worker CONFIG MODEL MOOD`: the real worker, its engine behind a proxy.
+"""`python -m tests.faults.harness.engine_worker CONFIG MODEL MOOD`: the real worker, its engine behind a proxy.
 
 The file MOOD says what the proxy does: well, hang (nothing comes back any more), garbage, busy (503 to whoever asks).
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.faults.proxy import Proxy
 from services.contracts.engines import EngineFacts
 from services.engines.base import Progress
 from services.engines.http import EngineHttp
@@ -25,6 +24,7 @@ from services.store.runtime import open_runtime
 from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.worker import Worker
+from tests.faults.harness.proxy import Proxy
 
 LOOK_S = 0.05
 TOKEN_S_MAX = 3.0  # so that a hang is noticed within a test

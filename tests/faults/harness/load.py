@@ -7,7 +7,7 @@ import random
 
 import httpx
 
-from benchmarks.faults.client import Client, Job, Told
+from tests.faults.harness.client import Client, Job, Told
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 BURST = 6

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from benchmarks.faults.client import Outcome, Told
 from services.contracts.chats import Ticket
 from services.store import redis_keys as keys
 from services.store.connection import Connection
 from services.store.records import decode, decode_entry
+from tests.faults.harness.client import Outcome, Told
 
 EMPTY_S_MAX = 45.0  # above the worker's ABANDONED_MS
 GOOD = (b"stop", b"length")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
-from benchmarks.faults.audit import Figures, audit
-from benchmarks.faults.load import TOKENS, Load, jobs
-from benchmarks.faults.scene import MODEL, PlanInputs
+from tests.faults.harness.audit import Figures, audit
+from tests.faults.harness.load import TOKENS, Load, jobs
+from tests.faults.harness.scene import MODEL, FaultScene
 
-Hurt = Callable[[PlanInputs, "Plan"], Awaitable[None]]
+Hurt = Callable[[FaultScene, "Plan"], Awaitable[None]]
 PARTS = {
     "gateway": ("gateway", ""),
     "scheduler": ("scheduler", ""),
@@ -50,7 +50,7 @@ FULL = Plan(count=1000, per_s=40.0, times=3, spell_s=10.0, rounds=5, pause_s=4.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """`where`: the kind of host that it needs (benchmarks.faults.scene)."""
+    """`where`: the kind of host that it needs (tests.faults.harness.scene)."""
 
     hurt: Hurt
     where: Literal["up", "clock", "redis", "engine"]
@@ -60,7 +60,7 @@ class Scenario:
 def killing(part: str) -> Hurt:
     """kill -9 of one part."""
 
-    async def hurt(scene: PlanInputs, plan: Plan) -> None:
+    async def hurt(scene: FaultScene, plan: Plan) -> None:
         for number in range(plan.times):
             await asyncio.sleep(plan.pause_s if number else 0)
             await scene.kill(*PARTS[part])
@@ -68,7 +68,7 @@ def killing(part: str) -> Hurt:
     return hurt
 
 
-async def all_in_turn(scene: PlanInputs, plan: Plan) -> None:
+async def all_in_turn(scene: FaultScene, plan: Plan) -> None:
     """kill -9 of every part, in an order of the seed's."""
     dice = random.Random(plan.seed)
     for _ in range(plan.rounds):
@@ -77,14 +77,14 @@ async def all_in_turn(scene: PlanInputs, plan: Plan) -> None:
             await asyncio.sleep(dice.uniform(0.5, 1.5) * plan.pause_s)
 
 
-async def engine_stands_still(scene: PlanInputs, plan: Plan) -> None:
+async def engine_stands_still(scene: FaultScene, plan: Plan) -> None:
     """SIGSTOP: connections stay open and say nothing."""
     for _ in range(plan.times):
         (await scene.find(*PARTS["engine"])).send_signal(signal.SIGSTOP)
         await asyncio.sleep(plan.spell_s + 5.0)
 
 
-async def told_to_stop(scene: PlanInputs, plan: Plan) -> None:
+async def told_to_stop(scene: FaultScene, plan: Plan) -> None:
     """SIGTERM to the host with streams open, and a start on what it left."""
     assert scene.restart is not None
     for number in range(plan.times):
@@ -92,7 +92,7 @@ async def told_to_stop(scene: PlanInputs, plan: Plan) -> None:
         await scene.restart()
 
 
-async def clock_jumps(scene: PlanInputs, plan: Plan) -> None:
+async def clock_jumps(scene: FaultScene, plan: Plan) -> None:
     """Ten minutes ahead, from there twenty back, and right again."""
     assert scene.clock is not None
     for off_s in (600, -600, 0):
@@ -103,7 +103,7 @@ async def clock_jumps(scene: PlanInputs, plan: Plan) -> None:
 def redis_slow(delay_s: float) -> Hurt:
     """Every answer of Redis comes late."""
 
-    async def hurt(scene: PlanInputs, plan: Plan) -> None:
+    async def hurt(scene: FaultScene, plan: Plan) -> None:
         assert scene.proxy is not None
         scene.proxy.delay_s = delay_s
         await asyncio.sleep(plan.spell_s)
@@ -112,7 +112,7 @@ def redis_slow(delay_s: float) -> Hurt:
     return hurt
 
 
-async def redis_stopped(scene: PlanInputs, plan: Plan) -> None:
+async def redis_stopped(scene: FaultScene, plan: Plan) -> None:
     """Redis takes commands and answers nothing for 5 s."""
     assert scene.redis is not None
     for _ in range(plan.times):
@@ -122,7 +122,7 @@ async def redis_stopped(scene: PlanInputs, plan: Plan) -> None:
         await asyncio.sleep(plan.pause_s)
 
 
-async def redis_silent(scene: PlanInputs, plan: Plan) -> None:
+async def redis_silent(scene: FaultScene, plan: Plan) -> None:
     """The way to Redis swallows everything, both ways, and then gives it back."""
     assert scene.proxy is not None
     scene.proxy.stop()
@@ -130,7 +130,7 @@ async def redis_silent(scene: PlanInputs, plan: Plan) -> None:
     scene.proxy.go_on()
 
 
-async def redis_cut_off(scene: PlanInputs, plan: Plan) -> None:
+async def redis_cut_off(scene: FaultScene, plan: Plan) -> None:
     """All connections end and no new ones are taken."""
     assert scene.proxy is not None
     for _ in range(plan.times):
@@ -140,7 +140,7 @@ async def redis_cut_off(scene: PlanInputs, plan: Plan) -> None:
         await asyncio.sleep(plan.pause_s)
 
 
-async def redis_disk_full(scene: PlanInputs, plan: Plan) -> None:
+async def redis_disk_full(scene: FaultScene, plan: Plan) -> None:
     """The append-only file cannot grow: Redis refuses writes until it can."""
     assert scene.redis is not None
     _, hard = resource.prlimit(scene.redis.pid, resource.RLIMIT_FSIZE)
@@ -149,7 +149,7 @@ async def redis_disk_full(scene: PlanInputs, plan: Plan) -> None:
     resource.prlimit(scene.redis.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
-async def redis_memory_full(scene: PlanInputs, plan: Plan) -> None:
+async def redis_memory_full(scene: FaultScene, plan: Plan) -> None:
     """Redis has no room for another write."""
     async with scene.redis_now() as connection:
         await connection.redis.config_set("maxmemory", 1)
@@ -158,9 +158,9 @@ async def redis_memory_full(scene: PlanInputs, plan: Plan) -> None:
 
 
 def engine_in_a_mood(mood: str) -> Hurt:
-    """The engine's answers as its proxy changes them (benchmarks.faults.engine_worker)."""
+    """The engine's answers as its proxy changes them (tests.faults.harness.engine_worker)."""
 
-    async def hurt(scene: PlanInputs, plan: Plan) -> None:
+    async def hurt(scene: FaultScene, plan: Plan) -> None:
         assert scene.mood is not None
         scene.mood.write_text(mood)
         await asyncio.sleep(plan.spell_s)
@@ -188,7 +188,7 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-async def play(name: str, scene: PlanInputs, plan: Plan) -> Figures:
+async def play(name: str, scene: FaultScene, plan: Plan) -> Figures:
     """One scenario from its first chat to its audit."""
     scenario = SCENARIOS[name]
     await scene.ready()

