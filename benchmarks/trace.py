@@ -21,7 +21,7 @@ import httpx
 import psutil
 import yaml
 
-from benchmarks.host import LAPTOP, HostProcess, run_host
+from tests.host_process import LAPTOP, HostProcess, run_host
 
 PREFIXES = ("gateway", "scheduler", "services")
 CHATS = 6
