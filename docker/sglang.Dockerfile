@@ -1,5 +1,6 @@
 # A worker whose engine is SGLang. The vendor's image brings CUDA, the compiler for its kernels, and SGLang itself, at
-# the one version that the host accepts; the host's own packages stay in an environment of their own beside it.
+# the one version that the host accepts; the host's own packages stay in an environment of their own beside it. Of those
+# only the KV planes plugin (services/kvplanes) is put on SGLang's path, by the worker.
 FROM lmsysorg/sglang:v0.5.17
 USER root
 WORKDIR /src

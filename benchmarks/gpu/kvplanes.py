@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.output import write
+from services.engines.kvplanes_site import plugin_environment
 from services.kvplanes.config import KVPlanesConfig
-from services.kvplanes.environment import plugin_environment
 
 BATCH = 32
 

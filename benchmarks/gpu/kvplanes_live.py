@@ -24,9 +24,9 @@ import httpx
 
 from benchmarks.output import write
 from services.devices.telemetry import GpuSource
+from services.engines.kvplanes_site import plugin_environment
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
-from services.kvplanes.environment import plugin_environment
 from services.kvplanes.keys import extra_key
 
 SESSIONS, CONTEXT, ANSWER = 32, 4096, 600

@@ -21,13 +21,13 @@ from services.contracts.engines import EngineFacts
 from services.devices.telemetry import GpuSource, process_tree_bytes
 from services.engines.base import EngineStartError, EngineUnavailable, Progress
 from services.engines.http import EngineHttp, HttpStatusError
+from services.engines.kvplanes_site import plugin_environment
 from services.engines.server import ServerProcess
 from services.engines.sglang_flags import VERSION, SglangPlan, kv_dtype_for
 from services.engines.sglang_room import missing_room, overhead_bytes
 from services.kvplanes import layout
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
-from services.kvplanes.environment import plugin_environment
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
 from services.process.children import stop

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
-from services.kvplanes import reference
-from services.kvplanes.pool import PlanesKVPool
+from . import reference
+from .pool import PlanesKVPool
 
 
 class PlanesBackend(AttentionBackend):  # type: ignore[misc]  # SGLang ships no types
@@ -98,7 +98,7 @@ class TritonPlanesBackend(PlanesBackend):
         from sglang.kernels.ops.attention.extend_attention import extend_attention_fwd  # noqa: PLC0415 - GPU only
         from sglang.srt.runtime_context import get_parallel  # noqa: PLC0415 - GPU only
 
-        from services.kvplanes.kernels import launch  # noqa: PLC0415 - Triton is absent beside the host
+        from .kernels import launch  # noqa: PLC0415 - Triton is absent beside the host
 
         self.launch = launch
         self.plain_extend = extend_attention_fwd

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Self
 
-from services.kvplanes.layout import BITS
+from .layout import BITS
 
 ENVIRONMENT_NAME = "BUNKHOUSE_KVPLANES"
 
@@ -39,7 +38,7 @@ class KVPlanesConfig:
                 raise ValueError(f"{name} must be a number from 0 to {high}, not {value!r}")
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> KVPlanesConfig:
         """Read the settings from a JSON object. Raises ValueError for bad JSON, unknown keys or bad values."""
         try:
             loaded = json.loads(text)

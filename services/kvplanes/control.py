@@ -32,9 +32,8 @@ class ControlClient:
     async def ask(self, **request: Any) -> dict[str, Any]:
         """Send one request and return the engine's answer."""
         try:
-            async with asyncio.timeout(self.timeout_s):
-                return await self._exchange(request)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
+            return await asyncio.wait_for(self._exchange(request), self.timeout_s)
+        except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, ValueError) as error:  # noqa: UP041 - 3.10
             raise ControlError(f"kvplanes control at {self.path}: {error or type(error).__name__}") from error
 
     async def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:

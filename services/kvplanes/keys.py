@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from services.kvplanes.layout import BITS
+from .layout import BITS
 
 _KEY = re.compile(r"^(?P<salt>[^|]*)\|kv(?P<bits>[^|]*)")
 _NAMES = {str(bits): bits for bits in BITS}

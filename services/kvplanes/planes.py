@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from services.kvplanes.layout import SCALES_PER_HEAD, Shape
+from .layout import SCALES_PER_HEAD, Shape
 
 SLOT_UNITS_MAX = 2**31 - 1  # kernels find a slot's 16-bit units by a 32-bit number
 

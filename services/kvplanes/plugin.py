@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from services.kvplanes.config import KVPlanesConfig, read_config
+from .config import KVPlanesConfig, read_config
 
 SGLANG_VERSION = "0.5.17"
 POOLS = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator."
@@ -58,12 +58,12 @@ def _replace_backends() -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend  # noqa: PLC0415
 
     def on_gpu(runner: Any) -> Any:
-        from services.kvplanes.backend import TritonPlanesBackend  # noqa: PLC0415
+        from .backend import TritonPlanesBackend  # noqa: PLC0415
 
         return TritonPlanesBackend(runner)
 
     def on_cpu(runner: Any) -> Any:
-        from services.kvplanes.backend import ReferenceBackend  # noqa: PLC0415
+        from .backend import ReferenceBackend  # noqa: PLC0415
 
         return ReferenceBackend(runner)
 
@@ -111,7 +111,7 @@ class Hooks:
 
     def cell_size(self, _configurator: Any, pools: Any, num_layers: int) -> int:
         """Bytes of one slot: what SGLang divides its memory by."""
-        from services.kvplanes.layout import Shape  # noqa: PLC0415
+        from .layout import Shape  # noqa: PLC0415
 
         refuse(pools)
         return Shape(num_layers, pools.model_config.get_num_kv_heads(1), pools.model_config.head_dim).slot_bytes
@@ -120,7 +120,7 @@ class Hooks:
         """The planes, and each request's precision as the kernels read it."""
         import torch  # noqa: PLC0415
 
-        from services.kvplanes.pool import PlanesKVPool  # noqa: PLC0415
+        from .pool import PlanesKVPool  # noqa: PLC0415
 
         refuse(pools)
         pool = PlanesKVPool(
@@ -143,12 +143,12 @@ class Hooks:
 
     def build_allocator(self, pools: Any, *, sizes: Any, token_to_kv_pool: Any, **_rest: Any) -> Any:
         """The allocator over the planes' slots."""
-        from services.kvplanes.pool import PlanesAllocator  # noqa: PLC0415
+        from .pool import PlanesAllocator  # noqa: PLC0415
 
         return PlanesAllocator(sizes.max_total_num_tokens, pools.device, token_to_kv_pool)
 
     def _sessions(self, batch: Any) -> Any:
-        from services.kvplanes.sessions import SessionPlanes  # noqa: PLC0415
+        from .sessions import SessionPlanes  # noqa: PLC0415
 
         allocator = batch.token_to_kv_pool_allocator
         if getattr(allocator, "sessions", None) is None:
@@ -166,7 +166,7 @@ class Hooks:
 
     def after_request(self, _result: None, req: Any, *_args: Any, **_kwargs: Any) -> None:
         """Read the precision that a new request asks for; refuse the request where planes do not hold it."""
-        from services.kvplanes.keys import parse_extra_key  # noqa: PLC0415
+        from .keys import parse_extra_key  # noqa: PLC0415
 
         try:
             _, req.kvplanes_bits = parse_extra_key(req.extra_key, self.config.bits)
@@ -218,6 +218,6 @@ def _count_low(adder: Any, req: Any, sign: int) -> None:
 
 
 def _listen(path: str, handle: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[], None]:
-    from services.kvplanes.server import ControlServer  # noqa: PLC0415
+    from .server import ControlServer  # noqa: PLC0415
 
     return ControlServer(path, handle).poll if path else lambda: None

@@ -15,10 +15,10 @@ import torch
 from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
-from services.kvplanes.config import KVPlanesConfig
-from services.kvplanes.layout import Shape
-from services.kvplanes.planes import LayerPlanes, Planes
-from services.kvplanes.slots import SlotPool
+from .config import KVPlanesConfig
+from .layout import Shape
+from .planes import LayerPlanes, Planes
+from .slots import SlotPool
 
 
 class PlanesKVPool(MHATokenToKVPool):  # type: ignore[misc]  # SGLang ships no types

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.kvplanes.code import dequantize, quantize, rotate, split
+from .code import dequantize, quantize, rotate, split
 
 if TYPE_CHECKING:
-    from services.kvplanes.planes import LayerPlanes
+    from .planes import LayerPlanes
 
 
 def store(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from services.kvplanes.config import KVPlanesConfig
-from services.kvplanes.keys import parse_extra_key
+from .config import KVPlanesConfig
+from .keys import parse_extra_key
 
 if TYPE_CHECKING:
-    from services.kvplanes.pool import PlanesAllocator
+    from .pool import PlanesAllocator
 
 
 class SessionPlanes:
@@ -310,9 +310,9 @@ def _at(chosen: list[int], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def _handover(device: str) -> Any:
     if device == "cuda":
-        from services.kvplanes.kernels.launch import pass_low  # noqa: PLC0415 - Triton, on a GPU only
+        from .kernels.launch import pass_low  # noqa: PLC0415 - Triton, on a GPU only
 
         return pass_low
-    from services.kvplanes.reference import pass_low as on_cpu  # noqa: PLC0415
+    from .reference import pass_low as on_cpu  # noqa: PLC0415
 
     return on_cpu

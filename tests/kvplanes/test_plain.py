@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from services.engines.kvplanes_site import plugin_environment
 from services.kvplanes.config import KVPlanesConfig, read_config
-from services.kvplanes.environment import plugin_environment
 from services.kvplanes.keys import extra_key, parse_extra_key
 from services.kvplanes.layout import Shape, bytes_per_token
 
@@ -67,16 +67,19 @@ def test_environment_shows_the_plugin_and_nothing_else(tmp_path: Path) -> None:
     assert environment == again
     assert environment["PYTHONPATH"].split(":")[1:] == ["/x"]
     assert json.loads(environment["BUNKHOUSE_KVPLANES"])["bits"] == 4
-    assert {path.name for path in (tmp_path / "site").iterdir()} == {"services", "bunkhouse_kvplanes-0.dist-info"}
+    assert {path.name for path in (tmp_path / "site").iterdir()} == {
+        "bunkhouse_kvplanes",
+        "bunkhouse_kvplanes-0.1.0.dist-info",
+    }
     found = importlib.metadata.distributions(path=[str(tmp_path / "site")])
     points = [point for distribution in found for point in distribution.entry_points]
     assert [(point.group, point.value) for point in points] == [
-        ("sglang.srt.plugins", "services.kvplanes.plugin:register")
+        ("sglang.srt.plugins", "bunkhouse_kvplanes.plugin:register")
     ]
 
 
 def test_the_plain_modules_import_no_torch() -> None:
-    modules = ("layout", "keys", "config", "control", "environment", "server", "plugin")
+    modules = ("layout", "keys", "config", "control", "server", "plugin")
     code = (
         ";".join(f"import services.kvplanes.{name}" for name in modules)
         + ";import sys;assert 'torch' not in sys.modules"

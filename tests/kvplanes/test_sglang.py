@@ -19,9 +19,9 @@ pytest.importorskip("sglang", reason="this test runs in SGLang's environment")
 
 import httpx  # noqa: E402
 
+from services.engines.kvplanes_site import plugin_environment  # noqa: E402
 from services.kvplanes.config import KVPlanesConfig  # noqa: E402
 from services.kvplanes.control import ControlClient  # noqa: E402
-from services.kvplanes.environment import plugin_environment  # noqa: E402
 from services.kvplanes.keys import extra_key  # noqa: E402
 from services.model_files import sglang_weights  # noqa: E402
 from services.process.ports import free_port  # noqa: E402

@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import (
+from .common import (
     NIBBLE,
     add_row,
     dot_quarters,

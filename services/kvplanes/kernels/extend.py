@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import NIBBLE, add_row, dot_quarters, load_quarters, rotate, store_quarters
-from services.kvplanes.kernels.decode import COLUMNS, by_column, fold_tile, load_query, scale_outputs
+from .common import NIBBLE, add_row, dot_quarters, load_quarters, rotate, store_quarters
+from .decode import COLUMNS, by_column, fold_tile, load_query, scale_outputs
 
 
 @triton.jit

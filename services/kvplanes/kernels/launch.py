@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import triton
 
-from services.kvplanes.kernels.common import INTERPRETED
-from services.kvplanes.kernels.decode import LOG2E, combine_kernel, decode_kernel, plan_kernel
-from services.kvplanes.kernels.extend import extend_kernel
-from services.kvplanes.kernels.handover import pass_low_kernel
-from services.kvplanes.kernels.store import store_kernel
+from .common import INTERPRETED
+from .decode import LOG2E, combine_kernel, decode_kernel, plan_kernel
+from .extend import extend_kernel
+from .handover import pass_low_kernel
+from .store import store_kernel
 
 if TYPE_CHECKING:
-    from services.kvplanes.planes import LayerPlanes
+    from ..planes import LayerPlanes
 
 
 class Tuning(NamedTuple):

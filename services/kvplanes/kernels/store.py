@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from services.kvplanes.kernels.common import add_row, load_quarters, rotate, store_quarters
+from .common import add_row, load_quarters, rotate, store_quarters
 
 
 @triton.jit
