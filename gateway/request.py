@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
@@ -11,11 +12,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.outcomes import Code, Refused
-from services.contracts.chats import Task
+from services.contracts.chats import Sampling, Task
 
 MESSAGES_MAX = 2048
 MAX_TOKENS_MAX = 1_000_000
 SEED_MAX = 2**63 - 1
+_SAMPLING = tuple(parameter.name for parameter in fields(Sampling))
 
 # Parameters of the OpenAI API that this host does not have, with the values that ask for nothing.
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
@@ -136,8 +138,14 @@ class ChatRequest(BaseModel):
         return self.max_completion_tokens or self.max_tokens
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    def sampling(self) -> Sampling:
+        """The parameters that the client set. Engines take 31 bits of seed."""
+        given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        if isinstance(self.stop, str):
+            given["stop"] = (self.stop,)
+        if self.seed is not None:
+            given["seed"] = self.seed & 0x7FFFFFFF
+        return Sampling(**given)
 
     @property
     def task(self) -> Task | None:

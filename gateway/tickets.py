@@ -94,16 +94,11 @@ _HARMLESS = breaker()  # to another provider's model, whose tokens we do not kno
 
 
 def payload_for(bot: ServedBot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
-    """What the worker reads. Engines take 31 bits of seed."""
+    """What the worker reads."""
     return Payload(
         prompt=prompt.content,
         salt=salt,
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        seed=None if request.seed is None else request.seed & 0x7FFFFFFF,
-        stop=request.stops,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        presence_penalty=request.presence_penalty or 0.0,
+        sampling=request.sampling,
         adapter=bot.config.adapter,
         messages=conversation(bot.config.system, request, _HARMLESS) if bot.config.overflow is not None else (),
     )

@@ -38,10 +38,10 @@ from benchmarks.gpu.load import ms, percentile
 from benchmarks.gpu.workers import FLAGS, off_pct, used_bytes
 from benchmarks.output import write
 from services.config.schema import ModelConfig
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
 from services.devices.telemetry import GpuSource
-from services.engines.base import EngineRequest, Sampling
+from services.engines.base import EngineRequest
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.sglang_server import SglangOptions

@@ -61,17 +61,24 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn, checked by the gateway. The names are those of OpenAI's request; so are the defaults."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None  # 31 bits
+    stop: Sequence[str] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """The part of a chat that only its worker reads."""
 
     prompt: Sequence[int] | str  # token ids, or rendered text where the exact tokenizer is not known
     salt: str
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: Sequence[str] = ()
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    sampling: Sampling = Sampling()
     adapter: str | None = None
     messages: Sequence[Mapping[str, str]] = ()  # only where the chat may go to another provider
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts, EngineReport
 
 Progress = Callable[[str], None]  # words for the start-up display: "loading weights", "capturing graphs"
@@ -46,18 +46,6 @@ class EngineRejected(EngineError):
 
 class KvBitsUnsupported(EngineError):
     """The engine cannot hold KV at these bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Decoding parameters, already checked by the gateway."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

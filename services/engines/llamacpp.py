@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import psutil
 
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engine_kinds import LLAMACPP
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
@@ -30,7 +30,6 @@ from services.engines.base import (
     KvBitsUnsupported,
     Piece,
     Progress,
-    Sampling,
 )
 from services.engines.http import EngineHttp, EventStream, HttpStatusError
 from services.engines.llamacpp_server import KEY_VARIABLE, LISTENING, LOADING, ServerParameters

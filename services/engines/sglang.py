@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
     EngineBusy,
@@ -26,7 +26,6 @@ from services.engines.base import (
     KvBitsUnsupported,
     Piece,
     Progress,
-    Sampling,
 )
 from services.engines.http import EngineHttp, EventStream, HttpStatusError
 from services.engines.sglang_flags import DETERMINISTIC

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from services.contracts.chats import ChatUsage, KvBits, Payload, Task, Ticket
+from services.contracts.chats import ChatUsage, KvBits, Payload, Sampling, Task, Ticket
 from services.contracts.replies import HERE, Finish, ReplyEnd, ReplyEntry, ReplyError
 
 T = TypeVar("T")
@@ -64,6 +64,15 @@ def decode(kind: type[T], data: bytes | str | Mapping[str, Any]) -> T:
 @cache
 def _names(kind: type[Any]) -> frozenset[str]:
     return frozenset(entry.name for entry in fields(kind))
+
+
+def decode_payload(data: bytes | str) -> Payload:
+    """What a worker reads. A payload of before `Sampling` has its fields beside the prompt.
+
+    Upgrade workers before gateways: an older worker does not find the parameters of a newer payload.
+    """
+    values = orjson.loads(data)
+    return decode(Payload, {**values, "sampling": decode(Sampling, values.get("sampling", values))})
 
 
 def decode_end(data: bytes | str) -> ReplyEnd:

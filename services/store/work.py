@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import orjson
 from redis.exceptions import ResponseError
 
-from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
+from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.engines import EngineFacts, EngineReport
 from services.contracts.replies import HERE, ReplyEnd
 from services.store import redis_keys as keys
 from services.store.commands import Commands
 from services.store.connection import Connection, pairs, translated
-from services.store.records import ClaimedChat, decode, encode
+from services.store.records import ClaimedChat, decode, decode_payload, encode
 from services.store.scheduling import decode_engine
 from services.store.submission import CHAT_KEEP_S
 from services.store.usage_counters import counters, day_of, month_of
@@ -123,7 +123,7 @@ class WorkConsumer:
         return ClaimedChat(
             attempt=int(answer[1]),
             ticket=decode(Ticket, answer[2]),
-            payload=decode(Payload, answer[3]),
+            payload=decode_payload(answer[3]),
             kv_bits=KvBits(int(answer[4])),
             queue_s=float(answer[5]),
             cancelled=state == "cancelled",

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
-from services.engines.base import Engine, EngineError, EngineRequest, EngineUnavailable, Sampling
+from services.engines.base import Engine, EngineError, EngineRequest, EngineUnavailable
 from services.worker.engine import EngineLife
 
 DRAIN_POLL_S = 0.05

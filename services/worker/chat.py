@@ -18,7 +18,6 @@ from services.engines.base import (
     EngineRejected,
     EngineRequest,
     EngineUnavailable,
-    Sampling,
 )
 from services.store.connection import QueueUnavailable
 from services.store.records import ClaimedChat
@@ -210,14 +209,7 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, des
         chat=claim.ticket.chat,
         prompt=prompt,
         max_tokens=left,
-        sampling=Sampling(
-            temperature=payload.temperature,
-            top_p=payload.top_p,
-            seed=payload.seed,
-            stop=tuple(payload.stop),
-            frequency_penalty=payload.frequency_penalty,
-            presence_penalty=payload.presence_penalty,
-        ),
+        sampling=payload.sampling,
         salt=payload.salt,
         kv_bits=bits if int(bits) in facts.kv_bytes_per_token else facts.kv_bits,
         priority=claim.ticket.priority,

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
 from services.devices.telemetry import GpuSource
-from services.engines.base import Engine, EngineRequest, Piece, Sampling
+from services.engines.base import Engine, EngineRequest, Piece
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_server import SglangOptions

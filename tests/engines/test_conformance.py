@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from services.contracts.chats import Sampling
 from services.contracts.engines import EngineReport, EngineState
-from services.engines.base import Engine, EngineRejected, Sampling
+from services.engines.base import Engine, EngineRejected
 from services.engines.sglang import SglangEngine
 
 from .kits import CHATS_MAX, CONTEXT_TOKENS, Kit, Running, collect, text_of

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from services.config.schema import ConfigError, ModelConfig
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
 from services.devices.telemetry import GpuReading
-from services.engines.base import EngineRequest, EngineStartError, EngineUnavailable, KvBitsUnsupported, Sampling
+from services.engines.base import EngineRequest, EngineStartError, EngineUnavailable, KvBitsUnsupported
 from services.engines.factory import build_engine
 from services.engines.http import EventStream
 from services.engines.sglang import SglangEngine

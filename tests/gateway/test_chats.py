@@ -103,10 +103,10 @@ async def test_what_the_worker_gets(host: Host) -> None:
     assert claim.ticket.task == "maths"
     assert claim.ticket.session == "s-1"
     assert claim.ticket.max_tokens == 17
-    assert (claim.payload.temperature, claim.payload.top_p) == (0.2, 0.9)
-    assert list(claim.payload.stop) == ["END", "\n\n"]
-    assert claim.payload.seed == 0x7FFFFFFF
-    assert (claim.payload.frequency_penalty, claim.payload.presence_penalty) == (0.5, -0.5)
+    assert (claim.payload.sampling.temperature, claim.payload.sampling.top_p) == (0.2, 0.9)
+    assert list(claim.payload.sampling.stop) == ["END", "\n\n"]
+    assert claim.payload.sampling.seed == 0x7FFFFFFF
+    assert (claim.payload.sampling.frequency_penalty, claim.payload.sampling.presence_penalty) == (0.5, -0.5)
     assert len(claim.payload.prompt) == claim.ticket.prompt_tokens
     assert len(claim.payload.salt) == 32
 

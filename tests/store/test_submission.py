@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from services.config.schema import LimitsConfig, TenantConfig
-from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
+from services.contracts.chats import ChatUsage, KvBits, Payload, Sampling, Ticket
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 from services.contracts.replies import Finish, ReplyEnd, ReplyEntry, ReplyError
 from services.store import redis_keys as keys
@@ -23,7 +23,7 @@ from services.store.work import ReplyPiece, Settled, WorkConsumer
 from tests.scheduler import kit
 
 NOW_S = 1_800_000_000.0
-PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", stop=["."], messages=[])
+PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", sampling=Sampling(stop=["."]), messages=[])
 USAGE = ChatUsage(
     prompt_tokens=3, cached_tokens=1, completion_tokens=2, kv_bits=KvBits.EIGHT, kv_byte_seconds=1.5, queue_s=0.25
 )

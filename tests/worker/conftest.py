@@ -14,7 +14,7 @@ import pytest
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from services.config.schema import ModelConfig, TenantConfig
-from services.contracts.chats import KvBits, Payload, Task, Ticket
+from services.contracts.chats import KvBits, Payload, Sampling, Task, Ticket
 from services.contracts.replies import ReplyEnd, ReplyEntry
 from services.engines.base import EngineRequest, Piece
 from services.engines.factory import build_engine
@@ -69,7 +69,7 @@ class Bunk:
             created_s=now,
             deadline_s=now + 60,
         )
-        payload = Payload(prompt=prompt, salt=tenant, temperature=0.0)
+        payload = Payload(prompt=prompt, salt=tenant, sampling=Sampling(temperature=0.0))
         answer = await self.door.submit(ticket, payload, registry_version=1)
         assert answer.outcome is Submitted.OK
         return ticket

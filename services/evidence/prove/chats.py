@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from services.contracts.chats import KvBits
-from services.engines.base import Engine, EngineRequest, Sampling
+from services.contracts.chats import KvBits, Sampling
+from services.engines.base import Engine, EngineRequest
 from services.evidence.loadtest import corpus
 from services.tokenizer.tokenizer import Tokenizer
 

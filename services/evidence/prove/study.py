@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from services.config.schema import ConfigError
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
-from services.engines.base import Engine, EngineError, EngineStartError, KvBitsUnsupported, Sampling
+from services.engines.base import Engine, EngineError, EngineStartError, KvBitsUnsupported
 from services.evidence.loadtest.corpus import dialogues
 
 from . import quality, speed
