@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import orjson
 from starlette.requests import ClientDisconnect
 
-from gateway.outcomes import Code, Refused
+from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -151,7 +151,9 @@ class Call:
                 return  # what the application says to a body that it did not get
             if message["type"] == "http.response.start":
                 self.status = message["status"]
-                message["headers"] = [*self.always, *message["headers"]]
+                headers = message["headers"]
+                self.label = _outcome(self.status, headers)
+                message["headers"] = [*self.always, *(pair for pair in headers if pair[0] != OUTCOME_HEADER)]
             await self._send(message)
 
         with contextlib.suppress(ClientDisconnect):
@@ -161,7 +163,7 @@ class Call:
 
     async def refuse(self, refused: Refused) -> None:
         """The error as a whole answer."""
-        self.label = refused.code.value
+        self.label = refused.counted_as.value
         chat = [(b"x-bunkhouse-chat", self.chat.encode())] if self.chat else []
         await self.respond(refused.row.status, refused.body(), [JSON, *chat, *refused.headers()])
 
@@ -197,3 +199,9 @@ class _Bounded:
 
 def _too_large(bytes_max: int) -> Refused:
     return Refused(Code.BODY_TOO_LARGE, f"The request's body is larger than {bytes_max} bytes.")
+
+
+def _outcome(status: int, headers: Iterable[Header]) -> str:
+    """The name in metrics and logs of what an inner application answered."""
+    named = next((value.decode("latin-1") for name, value in headers if name == OUTCOME_HEADER), None)
+    return named or ("ok" if status < 400 else f"http_{status}")

@@ -6,21 +6,20 @@ import re
 
 import orjson
 
-from gateway import limits
-from gateway.admit import Admitted, admit
+from gateway.answers import completion
 from gateway.call import Call
-from gateway.chunks import completion
-from gateway.outcomes import Code, Refused
-from gateway.relay import good, relay_stream, relay_whole
-from gateway.request import parse_chat
+from gateway.outcomes import Code, Refused, raise_for_end
+from gateway.relay import relay_stream, relay_whole
+from gateway.request import parse_chat, session_of
 from gateway.state import Gateway
-from gateway.tickets import new_chat_id
+from gateway.submit import Admitted, Caller, limit_headers, new_chat_id, submit
 from services.contracts.replies import ReplyEnd
 from services.store.redis_keys import QUEUED
 from services.store.replies import ENTRY_ID, START
 from services.store.submission import ChatInfo
 
 LOOK_UP_S_MAX = 2.0
+IDEMPOTENCY_KEY_CHARS_MAX = 255
 OUR_HEADERS = b"x-bunkhouse-"
 CLIENT_HEADERS = frozenset({b"x-bunkhouse-session"})
 _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -34,16 +33,22 @@ async def create(gateway: Gateway, call: Call) -> None:
     bounds = gateway.config.gateway
     body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
     request = parse_chat(body, call.header(b"content-type"))
-    with gateway.hub.follow(new_chat_id(), QUEUED, fresh=True) as reader:
-        chat = await admit(gateway, call, request, reader)
+    caller = Caller(
+        lambda: gateway.directory.authenticate(call.header(b"authorization")),
+        call.request_id,
+        session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id"))),
+        _idempotency_key(call),
+    )
+    with gateway.hub.follow(new_chat_id(), QUEUED, fresh=True) as reader:  # before the chat is there, to miss nothing
+        chat = await submit(gateway, caller, request, reader.chat)
         call.chat = chat.ticket.chat
-        call.limit_headers = limits.headers(chat.charge, gateway.clock())
+        call.limit_headers = limit_headers(chat.charge, gateway.clock())
         call.overhead_s = call.elapsed_s
         gateway.metrics.overhead.observe(call.overhead_s)
         if request.stream:
-            await relay_stream(gateway, call, chat, include_usage=request.include_usage)
+            await relay_stream(gateway, call, chat, reader, include_usage=request.include_usage)
         else:
-            await relay_whole(gateway, call, chat)
+            await relay_whole(gateway, call, chat, reader)
 
 
 async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
@@ -79,7 +84,7 @@ async def show(gateway: Gateway, call: Call, chat_id: str) -> None:
         text, end = await _whole_reply(gateway, info)
         if end is not None:
             try:
-                shown["completion"] = orjson.Fragment(completion(info.ticket, text, good(end)))
+                shown["completion"] = orjson.Fragment(completion(info.ticket, text, raise_for_end(end)))
             except Refused as refused:
                 shown["error"] = {"code": refused.code.value, "message": refused.message}
     await call.respond_json(shown)
@@ -101,6 +106,13 @@ async def _whole_reply(gateway: Gateway, info: ChatInfo) -> tuple[str, ReplyEnd 
     with gateway.hub.follow(info.ticket.chat) as reader:
         entries = await reader.read(LOOK_UP_S_MAX)
     return "".join(entry.text for entry in entries), entries[-1].end if entries else None
+
+
+def _idempotency_key(call: Call) -> str | None:
+    key = call.header(b"idempotency-key")
+    if key is not None and (len(key) > IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable()):
+        raise Refused(Code.INVALID_VALUE, f"Idempotency-Key: at most {IDEMPOTENCY_KEY_CHARS_MAX} printable characters.")
+    return key
 
 
 def refuse_internal_headers(call: Call) -> None:

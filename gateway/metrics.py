@@ -7,11 +7,14 @@ files of one folder, named by SHARED_ENV before this module is imported, and eac
 from __future__ import annotations
 
 import os
+from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.host_metrics import HostCollector
+from gateway.outcomes import Refused, raise_for_end
+from services.contracts.replies import ReplyEnd, ReplyEntry
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
@@ -82,3 +85,49 @@ class Metrics:
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
         shared.register(self.host)
         return generate_latest(shared)
+
+
+class RequestMetrics:
+    """What one answer adds to the metrics, and what its headers say. `began_s`: on perf_counter's clock."""
+
+    def __init__(self, metrics: Metrics, bot: str, began_s: float) -> None:
+        self._metrics = metrics
+        self._bot = bot
+        self._began_s = began_s
+        self._first_s: float | None = None
+        self._last_s = 0.0
+        self._later_tokens = 0  # after the first piece
+        self.kv_bits: int | None = None
+        self.queue_s: float | None = None
+        self.served_by: str | None = None
+
+    def see(self, entry: ReplyEntry) -> None:
+        """One entry of the reply, as it is relayed."""
+        if entry.kind == "text":
+            self._last_s = perf_counter()
+            if self._first_s is None:
+                self._first_s = self._last_s
+            else:
+                self._later_tokens += entry.tokens
+        elif entry.kind == "start":
+            self.kv_bits, self.queue_s, self.served_by = entry.kv_bits, entry.queue_s, entry.served_by
+        elif entry.end is not None:
+            self.served_by = entry.end.served_by
+
+    def close(self, end: ReplyEnd | None, outcome: str = "ok") -> None:
+        """Record the chat: times, and tokens where its usage is known. A bad end overrules `outcome`."""
+        if end is not None:
+            try:
+                raise_for_end(end)
+            except Refused as refused:
+                outcome = refused.code.value
+        metrics, bot = self._metrics, self._bot
+        error_type = "" if outcome == "ok" else outcome
+        metrics.duration.labels(bot, error_type).observe(perf_counter() - self._began_s)
+        if self._first_s is not None:
+            metrics.first_token.labels(bot).observe(self._first_s - self._began_s)
+            if self._later_tokens:
+                metrics.per_token.labels(bot).observe((self._last_s - self._first_s) / self._later_tokens)
+        if end is not None and end.usage is not None:
+            metrics.tokens.labels(bot, "input").observe(end.usage.prompt_tokens)
+            metrics.tokens.labels(bot, "output").observe(end.usage.completion_tokens)

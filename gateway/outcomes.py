@@ -17,8 +17,9 @@ from enum import StrEnum
 import orjson
 
 from services.contracts.decisions import Reason
-from services.contracts.replies import ReplyError
+from services.contracts.replies import Finish, ReplyEnd, ReplyError
 
+OUTCOME_HEADER = b"x-bunkhouse-outcome"  # from an inner application to `Call.forward`, which takes it off
 RETRY_AFTER_S_MAX = 60.0  # openai-python ignores anything above 120
 
 
@@ -132,6 +133,7 @@ class Refused(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        counted_as: Code | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -139,6 +141,7 @@ class Refused(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.extra_headers = headers
+        self.counted_as = counted_as or code  # in logs and metrics, where a visitor reads a vaguer code
 
     @property
     def row(self) -> OutcomeRow:
@@ -169,3 +172,14 @@ def from_reply(error: ReplyError) -> Refused:
     except ValueError:
         return Refused(Code.ENGINE_FAILED, f"{error.message} ({error.code})", retry_after_s=error.retry_after_s)
     return Refused(code, error.message, retry_after_s=error.retry_after_s)
+
+
+def raise_for_end(end: ReplyEnd) -> ReplyEnd:
+    """The end of a reply, if it is a good one. Raises Refused."""
+    if end.error is not None:
+        raise from_reply(end.error)
+    if end.finish is Finish.CANCELLED:
+        raise Refused(Code.CANCELLED, "This chat was cancelled.")
+    if end.finish is Finish.ERROR:
+        raise Refused(Code.ENGINE_FAILED, "The model failed on this chat.")
+    return end

@@ -27,14 +27,14 @@ CHARS_PER_TOKEN_MAX = 64  # the longest tokens of today's vocabularies: runs of 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered conversation, counted. `room` is what the bot's context leaves for the answer."""
+    """A rendered conversation, counted. `tokens_left` is what the bot's context leaves for the answer."""
 
     tokens: int
     content: Sequence[int] | str
     context_tokens: int
 
     @property
-    def room(self) -> int:
+    def tokens_left(self) -> int:
         return self.context_tokens - self.tokens
 
 

@@ -1,40 +1,114 @@
-"""A chat's reply, from its Redis stream to its client: as server-sent events, or whole."""
+"""A chat's reply, from its Redis stream to its client: as server-sent events, or whole.
+
+`Feed` reads it, with everything that can come between: silence, a client that leaves, a shutdown.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from time import monotonic
 
-from gateway.admit import Admitted
+from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, Chunks, completion, error_event, handed_over
 from gateway.call import JSON, Call, ClientGone, Header
-from gateway.chunks import PING, Chunks, completion, error_event, handed_over
-from gateway.feed import Feed, HandedOver, feed
-from gateway.outcomes import Code, Refused, from_reply
-from gateway.request_metrics import RequestMetrics
+from gateway.metrics import RequestMetrics
+from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.state import Gateway
-from services.contracts.replies import HERE, Finish, ReplyEnd, ReplyEntry
+from gateway.submit import Admitted
+from services.contracts.replies import HERE, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
 from services.store.redis_keys import QUEUED
-from services.store.replies import START
+from services.store.replies import START, Reader
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STILL_READ_S = 1.0  # how often a chat that another client reads is looked at
+DEADLINE_SLACK_S = 2.0  # the scheduler refuses at the deadline; past this much more, there is none
+SILENCE_S_MAX = 300.0
 
 
-async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_usage: bool) -> None:
+class HandedOver(Exception):
+    """This gateway is going down and the chat goes on without it."""
+
+
+class Feed:
+    """What `read` raises ends this client's part; the chat itself is ended by whoever catches it, or not at all."""
+
+    def __init__(self, gateway: Gateway, chat: Admitted, reader: Reader) -> None:
+        self._gateway = gateway
+        self._reader = reader
+        self._ticket = chat.ticket
+        self._started = not chat.waits
+        wait_s = chat.ticket.deadline_s - gateway.clock() + DEADLINE_SLACK_S
+        self._until_s = monotonic() + (max(DEADLINE_SLACK_S, wait_s) if chat.waits else SILENCE_S_MAX)
+        self.client_gone = False
+
+    async def read(self, timeout_s: float) -> list[ReplyEntry]:
+        """New entries, the queued one left out; empty after `timeout_s`.
+
+        Raises ClientGone, HandedOver, and Refused when there was no word for too long.
+        """
+        if self._gateway.hand_over:  # whatever is unread, the next gateway sends
+            raise HandedOver
+        entries = await self._reader.read(min(timeout_s, max(0.0, self._until_s - monotonic())))
+        if self.client_gone:
+            raise ClientGone
+        if entries:
+            if entries[0].kind == "queued":
+                del entries[0]
+            if entries:
+                self._started = True
+                self._until_s = monotonic() + SILENCE_S_MAX
+                return entries
+        if self._gateway.hand_over:
+            raise HandedOver
+        if monotonic() > self._until_s:
+            if self._started:
+                raise Refused(Code.NO_NEWS, f"The model has said nothing for {SILENCE_S_MAX:.0f} s.")
+            raise Refused(Code.DEADLINE, "This chat was not let in before its deadline. Try again later.")
+        return entries
+
+
+@asynccontextmanager
+async def _feed(gateway: Gateway, call: Call, chat: Admitted, reader: Reader | None) -> AsyncIterator[Feed]:
+    """Follow a chat's reply for one client; with `reader`, where that follows this chat already."""
+    follows = reader is not None and reader.chat == chat.ticket.chat
+    with nullcontext(reader) if follows and reader else gateway.hub.follow(chat.ticket.chat, chat.after) as following:
+        entries = Feed(gateway, chat, following)
+
+        def gone(_: asyncio.Task[None]) -> None:
+            entries.client_gone = True
+            following.wake()
+
+        watch = asyncio.create_task(call.gone())
+        watch.add_done_callback(gone)
+        gateway.readers.add(following)
+        gateway.metrics.chats.inc()
+        try:
+            yield entries
+        finally:
+            gateway.readers.discard(following)
+            gateway.metrics.chats.dec()
+            watch.remove_done_callback(gone)
+            watch.cancel()
+
+
+async def relay_stream(
+    gateway: Gateway, call: Call, chat: Admitted, reader: Reader | None = None, *, include_usage: bool
+) -> None:
     """Answer with server-sent events.
 
     An early refusal still gets a status of its own: the answer starts at the first word of the worker, or after ping_s.
     Raises Refused before the start; after it errors are events.
     """
     stream = _Stream(gateway, call, chat, Chunks(chat.ticket, include_usage))
-    tally = RequestMetrics(gateway.metrics, call, chat.ticket)
+    metrics = RequestMetrics(gateway.metrics, chat.ticket.bot, call.began)
     try:
-        async with feed(gateway, call, chat) as entries:
-            await stream.run(entries, tally)
+        async with _feed(gateway, call, chat, reader) as entries:
+            await stream.run(entries, metrics)
     except ClientGone:
         call.label = "client_gone"
-        linger(gateway, chat, gateway.config.gateway.resume_grace_s)
+        gateway.in_background(_linger(gateway, chat, gateway.config.gateway.resume_grace_s))
     except HandedOver:
         call.label = Code.HANDED_OVER.value
         if not call.status:
@@ -42,42 +116,42 @@ async def relay_stream(gateway: Gateway, call: Call, chat: Admitted, *, include_
         await call.send(handed_over(_handed_over().body()), more=False)
     except Refused as refused:
         if refused.code in (Code.DEADLINE, Code.NO_NEWS) and stream.end is None:
-            linger(gateway, chat, 0.0)
+            gateway.in_background(_linger(gateway, chat, 0.0))
         if not call.status:
             raise
         call.label = refused.code.value
         await call.send(error_event(refused.body()), more=False)
     finally:
-        tally.close(stream.end)
+        metrics.close(stream.end, call.label)
 
 
-async def relay_whole(gateway: Gateway, call: Call, chat: Admitted) -> None:
+async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, reader: Reader) -> None:
     """Answer with one JSON object. Raises Refused."""
-    tally = RequestMetrics(gateway.metrics, call, chat.ticket)
+    metrics = RequestMetrics(gateway.metrics, chat.ticket.bot, call.began)
     parts: list[str] = []
     end: ReplyEnd | None = None
     try:
-        async with feed(gateway, call, chat) as entries:
+        async with _feed(gateway, call, chat, reader) as entries:
             while end is None:
                 for entry in await entries.read(gateway.config.gateway.ping_s):
-                    tally.see(entry)
+                    metrics.see(entry)
                     parts.append(entry.text)
                     end = entry.end
-        body = completion(chat.ticket, "".join(parts), good(end))
-        await call.respond(200, body, [JSON, *answer_headers(gateway, call, chat, tally)])
+        body = completion(chat.ticket, "".join(parts), raise_for_end(end))
+        await call.respond(200, body, [JSON, *answer_headers(gateway, call, chat, metrics)])
     except ClientGone:
         call.label = "client_gone"
         if end is None:
-            linger(gateway, chat, gateway.config.gateway.resume_grace_s if chat.keyed else 0.0)
+            gateway.in_background(_linger(gateway, chat, gateway.config.gateway.resume_grace_s if chat.keyed else 0.0))
     except HandedOver:
         raise _handed_over() from None
     except Refused as refused:
         if end is None:
-            linger(gateway, chat, 0.0)
+            gateway.in_background(_linger(gateway, chat, 0.0))
         call.label = refused.code.value
         raise
     finally:
-        tally.close(end)
+        metrics.close(end, call.label)
 
 
 class _Stream:
@@ -91,17 +165,17 @@ class _Stream:
         self._role_sent = chat.after not in (START, QUEUED)
         self.end: ReplyEnd | None = None
 
-    async def run(self, entries: Feed, tally: RequestMetrics) -> None:
+    async def run(self, entries: Feed, metrics: RequestMetrics) -> None:
         """Until the end of the reply. Raises what Feed.read raises."""
         ping_s = self._gateway.config.gateway.ping_s
         call = self._call
         first = await self._first(entries, ping_s)
         if first and first[0].end is not None:
             self.end = first[0].end
-            good(self.end)
+            raise_for_end(self.end)
         for entry in first:
-            tally.see(entry)
-        await call.start(200, [*_STREAM_HEADERS, *answer_headers(self._gateway, call, self._chat, tally)])
+            metrics.see(entry)
+        await call.start(200, [*_STREAM_HEADERS, *answer_headers(self._gateway, call, self._chat, metrics)])
         news = first
         while True:
             await call.send(self._events(news) if news else PING, more=self.end is None)
@@ -109,7 +183,7 @@ class _Stream:
                 return
             news = await entries.read(ping_s)
             for entry in news:
-                tally.see(entry)
+                metrics.see(entry)
 
     @staticmethod
     async def _first(entries: Feed, ping_s: float) -> list[ReplyEntry]:
@@ -126,7 +200,7 @@ class _Stream:
             if entry.end is not None:
                 self.end = entry.end
                 try:
-                    good(entry.end)
+                    raise_for_end(entry.end)
                 except Refused as refused:
                     self._call.label = refused.code.value
                     out.append(error_event(refused.body()))
@@ -142,39 +216,32 @@ class _Stream:
 
 
 _STREAM_HEADERS: list[Header] = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    (b"content-type", EVENT_STREAM.encode()),
+    *((name.encode(), value.encode()) for name, value in STREAM_HEADERS.items()),
 ]
 
 
-def answer_headers(gateway: Gateway, call: Call, chat: Admitted, tally: RequestMetrics) -> list[Header]:
+def answer_headers(gateway: Gateway, call: Call, chat: Admitted, metrics: RequestMetrics) -> list[Header]:
     """What is known of a chat when its answer starts. Its KV bytes are of as many tokens as it may come to hold: what
     is reserved for it, but for the rounding to pages."""
     found: list[Header] = [
         (b"x-bunkhouse-chat", chat.ticket.chat.encode()),
         (b"x-bunkhouse-overhead-ms", b"%.2f" % (call.overhead_s * 1000)),
     ]
-    if tally.kv_bits is not None:
-        found.append((b"x-bunkhouse-kv-bits", b"%d" % tally.kv_bits))
-        engine = gateway.engines.get(chat.ticket.model) if tally.served_by == HERE else None
-        if engine is not None and (per_token := engine.bytes_per_token.get(tally.kv_bits)):
+    if metrics.kv_bits is not None:
+        found.append((b"x-bunkhouse-kv-bits", b"%d" % metrics.kv_bits))
+        engine = gateway.engines.get(chat.ticket.model) if metrics.served_by == HERE else None
+        if engine is not None and (per_token := engine.bytes_per_token.get(metrics.kv_bits)):
             found.append((b"x-bunkhouse-kv-bytes", b"%d" % (chat.ticket.tokens_max * per_token)))
-    if tally.queue_s is not None:
-        found.append((b"x-bunkhouse-queue-ms", b"%.1f" % (tally.queue_s * 1000)))
-    if tally.served_by is not None:
-        found.append((b"x-bunkhouse-served-by", tally.served_by.encode("latin-1", "replace")))
+    if metrics.queue_s is not None:
+        found.append((b"x-bunkhouse-queue-ms", b"%.1f" % (metrics.queue_s * 1000)))
+    if metrics.served_by is not None:
+        found.append((b"x-bunkhouse-served-by", metrics.served_by.encode("latin-1", "replace")))
     return found + call.limit_headers
 
 
-def linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
-    """Cancel a chat whose client went away, unless another client reads it, or takes it up within `grace_s`."""
-    task = asyncio.create_task(_linger(gateway, chat, grace_s))
-    gateway.lingering.add(task)
-    task.add_done_callback(gateway.lingering.discard)
-
-
 async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
+    """Cancel a chat whose client went away, unless another client reads it, or takes it up within `grace_s`."""
     await asyncio.sleep(grace_s)
     while any(reader.chat == chat.ticket.chat for reader in gateway.readers):  # noqa: ASYNC110  (seldom, and simple)
         await asyncio.sleep(STILL_READ_S)
@@ -185,17 +252,6 @@ async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
             return
         except QueueUnavailable:
             await asyncio.sleep(pause_s)
-
-
-def good(end: ReplyEnd) -> ReplyEnd:
-    """The end, if it is a good one. Raises Refused."""
-    if end.error is not None:
-        raise from_reply(end.error)
-    if end.finish is Finish.CANCELLED:
-        raise Refused(Code.CANCELLED, "This chat was cancelled.")
-    if end.finish is Finish.ERROR:
-        raise Refused(Code.ENGINE_FAILED, "The model failed on this chat.")
-    return end
 
 
 def _handed_over() -> Refused:

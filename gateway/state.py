@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from gateway.breaker import Breaker
@@ -32,7 +32,7 @@ class Gateway:
     hand_over: bool = False  # drain_s is up: streams still open end now
     open_requests: int = 0
     readers: set[Reader] = field(default_factory=set)  # of the chats whose client is being answered here
-    lingering: set[asyncio.Task[None]] = field(default_factory=set)  # chats whose client went away
+    lingering: set[asyncio.Task[None]] = field(default_factory=set)  # see `in_background`
 
     def __post_init__(self) -> None:
         scheduler = self.config.scheduler
@@ -46,3 +46,9 @@ class Gateway:
         self.directory = Directory(self.door, self.secrets.pepper, self.clock, self.secrets.admin_key)
         self.engines = Engines(self.door, self.config.models)
         self.metrics = Metrics()
+
+    def in_background(self, work: Coroutine[object, object, None]) -> None:
+        """Let the end of a chat whose client went away outlive its request, until this process ends."""
+        task = asyncio.create_task(work)
+        self.lingering.add(task)
+        task.add_done_callback(self.lingering.discard)

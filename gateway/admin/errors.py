@@ -25,6 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from gateway.outcomes import OUTCOME_HEADER
 from services.store.connection import QueueUnavailable
 from services.store.explanations import NoScheduler
 from services.store.registry_edit import TooManyEdits
@@ -120,7 +121,8 @@ def problem(
     """An error's body. ASCII, so that whatever a client sent can stand in a message."""
     error = {"message": message, "type": TYPES.get(status, "invalid_request_error"), "param": param, "code": code}
     body = json.dumps({"error": {**error, **(more or {})}}, default=str)
-    return Response(body, status, headers, media_type="application/json")
+    named = {**(headers or {}), OUTCOME_HEADER.decode(): code}
+    return Response(body, status, named, media_type="application/json")
 
 
 def add_handlers(app: FastAPI) -> None:

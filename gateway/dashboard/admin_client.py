@@ -21,6 +21,7 @@ class AdminRefused(Exception):
         super().__init__(str(error.get("message", status)))
         self.status = status
         self.error = error
+        self.code = str(error.get("code", f"http_{status}"))
 
 
 class AdminClient:

@@ -16,28 +16,26 @@ from time import perf_counter
 from typing import Annotated
 from urllib.parse import quote
 
-import orjson
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, event
 from gateway.dashboard.admin_client import AdminRefused
 from gateway.dashboard.controls import changing
 from gateway.dashboard.logins import Login
 from gateway.dashboard.render import page, spoken
 from gateway.dashboard.router import Dashboard, PageRoute
 from gateway.dashboard.security import HEADERS
+from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest, Message
-from gateway.tickets import new_chat_id
-from gateway.widget.submit import submit
-from gateway.widget.watch import Watch
+from gateway.submit import Caller, new_chat_id, submit
 from services.contracts.replies import ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
 from services.store.replies import ENTRY_ID, START
 from services.store.submission import ChatInfo
 
-PING = b": ping\n\n"
 EXPLAIN_S = 1.0  # a chat that waits is explained that often
 ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -79,16 +77,10 @@ def router(dashboard: Dashboard) -> APIRouter:
             temperature=asked.temperature,
         )
         name = f"playground-{asked.session}"
-        ticket = await submit(
-            gateway,
-            tenant,
-            chat,
-            chat=new_chat_id(),
-            session=name,
-            call=request.headers.get("x-request-id", name),
-            limited=False,  # an operator's tries do not use up a tenant's limits
-        )
-        return JSONResponse({"chat": ticket.chat}, 202, HEADERS)
+        # An operator's tries do not use up a tenant's limits.
+        caller = Caller.of(tenant, request.headers.get("x-request-id", name), session=name, limited=False)
+        admitted = await submit(gateway, caller, chat, new_chat_id())
+        return JSONResponse({"chat": admitted.ticket.chat}, 202, HEADERS)
 
     @routes.get("/dashboard/playground/chats/{chat}")
     async def stream(request: Request, chat: ChatId) -> Response:
@@ -97,10 +89,12 @@ def router(dashboard: Dashboard) -> APIRouter:
         if not ENTRY_ID.fullmatch(after):
             raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.")
         ticket = (await _own(dashboard, chat)).ticket
-        watch = Watch(gateway, ticket) if after == START else None  # a second connection has missed the beginning
-        headers = HEADERS | {"x-accel-buffering": "no"}
+        metrics = None
+        if after == START:  # a second connection has missed the beginning
+            began_s = perf_counter() - max(0.0, gateway.clock() - ticket.created_s)
+            metrics = RequestMetrics(gateway.metrics, ticket.bot, began_s)
         return StreamingResponse(
-            _relay(dashboard, session, chat, after, watch), media_type="text/event-stream", headers=headers
+            _relay(dashboard, session, chat, after, metrics), media_type=EVENT_STREAM, headers=STREAM_HEADERS | HEADERS
         )
 
     @routes.post("/dashboard/playground/chats/{chat}/stop")
@@ -122,7 +116,7 @@ async def _own(dashboard: Dashboard, chat: str) -> ChatInfo:
 
 
 async def _relay(
-    dashboard: Dashboard, session: Login, chat: str, after: str, watch: Watch | None
+    dashboard: Dashboard, session: Login, chat: str, after: str, metrics: RequestMetrics | None
 ) -> AsyncIterator[bytes]:
     gateway = dashboard.gateway
     pace = _Pace()
@@ -133,8 +127,7 @@ async def _relay(
                 started = pace.started
                 entries = await reader.read(gateway.config.gateway.ping_s if started else EXPLAIN_S)
                 told = b"".join(pace.told(entry) for entry in entries)
-                if watch is not None:
-                    watch.see(entries)
+                _measure(metrics, entries)
                 if not entries and not started:
                     told = await _why(dashboard, session, chat)
                 yield told or PING
@@ -144,12 +137,20 @@ async def _relay(
             gateway.readers.discard(reader)
 
 
+def _measure(metrics: RequestMetrics | None, entries: list[ReplyEntry]) -> None:
+    if metrics is None:
+        return
+    for entry in entries:
+        metrics.see(entry)
+        if entry.end is not None:
+            metrics.close(entry.end)
+
+
 async def _why(dashboard: Dashboard, session: Login, chat: str) -> bytes:
     with contextlib.suppress(AdminRefused, QueueUnavailable):
         found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat)}")
-        return _event(
-            "waiting", {"why": spoken(found.get("why") or "Waits to be let in."), "position": found.get("position")}
-        )
+        why = spoken(found.get("why") or "Waits to be let in.")
+        return event({"why": why, "position": found.get("position")}, name="waiting")
     return PING
 
 
@@ -165,15 +166,15 @@ class _Pace:
         """One entry as the playground reads it."""
         if entry.kind == "start":
             self.started = True
-            return _event("start", {"kv_bits": entry.kv_bits, "queue_ms": _ms(entry.queue_s)})
+            return event({"kv_bits": entry.kv_bits, "queue_ms": _ms(entry.queue_s)}, name="start")
         if entry.text:
             self.started = True
             if self._first is None:
                 self._first = perf_counter()
             else:
                 self._tokens += entry.tokens
-            return b"id: " + entry.id.encode() + b"\n" + _event("message", {"text": entry.text})
-        return _event("end", self._end(entry.end)) if entry.end else b""
+            return event({"text": entry.text}, name="message", entry_id=entry.id)
+        return event(self._end(entry.end), name="end") if entry.end else b""
 
     def _end(self, end: ReplyEnd) -> dict[str, object]:
         took_s = perf_counter() - self._first if self._first is not None else 0.0
@@ -190,10 +191,6 @@ class _Pace:
             "cached_tokens": used.cached_tokens if used else None,
             "tokens_per_s": round(self._tokens / took_s, 1) if took_s > 0 and self._tokens else None,
         }
-
-
-def _event(name: str, value: dict[str, object]) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(value) + b"\n\n"
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -35,7 +35,7 @@ from gateway.dashboard.logins import COOKIE, Login, Logins
 from gateway.dashboard.recorder import Recorder
 from gateway.dashboard.render import page
 from gateway.dashboard.security import HEADERS, check_same_site, is_secure
-from gateway.outcomes import Refused
+from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
 from services.store.bandwidth import read_measured
@@ -58,6 +58,7 @@ STATIC = {
     "mark.svg": "image/svg+xml",
     "LICENSES.txt": "text/plain",
 }
+NO_KEY = {OUTCOME_HEADER.decode(): Code.INVALID_API_KEY.value}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -122,7 +123,7 @@ def router(dashboard: Dashboard) -> APIRouter:
     @routes.get("/dashboard/static/{name}")
     async def static(request: Request, name: str) -> Response:
         if name not in STATIC:
-            return _problem(404, "There is no such file.", part=True)
+            raise Refused(Code.NOT_FOUND, f"There is no file {name!r}.")
         body, tag = _file(name)
         headers = HEADERS | {"etag": tag, "cache-control": "public, max-age=0, must-revalidate"}
         if request.headers.get("if-none-match") == tag:
@@ -154,17 +155,19 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
             if refused.status not in (401, 403):
                 raise
         if me is None:
-            return page("login.html", 401, problem="This is no admin key of this host.", next=following)
+            answer = page("login.html", 401, problem="This admin key is not valid on this host.", next=following)
+            answer.headers.update(NO_KEY)
+            return answer
         await sessions.succeeded(address)
-        answer = RedirectResponse(following, 303, HEADERS)
-        answer.set_cookie(
+        onwards = RedirectResponse(following, 303, HEADERS)
+        onwards.set_cookie(
             COOKIE,
             await sessions.begin(key, me["name"], me["role"]),
             httponly=True,
             samesite="strict",
             secure=is_secure(request),
         )
-        return answer
+        return onwards
 
     @routes.post("/dashboard/logout")
     async def logout(request: Request) -> Response:
@@ -244,26 +247,26 @@ def told(request: Request, error: Exception) -> Response:
     if isinstance(error, LoginNeeded) or (isinstance(error, AdminRefused) and error.status == 401):
         return _to_login(request, part)
     if isinstance(error, AdminRefused):
-        return _problem(error.status, str(error), part, error.error.get("job"))
-    if isinstance(error, Refused):
-        answer = _problem(error.row.status, error.message, part)
-        answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
-        return answer
+        return _problem(error.status, str(error), error.code, part, error.error.get("job"))
     if isinstance(error, RequestValidationError):
-        return _problem(422, str(error.errors()[0]["msg"]), part)
-    return _problem(503, "The host's queue does not answer right now.", part)
+        return _problem(422, str(error.errors()[0]["msg"]), Code.INVALID_VALUE, part)
+    if not isinstance(error, Refused):
+        error = Refused(Code.QUEUE_UNAVAILABLE, "The host's queue does not answer right now.")
+    answer = _problem(error.row.status, error.message, error.counted_as, part)
+    answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
+    return answer
 
 
 def _to_login(request: Request, part: bool) -> Response:
     if part:
-        return Response(status_code=401, headers=HEADERS | {"hx-redirect": "/dashboard/login"})
+        return Response(status_code=401, headers=HEADERS | {"hx-redirect": "/dashboard/login", **NO_KEY})
     following = quote(request.url.path) if request.method == "GET" else "/"
     return RedirectResponse(
         f"/dashboard/login?next={following}" if following != "/" else "/dashboard/login", 303, HEADERS
     )
 
 
-def _problem(status: int, words: str, part: bool, job: str | None = None) -> Response:
-    if part:
-        return page("parts/problem.html", status, words=words, job=job)
-    return page("problem.html", status, words=words)
+def _problem(status: int, words: str, code: str, part: bool, job: str | None = None) -> Response:
+    answer = page("parts/problem.html" if part else "problem.html", status, words=words, job=job)
+    answer.headers[OUTCOME_HEADER.decode()] = code
+    return answer

@@ -10,25 +10,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from itertools import dropwhile, groupby
-from time import monotonic
+from time import monotonic, perf_counter
 
-import orjson
 import structlog
 
+from gateway.answers import PING, event
+from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
-from gateway.tickets import new_chat_id
+from gateway.submit import Caller, new_chat_id, submit
 from gateway.widget.sites import WidgetSite
 from gateway.widget.store import BUSY_S_MAX, READ_S, Conversation, ConversationStore, ConversationTurn
-from gateway.widget.submit import submit
-from gateway.widget.watch import Watch
 from services.contracts.chats import Ticket
 from services.contracts.replies import Finish, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
 from services.store.replies import START, Reader
 
-PING = b": ping\n\n"
 LOOK_S = 10.0  # how often the keeper of an answer looks whether it is still read
 LATE_S = 0.5  # reading a reply that has ended takes one round trip
 WORDS = {
@@ -75,6 +73,7 @@ class WidgetChats:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
         said = [(turn.who, turn.text) for turn in talk.turns if turn.text]
         said.append(("visitor", text))
+        caller = Caller.of(place.tenant, call, session=f"widget-{talk.session}")
         while True:
             said = list(dropwhile(lambda turn: turn[0] == "bot", said))  # templates want a user to begin
             request = ChatRequest.model_validate(
@@ -86,12 +85,10 @@ class WidgetChats:
                 }
             )
             try:
-                return await submit(
-                    self._gateway, place.tenant, request, chat=chat, session=f"widget-{talk.session}", call=call
-                )
+                return (await submit(self._gateway, caller, request, chat)).ticket
             except Refused as refused:
                 if refused.code is not Code.CONTEXT_LENGTH or len(said) == 1:
-                    raise
+                    raise for_visitor(refused) from refused
                 said = said[1:]
 
     async def settled(self, place: WidgetSite, talk: Conversation) -> Conversation:
@@ -115,16 +112,18 @@ class WidgetChats:
         """Follow one answer to its end and write it down."""
         parts: list[str] = []
         end: ReplyEnd | None = None
-        watch = Watch(self._gateway, ticket)
+        metrics = RequestMetrics(self._gateway.metrics, ticket.bot, perf_counter())
         until_s = monotonic() + BUSY_S_MAX
         with self._gateway.hub.follow(ticket.chat, START) as reader:
             while end is None and monotonic() < until_s:
                 entries = await reader.read(LOOK_S)
-                watch.see(entries)
-                parts += [entry.text for entry in entries]
+                for entry in entries:
+                    metrics.see(entry)
+                    parts.append(entry.text)
                 end = next((entry.end for entry in entries if entry.end), None)
                 if not entries:
                     await self._cancel_unread(ticket)
+        metrics.close(end, "ok" if end else Code.NO_NEWS.value)
         try:
             await self._finish(place, session, "".join(parts), end)
         except (QueueUnavailable, Refused) as error:
@@ -154,7 +153,7 @@ class WidgetChats:
             readers.add(reader)  # woken at a shutdown
             try:
                 async for entries in self._entries(chat, reader):
-                    yield b"".join(event(entry) for entry in entries) or PING
+                    yield b"".join(event_of(entry) for entry in entries) or PING
             finally:
                 readers.discard(reader)
 
@@ -182,13 +181,24 @@ def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def event(entry: ReplyEntry) -> bytes:
+def event_of(entry: ReplyEntry) -> bytes:
     """One entry as the widget reads it."""
     if entry.text:
-        return b"id: " + entry.id.encode() + b"\ndata: " + orjson.dumps({"text": entry.text}) + b"\n\n"
+        return event({"text": entry.text}, entry_id=entry.id)
     if entry.end is None:
         return b""
     told = {"finish": entry.end.finish.value}
     if entry.end.finish in WORDS:
         told["message"] = WORDS[entry.end.finish]
-    return b"event: end\ndata: " + orjson.dumps(told) + b"\n\n"
+    return event(told, name="end")
+
+
+def for_visitor(refused: Refused) -> Refused:
+    """The refusal of a message, without the tenant's limits, its use of them, or the host's inner state."""
+    if refused.code is Code.CONTEXT_LENGTH:
+        return Refused(refused.code, "This message is too long. Please shorten it.")
+    if refused.row.status == 429:
+        words = "Too many messages are being written right now. Please try again in a moment."
+        return Refused(Code.QUEUE_FULL, words, retry_after_s=refused.retry_after_s, counted_as=refused.code)
+    words = "This chat is not available right now. Please try again later."
+    return Refused(Code.QUEUE_UNAVAILABLE, words, counted_as=refused.code)

@@ -24,8 +24,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from gateway.answers import EVENT_STREAM, STREAM_HEADERS
 from gateway.call import Header
-from gateway.outcomes import Code, Refused
+from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget import demo, origins
 from gateway.widget.answers import WidgetChats
@@ -274,16 +275,13 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         info = await widgets.gateway.door.chat(chat)
         if info is None or info.ticket.bot != place.bot:
             raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
-        return StreamingResponse(
-            widgets.answers.relay(chat, after),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
+        return StreamingResponse(widgets.answers.relay(chat, after), media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 
 
 def refusal(refused: Refused) -> JSONResponse:
     """An error in the gateway's form."""
     headers = {name.decode(): value.decode() for name, value in refused.headers()}
+    headers[OUTCOME_HEADER.decode()] = refused.counted_as.value
     error = {
         "message": refused.message,
         "type": refused.row.type,

@@ -25,7 +25,7 @@ export const dashboard = {
     assert.equal(new URL(page.url()).pathname, "/dashboard/login");
     await page.getByLabel("Admin key").fill("bh-wrong");
     await page.keyboard.press("Enter");
-    await page.getByText("This is no admin key of this host.").waitFor();
+    await page.getByText("This admin key is not valid on this host.").waitFor();
     problems.length = 0; // the refusal itself is logged by the browser
     await page.getByLabel("Admin key").fill(key);
     await page.keyboard.press("Enter");

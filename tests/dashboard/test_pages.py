@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from services.store.jobs import Jobs, JobState
+from services.store.usage_report import day_now, rows
 from tests.browser.stage import SHAPES
 
 from .conftest import Operator
@@ -62,3 +63,39 @@ async def test_an_address_that_is_none_is_told_as_a_page(operator: Operator) -> 
         assert "This did not work." in answer.text
         assert "content-security-policy" in answer.headers
     assert answer.headers["allow"] == "POST"
+
+
+def requests_of(operator: Operator) -> dict[tuple[str, str, str], int]:
+    """Requests that the gateway has counted, by route, status and outcome."""
+    text = operator.stage.gateway.metrics.text().decode()
+    found = re.findall(
+        r'^bunkhouse_gateway_requests_total\{outcome="(\w+)",route="(\w+)",status="(\d+)"\} (\d+)', text, re.MULTILINE
+    )
+    return {(route, status, outcome): int(count) for outcome, route, status, count in found}
+
+
+async def test_refused_pages_and_admin_calls_are_counted_as_refused(operator: Operator) -> None:
+    await operator.http.get("/admin/v1/tenants")
+    await operator.http.get("/admin/v1/nothing")
+    await operator.log_in(key="bh-wrong")
+    await operator.http.get("/dashboard/nothing")
+    answer = await operator.http.get(f"/widget/v1/bhw-{'0' * 32}/config")
+    assert "x-bunkhouse-outcome" not in answer.headers, "that header is between the applications of one gateway"
+    assert requests_of(operator) == {
+        ("admin", "401", "invalid_admin_key"): 1,
+        ("admin", "404", "not_found"): 1,
+        ("pages", "401", "invalid_api_key"): 1,
+        ("pages", "404", "not_found"): 2,
+    }
+
+
+async def test_a_playground_chat_without_room_to_wait_reaches_usage(operator: Operator) -> None:
+    await operator.log_in()
+    operator.stage.gateway.door._bounds = (2000, 0)
+    chat = {"bot": "globex/returns", "session": "playful-session", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = await operator.post("/dashboard/playground/chats", chat)
+    assert answer.status_code == 429
+    gateway = operator.stage.gateway
+    today = day_now(gateway.clock())
+    found = {row.bot: row.refused for row in await rows(gateway.connection, today, today)}
+    assert found == {"globex/returns": {"tenant_queue_full": 1}}

@@ -96,7 +96,7 @@ async def test_a_full_waiting_room(host: Host) -> None:
 
 
 async def test_a_deadline_that_no_scheduler_keeps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.feed.DEADLINE_SLACK_S", 0.1)
+    monkeypatch.setattr("gateway.relay.DEADLINE_SLACK_S", 0.1)
     host.driver.script_for = lambda _: Script(ignore=True)
     began = time.monotonic()
     error_of(await host.ask({**GOOD, "model": "hasty"}), 503, "deadline")

@@ -1,0 +1,281 @@
+"""The one path from a checked request to a place in the wait queue: for the chat API, the widget and the playground."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from gateway.directory import ServedBot
+from gateway.engines import EngineNow
+from gateway.kv_policies.chat_bits import choose
+from gateway.kv_policies.task_classifier import classify
+from gateway.outcomes import Code, Refused
+from gateway.prompt import Prompt, conversation
+from gateway.request import ChatRequest
+from gateway.state import Gateway
+from services.config.api_keys import salt
+from services.contracts.chats import Payload, Task, Ticket
+from services.store.connection import QueueUnavailable
+from services.store.rate_limits import RateCharge, windows_of
+from services.store.redis_keys import QUEUED
+from services.store.replies import START
+from services.store.submission import Submission, Submitted
+from services.store.usage_counters import count_refusal
+from services.tokenizer.control_tokens import breaker
+
+CHAT_PREFIX = "chatcmpl-"
+STALE_TRIES_MAX = 5
+ABANDON_AFTER_S = (0.5, 1.0, 2.0)
+
+_HARMLESS = breaker()  # for another provider's model, whose control tokens are not known here
+_WINDOWS = {
+    "requests": (Code.RATE_LIMIT, "requests a minute", "limits.requests_per_minute"),
+    "tokens": (Code.RATE_LIMIT, "tokens a minute", "limits.tokens_per_minute"),
+    "month": (Code.QUOTA, "tokens a month", "limits.tokens_per_month"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a chat. `tenant` is called again when the registry changed meanwhile."""
+
+    tenant: Callable[[], Awaitable[str]]
+    request_id: str
+    session: str | None = None  # None: the chat is a session of its own
+    idempotency_key: str | None = None
+    limited: bool = True  # the chat is charged to the tenant's rate limits
+
+    @classmethod
+    def of(cls, tenant: str, request_id: str, *, session: str, limited: bool = True) -> Caller:
+        """A caller that is known otherwise than by a tenant's API key."""
+
+        async def known() -> str:
+            return tenant
+
+        return cls(known, request_id, session, limited=limited)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A chat that waits or runs, and this client's share in it."""
+
+    ticket: Ticket
+    after: str = START  # the client has read up to here
+    readers: int = 0  # clients that took the reply up so far: if more do, this one no longer cancels it
+    waits: bool = True  # it was not dispatched yet when we last looked
+    charge: RateCharge | None = None
+    keyed: bool = False  # the client can ask for it again with its Idempotency-Key
+
+
+def new_chat_id() -> str:
+    """192 random bits: knowing some ids does not help to guess another."""
+    return CHAT_PREFIX + secrets.token_urlsafe(24)
+
+
+async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: str) -> Admitted:
+    """Check a request against the registry and submit it as `chat`; again if the registry changed meanwhile.
+
+    A refusal is counted in the tenant's usage. Where Redis falls silent during the submission the chat is cancelled in
+    the background. Raises Refused, QueueUnavailable.
+    """
+    key = caller.idempotency_key
+    for _ in range(STALE_TRIES_MAX):
+        tenant = await caller.tenant()
+        ticket, payload, version = await _prepare(gateway, tenant, request, caller, chat)
+        limits = gateway.directory.limits(tenant)
+        windows = windows_of(tenant, limits, ticket.tokens_max, ticket.created_s) if caller.limited else ()
+        with gateway.breaker:
+            try:
+                submission = await gateway.door.submit(
+                    ticket,
+                    payload,
+                    registry_version=version,
+                    idempotency_key=key,
+                    asked="" if key is None else request.digest,
+                    windows=windows,
+                )
+            except QueueUnavailable:
+                grace_s = gateway.config.gateway.resume_grace_s if key is not None else 0.0
+                gateway.in_background(_abandon(gateway, ticket, grace_s))
+                raise
+            if submission.outcome is Submitted.OK:
+                return Admitted(ticket, QUEUED, charge=submission.charge, keyed=key is not None)
+            if submission.outcome in (Submitted.SAME, Submitted.REUSED):
+                return await _join(gateway, submission, tenant)
+            if submission.outcome is not Submitted.STALE:
+                refused = limit_refusal(submission.charge, ticket.created_s) or _full(submission)
+                await count_refusal(gateway.connection, tenant, ticket.bot, refused.code.value, ticket.created_s)
+                raise refused
+            await gateway.directory.reload()
+    raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")
+
+
+async def _prepare(
+    gateway: Gateway, tenant: str, request: ChatRequest, caller: Caller, chat: str
+) -> tuple[Ticket, Payload, int]:
+    """Ticket and payload of a chat, and the registry's version that they were made from. Raises Refused."""
+    bot, version = gateway.directory.bot(tenant, request.model), gateway.directory.version
+    engine = gateway.engines.get(bot.config.model)
+    if engine is None:
+        raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
+    prompt = await gateway.prompts.prepare(bot, request, engine)
+    now_s = gateway.clock()
+    overflow = bot.config.overflow is not None and await _has_money(gateway, tenant, now_s)
+    ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chat, now_s=now_s, overflow=overflow)
+    return ticket, _payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
+
+
+async def _has_money(gateway: Gateway, tenant: str, now_s: float) -> bool:
+    """Whether a tenant may still spend on other providers this month."""
+    most = gateway.directory.limits(tenant).overflow_usd_per_month
+    return most is None or await gateway.door.spent_usd(tenant, now_s) < most
+
+
+def _ticket_for(
+    bot: ServedBot,
+    engine: EngineNow,
+    request: ChatRequest,
+    prompt: Prompt,
+    *,
+    caller: Caller,
+    chat: str,
+    now_s: float,
+    overflow: bool,
+) -> Ticket:
+    """What the scheduler decides on. `overflow`: another provider may serve the chat.
+
+    Raises Refused when the answer would not fit.
+    """
+    task = _task_of(bot, request)
+    try:
+        wanted, floor, demotable = choose(bot.config.kv, task, engine)
+    except ValueError as error:
+        raise Refused(Code.KV_BITS, f"This bot's KV policy cannot be used: {error}", param="model") from None
+    return Ticket(
+        chat=chat,
+        request=caller.request_id,
+        tenant=bot.tenant,
+        bot=bot.id,
+        model=bot.config.model,
+        session=caller.session or chat,
+        prompt_tokens=prompt.tokens,
+        max_tokens=_answer_tokens(bot, request, prompt),
+        kv_bits=wanted,
+        kv_bits_floor=floor,
+        task=task,
+        created_s=now_s,
+        deadline_s=now_s + bot.config.queue_wait_s_max,
+        priority=bot.config.priority,
+        demotable=demotable,
+        overflow=overflow,
+        overflow_to=bot.config.overflow if overflow else None,
+        opening=all(message.role != "assistant" for message in request.messages),
+    )
+
+
+def _answer_tokens(bot: ServedBot, request: ChatRequest, prompt: Prompt) -> int:
+    """What the answer may grow to. Raises Refused when the client wants more than the context leaves."""
+    wanted = request.wanted_tokens
+    if wanted is None:
+        return min(bot.config.max_tokens_default, prompt.tokens_left)
+    if wanted > prompt.tokens_left:
+        name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+        raise Refused(
+            Code.CONTEXT_LENGTH,
+            f"This bot's context is {prompt.context_tokens} tokens, but {prompt.tokens + wanted} were requested "
+            f"({prompt.tokens} in the messages, {wanted} in {name}). {name} may be at most {prompt.tokens_left} here.",
+            param=name,
+        )
+    return wanted
+
+
+def _task_of(bot: ServedBot, request: ChatRequest) -> Task:
+    """What the chat asks for: as the client says, else as the bot says, else read from the last message."""
+    if request.task is not None:
+        return request.task
+    if bot.config.task is not None:
+        return Task(bot.config.task)
+    return classify(request.messages[-1].text)[0]
+
+
+def _payload_for(bot: ServedBot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
+    """What the worker reads."""
+    return Payload(
+        prompt=prompt.content,
+        salt=salt,
+        sampling=request.sampling,
+        adapter=bot.config.adapter,
+        messages=conversation(bot.config.system, request, _HARMLESS) if bot.config.overflow is not None else (),
+    )
+
+
+async def _join(gateway: Gateway, submission: Submission, tenant: str) -> Admitted:
+    """The chat that an Idempotency-Key stands for. Raises Refused when it stands for another question."""
+    if submission.outcome is Submitted.REUSED:
+        raise Refused(Code.IDEMPOTENCY_KEY, "This Idempotency-Key was used before for another request. Use a new one.")
+    info = await gateway.door.follow(submission.chat, tenant, take=True)
+    if info is None:
+        raise Refused(
+            Code.IDEMPOTENCY_KEY,
+            "This Idempotency-Key was used before and its answer is no longer kept. Use a new one.",
+        )
+    return Admitted(info.ticket, readers=info.readers, waits=info.state == "waiting", keyed=True)
+
+
+async def _abandon(gateway: Gateway, ticket: Ticket, grace_s: float) -> None:
+    """Cancel a chat whose submission was not answered: it may wait all the same, and nobody would read it.
+
+    A client with an Idempotency-Key may come for it within `grace_s`, and must not find it cancelled.
+    """
+    await asyncio.sleep(grace_s)
+    for pause_s in ABANDON_AFTER_S:
+        await asyncio.sleep(pause_s)
+        try:
+            if await gateway.door.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock(), readers=0):
+                return
+        except QueueUnavailable:
+            continue
+
+
+def _full(submission: Submission) -> Refused:
+    if submission.outcome is Submitted.TENANT_FULL:
+        return Refused(Code.TENANT_QUEUE_FULL, f"{submission.place} of your chats are waiting already. Try again soon.")
+    return Refused(Code.QUEUE_FULL, f"{submission.place} chats are waiting on this host. Try again soon.")
+
+
+def limit_refusal(charge: RateCharge | None, now_s: float) -> Refused | None:
+    """The refusal of a charge that exceeds a window; None where it exceeds none."""
+    if charge is None or charge.refused is None:
+        return None
+    window = charge.refused
+    code, what, param = _WINDOWS[window.what]
+    used = charge.used[charge.windows.index(window)]
+    if window.amount > window.most:
+        message = f"This chat may take {window.amount} tokens, more than your {window.most} {what}. Lower max_tokens."
+        wait_s = None
+    else:
+        wait_s = window.resets_s - now_s
+        message = (
+            f"Your limit is {window.most} {what}; {used} are taken and this chat asks for {window.amount}. "
+            f"Try again in {math.ceil(wait_s)} s."
+        )
+    retry_s = wait_s if window.what != "month" else None
+    return Refused(code, message, param=param, retry_after_s=retry_s, headers=tuple(limit_headers(charge, now_s)))
+
+
+def limit_headers(charge: RateCharge | None, now_s: float) -> list[tuple[bytes, bytes]]:
+    """x-ratelimit-{limit,remaining,reset}-{requests,tokens}; the month's quota has no header in OpenAI's API."""
+    found: list[tuple[bytes, bytes]] = []
+    for window, used in zip(charge.windows, charge.used, strict=True) if charge else ():
+        if window.what == "month":
+            continue
+        what = window.what.encode()
+        found += [
+            (b"x-ratelimit-limit-" + what, b"%d" % window.most),
+            (b"x-ratelimit-remaining-" + what, b"%d" % max(0, window.most - used)),
+            (b"x-ratelimit-reset-" + what, b"%.3fs" % max(0.0, window.resets_s - now_s)),
+        ]
+    return found

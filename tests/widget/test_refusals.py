@@ -1,0 +1,85 @@
+"""What becomes of a visitor's chat that is refused, or whose submission Redis left unanswered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.state import Gateway
+from services.config.schema import LimitsConfig
+from services.contracts.replies import Finish
+from services.store.connection import QueueUnavailable
+from services.store.registry_edit import with_tenant
+from services.store.submission import read_registry, write_registry
+from services.store.usage_report import day_now, rows
+
+from .conftest import BOT, Page
+
+
+async def limit(page: Page, **limits: int) -> None:
+    """Give the shop's tenant these limits."""
+    gateway = page.stage.gateway
+    old = await read_registry(gateway.connection)
+    record = old.tenants["alder-ash"]
+    config = record.config.model_copy(update={"limits": LimitsConfig(**limits)})
+    new = with_tenant(old, "alder-ash", record.model_copy(update={"config": config}))
+    new = new.model_copy(update={"version": old.version + 1})
+    assert await write_registry(gateway.connection, old.version, new)
+
+
+async def refusals(gateway: Gateway) -> dict[str, int]:
+    """Of the shop's bot today, by reason."""
+    today = day_now(gateway.clock())
+    found: dict[str, int] = {}
+    for row in await rows(gateway.connection, today, today):
+        if row.bot == BOT:
+            for reason, number in row.refused.items():
+                found[reason] = found.get(reason, 0) + number
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        ({"tokens_per_minute": 300}, "rate_limit_exceeded"),
+        ({"tokens_per_month": 300}, "insufficient_quota"),
+    ],
+)
+async def test_a_refused_message_reaches_usage_and_tells_the_visitor_no_figure(
+    page: Page, limits: dict[str, int], code: str
+) -> None:
+    await limit(page, **limits)
+    answer = await page.post("messages", {"text": "How do I return something?"})
+    assert answer.status_code in (429, 503)
+    error = answer.json()["error"]
+    assert not any(figure in error["message"] for figure in "0123456789"), "the tenant's numbers are the tenant's"
+    assert "limit" not in error["message"]
+    assert "quota" not in error["code"]
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+    assert await refusals(page.stage.gateway) == {code: 1}
+    outcome = f'outcome="{code}",route="pages",status="{answer.status_code}"'
+    assert outcome in page.stage.gateway.metrics.text().decode(), "the operator's metrics name the true reason"
+
+
+async def test_a_message_whose_submission_was_not_answered_is_cancelled(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = page.stage.gateway
+    submit, chats = gateway.door.submit, []
+
+    async def unanswered(ticket: Any, *args: Any, **options: Any) -> None:
+        await submit(ticket, *args, **options)
+        chats.append(ticket.chat)
+        raise QueueUnavailable("Redis fell silent")
+
+    monkeypatch.setattr(gateway.door, "submit", unanswered)
+    answer = await page.post("messages", {"text": "crowd"})
+    assert answer.status_code == 503
+    monkeypatch.undo()
+
+    async with asyncio.timeout(15):
+        while (info := await gateway.door.chat(chats[0])) is None or info.state != "done":  # noqa: ASYNC110  (in Redis)
+            await asyncio.sleep(0.01)
+    assert info.finish is Finish.CANCELLED
