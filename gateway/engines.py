@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
 from services.config.schema import ModelConfig
+from services.contracts.engines import EngineFacts
+from services.contracts.snapshot import ModelSnapshot
 from services.store.connection import QueueUnavailable
 from services.store.submission import SubmissionClient
 
@@ -35,29 +36,19 @@ class Engines:
     def __init__(self, door: SubmissionClient, models: Mapping[str, ModelConfig]) -> None:
         self._door = door
         self._now = {name: _as_configured(model) for name, model in models.items()}
-        self._unread: set[str] = set()  # models of which it was said that they cannot be read
 
     def get(self, model: str) -> EngineNow | None:
         """The model now; None where this host has none of that name."""
         return self._now.get(model)
 
     async def look(self) -> None:
-        """Read once. A model of which a scheduler or a worker of another version tells less stays as it was last seen.
-
-        Raises QueueUnavailable.
-        """
-        snapshot = await self._door.snapshot() or {}
-        for model, told in (await self._door.engines()).items():
-            if model not in self._now:
-                continue
-            try:
-                self._now[model] = _as_told(told["facts"], snapshot.get("models", {}).get(model, {}))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                if model not in self._unread:
-                    log.warning("engines.not_read", model=model, why=repr(error))
-                self._unread.add(model)
-            else:
-                self._unread.discard(model)
+        """Read once. What cannot be read stays as it was last seen. Raises QueueUnavailable."""
+        snapshot = await self._door.snapshot()
+        for model, seen in (await self._door.engines()).items():
+            if model in self._now:
+                account = snapshot.models.get(model) if snapshot else None
+                pressure = self._now[model].pressure if account is None else _pressure(account)
+                self._now[model] = engine_now(seen.facts, pressure)
 
     async def watch(self) -> None:
         """Look until cancelled. What was last seen counts on while Redis is away."""
@@ -75,10 +66,12 @@ def _as_configured(model: ModelConfig) -> EngineNow:
     return EngineNow((model.kv_bits,), False, model.context_tokens)
 
 
-def _as_told(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> EngineNow:
-    live, most = bool(facts["live_kv_bits"]), int(facts["kv_bits"])
-    per_token = {int(bits): int(size) for bits, size in facts["kv_bytes_per_token"].items()}
-    bits = tuple(sorted(bits for bits in per_token if bits <= most)) if live else (most,)
-    budget = seen.get("budget_bytes") or 0
-    pressure = min(1.0, seen["reserved_bytes"] / budget) if budget else 0.0
-    return EngineNow(bits, live, int(facts["context_tokens"]), pressure, per_token)
+def engine_now(facts: EngineFacts, pressure: float = 0.0) -> EngineNow:
+    """As the engine describes itself."""
+    live, most = facts.live_kv_bits, int(facts.kv_bits)
+    bits = tuple(sorted(bits for bits in facts.kv_bytes_per_token if bits <= most)) if live else (most,)
+    return EngineNow(bits, live, facts.context_tokens, pressure, facts.kv_bytes_per_token)
+
+
+def _pressure(account: ModelSnapshot) -> float:
+    return min(1.0, account.reserved_bytes / account.budget_bytes) if account.budget_bytes else 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from services.contracts.snapshot import Snapshot
 
 # Field of a model's snapshot, metric, help.
 _PER_MODEL = (
@@ -23,17 +24,17 @@ class HostCollector(Collector):
     """Gauges of the last snapshot. Without one there are no samples: absent is not zero."""
 
     def __init__(self) -> None:
-        self.snapshot: Mapping[str, Any] | None = None
+        self.snapshot: Snapshot | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Called by prometheus_client at every scrape."""
         if self.snapshot is None:
             return
-        models: Mapping[str, Mapping[str, Any]] = self.snapshot["models"]
+        models = self.snapshot.models
         for field, name, text in _PER_MODEL:
             family = GaugeMetricFamily(name, text, labels=("model",))
             for model, seen in models.items():
-                family.add_metric((model,), seen[field])
+                family.add_metric((model,), getattr(seen, field))
             yield family
         reserved = GaugeMetricFamily(
             "bunkhouse_kv_reserved_bytes", "KV memory reserved for admitted chats.", labels=("model", "kv_bits")
@@ -43,19 +44,20 @@ class HostCollector(Collector):
         )
         up = GaugeMetricFamily("bunkhouse_engine_up", "1 in the state the engine is in.", labels=("model", "state"))
         for model, seen in models.items():
-            for bits, size in seen["reserved_by_bits"].items():
+            for bits, size in seen.reserved_by_bits.items():
                 reserved.add_metric((model, bits), size)
-            for kind in ("predicted", "observed"):
-                if seen[f"{kind}_inter_token_s"] is not None:
-                    latency.add_metric((model, kind), seen[f"{kind}_inter_token_s"])
-            up.add_metric((model, seen["state"]), 1)
+            times = {"predicted": seen.predicted_inter_token_s, "observed": seen.observed_inter_token_s}
+            for kind, time_s in times.items():
+                if time_s is not None:
+                    latency.add_metric((model, kind), time_s)
+            up.add_metric((model, seen.state), 1)
         yield reserved
         yield latency
         yield up
         waiting = GaugeMetricFamily("bunkhouse_chats_waiting", "Chats in a tenant's waiting room.", labels=("tenant",))
-        for tenant, count in self.snapshot["waiting_per_tenant"].items():
+        for tenant, count in self.snapshot.waiting_per_tenant.items():
             waiting.add_metric((tenant,), count)
         yield waiting
-        drift = self.snapshot.get("device_drift_bytes")
+        drift = self.snapshot.device_drift_bytes
         if drift is not None:
             yield GaugeMetricFamily("bunkhouse_device_drift_bytes", "GPU memory that strangers use.", value=drift)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 from gateway.call import Call
 from gateway.metrics import CONTENT_TYPE
 from gateway.state import Gateway
+from services.contracts.engines import EngineReport
 from services.store.connection import QueueUnavailable
 
 SERVING = ("ready", "asleep")
@@ -32,7 +31,7 @@ async def ready(gateway: Gateway, call: Call) -> None:
                     missing.append("registry")
                 if await gateway.door.snapshot() is None:
                     missing.append("scheduler")
-                models = {name: _state(gateway, told) for name, told in (await gateway.door.engines()).items()}
+                models = {name: _state(gateway, seen.report) for name, seen in (await gateway.door.engines()).items()}
             if not any(state in SERVING for state in models.values()):
                 missing.append("models")
         except QueueUnavailable:
@@ -41,11 +40,10 @@ async def ready(gateway: Gateway, call: Call) -> None:
     await call.respond_json(body, 503 if missing else 200)
 
 
-def _state(gateway: Gateway, told: Mapping[str, Any]) -> str:
+def _state(gateway: Gateway, report: EngineReport) -> str:
     """What an engine last said of itself, unless that is too long ago to count."""
-    report = told["report"]
-    fresh = gateway.clock() - report["at_s"] <= gateway.config.scheduler.telemetry_age_s_max
-    return str(report["state"]) if fresh else "silent"
+    fresh = gateway.clock() - report.at_s <= gateway.config.scheduler.telemetry_age_s_max
+    return report.state.value if fresh else "silent"
 
 
 async def metrics(gateway: Gateway, call: Call) -> None:

@@ -30,7 +30,7 @@ ARROWS = {
     "worker": "contracts config process devices model_files tokenizer store engines planner",
     "evidence": "contracts config process model_files tokenizer engines kvplanes planner",
     "jobs": "contracts config process model_files tokenizer store engines planner evidence",
-    "host": "config process store",
+    "host": "contracts config process store",
     "gateway": "contracts config process devices model_files tokenizer store planner",
     "cli": "contracts config process model_files store planner evidence jobs host",
 }

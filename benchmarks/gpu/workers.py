@@ -24,6 +24,7 @@ import yaml
 
 from benchmarks.gpu import load, shapes
 from benchmarks.output import write
+from services.contracts.snapshot import Snapshot
 from services.devices.telemetry import GpuSource
 from services.store.bandwidth import read_measured
 from services.store.commands import Command, Commands
@@ -114,16 +115,16 @@ async def watch(config: Path, names: list[str], seen: dict[str, list[tuple[float
     begin = time.perf_counter()
     async with open_runtime(config).connect() as connection:
         for turn in itertools.count():
-            snapshot = await SubmissionClient(connection).snapshot() or {"models": {}}
+            snapshot = await SubmissionClient(connection).snapshot() or Snapshot(at_s=0.0, models={}, waiting=0)
             if trace is not None:
                 with trace.open("ab") as lines:
-                    lines.write(orjson.dumps({"busy": len(names)} | snapshot) + b"\n")
+                    lines.write(orjson.dumps({"busy": len(names)} | snapshot.as_dict()) + b"\n")
             # Before that, chats of the level before are in an engine's report.
             if turn % 4 == 0 and time.perf_counter() - begin >= SETTLE_S:
                 for name in names:
-                    model = snapshot["models"].get(name, {})
-                    pair = model.get("predicted_inter_token_s"), model.get("observed_inter_token_s")
-                    if all(pair):
+                    model = snapshot.models.get(name)
+                    if model and model.predicted_inter_token_s and model.observed_inter_token_s:
+                        pair = model.predicted_inter_token_s, model.observed_inter_token_s
                         seen.setdefault(name, []).append((round(pair[0] * 1000, 3), round(pair[1] * 1000, 3)))
             await asyncio.sleep(0.25)
 

@@ -10,7 +10,7 @@ from gateway.admin.catalog import at_bits, configured, quality_of
 from gateway.admin.common import Host, bot_of, note, routes
 from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import BotKv, BotKvAnswer
-from gateway.engines import EngineNow
+from gateway.engines import EngineNow, engine_now
 from gateway.kv_policies.chat_bits import choose
 from gateway.state import Gateway
 from services.config.schema import BotConfig, KvPolicyConfig
@@ -19,7 +19,6 @@ from services.contracts.engines import EngineView
 from services.planner.kv_change import held_bits, unkept
 from services.store.registry import Registry
 from services.store.registry_edit import edit
-from services.store.scheduling import SchedulerStore
 from services.store.submission import read_registry
 
 router = routes("bots")
@@ -31,9 +30,7 @@ async def put_kv(tenant: str, bot: str, wanted: BotKv, host: Host, actor: Operat
     before = bot_of(await read_registry(host.connection), tenant, bot)
     after = _policy(wanted)
     configured(host, before.model)
-    engine = next(
-        (seen for seen in await SchedulerStore(host.connection).engines() if seen.facts.model == before.model), None
-    )
+    engine = (await host.door.engines()).get(before.model)
     _check(before, after, engine)
     if not wanted.dry_run:
 
@@ -90,10 +87,7 @@ def _engine_now(host: Gateway, model: str, engine: EngineView | None) -> EngineN
         return known
     if engine is None:
         return EngineNow((4, 8, 16), live=True, context_tokens=0)
-    facts = engine.facts
-    held = tuple(sorted(bits for bits in facts.kv_bytes_per_token if bits <= facts.kv_bits))
-    bits = held if facts.live_kv_bits else (int(facts.kv_bits),)
-    return EngineNow(bits, facts.live_kv_bits, facts.context_tokens)
+    return engine_now(engine.facts)
 
 
 def _words(bits_now: int, bits_new: int, engine: EngineNow) -> str:

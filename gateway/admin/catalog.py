@@ -17,7 +17,6 @@ from services.planner.plan_inputs import ConfigError, WeightsError, needs_beside
 from services.planner.quality_table import TABLE
 from services.store.jobs import Jobs
 from services.store.quality import measured
-from services.store.scheduling import SchedulerStore
 from services.store.submission import read_registry
 
 
@@ -36,12 +35,12 @@ def configured(gateway: Gateway, model: str) -> ModelConfig:
 
 async def models(gateway: Gateway) -> list[Model]:
     """All models, in the configuration's order. Raises QueueUnavailable."""
-    seen = {engine.facts.model: engine for engine in await SchedulerStore(gateway.connection).engines()}
-    registry, snapshot = await read_registry(gateway.connection), await gateway.door.snapshot() or {}
+    seen, snapshot = await gateway.door.engines(), await gateway.door.snapshot()
+    registry = await read_registry(gateway.connection)
     found = []
     for name, config in gateway.config.models.items():
         job = await Jobs(gateway.connection).holder(lock_of(name))
-        waiting = sum(snapshot.get("models", {}).get(name, {}).get("waiting", {}).values())
+        account = snapshot.models.get(name) if snapshot else None
         engine, need = seen.get(name), await need_of_model(gateway, name)
         found.append(
             Model(
@@ -54,7 +53,7 @@ async def models(gateway: Gateway) -> list[Model]:
                 context_tokens=engine.facts.context_tokens if engine else config.context_tokens,
                 chats_max=engine.facts.chats_max if engine else config.chats_max,
                 running=engine.report.running if engine else 0,
-                waiting=waiting,
+                waiting=sum(account.waiting.values()) if account else 0,
                 job=job.id if job else None,
                 quality=await quality_of(gateway, name),
                 bots=list(bots_of(registry, name)),

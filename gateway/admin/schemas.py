@@ -57,6 +57,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.config.schema import Bits, BotConfig, EngineName, KvPolicyConfig, LimitsConfig, Name
+from services.contracts.snapshot import Snapshot
 
 Item = TypeVar("Item")
 Role = Literal["viewer", "operator", "owner"]
@@ -505,7 +506,7 @@ class Overview(ResponseBody):
     """The scheduler's last snapshot (None: no scheduler runs) beside what each engine last said of itself."""
 
     at_s: float
-    snapshot: Annotated[dict[str, Any] | None, Field(description="scheduler.snapshot.Snapshot")]
+    snapshot: Snapshot | None
     models: list[Model]
     card_bytes: Annotated[int | None, Field(description="The card's memory, if it is known.")] = None
     reserve_bytes: int | None = None

@@ -67,9 +67,7 @@ async def show(tenant: str, session: SessionId, host: Host, _: Viewer) -> Sessio
 async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host, actor: Operator) -> SessionKvAnswer:
     """KV bits of one conversation. Chats that run are lowered at once; later ones start with these bits."""
     found = _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
-    engine = next(
-        (seen for seen in await SchedulerStore(host.connection).engines() if seen.facts.model == found.model), None
-    )
+    engine = (await host.door.engines()).get(found.model)
     sizes = await _checked_sizes(host, found, engine, wanted.bits)
     running = [chat for chat in found.chats if chat.state != "waiting" and (chat.kv_bits or 0) > wanted.bits]
     freed = sum(

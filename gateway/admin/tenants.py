@@ -88,15 +88,15 @@ def _changeable(record: TenantRecord) -> dict[str, Any]:
 
 async def _uses(host: Gateway) -> dict[str, TenantUse]:
     """What tenants hold now. The month's tokens are those of the usage counters."""
-    snapshot = await host.door.snapshot() or {}
+    snapshot = await host.door.snapshot()
     with translated():
         waiting = await host.connection.redis.hgetall(keys.WAITING)
     today = day_now(host.clock())
     month: dict[str, int] = {}
     for row in await rows(host.connection, f"{today[:8]}01", today):
         month[str(row.tenant)] = month.get(str(row.tenant), 0) + row.prompt_tokens + row.completion_tokens
-    running = snapshot.get("chats_per_tenant", {})
-    reserved = snapshot.get("kv_bytes_per_tenant", {})
+    running = snapshot.chats_per_tenant if snapshot else {}
+    reserved = snapshot.kv_bytes_per_tenant if snapshot else {}
     waits = {name.decode(): int(count) for name, count in waiting.items()}
     return {
         name: TenantUse(

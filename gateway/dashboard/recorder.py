@@ -11,18 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from gateway.metrics import Metrics
+from services.contracts.snapshot import Snapshot
 from services.store.connection import QueueUnavailable
 from services.store.submission import SubmissionClient
 
 SAMPLE_S = 2.0
 SAMPLES_MAX = 300  # ten minutes
 FIRST_TOKEN_WINDOW = 15  # samples that one first-token figure looks back over
-
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,6 @@ class Recorder:
         self._door = door
         self._metrics = metrics
         self._clock = clock
-        self._told = False  # that the snapshot cannot be read
         self._counts: deque[dict[float, float]] = deque(maxlen=FIRST_TOKEN_WINDOW)
         self.samples: deque[HostSample] = deque(maxlen=SAMPLES_MAX)
 
@@ -57,28 +52,21 @@ class Recorder:
         """What is known now. A snapshot that is not whole, as of a scheduler of another version, is a gap, too."""
         try:
             snapshot = await self._door.snapshot()
-            sample = HostSample(self._clock()) if snapshot is None else self._sample(snapshot)
         except QueueUnavailable:
-            return HostSample(self._clock())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if not self._told:
-                log.warning("charts.snapshot_not_read", why=repr(error))
-            self._told = True
-            return HostSample(self._clock())
-        self._told = False
-        return sample
+            snapshot = None
+        return HostSample(self._clock()) if snapshot is None or snapshot.unread else self._sample(snapshot)
 
-    def _sample(self, snapshot: dict[str, Any]) -> HostSample:
-        models = snapshot["models"]
+    def _sample(self, snapshot: Snapshot) -> HostSample:
+        models = snapshot.models
         self._counts.append(buckets(self._metrics))
         return HostSample(
             at_s=self._clock(),
             inter_token_s={
-                name: model["observed_inter_token_s"] if model["running"] else None for name, model in models.items()
+                name: model.observed_inter_token_s if model.running else None for name, model in models.items()
             },
-            kv_bytes={name: model["reserved_bytes"] for name, model in models.items()},
+            kv_bytes={name: model.reserved_bytes for name, model in models.items()},
             first_token_s=median(self._counts[0], self._counts[-1]),
-            waiting=snapshot["waiting"],
+            waiting=snapshot.waiting,
         )
 
     def series(self, after_s: float) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
+from gateway.admin.schemas import Overview
 from gateway.dashboard import view
 from gateway.dashboard.admin_client import AdminClient, AdminRefused
 from gateway.dashboard.jobs import row
@@ -91,10 +92,11 @@ class Dashboard:
             self.backstage.get(session.key, "/jobs", limit=str(JOBS_SHOWN)),
             read_measured(self.gateway.connection),
         )
-        reports = {name: engine["report"] for name, engine in engines.items()}
+        reports = {name: engine.report for name, engine in engines.items()}
         config = self.gateway.config
         gpu = any(model.device == "cuda" for model in config.models.values())
-        now = view.now(overview, reports, config.memory.bandwidth_bytes_per_s or measured, gpu=gpu)
+        most = config.memory.bandwidth_bytes_per_s or measured
+        now = view.now(Overview.model_validate(overview), reports, most, gpu=gpu)
         return {"now": now, "jobs": [row(job) for job in jobs["items"]], "session": session}
 
 

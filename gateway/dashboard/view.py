@@ -5,8 +5,12 @@ Bytes in, percentages of the card (or of a pool) out: templates only draw.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from gateway.admin.schemas import Model, Overview
+from services.contracts.engines import EngineReport
+from services.contracts.snapshot import ModelSnapshot, Snapshot
 
 MAGNIFIED = 0.3  # a smaller part of the card is shown by itself
 HUES = 6  # models beyond it share colours; names always stand beside them
@@ -148,7 +152,7 @@ class Now:
     waiting: int
     scheduler: bool
     sessions: int = 0
-    counters: dict[str, float] = field(default_factory=dict)
+    counters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -164,37 +168,35 @@ class Now:
 
 
 def now(
-    overview: dict[str, Any],
-    reports: dict[str, dict[str, Any]],
+    overview: Overview,
+    reports: Mapping[str, EngineReport],
     bandwidth_bytes_per_s: float | None,
     *,
     gpu: bool = True,
 ) -> Now:
     """From Overview, each model's last engine report, and the card's bandwidth. `gpu`: the models share one."""
-    snapshot = overview["snapshot"]
-    accounts: dict[str, Any] = snapshot["models"] if snapshot else {}
-    models = overview["models"]
-    rows = [_row(place, model, accounts.get(model["name"])) for place, model in enumerate(models)]
+    snapshot, models = overview.snapshot, overview.models
+    accounts = snapshot.models if snapshot else {}
+    rows = [_row(place, model, accounts.get(model.name)) for place, model in enumerate(models)]
     return Now(
-        card=_card(models, accounts, overview.get("card_bytes"), overview.get("reserve_bytes") or 0, gpu),
+        card=_card(models, accounts, overview.card_bytes, overview.reserve_bytes or 0, gpu),
         models=rows,
         bandwidth=_bandwidth(rows, models, reports, bandwidth_bytes_per_s),
         tenants=_tenants(snapshot) if snapshot else [],
         running=sum(row.running for row in rows),
-        waiting=snapshot["waiting"] if snapshot else 0,
+        waiting=snapshot.waiting if snapshot else 0,
         scheduler=snapshot is not None,
-        sessions=snapshot["sessions"] if snapshot else 0,
-        counters=snapshot["counters"] if snapshot else {},
+        sessions=snapshot.sessions if snapshot else 0,
+        counters=snapshot.counters if snapshot else {},
     )
 
 
-def _parts_of_pool(budget: int, account: dict[str, Any] | None) -> list[tuple[str, int]]:
+def _parts_of_pool(budget: int, account: ModelSnapshot | None) -> list[tuple[str, int]]:
     """The pool's bytes by kind, in the order they are drawn."""
     if account is None:
         return [("free", budget)]
-    by_bits = account["reserved_by_bits"]
-    parts = [(f"kv{bits}", int(by_bits.get(str(bits), 0))) for bits in (16, 8, 4)]
-    parts += [("cached", account["cached_bytes"]), ("withheld", max(0, account["withheld_bytes"]))]
+    parts = [(f"kv{bits}", account.reserved_by_bits.get(str(bits), 0)) for bits in (16, 8, 4)]
+    parts += [("cached", account.cached_bytes), ("withheld", max(0, account.withheld_bytes))]
     left = max(0, budget - sum(size for _, size in parts))
     return [(kind, size) for kind, size in [*parts, ("free", left)] if size > 0]
 
@@ -209,13 +211,13 @@ def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: s
 
 
 def _card(
-    models: list[dict[str, Any]], accounts: dict[str, Any], card_bytes: int | None, reserve: int, gpu: bool
+    models: list[Model], accounts: Mapping[str, ModelSnapshot], card_bytes: int | None, reserve: int, gpu: bool
 ) -> CardView:
     stretches = []
     for model in models:
-        parts = [("weights", model["weight_bytes"] or 0), ("overhead", model["overhead_bytes"] or 0)]
-        parts += _parts_of_pool(model["kv_budget_bytes"] or 0, accounts.get(model["name"]))
-        stretches.append((model["name"], [(kind, size) for kind, size in parts if size > 0]))
+        parts = [("weights", model.weight_bytes or 0), ("overhead", model.overhead_bytes or 0)]
+        parts += _parts_of_pool(model.kv_budget_bytes or 0, accounts.get(model.name))
+        stretches.append((model.name, [(kind, size) for kind, size in parts if size > 0]))
     planned = sum(size for _, parts in stretches for _, size in parts)
     total = max(card_bytes or 0, planned + reserve, 1)
     rest = [("reserve", reserve), ("unplanned", total - planned - reserve)]
@@ -245,46 +247,45 @@ def _card(
     )
 
 
-def _row(place: int, model: dict[str, Any], account: dict[str, Any] | None) -> ModelRow:
-    budget = model["kv_budget_bytes"] or 0
+def _row(place: int, model: Model, account: ModelSnapshot | None) -> ModelRow:
+    budget = model.kv_budget_bytes or 0
     pool = max(1, budget)
-    found = account or {}
+    used = account.used_bytes if account else 0
     return ModelRow(
-        name=model["name"],
+        name=model.name,
         hue=place % HUES,
-        engine=model["engine"],
-        state=model["state"],
-        stale=bool(found.get("stale")),
-        bits=model["kv_bits"],
-        live=model["kv_bits_live"],
-        possible=model["kv_bits_possible"],
+        engine=model.engine,
+        state=model.state,
+        stale=account is not None and account.stale,
+        bits=model.kv_bits,
+        live=model.kv_bits_live,
+        possible=model.kv_bits_possible,
         pool=_segments(_parts_of_pool(budget, account), pool) if budget else [],
-        used=min(100.0, 100.0 * found.get("used_bytes", 0) / pool),
+        used=min(100.0, 100.0 * used / pool),
         pool_bytes=budget,
-        reserved_bytes=found.get("reserved_bytes", 0),
-        cached_bytes=found.get("cached_bytes", 0),
-        used_bytes=found.get("used_bytes", 0),
-        running=found.get("running", model["running"]),
-        chats_max=model["chats_max"],
-        waiting=sum(found.get("waiting", {}).values()),
-        observed_ms=_ms(found.get("observed_inter_token_s")),
-        predicted_ms=_ms(found.get("predicted_inter_token_s")),
-        unattainable=bool(found.get("target_unattainable")),
-        job=model["job"],
-        bots=model["bots"],
+        reserved_bytes=account.reserved_bytes if account else 0,
+        cached_bytes=account.cached_bytes if account else 0,
+        used_bytes=used,
+        running=account.running if account else model.running,
+        chats_max=model.chats_max,
+        waiting=sum(account.waiting.values()) if account else 0,
+        observed_ms=_ms(account.observed_inter_token_s if account else None),
+        predicted_ms=_ms(account.predicted_inter_token_s if account else None),
+        unattainable=account is not None and account.target_unattainable,
+        job=model.job,
+        bots=model.bots,
     )
 
 
 def _bandwidth(
-    rows: list[ModelRow], models: list[dict[str, Any]], reports: dict[str, dict[str, Any]], most: float | None
+    rows: list[ModelRow], models: list[Model], reports: Mapping[str, EngineReport], most: float | None
 ) -> Bandwidth:
     """A step reads the weights and the running chats' KV once."""
     rates: list[tuple[ModelRow, float]] = []
     for row, model in zip(rows, models, strict=True):
-        report = reports.get(row.name, {})
-        step_s = report.get("inter_token_s")
-        if report.get("running") and step_s:
-            rates.append((row, ((model["weight_bytes"] or 0) + report.get("step_kv_bytes", 0)) / step_s))
+        report = reports.get(row.name)
+        if report and report.running and report.inter_token_s:
+            rates.append((row, ((model.weight_bytes or 0) + report.step_kv_bytes) / report.inter_token_s))
     total = sum(rate for _, rate in rates)
     scale = max(most or total, total, 1.0)
     stretches, at = [], 0.0
@@ -294,18 +295,18 @@ def _bandwidth(
     return Bandwidth(total, most, stretches)
 
 
-def _tenants(snapshot: dict[str, Any]) -> list[TenantRow]:
-    waiting, running = snapshot["waiting_per_tenant"], snapshot["chats_per_tenant"]
+def _tenants(snapshot: Snapshot) -> list[TenantRow]:
+    waiting, running = snapshot.waiting_per_tenant, snapshot.chats_per_tenant
     longest = max([1, *waiting.values()])
     blocked: dict[str, str] = {}
-    for model in snapshot["models"].values():
-        blocked |= model["blocked"]
+    for model in snapshot.models.values():
+        blocked |= model.blocked
     rows = [
         TenantRow(
             name=tenant,
             running=running.get(tenant, 0),
             waiting=waiting.get(tenant, 0),
-            kv_bytes=snapshot["kv_bytes_per_tenant"].get(tenant, 0),
+            kv_bytes=snapshot.kv_bytes_per_tenant.get(tenant, 0),
             why=WHY.get(blocked[tenant], blocked[tenant]) if waiting.get(tenant) and tenant in blocked else None,
             part=100.0 * waiting.get(tenant, 0) / longest,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from services.cli.errors import fail, out, told
+from services.contracts.engines import EngineState
 from services.store.runtime import Runtime, open_runtime
 from services.store.submission import SubmissionClient
 
@@ -44,13 +45,13 @@ async def _model(runtime: Runtime, door: SubmissionClient, name: str) -> str | N
     if name not in runtime.config.models:
         models = ", ".join(MODEL + each for each in runtime.config.models)
         return f"no such part; there are gateway, scheduler, jobs, {models}"
-    stored = (await door.engines()).get(name)
-    if stored is None:
+    seen = (await door.engines()).get(name)
+    if seen is None:
         return "its worker has not reported yet"
-    report = stored["report"]
-    if time.time() - report["at_s"] > REPORT_AGE_S_MAX:
-        return f"its worker was silent for {time.time() - report['at_s']:.0f} s"
-    return "its engine is down" if report["state"] == "down" else None
+    silent_s = time.time() - seen.report.at_s
+    if silent_s > REPORT_AGE_S_MAX:
+        return f"its worker was silent for {silent_s:.0f} s"
+    return "its engine is down" if seen.report.state is EngineState.DOWN else None
 
 
 async def _gateway(port: int) -> str | None:

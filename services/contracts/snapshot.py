@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,15 @@ class Snapshot:
     at_s: float
     models: Mapping[str, ModelSnapshot]
     waiting: int
-    waiting_per_tenant: Mapping[str, int]
-    counters: Mapping[str, float]
-    chats_per_tenant: Mapping[str, int]
-    kv_bytes_per_tenant: Mapping[str, int]
-    sessions: int
-    wanted_models: list[str]
-    prefill_backlog_s: float
-    device_drift_bytes: int | None  # what strangers use of the device's memory; None: nobody can tell
+    waiting_per_tenant: Mapping[str, int] = field(default_factory=dict)
+    counters: Mapping[str, float] = field(default_factory=dict)
+    chats_per_tenant: Mapping[str, int] = field(default_factory=dict)
+    kv_bytes_per_tenant: Mapping[str, int] = field(default_factory=dict)
+    sessions: int = 0
+    wanted_models: Sequence[str] = ()
+    prefill_backlog_s: float = 0.0
+    device_drift_bytes: int | None = None  # what strangers use of the device's memory; None: nobody can tell
+    unread: Sequence[str] = ()  # models that another version described so that this one cannot read it
 
     def as_dict(self) -> dict[str, object]:
         """Plain dicts, lists and numbers."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from services.config.schema import Config
+from services.contracts.engines import EngineState, EngineView
 from services.store import redis_keys as keys
 from services.store.connection import Connection, QueueUnavailable, translated
 from services.store.submission import SubmissionClient
@@ -69,9 +70,7 @@ class Readiness:
             self._model(name, engines.get(name), words.get(name, "starting its worker")) for name in self._config.models
         ]
 
-    def _model(self, name: str, stored: dict[str, dict[str, object]] | None, words: str) -> Step:
-        report = stored["report"] if stored else {}
-        heard_s = report.get("at_s", 0.0)
-        fresh = isinstance(heard_s, float) and heard_s >= self._started_s
-        done = fresh and report.get("state") == "ready"
+    def _model(self, name: str, seen: EngineView | None, words: str) -> Step:
+        report = seen.report if seen else None
+        done = report is not None and report.at_s >= self._started_s and report.state is EngineState.READY
         return Step(f"model {name}", done=done, words="ready" if done else words)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.jobs.run import Context
-from services.planner.autotune import apply, engines_of, possible, proposals, shortness
+from services.planner.autotune import apply, possible, proposals, shortness
 from services.store.audit_log import Note
 from services.store.quality import measured
 from services.store.submission import SubmissionClient, read_registry
@@ -15,12 +15,12 @@ from services.store.submission import SubmissionClient, read_registry
 async def run(context: Context) -> dict[str, Any]:
     """Args: perplexity_change_max, apply. Result: proposals, what was dropped and why, and what was changed."""
     args, connection = context.job.args, context.connection
-    registry, snapshot = await read_registry(connection), await SubmissionClient(connection).snapshot() or {}
+    registry, snapshot = await read_registry(connection), await SubmissionClient(connection).snapshot()
     models = {bot.model for record in registry.tenants.values() for bot in record.config.bots.values()}
     await context.say(0.2, f"looking at {len(models)} models")
     quality = {model: await measured(connection, model) for model in models}
     wished = proposals(registry, quality, shortness(snapshot), float(args.get("perplexity_change_max", 0.05)))
-    found, dropped = possible(wished, await engines_of(connection))
+    found, dropped = possible(wished, await SubmissionClient(connection).engines())
     result: dict[str, Any] = {
         "proposals": [asdict(proposal) for proposal in found],
         "dropped": dropped,

@@ -22,13 +22,14 @@ from typing import Any
 
 from services.config.schema import TRADE_FLOORS, KvPolicyConfig
 from services.contracts.engines import EngineView
+from services.contracts.snapshot import Snapshot
 from services.planner.kv_change import unkept
 from services.store.audit_log import Note
 from services.store.connection import Connection
 from services.store.quality import Measured
 from services.store.registry import Registry
 from services.store.registry_edit import edit, with_tenant
-from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient
 
 SHORT = 0.75
 
@@ -44,12 +45,12 @@ class Proposal:
     why: str
 
 
-def shortness(snapshot: Mapping[str, Any]) -> dict[str, float]:
+def shortness(snapshot: Snapshot | None) -> dict[str, float]:
     """Part of each model's KV memory that is reserved."""
     return {
-        name: seen["reserved_bytes"] / seen["budget_bytes"]
-        for name, seen in snapshot.get("models", {}).items()
-        if seen["budget_bytes"]
+        name: seen.reserved_bytes / seen.budget_bytes
+        for name, seen in (snapshot.models if snapshot else {}).items()
+        if seen.budget_bytes
     }
 
 
@@ -108,7 +109,7 @@ async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -
     """Carry proposals out, each with its own audit entry. Returns the bots changed, and those left alone because their
     policy is not what it was or their model does not hold the bits. Raises TooManyEdits, QueueUnavailable."""
     changed: list[str] = []
-    engines = await engines_of(connection)
+    engines = await SubmissionClient(connection).engines()
     for proposal in found:
 
         def change(registry: Registry, proposal: Proposal = proposal) -> tuple[Registry, Note] | None:
@@ -138,11 +139,6 @@ async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -
         await edit(connection, change)
     done = set(changed)
     return sorted(done), [proposal.bot for proposal in found if proposal.bot not in done]
-
-
-async def engines_of(connection: Connection) -> dict[str, EngineView]:
-    """Engines by model. Raises QueueUnavailable."""
-    return {seen.facts.model: seen for seen in await SchedulerStore(connection).engines()}
 
 
 def _plain(kv: KvPolicyConfig) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from scheduler.bandwidth import Device
 from scheduler.settings import SchedulerSettings
 from services.config.schema import KvPolicyConfig
 from services.contracts.engines import EngineState, EngineView
+from services.contracts.snapshot import ModelSnapshot
 from services.planner.need import Need
 from services.store.registry import Registry
 
@@ -38,7 +38,7 @@ class PlanInputs:
     registry: Registry
     room_bytes: int | None
     bandwidth_bytes_per_s: float | None = None
-    snapshot: Mapping[str, Any] = field(default_factory=dict)  # the scheduler's, of all models
+    accounts: Mapping[str, ModelSnapshot] = field(default_factory=dict)  # as the scheduler sees the models
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +159,13 @@ def _pool(need: Need, now: _Pool, size_now: int, size_new: int, live: bool) -> _
     return _Pool(now.tokens, now.tokens * size_new)
 
 
+def _reserved(scene: PlanInputs, model: str) -> int:
+    return scene.accounts[model].reserved_bytes if model in scene.accounts else 0
+
+
 def _reserved_above(scene: PlanInputs, model: str, size_now: int, size_new: int) -> int:
     """Bytes of running chats that a change gives free; negative where it takes more."""
-    reserved = int(scene.snapshot.get("models", {}).get(model, {}).get("reserved_bytes", 0))
+    reserved = _reserved(scene, model)
     return reserved - reserved * size_new // size_now
 
 
@@ -214,18 +218,17 @@ def _words(how: str, bits: int, missing: int, seen: EngineView | None) -> str:
 
 def _latency_ms(scene: PlanInputs, model: str, kv_bytes: int) -> float | None:
     """Inter-token time with so many KV bytes in use here, the other engines as they are. None: nothing was measured."""
-    models: Mapping[str, Any] = scene.snapshot.get("models", {})
     bandwidth = scene.bandwidth_bytes_per_s or _bandwidth_seen(scene)
     if not bandwidth or model not in scene.engines:
         return None
     device = Device(SchedulerSettings(bandwidth_bytes_per_s=bandwidth))
     for name, seen in scene.engines.items():
         device.started(seen.facts)
-        busy = kv_bytes if name == model else int(models.get(name, {}).get("reserved_bytes", 0))
+        busy = kv_bytes if name == model else _reserved(scene, name)
         if busy and (name == model or seen.report.state not in GONE):
             device.add(name, busy)
-    if scene.bandwidth_bytes_per_s:
-        device.loads[model].correction = float(models.get(model, {}).get("correction", 1.0))
+    if scene.bandwidth_bytes_per_s and model in scene.accounts:
+        device.loads[model].correction = scene.accounts[model].correction
     predicted = device.predicted_s(model, 0.0)
     return None if predicted is None else predicted * 1000
 

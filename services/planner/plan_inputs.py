@@ -16,7 +16,6 @@ from services.planner.need import Need, need_of
 from services.planner.plan import read_shape
 from services.store.bandwidth import read_measured
 from services.store.connection import Connection
-from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient, read_registry
 
 log = structlog.get_logger()
@@ -51,14 +50,15 @@ async def scene(config: Config, connection: Connection, model: str) -> PlanInput
     needs = await asyncio.to_thread(needs_beside, config, model)
     card = await asyncio.to_thread(card_of, config, model)
     measured = await read_measured(connection) if place_of(config.models[model]) is DeviceKind.GPU else None
-    seen = {engine.facts.model: engine for engine in await SchedulerStore(connection).engines()}
+    store = SubmissionClient(connection)
+    seen, snapshot = await store.engines(), await store.snapshot()
     return PlanInputs(
         needs=needs,
         engines={name: seen[name] for name in needs if name in seen},
         registry=await read_registry(connection),
         room_bytes=None if card is None else card.total_bytes - int(card.total_bytes * config.memory.reserve),
         bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s or measured,
-        snapshot=await SubmissionClient(connection).snapshot() or {},
+        accounts=snapshot.models if snapshot else {},
     )
 
 

@@ -9,10 +9,12 @@ import orjson
 
 from services.contracts.chats import KvBits, Ticket
 from services.contracts.decisions import Decision, Reservation
-from services.contracts.engines import EngineFacts, EngineReport, EngineState, EngineView, Learned
+from services.contracts.engines import EngineView, Learned
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
 from services.store.connection import Connection, pairs, translated
+from services.store.engine_records import EngineRecords
 from services.store.records import SchedulerEvent, decode, decode_event, encode
 from services.store.submission import refuse_keys
 from services.store.usage_counters import REFUSED, month_of
@@ -37,6 +39,7 @@ class SchedulerStore:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._records = EngineRecords(connection)
 
     async def take_lease(self, mine: str, name: str, ttl_ms: int) -> str | None:
         """Take or keep the lease. Returns the holder name to present, or None while another holds it."""
@@ -182,14 +185,12 @@ class SchedulerStore:
 
     async def engines(self) -> list[EngineView]:
         """Every engine's facts and last report."""
-        with translated():
-            stored = await self._connection.redis.hvals(keys.ENGINES)
-        return [decode_engine(data) for data in stored]
+        return list((await self._records.engines()).values())
 
-    async def publish_snapshot(self, snapshot: object, ttl_ms: int) -> None:
+    async def publish_snapshot(self, snapshot: Snapshot, ttl_ms: int) -> None:
         """Let gateways and the dashboard see what the scheduler sees."""
         with translated():
-            await self._connection.redis.set(keys.SNAPSHOT, orjson.dumps(snapshot, option=ORJSON), px=ttl_ms)
+            await self._connection.redis.set(keys.SNAPSHOT, encode(snapshot), px=ttl_ms)
 
     async def keep_learned(self, learned: Iterable[Learned]) -> None:
         """Keep what the engines taught, for whoever takes over within the hour."""
@@ -230,15 +231,3 @@ class SchedulerStore:
 
 
 ORJSON = orjson.OPT_NON_STR_KEYS
-
-
-def decode_engine(data: bytes) -> EngineView:
-    """One value of `bh:engines`."""
-    stored = orjson.loads(data)
-    facts, report = stored["facts"], stored["report"]
-    per_token = {int(bits): size for bits, size in facts.pop("kv_bytes_per_token").items()}
-    state = EngineState(report.pop("state"))
-    return EngineView(
-        facts=decode(EngineFacts, {**facts, "kv_bytes_per_token": per_token}),
-        report=decode(EngineReport, {**report, "state": state}),
-    )

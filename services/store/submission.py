@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 import orjson
 
 from services.contracts.chats import Payload, Ticket
+from services.contracts.engines import EngineView
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
+from services.store.engine_records import EngineRecords
 from services.store.rate_limits import RateCharge, RateWindow, to_give_back
 from services.store.records import decode, encode
 from services.store.registry import Registry
@@ -64,6 +67,7 @@ class SubmissionClient:
 
     def __init__(self, connection: Connection, *, waiting_max: int = 2000, waiting_per_tenant_max: int = 500) -> None:
         self._connection = connection
+        self._records = EngineRecords(connection)
         self._bounds = (waiting_max, waiting_per_tenant_max)
 
     async def submit(
@@ -182,17 +186,13 @@ class SubmissionClient:
             finally:
                 await pubsub.aclose()
 
-    async def snapshot(self) -> dict[str, Any] | None:
+    async def snapshot(self) -> Snapshot | None:
         """What the scheduler last saw, or None when none runs."""
-        with translated():
-            data = await self._connection.redis.get(keys.SNAPSHOT)
-        return orjson.loads(data) if data else None
+        return await self._records.snapshot()
 
-    async def engines(self) -> dict[str, dict[str, Any]]:
-        """Facts and last report of each model, as JSON."""
-        with translated():
-            stored = await self._connection.redis.hgetall(keys.ENGINES)
-        return {name.decode(): orjson.loads(data) for name, data in stored.items()}
+    async def engines(self) -> Mapping[str, EngineView]:
+        """Facts and last report of each model."""
+        return await self._records.engines()
 
     async def ping(self) -> None:
         """Raises QueueUnavailable unless Redis answers."""

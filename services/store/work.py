@@ -15,8 +15,8 @@ from services.contracts.replies import HERE, ReplyEnd
 from services.store import redis_keys as keys
 from services.store.commands import Commands
 from services.store.connection import Connection, pairs, translated
+from services.store.engine_records import decode_engine
 from services.store.records import ClaimedChat, decode, decode_payload, encode
-from services.store.scheduling import decode_engine
 from services.store.submission import CHAT_KEEP_S
 from services.store.usage_counters import counters, day_of, month_of
 

@@ -8,12 +8,12 @@ import io
 import time
 from hashlib import sha256
 
-import orjson
-
 from services.config.schema import TenantConfig
 from services.store.registry import Keyring, Registry, seeded
+from services.store.scheduling import SchedulerStore
 from services.store.submission import read_registry, write_registry
 from tests.admin.conftest import ACME, CONFIG, PEPPER, Admin
+from tests.snapshots import snapshot
 
 
 async def works(admin: Admin, key: str, at_s: float | None = None) -> str | None:
@@ -164,8 +164,8 @@ async def test_the_audit_log_says_who_when_before_and_after(admin: Admin) -> Non
 
 
 async def test_a_quota_below_use_is_said(admin: Admin) -> None:
-    snapshot = {"models": {}, "chats_per_tenant": {"acme": 5}, "kv_bytes_per_tenant": {"acme": 900}}
-    await admin.gateway.connection.redis.set("bh:snapshot", orjson.dumps(snapshot))
+    held = snapshot(chats_per_tenant={"acme": 5}, kv_bytes_per_tenant={"acme": 900})
+    await SchedulerStore(admin.gateway.connection).publish_snapshot(held, 60_000)
     changed = await admin.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 2, "kv_bytes_max": 1000}})
     assert changed["over"] == ["chats_max"]
     assert changed["use"]["chats_running"] == 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,16 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import Metrics
+from tests.snapshots import MODEL, snapshot
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "docs" / "grafana" / "bunkhouse.json"
 ALERTS = ROOT / "docs" / "prometheus" / "alerts.yaml"
 
-SNAPSHOT = {
-    "models": {
-        "m": {
-            "budget_bytes": 8,
-            "used_bytes": 1,
-            "cached_bytes": 1,
-            "free_bytes": 5,
-            "drift_bytes": 0,
-            "running": 1,
-            "reserved_by_bits": {"8": 2},
-            "predicted_inter_token_s": 0.01,
-            "observed_inter_token_s": 0.01,
-            "state": "ready",
-        }
-    },
-    "waiting_per_tenant": {"acme": 1},
-}
+SNAPSHOT = snapshot(
+    replace(MODEL, reserved_by_bits={"8": 2}, predicted_inter_token_s=0.01, observed_inter_token_s=0.01),
+    waiting_per_tenant={"acme": 1},
+)
 NAME = re.compile(r"\b(?:bunkhouse|gen_ai)_[a-z_]+\b")
 SELECTOR = re.compile(r"((?:bunkhouse|gen_ai)_[a-z_]+)(?:\{([^}]*)\})?")
 WORDS = {"sum", "rate", "by", "on", "or", "vector", "max", "min", "min_over_time", "histogram_quantile", "absent", "le"}

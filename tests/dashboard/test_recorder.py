@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
@@ -17,16 +19,17 @@ from services.store import redis_keys as keys
 from services.store.connection import connect
 from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient
+from tests.snapshots import MODEL, snapshot
 
-WHOLE = {"models": {"m": {"running": 1, "observed_inter_token_s": 0.02, "reserved_bytes": 5}}, "waiting": 3}
+WHOLE = snapshot(replace(MODEL, running=1, observed_inter_token_s=0.02, reserved_bytes=5), waiting=3)
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        {"models": {"m": {"running": 1}}, "waiting": 3},
-        {"waiting": 3},
-        {"models": ["m"], "waiting": 3},
+        {"at_s": 1.0, "models": {"m": {"running": 1}}, "waiting": 3},
+        {"at_s": 1.0, "waiting": 3},
+        {"at_s": 1.0, "models": ["m"], "waiting": 3},
         ["nothing"],
         None,
     ],
@@ -46,13 +49,13 @@ async def test_charts_go_on_after_a_snapshot_that_is_not_whole(
                 if broken is None:
                     await connection.redis.set(keys.SNAPSHOT, b'{"half": ')
                 else:
-                    await desk.publish_snapshot(broken, 60_000)
+                    await connection.redis.set(keys.SNAPSHOT, orjson.dumps(broken))
                 await seen(charts, sampling, lambda waiting: waiting[-3:] == [None] * 3)
                 await desk.publish_snapshot(WHOLE, 60_000)
                 await seen(charts, sampling, lambda waiting: waiting[-1:] == [3])
             finally:
                 sampling.cancel()
-    assert [line["event"] for line in logged] == ["charts.snapshot_not_read"]
+    assert [line["event"] for line in logged] == ["snapshot.not_read"]
 
 
 async def seen(charts: Recorder, sampling: asyncio.Task[None], found: Callable[[list[int | None]], bool]) -> None:

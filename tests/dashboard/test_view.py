@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.admin.schemas import Overview
 from gateway.dashboard import view
 from gateway.dashboard.jobs import row
 from gateway.dashboard.recorder import buckets, median
 from gateway.dashboard.render import ago, amount, milliseconds, page, spoken
 from gateway.dashboard.usage import UsagePage
 from gateway.metrics import Metrics
+from services.contracts.engines import EngineReport, EngineState
+from tests.snapshots import MODEL
 
 GB = 10**9
 
@@ -22,6 +27,8 @@ def model(name: str = "m", **given: Any) -> dict[str, Any]:
     return {
         "name": name,
         "engine": "sglang",
+        "heard_s": 1.0,
+        "context_tokens": 2048,
         "state": "ready",
         "kv_bits": 8,
         "kv_bits_live": True,
@@ -37,28 +44,34 @@ def model(name: str = "m", **given: Any) -> dict[str, Any]:
 
 
 def account(**given: Any) -> dict[str, Any]:
-    return {
-        "stale": False,
-        "reserved_by_bits": {"16": GB, "4": GB // 2},
-        "reserved_bytes": GB + GB // 2,
-        "used_bytes": GB,
-        "cached_bytes": GB // 4,
-        "withheld_bytes": 0,
-        "running": 3,
-        "waiting": {"acme": 2},
-        "blocked": {"acme": "kv_memory"},
-        "observed_inter_token_s": 0.02,
-        "predicted_inter_token_s": None,
-        "target_unattainable": False,
-    } | given
+    return (
+        asdict(MODEL)
+        | {
+            "stale": False,
+            "reserved_by_bits": {"16": GB, "4": GB // 2},
+            "reserved_bytes": GB + GB // 2,
+            "used_bytes": GB,
+            "cached_bytes": GB // 4,
+            "withheld_bytes": 0,
+            "running": 3,
+            "waiting": {"acme": 2},
+            "blocked": {"acme": "kv_memory"},
+            "observed_inter_token_s": 0.02,
+            "predicted_inter_token_s": None,
+            "target_unattainable": False,
+        }
+        | given
+    )
 
 
 def overview(**accounts: dict[str, Any]) -> dict[str, Any]:
     return {
+        "at_s": 1.0,
         "models": [model(name) for name in accounts],
         "card_bytes": 24 * GB,
         "reserve_bytes": GB,
         "snapshot": {
+            "at_s": 1.0,
             "models": accounts,
             "waiting": 2,
             "waiting_per_tenant": {"acme": 2},
@@ -70,11 +83,16 @@ def overview(**accounts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-REPORT = {"m": {"inter_token_s": 0.02, "running": 3, "step_kv_bytes": GB}}
+REPORT = {"m": EngineReport("m", 1.0, EngineState.READY, inter_token_s=0.02, running=3, step_kv_bytes=GB)}
+
+
+def now_of(found: dict[str, Any], reports: Mapping[str, EngineReport], most: float | None) -> view.Now:
+    """What the page shows of an overview's JSON."""
+    return view.now(Overview.model_validate(found), reports, most)
 
 
 def test_the_card_is_full_to_the_last_byte() -> None:
-    now = view.now(overview(m=account(), n=account()), REPORT, None)
+    now = now_of(overview(m=account(), n=account()), REPORT, None)
     assert sum(segment.size for segment in now.card.segments) == now.card.total == 24 * GB
     assert sum(segment.width for segment in now.card.segments) == pytest.approx(100)
     assert [group.model for group in now.card.groups] == ["m", "n"]
@@ -104,7 +122,7 @@ def test_segments_never_overlap_whatever_the_host_says(
     )
     found["card_bytes"] = card
     found["models"][0]["kv_budget_bytes"] = budget
-    now = view.now(found, {}, None)
+    now = now_of(found, {}, None)
     at = 0.0
     for segment in now.card.segments:
         assert segment.size > 0
@@ -115,32 +133,32 @@ def test_segments_never_overlap_whatever_the_host_says(
 
 
 def test_bandwidth_counts_weights_and_running_kv_once_a_step() -> None:
-    now = view.now(overview(m=account()), REPORT, 600e9)
+    now = now_of(overview(m=account()), REPORT, 600e9)
     assert now.bandwidth.bytes_per_s == pytest.approx((5 * GB + GB) / 0.02)
     assert now.bandwidth.part == pytest.approx(50)
-    idle = view.now(overview(m=account()), {"m": {"inter_token_s": None, "running": 0}}, None)
+    idle = now_of(overview(m=account()), {"m": EngineReport("m", 1.0, EngineState.READY)}, None)
     assert idle.bandwidth.part is None
     assert idle.bandwidth.stretches == []
 
 
 def test_words() -> None:
-    assert view.now(overview(m=account()), {}, None).sentence == "1 model serves 3 chats. 2 chats wait."
+    assert now_of(overview(m=account()), {}, None).sentence == "1 model serves 3 chats. 2 chats wait."
     silent = overview(m=account())
     silent["snapshot"] = None
-    now = view.now(silent, {}, None)
+    now = now_of(silent, {}, None)
     assert now.sentence == "No scheduler runs, so no chat is let in."
     assert now.tenants == []
     down = overview(m=account())
     down["models"][0]["state"] = "down"
-    assert view.now(down, {}, None).sentence.startswith("0 models of 1 ready")
-    assert view.now(overview(m=account()), {}, None).tenants[0].why == "KV memory is taken"
+    assert now_of(down, {}, None).sentence.startswith("0 models of 1 ready")
+    assert now_of(overview(m=account()), {}, None).tenants[0].why == "KV memory is taken"
 
 
 def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
     never = model(weight_bytes=None, overhead_bytes=None, kv_budget_bytes=None, state="down", kv_bits=None)
     found = overview(m=account()) | {"models": [never]}
     found["snapshot"]["models"] = {}
-    now = view.now(found, {}, None)
+    now = now_of(found, {}, None)
     assert now.models[0].pool == []
     html = bytes(page("parts/now.html", now=now, jobs=[]).body).decode()
     assert "state-down" in html
@@ -148,7 +166,7 @@ def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
 
 def test_names_from_outside_stay_text() -> None:
     evil = "<img src=x onerror=alert(1)>"
-    html = bytes(page("parts/now.html", now=view.now(overview(**{evil: account()}), {}, None), jobs=[]).body).decode()
+    html = bytes(page("parts/now.html", now=now_of(overview(**{evil: account()}), {}, None), jobs=[]).body).decode()
     assert "<img" not in html
     assert "&lt;img" in html
 

@@ -158,8 +158,8 @@ async def test_a_lease_that_ran_out_is_taken_up_at_once(connection: Connection) 
 async def reserved(connection: Connection) -> int | None:
     """KV bytes that the scheduler says are reserved."""
     snapshot = await SubmissionClient(connection).snapshot()
-    model = snapshot["models"].get("m") if snapshot else None
-    return None if model is None else int(model["reserved_bytes"])
+    model = snapshot.models.get("m") if snapshot else None
+    return None if model is None else model.reserved_bytes
 
 
 async def _until(connection: Connection, wanted: int) -> None:

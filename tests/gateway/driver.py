@@ -16,6 +16,7 @@ from services.store.connection import Connection, QueueUnavailable
 from services.store.records import ClaimedChat
 from services.store.scheduling import SchedulerStore
 from services.store.work import ReplyPiece, WorkConsumer
+from tests.snapshots import snapshot
 
 BYTES_PER_TOKEN = 100  # of KV
 KEEP_S = 60
@@ -71,7 +72,7 @@ class Driver:
             self.model, "llamacpp", 1, 1, 1, {bits: BYTES_PER_TOKEN}, context_tokens=2048, chats_max=8, kv_bits=held
         )
         await self.bench.publish_engine(facts, EngineReport(self.model, time.time() + 3600, EngineState.READY))
-        await self.desk.publish_snapshot({"at_s": time.time(), "models": {}, "waiting_per_tenant": {}}, 60_000)
+        await self.desk.publish_snapshot(snapshot(), 60_000)
 
     async def _schedule(self) -> None:
         after = "0-0"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,26 +15,31 @@ from gateway import engines
 from gateway.engines import EngineNow, Engines
 from services.contracts.chats import KvBits
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
 from services.store.connection import connect
 from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient
 from services.store.work import WorkConsumer
+from tests.snapshots import MODEL, snapshot
 
 from .conftest import config_of
 
 FACTS = EngineFacts("small", "llamacpp", 1, 1, 100, {8: 1}, context_tokens=2048, chats_max=8, kv_bits=KvBits.EIGHT)
 
 
-@pytest.mark.parametrize("broken", [{"models": {"small": {"budget_bytes": 100}}}, {"models": ["small"]}, None])
+@pytest.mark.parametrize(
+    "broken",
+    [{"at_s": 1.0, "models": {"small": {"budget_bytes": 100}}, "waiting": 0}, {"models": ["small"]}, None],
+)
 async def test_a_gateway_outlives_a_description_that_is_not_whole(
     redis_url: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a scheduler or worker of another version writes it. The gateway ended, again at every start."""
     monkeypatch.setattr(engines, "LOOK_S", 0.01)
 
-    def described(reserved: int) -> dict[str, Any]:
-        return {"models": {"small": {"budget_bytes": 100, "reserved_bytes": reserved}}}
+    def described(reserved: int) -> Snapshot:
+        return snapshot(replace(MODEL, model="small", reserved_bytes=reserved))
 
     async with connect(redis_url) as connection:
         desk, seen = SchedulerStore(connection), Engines(SubmissionClient(connection), config_of().models)
@@ -48,7 +54,7 @@ async def test_a_gateway_outlives_a_description_that_is_not_whole(
                 if broken is None:
                     await connection.redis.hset(keys.ENGINES, "small", b'{"facts": {}}')
                 else:
-                    await desk.publish_snapshot(broken, 60_000)
+                    await connection.redis.set(keys.SNAPSHOT, orjson.dumps(broken))
                 await asyncio.sleep(0.2)
                 await until(seen, watching, lambda now: now.pressure == 0.5)
                 await bench.publish_engine(FACTS, report)
@@ -56,7 +62,7 @@ async def test_a_gateway_outlives_a_description_that_is_not_whole(
                 await until(seen, watching, lambda now: now.pressure == 0.75)
             finally:
                 watching.cancel()
-    assert [line["event"] for line in logged] == ["engines.not_read"]
+    assert [line["event"] for line in logged] == ["engines.not_read" if broken is None else "snapshot.not_read"]
 
 
 async def test_one_model_that_cannot_be_read_hides_no_other(redis_url: str) -> None:

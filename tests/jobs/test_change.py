@@ -17,7 +17,7 @@ from services.engines.factory import build_engine
 from services.model_files.weights import resolve
 from services.store import redis_keys as keys
 from services.store.commands import Command, Commands, CommandState, Power
-from services.store.scheduling import decode_engine
+from services.store.engine_records import decode_engine
 from services.store.work import WorkConsumer
 from services.worker.command_runner import CommandDependencies
 from services.worker.worker import Worker, probe_prompt

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from services.config.schema import Config, ModelConfig
 from services.contracts.engines import DeviceReport, EngineReport, EngineState
+from services.contracts.snapshot import ModelSnapshot
 from services.devices.telemetry import GpuReading
 from services.store import redis_keys as keys
 from services.store.connection import connect
@@ -37,13 +37,13 @@ async def test_what_strangers_take_of_a_full_device_is_withheld_by_the_loop(redi
         leading = asyncio.create_task(loop.run())
         try:
             async with asyncio.timeout(20):
-                while not (snapshot := await SubmissionClient(connection).snapshot()) or "m" not in snapshot["models"]:  # noqa: ASYNC110
+                while not (snapshot := await SubmissionClient(connection).snapshot()) or "m" not in snapshot.models:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         finally:
             leading.cancel()
             await asyncio.gather(leading, return_exceptions=True)
-    assert snapshot["device_drift_bytes"] == 4 * GIB
-    assert snapshot["models"]["m"]["withheld_bytes"] == 4 * GIB
+    assert snapshot.device_drift_bytes == 4 * GIB
+    assert snapshot.models["m"].withheld_bytes == 4 * GIB
 
 
 READINGS = (None, GpuReading("Test 24", 24 * GIB, 9 * GIB), GpuReading("Test 24", 24 * GIB, 5 * GIB))
@@ -90,7 +90,7 @@ async def test_whoever_takes_over_knows_how_fast_the_engines_are(
     async with connect(redis_url) as connection:
         worker = WorkConsumer(connection, "m", "m@0")
 
-        async def lead(*, teach: bool) -> dict[str, Any]:
+        async def lead(*, teach: bool) -> ModelSnapshot:
             """A scheduler's whole life; what it knows of the model in the end."""
             loop = Loop(SchedulerStore(connection), lambda: settings, name="test", clock=time.time)
             leading = asyncio.create_task(loop.run())
@@ -103,9 +103,9 @@ async def test_whoever_takes_over_knows_how_fast_the_engines_are(
                         await worker.publish_engine(engine, report)
                         await asyncio.sleep(0.05)
                         snapshot = await SubmissionClient(connection).snapshot()
-                        model = snapshot["models"].get("m") if snapshot else None
-                        if model and (model["correction"] > 1.05 or not teach):
-                            return dict(model)
+                        model = snapshot.models.get("m") if snapshot else None
+                        if model and (model.correction > 1.05 or not teach):
+                            return model
             finally:
                 leading.cancel()
                 await asyncio.gather(leading, return_exceptions=True)
@@ -114,6 +114,6 @@ async def test_whoever_takes_over_knows_how_fast_the_engines_are(
 
         taught = await lead(teach=True)
         found = await lead(teach=False)
-    assert found["correction"] == pytest.approx(taught["correction"], rel=0.2)
-    assert found["correction"] > 1.05
-    assert found["prefill_tokens_per_s"] == 5000.0
+    assert found.correction == pytest.approx(taught.correction, rel=0.2)
+    assert found.correction > 1.05
+    assert found.prefill_tokens_per_s == 5000.0
