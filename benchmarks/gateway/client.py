@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from benchmarks.gateway.stacks import Stack
-from services.evidence.loadtest.http import Http
+from services.http_stream.client import StreamClient
 
 TOKENS = 64
 NEEDLE = b'"content":" t'
@@ -35,7 +35,7 @@ class Client:
     """Chats with one stack over kept-alive connections."""
 
     def __init__(self, stack: Stack) -> None:
-        self._http = Http(stack.url, time.perf_counter)
+        self._http = StreamClient(stack.url, time.perf_counter)
         self._headers = {"authorization": f"Bearer {stack.key}"}
         self._model = stack.model
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from services.evidence.loadtest.http import Http
+from services.http_stream.client import StreamClient
 from tests.host_process import HostProcess
 
 WORDS = ("order", "parcel", "blender", "refund", "invoice", "filter", "warranty", "customer", "answer", "please")
@@ -38,7 +38,7 @@ def prompt(tokens: int, seed: int) -> str:
     return " ".join(draw.choice(WORDS) for _ in range(max(1, int(tokens / 1.3))))
 
 
-async def one(http: Http, key: str, bot: str, text: str, *, max_tokens: int, into: Loop) -> None:
+async def one(http: StreamClient, key: str, bot: str, text: str, *, max_tokens: int, into: Loop) -> None:
     """One chat to its end."""
     times: list[float] = []
 
@@ -71,7 +71,7 @@ async def closed_loop(
     No prompt comes twice in a run of this process: an engine would have it in its cache.
     """
     seen, first_seed = Loop(), next(_loops) * 1_000_000
-    http = Http(f"{host.url}/v1", time.perf_counter)
+    http = StreamClient(f"{host.url}/v1", time.perf_counter)
     key = host.keys[bot.partition("/")[0]]
     begin = time.perf_counter()
     until = begin + seconds

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import httpx
 
+from services.http_stream.sse import SseParser
+
 CONNECT_S_MAX = 5.0
 SILENCE_S_MAX = 120.0  # the gateway pings an idle stream far more often
 
@@ -90,9 +92,9 @@ class ChatClient:
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in response.iter_lines():
-        if line.startswith("data: ") and line != "data: [DONE]":
-            yield json.loads(line.removeprefix("data: "))
+    parser = SseParser()
+    for piece in response.iter_bytes():
+        yield from (json.loads(data) for data in parser.feed_data(piece) if data != b"[DONE]")
 
 
 def _read(event: dict[str, Any], answer: ChatAnswer) -> str:

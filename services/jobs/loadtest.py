@@ -21,9 +21,9 @@ from services.config.api_keys import digest, new_key
 from services.config.schema import GatewayConfig
 from services.contracts.scenario import BadScenario, Scenario, parse_scenario
 from services.evidence.loadtest.cli import summary
-from services.evidence.loadtest.http import Http
 from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_run
 from services.evidence.loadtest.runner import Runner
+from services.http_stream.client import StreamClient
 from services.jobs.run import Context, JobFailed
 from services.store.audit_log import Note
 from services.store.registry import KeyRecord, Registry
@@ -54,7 +54,7 @@ async def run(context: Context) -> dict[str, Any]:
         plan = Scenario.model_validate({**scenario.model_dump(), "url": url, "tenants": tenants})
         path = folder / "run.jsonl"
         public = plan.model_dump(mode="json", exclude={"tenants": {"__all__": {"key"}}})
-        http, writer = Http(plan.url, time.perf_counter), RunWriter(path, {"scenario": public, "url": plan.url})
+        http, writer = StreamClient(plan.url, time.perf_counter), RunWriter(path, {"scenario": public, "url": plan.url})
         try:
             await _watched(context, plan, http, writer)
         finally:
@@ -66,7 +66,7 @@ async def run(context: Context) -> dict[str, Any]:
     return {"figures": summary(done), "records": str(path)}
 
 
-async def _watched(context: Context, plan: Scenario, http: Http, writer: RunWriter) -> None:
+async def _watched(context: Context, plan: Scenario, http: StreamClient, writer: RunWriter) -> None:
     done = 0
 
     def record(chat: ChatRecord) -> None:

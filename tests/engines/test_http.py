@@ -211,8 +211,8 @@ async def test_the_next_answer_comes_over_the_same_connection(tail: bytes) -> No
 
 async def test_a_connection_whose_answer_was_given_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its engine goes on with the answer until it hears of that."""
-    for name in ("_IDLE_S_MAX", "_TAIL_S_MAX"):
-        monkeypatch.setattr(f"services.engines.http.{name}", 60.0)
+    for name in ("engines.http._IDLE_S_MAX", "http_stream.connection.TAIL_S_MAX"):
+        monkeypatch.setattr(f"services.{name}", 60.0)
     async with _counting() as (server, http):
         stream = await http.open_events("/x", {}, 1.0, 1.0)
         assert (await anext(stream))["n"] == 1

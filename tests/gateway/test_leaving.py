@@ -9,7 +9,7 @@ import httpx
 import orjson
 
 from services.contracts.replies import ReplyError
-from services.evidence.loadtest.sse import SseParser
+from services.http_stream.sse import SseParser
 from services.store.registry import Registry
 
 from .conftest import ACME, GLOBEX, Host, HostFactory, gateway_on

@@ -17,12 +17,12 @@ import uvloop
 from rich.console import Console
 
 from services.contracts.scenario import Scenario
+from services.http_stream.client import StreamClient
 from services.process.children import raise_open_files_limit
 
 from .compare import compare as compare_runs
 from .compare import render_comparison
 from .figures import by_tenant, counted, figures
-from .http import Http
 from .meter import watch
 from .progress import run_with_progress
 from .record import Run, RunFileError, RunWriter, read_run
@@ -139,7 +139,7 @@ async def run_scenario(scenario: Scenario, out: Path, console: Console) -> Path:
         "machine": {"system": platform.system(), "cpu": platform.machine(), "python": platform.python_version()},
     }
     path = out / "run.jsonl"
-    http = Http(scenario.url, time.perf_counter)
+    http = StreamClient(scenario.url, time.perf_counter)
     writer = RunWriter(path, head)
     try:
         runner = Runner(

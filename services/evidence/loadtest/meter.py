@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .http import Http, LinkError
+from services.http_stream.client import ConnectionBroken, StreamClient
 
 EVERY_S = 1.0
 ANSWER_S_MAX = 5.0
@@ -42,14 +42,14 @@ def parse(at_s: float, text: str) -> KvSample | None:
     return KvSample(at_s, **sums) if sums else None
 
 
-async def watch(http: Http, now: Callable[[], float], on_sample: Callable[[KvSample], None]) -> None:
+async def watch(http: StreamClient, now: Callable[[], float], on_sample: Callable[[KvSample], None]) -> None:
     """Sample until cancelled; ends by itself where the server is no Bunkhouse."""
     # A host that has only just started names its gauges before it has values for them: that is no reason to stop.
     while True:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 answer = await http.get("/metrics")
-        except (LinkError, TimeoutError):
+        except (ConnectionBroken, TimeoutError):
             await asyncio.sleep(EVERY_S)  # a host that is busy or starts again
             continue
         text = answer.body.decode(errors="replace") if answer.status == 200 else ""

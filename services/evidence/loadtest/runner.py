@@ -18,11 +18,11 @@ from typing import Any
 import orjson
 
 from services.contracts.scenario import Closed, Scenario, TenantLoad
+from services.http_stream.client import Clock, ConnectionBroken, StreamAnswer, StreamClient
 
 from . import arrivals
 from .checker import is_correct
 from .headers import read_headers
-from .http import Clock, Http, LinkError, StreamAnswer
 from .record import ChatRecord, Result
 from .session import SessionPlan, TurnPlan, plan_session
 from .stream import ChatStream, CountTokens, error_label
@@ -37,7 +37,7 @@ class Runner:
     def __init__(
         self,
         scenario: Scenario,
-        http: Http,
+        http: StreamClient,
         clock: Clock,
         *,
         run_id: str,
@@ -152,7 +152,7 @@ class Runner:
                 body, headers = self._request(plan, messages)
                 answer = await self._http.post("/chat/completions", headers, body, stream.feed)
             self._judge(record, stream, answer)
-        except LinkError as error:
+        except ConnectionBroken as error:
             record.reason = str(error)
         except TimeoutError:
             record.reason = "timed out"

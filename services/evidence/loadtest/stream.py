@@ -19,9 +19,9 @@ from typing import Any
 import orjson
 
 from services.contracts.decisions import Reason
+from services.http_stream.sse import SseEvent, SseParser
 
 from .record import ChatRecord, Result
-from .sse import SseEvent, SseParser
 
 # Errors before the first word that mean "no room", once a stream has begun and a status can say so no more.
 NO_ROOM = frozenset(set(Reason) - {Reason.ROOM, Reason.NEVER_FITS}) | {

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from services.contracts.scenario import Scenario
-from services.evidence.loadtest.http import Http
 from services.evidence.loadtest.record import ChatRecord
 from services.evidence.loadtest.runner import Runner
 from services.evidence.loadtest.stream import CountTokens
+from services.http_stream.client import StreamClient
 
 
 def scenario(url: str, *tenants: dict[str, Any], **settings: Any) -> Scenario:
@@ -23,7 +23,7 @@ def scenario(url: str, *tenants: dict[str, Any], **settings: Any) -> Scenario:
 async def run(plan: Scenario, count_tokens: CountTokens | None = None) -> list[ChatRecord]:
     """All records of one run."""
     records: list[ChatRecord] = []
-    http = Http(plan.url, time.perf_counter)
+    http = StreamClient(plan.url, time.perf_counter)
     try:
         runner = Runner(plan, http, time.perf_counter, run_id="r1", on_record=records.append, count_tokens=count_tokens)
         await runner.run()

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
-from typing import Any
 
 import httpx
+
+from services.http_stream.sse import SseEvent, SseParser
 
 PAUSE_S = 0.25  # before the first try again; then twice as long each time
 PAUSE_S_MAX = 2.0
@@ -166,28 +167,24 @@ class Client:
             told.piece("", whole["choices"][0]["message"]["content"] or "")
             told.finish = whole["choices"][0]["finish_reason"]
             return
-        async for place, event in _events(answer):
-            if event is None:
+        async for event in _events(answer):
+            if event.data == b"[DONE]":
                 return
-            if "error" in event:
-                raise Refusal(event["error"]["code"])
-            choice = event["choices"][0]
-            told.piece(place, choice["delta"].get("content") or "")
+            chunk = json.loads(event.data)
+            if "error" in chunk:
+                raise Refusal(chunk["error"]["code"])
+            choice = chunk["choices"][0]
+            told.piece(event.id or "", choice["delta"].get("content") or "")
             told.finish = choice["finish_reason"] or told.finish
         raise Broken("the stream ended without [DONE]")
 
 
-async def _events(answer: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
-    """(id, data) of each event; None for [DONE]. Half an event, where a connection broke, is none."""
-    place, data = "", None
-    async for line in answer.aiter_lines():
-        if line.startswith("id: "):
-            place = line[4:]
-        elif line.startswith("data: "):
-            data = line[6:]
-        elif not line and data is not None:
-            yield place, None if data == "[DONE]" else json.loads(data)
-            place, data = "", None
+async def _events(answer: httpx.Response) -> AsyncIterator[SseEvent]:
+    """Half an event, where a connection broke, is none."""
+    parser = SseParser()
+    async for piece in answer.aiter_bytes():
+        for event in parser.feed(piece):
+            yield event
 
 
 def _refusal(body: bytes) -> Refusal:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(NamedTuple):
     """One event. `id` is None where the event itself carried none."""
 
     data: bytes
@@ -23,9 +21,22 @@ class SseParser:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, piece: bytes) -> Iterator[SseEvent]:
+    def feed(self, piece: bytes) -> list[SseEvent]:
         """The events that `piece` completes."""
-        buffer = self._rest + piece
+        return [event for block in self._blocks(piece) if (event := _parse(block)) is not None]
+
+    def feed_data(self, piece: bytes) -> list[bytes]:
+        """Only their data: the fast way for engines, whose events are one line."""
+        data = []
+        for block in self._blocks(piece):
+            if block.startswith(b"data: ") and b"\n" not in block:
+                data.append(block[6:])
+            elif (event := _parse(block)) is not None:
+                data.append(event.data)
+        return data
+
+    def _blocks(self, piece: bytes) -> list[bytes]:
+        buffer = self._rest + piece if self._rest else piece
         held = b""
         if b"\r" in buffer:
             if buffer.endswith(b"\r"):  # the other half of a CR LF may be on its way
@@ -33,14 +44,17 @@ class SseParser:
             buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *blocks, rest = buffer.split(b"\n\n")
         self._rest = rest + held
-        for block in blocks:
-            if (event := _parse(block)) is not None:
-                yield event
+        return blocks
 
     @property
     def unfinished(self) -> bytes:
         """What came after the last whole event."""
         return self._rest.strip()
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """The length of what came after the last whole event."""
+        return len(self._rest)
 
 
 def _parse(block: bytes) -> SseEvent | None:
