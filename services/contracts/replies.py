@@ -39,9 +39,17 @@ class ReplyEnd:
     served_by: str = HERE
 
 
+class ContentKind(StrEnum):
+    """What a piece of an answer is. The worker's parser decides; today's parser knows content alone."""
+
+    CONTENT = "content"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+
+
 class ReplyEntry(NamedTuple):
-    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. The last three
-    come with start."""
+    """One entry of a reply stream. `id` is its place: ATTEMPT-NUMBER, growing. `content` says what the text of a text
+    entry is; the three before it come with start."""
 
     id: str
     kind: Literal["queued", "start", "text", "end"]
@@ -51,3 +59,4 @@ class ReplyEntry(NamedTuple):
     kv_bits: int | None = None
     queue_s: float | None = None
     served_by: str | None = None
+    content: ContentKind = ContentKind.CONTENT

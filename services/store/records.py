@@ -10,12 +10,20 @@ from typing import Any, Literal, TypeVar
 import orjson
 
 from services.contracts.chats import ChatUsage, KvBits, Payload, Sampling, Task, Ticket
-from services.contracts.replies import HERE, Finish, ReplyEnd, ReplyEntry, ReplyError
+from services.contracts.replies import HERE, ContentKind, Finish, ReplyEnd, ReplyEntry, ReplyError
 
 T = TypeVar("T")
 
 # Whatever a field of this name holds is an enum again after decoding.
 _ENUMS: Mapping[str, Any] = {"kv_bits": KvBits, "kv_bits_floor": KvBits, "task": Task}
+
+# The first field of a text entry holds its text, and the field's name says what the text is.
+TEXT_FIELDS: Mapping[ContentKind, str] = {
+    ContentKind.CONTENT: "t",
+    ContentKind.REASONING: "r",
+    ContentKind.TOOL_CALL: "c",
+}
+_CONTENT = {field.encode(): kind for kind, field in TEXT_FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +101,9 @@ def _end_of(values: Mapping[str, Any]) -> ReplyEnd:
 def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     """An entry as redis-py gives it."""
     place = entry_id.decode()
-    text = values.get(b"t")
-    if text is not None:
-        return ReplyEntry(place, "text", text.decode(), int(values[b"n"]))
+    field = next(iter(values))
+    if (content := _CONTENT.get(field)) is not None:
+        return ReplyEntry(place, "text", values[field].decode(), int(values[b"n"]), content=content)
     kind = values[b"k"].decode()
     if kind == "end":
         return ReplyEntry(place, "end", end=decode_end(values[b"d"]))
@@ -106,10 +114,10 @@ def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     return ReplyEntry(place, "queued")
 
 
-def decode_news(place: str, what: str | dict[str, Any], tokens: int = 0) -> ReplyEntry:
-    """An entry as a hint shows it: text and tokens, or the start's or the end's own record."""
+def decode_news(place: str, what: str | dict[str, Any], tokens: int = 0, field: str = "t") -> ReplyEntry:
+    """An entry as a hint shows it: text, tokens and text field, or the start's or the end's own record."""
     if isinstance(what, str):
-        return ReplyEntry(place, "text", what, tokens)
+        return ReplyEntry(place, "text", what, tokens, content=_CONTENT[field.encode()])
     if "finish" in what:
         return ReplyEntry(place, "end", end=_end_of(what))
     return ReplyEntry(place, "start", kv_bits=int(what["b"]), queue_s=float(what["q"]), served_by=what["s"])

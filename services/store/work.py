@@ -11,12 +11,12 @@ from redis.exceptions import ResponseError
 
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.engines import EngineFacts, EngineReport
-from services.contracts.replies import HERE, ReplyEnd
+from services.contracts.replies import HERE, ContentKind, ReplyEnd
 from services.store import redis_keys as keys
 from services.store.commands import Commands
 from services.store.connection import Connection, pairs, translated
 from services.store.engine_records import decode_engine
-from services.store.records import ClaimedChat, decode, decode_payload, encode
+from services.store.records import TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
 from services.store.submission import CHAT_KEEP_S
 from services.store.usage_counters import counters, day_of, month_of
 
@@ -39,11 +39,12 @@ class ReplyPiece(NamedTuple):
     tokens: int
     after: int = -1  # -1: place - 1
     start: tuple[int, float] | None = None  # of a chat's very first piece: its KV bits, and seconds it waited
+    content: ContentKind = ContentKind.CONTENT
 
     def and_then(self, later: ReplyPiece) -> ReplyPiece:
-        """This piece and the next of the same attempt as one."""
+        """This piece and the next of the same attempt and content as one."""
         text, tokens = self.text + later.text, self.tokens + later.tokens
-        return ReplyPiece(self.chat, self.attempt, later.place, text, tokens, self.before, self.start)
+        return ReplyPiece(self.chat, self.attempt, later.place, text, tokens, self.before, self.start, self.content)
 
     @property
     def before(self) -> int:
@@ -131,11 +132,11 @@ class WorkConsumer:
         )
 
     async def written(self, chat: str) -> tuple[str, int]:
-        """Text and number of tokens that earlier attempts wrote."""
+        """Text, as the engine gave it, and number of tokens that earlier attempts wrote."""
         with translated():
-            entries = await self._connection.redis.xrange(keys.reply(chat))
-        parts = [(values[b"t"].decode(), int(values[b"n"])) for _, values in entries if b"t" in values]
-        return "".join(text for text, _ in parts), sum(tokens for _, tokens in parts)
+            stored = await self._connection.redis.xrange(keys.reply(chat))
+        entries = [decode_entry(place, values) for place, values in stored]
+        return "".join(entry.text for entry in entries), sum(entry.tokens for entry in entries)
 
     async def write(self, lines: Sequence[ReplyPiece]) -> set[str]:
         """Append pieces to their replies in one round trip. Returns the chats that a newer attempt has taken over.
@@ -152,8 +153,9 @@ class WorkConsumer:
                 bits, queue_s = line.start
                 start = {"b": bits, "q": queue_s, "s": self.served_by}
                 news.append((line.chat, keys.QUEUED, f"{line.attempt}-0", start))
-            news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens))
-            args += (place, line.text, line.tokens)
+            field = TEXT_FIELDS[line.content]
+            news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens, field))
+            args += (place, field, line.text, line.tokens)
         args[1] = orjson.dumps(news)
         refused = await self._connection.script("write", [keys.reply(line.chat) for line in lines], args)
         return {lines[number - 1].chat for number in refused if await self._fenced(lines[number - 1])}

@@ -51,6 +51,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise TemplateRejected(f"the model's chat template is not valid: {error}") from error
+        self.source = source
         self._special_tokens = dict(special_tokens)
 
     def render(

@@ -57,6 +57,11 @@ class Tokenizer:
         """Number of ids, added tokens included; None where the family is unknown."""
         return None if self._fast is None else self._fast.get_vocab_size()
 
+    @property
+    def template_source(self) -> str:
+        """The chat template as the model brings it; "" where it brings none."""
+        return "" if self._template is None else self._template.source
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens spelled out in it are parsed as such.
 

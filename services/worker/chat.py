@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
@@ -25,6 +25,7 @@ from services.store.work import ReplyPiece, Settled, WorkConsumer
 from services.tokenizer.tokenizer import Tokenizer
 from services.worker.engine import EngineLife
 from services.worker.latency_window import LatencyWindow
+from services.worker.parsers import Parsed, Parser
 from services.worker.writer import ReplyWriter
 
 ATTEMPTS_MAX = 4  # over all workers that had the chat, where
@@ -48,6 +49,7 @@ class WorkerContext:
     tokenizer: Tokenizer | None  # None: another provider's, who gets messages
     reply_keep_s: int
     clock: Callable[[], float]
+    parser: Callable[[str], Parser]  # made with what was written so far
     usd_per_million_tokens: float = 0.0
 
 
@@ -88,12 +90,12 @@ class RunningChat:
             self.task.cancel()
 
 
-async def run(running: RunningChat, desk: WorkerContext) -> None:
+async def run(running: RunningChat, context: WorkerContext) -> None:
     """Claim, stream, settle; again when the engine fails under it. Every way out but being fenced or the worker's
     own end settles the chat, so its client gets an answer or an error: a fault of ours, too, for who takes up a chat
     that nobody settled only meets it again."""
     try:
-        end = await _attempts(running, desk)
+        end = await _attempts(running, context)
     except asyncio.CancelledError:
         if running.fenced or not running.cancelled:
             raise
@@ -103,63 +105,81 @@ async def run(running: RunningChat, desk: WorkerContext) -> None:
         end = _failure("engine_failed", "This chat met a fault of the host's.")
     if end is not None and running.claim is not None:
         running.settling = True
-        await settle(running, running.claim, end, desk)
+        await settle(running, running.claim, end, context)
 
 
-async def _attempts(running: RunningChat, desk: WorkerContext) -> ReplyEnd | None:
+async def _attempts(running: RunningChat, context: WorkerContext) -> ReplyEnd | None:
     """How the chat ends; None when it had ended before. `running.claim` is the last attempt's."""
     failures = 0
     while True:
         running.claim = None  # a cancellation during the step that counts attempts must not leave us with an old one
-        claim = running.claim = await insist(lambda: desk.bench.claim(running.entry, running.chat))
+        claim = running.claim = await insist(lambda: context.bench.claim(running.entry, running.chat))
         if claim is None:
             return None
         running.byte_seconds = max(running.byte_seconds, claim.kv_byte_seconds)  # of its own attempts it knows better
         try:
-            return await _attempt(running, claim, desk)
+            return await _attempt(running, claim, context)
         except EngineUnavailable as error:
-            await desk.life.suspect(running.start)
+            await context.life.suspect(running.start)
             log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
             failures += 1
             if claim.attempt >= ATTEMPTS_MAX and failures >= FAILURES_MIN:
                 return _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
-            await desk.writer.flush()  # the next claim would fence what is left of this attempt, and so us
+            await context.writer.flush()  # the next claim would fence what is left of this attempt, and so us
 
 
-async def _attempt(running: RunningChat, claim: ClaimedChat, desk: WorkerContext) -> ReplyEnd:
+async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerContext) -> ReplyEnd:
     """One pass through the engine."""
     if claim.cancelled or running.cancelled:
         return ReplyEnd(Finish.CANCELLED)
     text = ""
     if claim.attempt > 1:
-        await desk.writer.flush()
-        text, running.tokens = await insist(lambda: desk.bench.written(running.chat))
+        await context.writer.flush()
+        text, running.tokens = await insist(lambda: context.bench.written(running.chat))
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
     for _ in range(BUSY_TRIES_MAX):
-        await desk.life.usable()
-        request = _request(running, claim, text, left, desk)
+        await context.life.usable()
+        request = _request(running, claim, text, left, context)
         try:
-            return ReplyEnd(await _stream(running, claim, request, desk))
+            return ReplyEnd(await _stream(running, claim, request, context))
         except EngineBusy:
             await asyncio.sleep(BUSY_S)
         except EngineRejected as error:
             return _failure("engine_rejected", str(error))
         finally:
-            desk.meter.ended(running.chat)
+            context.meter.ended(running.chat)
     return _failure("engine_busy", "The model had no room for this chat.")
 
 
-async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, desk: WorkerContext) -> Finish:
+class _Output:
+    """What one attempt writes into the reply stream; `place` is that of its last piece."""
+
+    def __init__(self, writer: ReplyWriter, claim: ClaimedChat) -> None:
+        self.place = 0
+        self._writer = writer
+        self._chat, self._attempt = claim.ticket.chat, claim.attempt
+        self._start = (int(claim.kv_bits), claim.queue_s) if claim.attempt == 1 else None
+
+    def put(self, parts: Sequence[Parsed]) -> None:
+        """Queue them in order."""
+        for content, text, tokens in parts:
+            self.place += 1
+            start = self._start if self.place == 1 else None
+            piece = ReplyPiece(self._chat, self._attempt, self.place, text, tokens, start=start, content=content)
+            self._writer.put(piece)
+
+
+async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, context: WorkerContext) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
-    per_token = desk.life.facts.kv_bytes_per_token
-    place, finish = 0, Finish.STOP
+    per_token = context.life.facts.kv_bytes_per_token
+    parser, output, finish = context.parser(request.said), _Output(context.writer, claim), Finish.STOP
     begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
-    desk.meter.started(running.chat, claim.ticket.prompt_tokens)
-    running.engine, running.kv_bits = desk.life.engine, request.kv_bits
-    running.start = desk.life.starts
+    context.meter.started(running.chat, claim.ticket.prompt_tokens)
+    running.engine, running.kv_bits = context.life.engine, request.kv_bits
+    running.start = context.life.starts
     pieces = running.engine.stream(request)
     try:
         async for piece in pieces:
@@ -170,22 +190,20 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
             if piece.tokens:
                 if running.first_token_s is None:
                     running.first_token_s = now - running.started_s
-                    desk.meter.first(running.chat, desk.clock(), now - begin, claim.ticket.prompt_tokens)
-                elif place:
-                    desk.meter.token(running.chat, desk.clock(), now - running.last_s, piece.tokens)
+                    context.meter.first(running.chat, context.clock(), now - begin, claim.ticket.prompt_tokens)
+                elif output.place:
+                    context.meter.token(running.chat, context.clock(), now - running.last_s, piece.tokens)
             running.last_s = now
             running.tokens += piece.tokens
-            if piece.text or piece.tokens:
-                place += 1
-                start = (int(claim.kv_bits), claim.queue_s) if place == 1 and claim.attempt == 1 else None
-                desk.writer.put(ReplyPiece(running.chat, claim.attempt, place, piece.text, piece.tokens, start=start))
+            output.put(parser.feed(piece.text, piece.tokens))
             if piece.cached_tokens is not None and running.cached_tokens is None:
                 running.cached_tokens = min(piece.cached_tokens, claim.ticket.prompt_tokens)
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
-        desk.life.proved()
+        output.put(parser.finish())
+        context.life.proved()
     except EngineBusy as error:
-        if place:  # what is written stays: the next attempt goes on after it
+        if output.place:  # what is written stays: the next attempt goes on after it
             raise EngineUnavailable(str(error)) from error
         raise
     finally:
@@ -194,17 +212,17 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
     return finish
 
 
-def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, desk: WorkerContext) -> EngineRequest:
+def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, context: WorkerContext) -> EngineRequest:
     """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice.
 
     A chat that was admitted before the engine changed its KV bits runs with those that the engine has now. One that was
     lowered before the engine turned it away stays low: its reservation is.
     """
-    payload, facts = claim.payload, desk.life.facts
+    payload, facts = claim.payload, context.life.facts
     bits = min(claim.kv_bits, running.kv_bits or claim.kv_bits)
     prompt = payload.prompt
-    if text and desk.tokenizer is not None:
-        prompt = prompt + text if isinstance(prompt, str) else [*prompt, *desk.tokenizer.encode(text)]
+    if text and context.tokenizer is not None:
+        prompt = prompt + text if isinstance(prompt, str) else [*prompt, *context.tokenizer.encode(text)]
     return EngineRequest(
         chat=claim.ticket.chat,
         prompt=prompt,
@@ -219,16 +237,16 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, des
     )
 
 
-async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, desk: WorkerContext) -> None:
+async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:
     """End the chat in Redis, after all its pieces are there."""
-    await desk.writer.flush()
-    await close(running, claim, end, desk)
+    await context.writer.flush()
+    await close(running, claim, end, context)
 
 
-async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, desk: WorkerContext) -> None:
+async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:
     """End the chat in Redis with what is written of it."""
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
-        _, running.tokens = await insist(lambda: desk.bench.written(running.chat))
+        _, running.tokens = await insist(lambda: context.bench.written(running.chat))
     usage = None
     if running.tokens or (running.started_s and end.error is None):
         usage = ChatUsage(
@@ -241,12 +259,12 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, desk: W
             first_token_s=running.first_token_s,
             cached_known=running.cached_tokens is not None,
             ran_s=monotonic() - running.taken_s if running.started_s else None,
-            overflow_microusd=round(desk.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
+            overflow_microusd=round(context.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
-    done = ReplyEnd(end.finish, usage, end.error, desk.bench.served_by)
+    done = ReplyEnd(end.finish, usage, end.error, context.bench.served_by)
     settled = await insist(
-        lambda: desk.bench.settle(
-            claim.ticket, claim.attempt, done, usage=usage, keep_s=desk.reply_keep_s, now_s=desk.clock()
+        lambda: context.bench.settle(
+            claim.ticket, claim.attempt, done, usage=usage, keep_s=context.reply_keep_s, now_s=context.clock()
         )
     )
     if settled is not Settled.OK:

@@ -21,6 +21,7 @@ from services.worker.command_runner import CommandDependencies, CommandRunner
 from services.worker.engine import EngineGone, EngineLife
 from services.worker.latency_window import LatencyWindow
 from services.worker.lowering import Lowering
+from services.worker.parsers import parser_of
 from services.worker.writer import ReplyWriter
 
 TAKE_BLOCK_MS = 500
@@ -59,8 +60,16 @@ class Worker:
         self._stopping = asyncio.Event()
         self._life = EngineLife(engine, model, self._say, clock)
         writer = ReplyWriter(bench, self._fenced)
-        self._desk = chats.WorkerContext(
-            bench, self._life, writer, LatencyWindow(), tokenizer, reply_keep_s, clock, usd_per_million_tokens
+        self._context = chats.WorkerContext(
+            bench=bench,
+            life=self._life,
+            writer=writer,
+            meter=LatencyWindow(),
+            tokenizer=tokenizer,
+            reply_keep_s=reply_keep_s,
+            clock=clock,
+            parser=parser_of("" if tokenizer is None else tokenizer.template_source),
+            usd_per_million_tokens=usd_per_million_tokens,
         )
         self._lowering = Lowering(bench, self._life, self._running)
         self._orders = CommandRunner(
@@ -111,7 +120,7 @@ class Worker:
         background = [
             asyncio.create_task(step, name=name)
             for name, step in {
-                "writer": self._desk.writer.run(),
+                "writer": self._context.writer.run(),
                 "watch": self._life.watch(),
                 "report": self._report(),
                 "keep": self._keep(),
@@ -185,7 +194,7 @@ class Worker:
 
     async def _run(self, running: RunningChat) -> None:
         try:
-            await chats.run(running, self._desk)
+            await chats.run(running, self._context)
         finally:
             del self._running[running.chat]
             self._orders.busy()
@@ -218,7 +227,7 @@ class Worker:
         report = await self._life.report()
         per_token = self._life.facts.kv_bytes_per_token.get(int(self._life.facts.kv_bits), 0)
         try:
-            await self._bench.publish_engine(self._life.facts, self._desk.meter.add_to(report, per_token))
+            await self._bench.publish_engine(self._life.facts, self._context.meter.add_to(report, per_token))
         except QueueUnavailable as error:
             log.warning("worker.report_failed", why=str(error))
 
@@ -260,7 +269,9 @@ class Worker:
         for entry, chat in held:
             claim = await insist(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
             if claim:
-                await chats.close(RunningChat(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._desk)
+                await chats.close(
+                    RunningChat(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._context
+                )
 
     def _fenced(self, chat: str) -> None:
         running = self._running.get(chat)

@@ -58,7 +58,7 @@ class ReplyWriter:
             while self._lines:
                 began_s = loop.time()
                 batch = self._lines[:LINES_MAX]
-                await self._write(_joined(batch))
+                await self._write(joined(batch))
                 del self._lines[: len(batch)]
                 self._written += len(batch)
                 while self._flushes and self._flushes[0][0] <= self._written:
@@ -84,10 +84,16 @@ class ReplyWriter:
                 return
 
 
-def _joined(lines: list[ReplyPiece]) -> list[ReplyPiece]:
-    """Pieces of one chat that gathered while the last batch was on its way become one."""
-    joined: dict[tuple[str, int], ReplyPiece] = {}
+def joined(lines: list[ReplyPiece]) -> list[ReplyPiece]:
+    """Neighbouring pieces of one chat that gathered while the last batch was on its way become one."""
+    joined: list[ReplyPiece] = []
+    last: dict[tuple[str, int], int] = {}
     for line in lines:
         key = (line.chat, line.attempt)
-        joined[key] = joined[key].and_then(line) if key in joined else line
-    return list(joined.values())
+        at = last.get(key)
+        if at is not None and joined[at].content is line.content:
+            joined[at] = joined[at].and_then(line)
+        else:
+            last[key] = len(joined)
+            joined.append(line)
+    return joined

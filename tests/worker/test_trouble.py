@@ -81,7 +81,7 @@ async def test_a_fault_of_ours_is_told_and_not_met_again(bunk: Bunk) -> None:
 async def test_a_wall_clock_that_jumps_bills_no_memory(bunk: Bunk) -> None:
     jump_s = 0.0
     worker = bunk.worker()
-    worker._desk.clock = lambda: time.time() + jump_s
+    worker._context.clock = lambda: time.time() + jump_s
     async with running(worker):
         chat = await bunk.submit(COUNT, max_tokens=48)
         await bunk.entries(chat.chat, until_text=3)

@@ -1,11 +1,11 @@
 -- Appends pieces of many answers, and shows them to whoever follows.
 -- KEYS: reply, once a piece
--- ARGV: hint channel, news (JSON), then for each piece: place, text, tokens
+-- ARGV: hint channel, news (JSON), then for each piece: place, text field, text, tokens
 -- Answers the numbers of pieces that were refused: their reply is gone, or has that place or a later one
 local refused = {}
 for i = 1, #KEYS do
-  local at = 3 * i
-  local answer = redis.pcall('XADD', KEYS[i], 'NOMKSTREAM', ARGV[at], 't', ARGV[at + 1], 'n', ARGV[at + 2])
+  local at = 4 * i - 1
+  local answer = redis.pcall('XADD', KEYS[i], 'NOMKSTREAM', ARGV[at], ARGV[at + 1], ARGV[at + 2], 'n', ARGV[at + 3])
   local failed = type(answer) == 'table' and answer.err
   -- Redis is full, or its disk is: nothing to do with this piece, which must be tried again. Those before it are
   -- refused for their places then.
