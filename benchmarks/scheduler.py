@@ -22,7 +22,7 @@ from gateway.kv_policies.task_classifier import EDGE_CHARS, classify
 
 ROOT = Path(__file__).parents[1]
 IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "docs" / "benchmarks"
-MESSAGES = ROOT / "tests" / "scheduler" / "data"
+MESSAGES = ROOT / "tests" / "gateway" / "kv_policies" / "data"
 SEED = 1
 
 Figures = dict[str, float | int | None]

@@ -58,6 +58,10 @@ class HostCollector(Collector):
         for tenant, count in self.snapshot.waiting_per_tenant.items():
             waiting.add_metric((tenant,), count)
         yield waiting
-        drift = self.snapshot.device_drift_bytes
-        if drift is not None:
-            yield GaugeMetricFamily("bunkhouse_device_drift_bytes", "GPU memory that strangers use.", value=drift)
+        drift = GaugeMetricFamily(
+            "bunkhouse_device_drift_bytes", "Memory of a device that strangers use.", labels=("device",)
+        )
+        for device, there in self.snapshot.devices.items():
+            if there.drift_bytes is not None:
+                drift.add_metric((device,), there.drift_bytes)
+        yield drift

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -19,8 +20,8 @@ from scheduler.loop import Loop
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
 from services.config.host_secrets import SecretsError
 from services.config.schema import Config, ConfigError
-from services.contracts.engines import DeviceReport
-from services.devices.card import DeviceKind, place_of
+from services.contracts.devices import DeviceReport, gpu_index
+from services.devices.card import bandwidths, devices
 from services.devices.telemetry import GpuSource
 from services.process import garbage as heap
 from services.process.logs import setup
@@ -33,16 +34,15 @@ from services.store.scheduling import SchedulerStore
 from services.store.submission import read_registry
 
 REGISTRY_S = 1.0
-GPU = 0  # engines run on the first one
 DEVICE_S = 1.0
 NVML_RETRY_S = 60.0
 
 log = structlog.get_logger()
 
 
-def settings_of(config: Config, registry: Registry, measured: float | None = None) -> SchedulerSettings:
-    """What the decisions depend on: bounds and targets from the file, shares from the registry, and the bandwidth that
-    was measured unless the file says one."""
+def settings_of(config: Config, registry: Registry, measured: Mapping[str, float] | None = None) -> SchedulerSettings:
+    """What the decisions depend on: bounds and targets from the file, shares from the registry, and each device's
+    bandwidth."""
     return SchedulerSettings(
         targets={
             name: ModelTargets(model.targets.inter_token_ms_max, model.targets.first_token_s_max)
@@ -58,7 +58,7 @@ def settings_of(config: Config, registry: Registry, measured: float | None = Non
             )
             for name, record in registry.tenants.items()
         },
-        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s or measured,
+        bandwidth_bytes_per_s=bandwidths(config, measured or {}),
         telemetry_age_s_max=config.scheduler.telemetry_age_s_max,
         session_idle_s=config.scheduler.session_idle_s,
         waiting_max=config.scheduler.waiting_max,
@@ -82,7 +82,7 @@ class LiveSettings:
         self._config = config
         self._now = settings_of(config, Registry())
         self._version = b""
-        self._measured: float | None = None
+        self._measured: Mapping[str, float] = {}
 
     def __call__(self) -> SchedulerSettings:
         return self._now
@@ -104,27 +104,40 @@ class LiveSettings:
             await asyncio.sleep(REGISTRY_S)
 
 
-class LiveDevice(threading.Thread):
-    """The GPU's memory as NVML last said it, for the models on it. A daemon thread asks: a driver that hangs holds up
-    neither a decision nor the end. Without NVML there is no report, and the engines' own have to do.
+class GpuWatch(threading.Thread):
+    """One GPU's memory as NVML last reported it. A daemon thread asks: a driver that hangs delays neither a decision
+    nor the end. Without NVML there is no report, and the engines' own reports have to do.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(name="nvml", daemon=True)
-        self._models = frozenset(name for name, model in config.models.items() if place_of(model) is DeviceKind.GPU)
-        self._last: DeviceReport | None = None
-
-    def __call__(self) -> DeviceReport | None:
-        return self._last
+    def __init__(self, device: str, index: int) -> None:
+        super().__init__(name=f"nvml-{device}", daemon=True)
+        self.device = device
+        self.last: DeviceReport | None = None
+        self._index = index
 
     def run(self) -> None:
-        while self._models:
-            source = GpuSource(GPU)
+        while True:
+            source = GpuSource(self._index)
             while (reading := source.read()) is not None:
-                self._last = DeviceReport(time.time(), reading.total_bytes, reading.used_bytes, self._models)
+                self.last = DeviceReport(self.device, time.time(), reading.total_bytes, reading.used_bytes)
                 time.sleep(DEVICE_S)
-            log.warning("scheduler.no_nvml", why=source.why)
+            log.warning("scheduler.no_nvml", device=self.device, why=source.why)
             time.sleep(NVML_RETRY_S)
+
+
+class LiveDevices:
+    """A watch on each GPU that the configuration's models run on. Call it for the last reports."""
+
+    def __init__(self, config: Config) -> None:
+        numbered = ((device, gpu_index(device)) for device in devices(config))
+        self.watches = [GpuWatch(device, index) for device, index in numbered if index is not None]
+
+    def __call__(self) -> list[DeviceReport]:
+        return [watch.last for watch in self.watches if watch.last is not None]
+
+    def start(self) -> None:
+        for watch in self.watches:
+            watch.start()
 
 
 async def serve(runtime: Runtime) -> None:
@@ -132,10 +145,10 @@ async def serve(runtime: Runtime) -> None:
     async with runtime.connect(PATIENCE_S) as connection:
         settings = LiveSettings(connection, runtime.config)
         await settings.refresh()
-        device = LiveDevice(runtime.config)
+        live = LiveDevices(runtime.config)
         name = f"{socket.gethostname()}:{os.getpid()}"
-        loop = Loop(SchedulerStore(connection), settings, name=name, clock=time.time, device=device)
-        device.start()
+        loop = Loop(SchedulerStore(connection), settings, name=name, clock=time.time, devices=live)
+        live.start()
         tasks = [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

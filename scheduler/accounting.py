@@ -1,6 +1,6 @@
 """The books: everything that an admitted chat is entered in, kept in step.
 
-    ledger     KV bytes          device    bandwidth and prefill       sessions   leases
+    ledger     KV bytes          devices   bandwidth and prefill       sessions   leases
     counters   fair shares       limits    the tenant's own bounds     drain      how long chats take
     hits       how much of an earlier turn the engine still has cached
 
@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from scheduler.admission import Ask, decide, decide_now, never, options
-from scheduler.bandwidth import Device
+from scheduler.admission import Ask, decide, decide_now, engine_unknown, never, options
 from scheduler.fairness import Counters, Present
 from scheduler.flow_queues import Waiting
 from scheduler.ledger import Account, Ledger, reserve_bytes
@@ -22,8 +21,10 @@ from scheduler.prefix_cache_estimator import PrefixCacheEstimator
 from scheduler.service_rate import ServiceRate
 from scheduler.session_leases import SessionLeases
 from scheduler.settings import SchedulerSettings
+from scheduler.step_time import StepTimeModel
 from services.contracts.chats import ChatUsage, KvBits
 from services.contracts.decisions import Decision, Reservation
+from services.contracts.engines import EngineFacts
 
 
 @dataclass(slots=True)
@@ -38,12 +39,12 @@ class ServiceCharge:
 
 
 class Accounting:
-    """All books of one device. O(log n) or better per entry."""
+    """All books of all devices. O(log n) or better per entry."""
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
         self.ledger = Ledger()
-        self.device = Device(settings)
+        self.devices: dict[str, StepTimeModel] = {}  # by device id, from its first engine on
         self.counters = Counters(settings)
         self.sessions = SessionLeases()
         self.limits = Limits()
@@ -55,9 +56,30 @@ class Accounting:
     def configure(self, settings: SchedulerSettings) -> None:
         """Other shares, targets and bounds."""
         self.settings = self.counters.settings = settings
-        self.device.configure(settings)
+        for device in self.devices.values():
+            device.configure(settings)
         for present in self._present.values():
             present.configure(settings)
+
+    def engine_started(self, facts: EngineFacts, now_s: float) -> None:
+        """A new engine, or one that came back, perhaps on another device. Its chats stay."""
+        before = self.ledger.accounts.get(facts.model)
+        moved = before is None or before.facts.device != facts.device
+        if before is not None and moved:
+            self.devices[before.facts.device].leave(facts.model)
+        account = self.ledger.started(facts, now_s)
+        device = self.devices.get(facts.device)
+        if device is None:
+            device = self.devices[facts.device] = StepTimeModel(self.settings, facts.device)
+        device.started(facts)
+        if moved:
+            for held in account.reservations.values():
+                device.add(held.model, held.reserved_bytes)
+
+    def device_of(self, model: str) -> StepTimeModel | None:
+        """The device that the model's engine is on; None while the engine is unknown."""
+        account = self.ledger.accounts.get(model)
+        return self.devices[account.facts.device] if account is not None else None
 
     def saw(self, tenant: str, model: str, now_s: float) -> None:
         """The tenant asks for the model."""
@@ -77,12 +99,13 @@ class Accounting:
         """The decision for one ticket, from the books as they are. Changes nothing."""
         ticket = entry.ticket
         account = self.ledger.accounts.get(ticket.model)
-        ask = self.ask(entry, account, now_s) if account is not None else Ask((), ticket.prompt_tokens)
-        return decide(ticket, account, self.device, ask, now_s)
+        if account is None:
+            return engine_unknown(ticket, now_s)
+        return decide(ticket, account, self.devices[account.facts.device], self.ask(entry, account, now_s), now_s)
 
     def decide_now(self, entry: Waiting, account: Account, ask: Ask, now_s: float) -> Decision:
         """The same for a ticket that is not past its deadline, in less time."""
-        return entry.refused or decide_now(entry.ticket, account, self.device, ask, now_s)
+        return entry.refused or decide_now(entry.ticket, account, self.devices[account.facts.device], ask, now_s)
 
     def ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
         """What a decision needs to know of the ticket and its tenant."""
@@ -106,9 +129,10 @@ class Accounting:
                 ask.limit, ask.limit_wait_s = at
         return ask
 
-    def admit(self, entry: Waiting, decision: Decision, ask: Ask, now_s: float) -> None:
+    def admit(self, entry: Waiting, account: Account, decision: Decision, ask: Ask, now_s: float) -> None:
         """Enter an admitted chat, with an estimate of what it will take."""
         ticket, size = entry.ticket, decision.reserve_bytes
+        device = self.devices[account.facts.device]
         self.ledger.reserve(
             Reservation(
                 ticket.chat,
@@ -125,13 +149,13 @@ class Accounting:
         )
         completion = self.limits.completion_estimate(ticket)
         cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
-        prefill_s = self.device.prefill_s(ticket.model, ask.prompt_tokens_new)
+        prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
         tokens = ticket.prompt_tokens + completion
         counted = self.counters.admit(ticket.tenant, cost, now_s)
         new_of = ticket.bot if ticket.opening else ""
         charge = self._charges[ticket.chat] = ServiceCharge(counted, tokens, prefill_s, ask.prompt_tokens_kept, new_of)
-        self.device.add(ticket.model, size)
-        self.device.prefill(prefill_s, now_s)
+        device.add(ticket.model, size)
+        device.prefill(prefill_s, now_s)
         self.limits.take(ticket.tenant, size, charge.tokens)
         self.sessions.begin(ticket.tenant, ticket.session)
 
@@ -143,7 +167,9 @@ class Accounting:
             self.sessions.drop(held.tenant, held.session)
             if charge is not None:
                 self.counters.settle(held.tenant, charge.counted, 0.0)
-                self.device.prefill_undone(charge.prefill_s)
+                device = self.device_of(held.model)
+                if device is not None:
+                    device.prefill_undone(charge.prefill_s)
         return held
 
     def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> Reservation | None:
@@ -182,7 +208,9 @@ class Accounting:
     def _release(self, chat: str, tokens_over: float, now_s: float) -> Reservation | None:
         held = self.ledger.release(chat, now_s)
         if held is not None:
-            self.device.remove(held.model, held.reserved_bytes)
+            device = self.device_of(held.model)
+            if device is not None:
+                device.remove(held.model, held.reserved_bytes)
             self.limits.give(held.tenant, held.reserved_bytes, tokens_over)
         return held
 
@@ -195,23 +223,28 @@ class Accounting:
         size = reserve_bytes(account.facts, held.tokens_max, bits, self.settings.page_tokens)
         account.remove(chat, now_s)
         account.add(replace(held, kv_bits=bits, reserved_bytes=size))
-        self.device.grow(held.model, size - held.reserved_bytes)
+        self.devices[account.facts.device].grow(held.model, size - held.reserved_bytes)
         self.limits.use[held.tenant].kv_bytes += size - held.reserved_bytes
         return held
 
     def restore(self, reservations: Iterable[Reservation]) -> None:
         """Only these chats run. They are charged in full when they settle."""
         self.ledger.restore(reservations)
-        self.device.clear()
+        for device in self.devices.values():
+            device.clear()
         self._charges.clear()
         self.limits, self.sessions = Limits(), SessionLeases()
         for held in self.ledger:
-            self.device.add(held.model, held.reserved_bytes)
+            if (at := self.device_of(held.model)) is not None:
+                at.add(held.model, held.reserved_bytes)
             self.limits.take(held.tenant, held.reserved_bytes, 0.0)
             self.sessions.begin(held.tenant, held.session)
 
     def check_integrity(self) -> None:
         """Raise AssertionError where two books disagree."""
         self.ledger.check_integrity()
-        self.device.check_integrity(self.ledger)
+        if sorted(model for device in self.devices.values() for model in device.loads) != sorted(self.ledger.accounts):
+            raise AssertionError("the devices' engines are not the ledger's")
+        for device in self.devices.values():
+            device.check_integrity(self.ledger)
         self.limits.check_integrity(self.ledger)

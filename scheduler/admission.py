@@ -24,9 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from scheduler.bandwidth import Device
 from scheduler.ledger import Account, reserve_bytes
 from scheduler.settings import SchedulerSettings
+from scheduler.step_time import StepTimeModel
 from services.contracts.chats import KvBits, Ticket
 from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.engines import EngineFacts, EngineState
@@ -83,19 +83,29 @@ def _precisions(held: tuple[int, ...], wanted: int, floor: int, demotable: bool)
     return tuple(KvBits(bits) for bits in (first, *lower))
 
 
-def decide(ticket: Ticket, account: Account | None, device: Device, ask: Ask, now_s: float) -> Decision:
-    """Decide for one ticket, by the device's settings. Changes nothing."""
+def decide(ticket: Ticket, account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> Decision:
+    """Decide for one ticket; `device` is the one that the account's engine is on. Changes nothing."""
     if now_s >= ticket.deadline_s:
-        return _no(ticket, Outcome.REJECT, Reason.DEADLINE, waited_s=now_s - ticket.created_s)
-    if account is None:
-        return _no(ticket, Outcome.WAIT, Reason.MODEL_DOWN, state="unknown")
+        return _too_late(ticket, now_s)
     refused = never(ticket, account.facts, ask.options)
     if refused is not None:
         return refused
     return decide_now(ticket, account, device, ask, now_s)
 
 
-def decide_now(ticket: Ticket, account: Account, device: Device, ask: Ask, now_s: float) -> Decision:
+def engine_unknown(ticket: Ticket, now_s: float) -> Decision:
+    """The decision for a ticket whose engine has not reported yet."""
+    if now_s >= ticket.deadline_s:
+        return _too_late(ticket, now_s)
+    return Decision(ticket.chat, _WAIT, Reason.MODEL_DOWN, ticket.kv_bits, numbers={"state": "unknown"})
+
+
+def _too_late(ticket: Ticket, now_s: float) -> Decision:
+    numbers: Numbers = {"waited_s": now_s - ticket.created_s}
+    return Decision(ticket.chat, Outcome.REJECT, Reason.DEADLINE, ticket.kv_bits, numbers=numbers)
+
+
+def decide_now(ticket: Ticket, account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> Decision:
     """Steps 4 to 8, for a ticket that could be served some time."""
     closed = closed_to_all(account, device, now_s)
     if closed is None and (ask.over_share or ask.limit is not None):
@@ -105,7 +115,7 @@ def decide_now(ticket: Ticket, account: Account, device: Device, ask: Ask, now_s
     return _fit(ticket, account, device, ask, now_s)
 
 
-def closed_to_all(account: Account, device: Device, now_s: float) -> tuple[Reason, Numbers] | None:
+def closed_to_all(account: Account, device: StepTimeModel, now_s: float) -> tuple[Reason, Numbers] | None:
     """Why the engine takes nobody at all right now, with the numbers, or None."""
     settings = device.settings
     if account.state is not _READY:
@@ -122,7 +132,7 @@ def closed_to_all(account: Account, device: Device, now_s: float) -> tuple[Reaso
     return None
 
 
-def _closed_to_tenant(account: Account, device: Device, ask: Ask, now_s: float) -> tuple[Reason, Numbers] | None:
+def _closed_to_tenant(account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> tuple[Reason, Numbers] | None:
     settings = device.settings
     if ask.limit is not None:
         return Reason.TENANT_LIMIT, {"limit": ask.limit, "limit_wait_s": ask.limit_wait_s}
@@ -161,7 +171,7 @@ def headroom_bytes(account: Account, ask: Ask, settings: SchedulerSettings) -> i
     return int(settings.headroom * account.facts.kv_budget_bytes) if ask.over_share else 0
 
 
-def _fit(ticket: Ticket, account: Account, device: Device, ask: Ask, now_s: float) -> Decision:
+def _fit(ticket: Ticket, account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
     settings = device.settings
     margin, headroom = settings.latency_margin, 0
@@ -184,7 +194,3 @@ def _fit(ticket: Ticket, account: Account, device: Device, ask: Ask, now_s: floa
         reason, model, predicted_s, most_s = broken
         numbers = {"breaks": model, "predicted_ms": predicted_s * 1e3, "most_ms": most_s * 1e3}
     return Decision(ticket.chat, _WAIT, reason, ticket.kv_bits, numbers=numbers)
-
-
-def _no(ticket: Ticket, outcome: Outcome, reason: Reason, **numbers: float | int | str) -> Decision:
-    return Decision(ticket.chat, outcome, reason, ticket.kv_bits, numbers=numbers)

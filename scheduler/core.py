@@ -27,7 +27,8 @@ from scheduler.snapshot import take
 from scheduler.wait_queue import WaitQueue
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.decisions import Decision, Reason, Reservation
-from services.contracts.engines import DeviceReport, EngineFacts, EngineReport, EngineState, Learned
+from services.contracts.devices import DeviceReport
+from services.contracts.engines import EngineFacts, EngineReport, EngineState, Learned
 from services.contracts.snapshot import Snapshot
 
 
@@ -46,7 +47,6 @@ class Scheduler:
         self._fresh: list[str] = []
         self._recalled: dict[str, Learned] = {}  # of engines that are not up yet
         self._review_s = 0.0
-        self._device_at_s = float("-inf")
         for facts in (models or {}).values():
             self.engine_started(facts, float("-inf"))  # counts as full until its first report
 
@@ -64,11 +64,10 @@ class Scheduler:
 
     def engine_started(self, facts: EngineFacts, now_s: float) -> None:
         """An engine answers for the first time, or again with other flags."""
-        self.books.ledger.started(facts, now_s)
-        self.books.device.started(facts)
+        self.books.engine_started(facts, now_s)
         self.books.hits.forget(facts.model)
         if (learned := self._recalled.pop(facts.model, None)) is not None:
-            self.books.device.recall(learned)
+            self.books.devices[facts.device].recall(learned)
         self._fill.review()
 
     def engine_reported(self, report: EngineReport) -> None:
@@ -79,28 +78,28 @@ class Scheduler:
         if report.up_since_s != account.up_since_s:
             self.books.hits.forget(report.model)
         account.reported(report, self.settings.drift_bytes_max)
-        self.books.device.reported(report)
+        self.books.devices[account.facts.device].reported(report)
         self._fill.look_at(report.model)
 
     def device_reported(self, report: DeviceReport) -> None:
-        """Memory of the device, from NVML. Never called where there is none. An old or repeated one changes nothing."""
-        if report.at_s <= self._device_at_s:
+        """Memory of one device, from NVML. Never called where there is none. An old or repeated one changes nothing."""
+        before = self.ledger.device_reports.get(report.device)
+        if before is not None and report.at_s <= before.at_s:
             return
-        self._device_at_s = report.at_s
         self.ledger.device_reported(report, self.settings.drift_bytes_max)
 
     def learned(self) -> list[Learned]:
         """What watching the engines has taught, for `recall`. Nothing of engines that nothing is known of."""
-        loads = self.books.device.loads
         found = (
             Learned(
                 model,
-                loads[model].correction,
-                loads[model].prefill_tokens_per_s,
+                load.correction,
+                load.prefill_tokens_per_s,
                 **self.books.hits.learned(model),
-                up_since_s=account.up_since_s,
+                up_since_s=self.ledger.accounts[model].up_since_s,
             )
-            for model, account in self.ledger.accounts.items()
+            for device in self.books.devices.values()
+            for model, load in device.loads.items()
         )
         return [one for one in found if one != Learned(one.model, up_since_s=one.up_since_s)]
 
@@ -109,9 +108,9 @@ class Scheduler:
         cache."""
         self._recalled = {one.model: one for one in learned}
         for model in self._recalled.keys() & self.ledger.accounts.keys():
-            one = self._recalled.pop(model)
-            self.books.device.recall(one)
-            if self.ledger.accounts[model].up_since_s == one.up_since_s:
+            one, account = self._recalled.pop(model), self.ledger.accounts[model]
+            self.books.devices[account.facts.device].recall(one)
+            if account.up_since_s == one.up_since_s:
                 self.books.hits.recall(one)
 
     def restore(self, reservations: Iterable[Reservation], now_s: float) -> None:

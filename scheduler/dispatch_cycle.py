@@ -6,9 +6,9 @@ that another model with news has come to.
 
 A first ticket that finds no room is looked past (`lookahead_max` per model), so that it holds up neither other tenants
 nor its own tenant's other models. It is remembered as the model's *stuck* ticket, and every chat that goes before it is
-counted. Once it was overtaken `overtakes_max` times the model is kept free for it (every model, where it waits for
-bandwidth) until it goes in, gives up, or turns out to wait for something else. A tenant above its share is never stuck:
-it gets service already.
+counted. Once it was overtaken `overtakes_max` times the model is kept free for it (every model of its device, where it
+waits for bandwidth) until it goes in, gives up, or turns out to wait for something else. A tenant above its share is
+never stuck: it gets service already.
 
 Only models with news are looked at. A release is no news while it leaves less room than any of the tickets
 that were looked at needs, so a full engine with a long queue costs next to nothing.
@@ -147,9 +147,17 @@ class DispatchCycle:
     def holder(self, model: str) -> Waiting | None:
         """The stuck ticket that the model is kept free for, or None."""
         for other, entry in self.stuck.items():
-            if other in self._holding and (other == model or other in self._for_bandwidth):
+            if other in self._holding and (other == model or self._slows(model, other)):
                 return entry
         return None
+
+    def _slows(self, model: str, other: str) -> bool:
+        """Whether a ticket of the model `other` waits for bandwidth that chats of `model` take."""
+        if other not in self._for_bandwidth:
+            return False
+        accounts = self._books.ledger.accounts
+        account = accounts.get(model)
+        return account is not None and account.facts.device == accounts[other].facts.device
 
     def configured(self) -> None:
         """Other settings."""
@@ -224,7 +232,7 @@ class DispatchCycle:
             self._for_bandwidth[model] = None
             self._narrow.add(model)
         if decision.reason is _FIRST_TOKEN:
-            self._look_again(model, 0.0, now_s)
+            self._look_again(account, 0.0, now_s)
         entry.looked_at, entry.short_bytes = True, 0
         if decision.reason is _KV_MEMORY:
             least = entry.least_bytes
@@ -236,16 +244,18 @@ class DispatchCycle:
         if decision.reason not in _CLOSED_REASONS:
             return False
         settings = self._books.settings
-        closed = closed_to_all(account, self._books.device, now_s)
+        closed = closed_to_all(account, self._books.devices[account.facts.device], now_s)
         if closed is not None and closed[0] is Reason.FIRST_TOKEN:
-            self._look_again(account.facts.model, settings.prefill_ahead_s_max, now_s)
+            self._look_again(account, settings.prefill_ahead_s_max, now_s)
         return closed is not None
 
-    def _look_again(self, model: str, ahead_s: float, now_s: float) -> None:
-        """Look at the model when no more than `ahead_s` of prompts are left to read."""
+    def _look_again(self, account: Account, ahead_s: float, now_s: float) -> None:
+        """Look at the model when its device has no more than `ahead_s` of prompts left to read."""
+        model = account.facts.model
         if model not in self._paced:
             self._paced[model] = None
-            self._room.timers.at(now_s + self._books.device.prefill_backlog_s(now_s) - ahead_s, "pace", model)
+            backlog_s = self._books.devices[account.facts.device].prefill_backlog_s(now_s)
+            self._room.timers.at(now_s + backlog_s - ahead_s, "pace", model)
 
     def _serve_holder(self, entry: Waiting, now_s: float, out: list[Decision]) -> None:
         """Everyone else waits until the holder has room, or turns out to wait for something else."""
@@ -274,11 +284,11 @@ class DispatchCycle:
         if decision.outcome not in _ADMITTED:
             return
         for other, stuck in self.stuck.items():
-            if other == model or other in self._for_bandwidth:
+            if other == model or self._slows(model, other):
                 stuck.overtaken += 1
                 if stuck.overtaken >= self._books.settings.overtakes_max:
                     self._holding.add(other)
-        self._books.admit(entry, decision, ask, now_s)
+        self._books.admit(entry, self._books.ledger.accounts[model], decision, ask, now_s)
         self._room.orders[model].moved(lane.tenant)
         if lane.waiting:
             self._expect(lane.waiting[0], now_s)

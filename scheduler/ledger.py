@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from services.contracts.decisions import Reservation
-from services.contracts.engines import DeviceReport, EngineFacts, EngineReport, EngineState
+from services.contracts.devices import DeviceReport
+from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 _REPORT_LAG_S = 1.0  # a report may still count chats that were released so long before it
 
@@ -170,7 +171,8 @@ class Ledger:
         self.accounts: dict[str, Account] = {}
         self._model_of: dict[str, str] = {}
         self._orphans: dict[str, Reservation] = {}  # restored before their engine was heard of
-        self.device_drift_bytes: int | None = None  # until the device was heard of
+        self.device_reports: dict[str, DeviceReport] = {}  # the last of each device
+        self.device_drift_bytes: dict[str, int] = {}  # by device, from its first report on
 
     def started(self, facts: EngineFacts, now_s: float) -> Account:
         """A new engine, or an engine that came back with other flags. Reservations stay."""
@@ -184,12 +186,12 @@ class Ledger:
 
     def device_reported(self, report: DeviceReport, drift_bytes_max: int) -> None:
         """Check the device's engines against it. What strangers use beyond the bound is drift; while less than the
-        bound is free on the device, it is withheld from the engines, each in proportion to its pool.
+        bound is free on the device, it is withheld from its engines, each in proportion to its pool.
         """
-        there = self.accounts if report.models is None else report.models
-        awake = [account for model, account in self.accounts.items() if model in there and account.total_bytes]
+        self.device_reports[report.device] = report
+        awake = [a for a in self.accounts.values() if a.facts.device == report.device and a.total_bytes]
         known = sum(a.facts.weight_bytes + a.facts.overhead_bytes + a.total_bytes for a in awake)
-        drift = self.device_drift_bytes = max(0, report.used_bytes - known)
+        drift = self.device_drift_bytes[report.device] = max(0, report.used_bytes - known)
         short = report.total_bytes - report.used_bytes < drift_bytes_max < drift
         pools = sum(account.total_bytes for account in awake)
         for account in awake:

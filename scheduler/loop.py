@@ -8,7 +8,7 @@ watching the engines had taught.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -18,7 +18,8 @@ from scheduler.refusal_texts import refusal
 from scheduler.settings import SchedulerSettings
 from services.contracts.chats import Ticket
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
-from services.contracts.engines import DeviceReport, EngineFacts
+from services.contracts.devices import DeviceReport
+from services.contracts.engines import EngineFacts
 from services.store import redis_keys as keys
 from services.store.connection import QueueUnavailable
 from services.store.records import SchedulerEvent
@@ -49,8 +50,8 @@ class AccountingBehind(Exception):
 
 
 class Loop:
-    """Runs until cancelled. `settings` and `device` are called about once a second: shares and targets may change live,
-    and the ledger is held against what the device's memory last was; None: nobody can tell.
+    """Runs until cancelled. `settings` and `devices` are called about once a second: shares and targets may change
+    live, and the ledger is checked against the last report of each device that has telemetry.
     """
 
     def __init__(
@@ -60,11 +61,11 @@ class Loop:
         *,
         name: str,
         clock: Callable[[], float],
-        device: Callable[[], DeviceReport | None] = lambda: None,
+        devices: Callable[[], Iterable[DeviceReport]] = tuple,
     ) -> None:
         self._desk = desk
         self._settings = settings
-        self._device = device
+        self._devices = devices
         self._name = name
         self._clock = clock
         self._lease = ""
@@ -173,9 +174,8 @@ class Loop:
                 self._core.engine_started(seen.facts, min(now, seen.report.at_s))
             self._core.engine_reported(seen.report)
         await self._count_money(settings, now)
-        device = self._device()
-        if device is not None:
-            self._core.device_reported(device)
+        for report in self._devices():
+            self._core.device_reported(report)
         stored = {reservation.chat for reservation in await self._desk.reservations()}
         gone = {held.chat for held in self._core.ledger} - stored
         for chat in gone & self._missing:  # twice in a row: not merely an event on its way

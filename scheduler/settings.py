@@ -38,7 +38,7 @@ class SchedulerSettings:
 
     targets: Mapping[str, ModelTargets] = field(default_factory=dict)  # by model
     shares: Mapping[str, TenantShare] = field(default_factory=dict)  # by tenant; absent: TenantShare()
-    bandwidth_bytes_per_s: float | None = None  # measured on the device; None: bandwidth is not weighed
+    bandwidth_bytes_per_s: Mapping[str, float] = field(default_factory=dict)  # by device id; absent: it is not weighed
     telemetry_age_s_max: float = 5.0
     session_idle_s: float = 120.0  # an idle session's turns keep going before new sessions that long
     waiting_max: int = 2000  # tickets over all tenants
@@ -65,8 +65,9 @@ class SchedulerSettings:
         for name in ("headroom", "latency_headroom", "latency_margin"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.bandwidth_bytes_per_s is not None and not self.bandwidth_bytes_per_s > 0:
-            raise ValueError(f"bandwidth_bytes_per_s must be above 0, not {self.bandwidth_bytes_per_s}")
+        for device, bandwidth in self.bandwidth_bytes_per_s.items():
+            if not bandwidth > 0:
+                raise ValueError(f"bandwidth_bytes_per_s of {device} must be above 0, not {bandwidth}")
 
     def share(self, tenant: str) -> TenantShare:
         """The tenant's share, or the default one."""

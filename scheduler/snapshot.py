@@ -6,7 +6,8 @@ from scheduler.accounting import Accounting
 from scheduler.flow_queues import FlowQueues
 from scheduler.ledger import Account
 from scheduler.service_rate import expected_wait_s
-from services.contracts.snapshot import ModelSnapshot, Snapshot
+from scheduler.step_time import StepTimeModel
+from services.contracts.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
 
 
 def take(books: Accounting, queues: FlowQueues, wanted_models: list[str], now_s: float) -> Snapshot:
@@ -22,19 +23,33 @@ def take(books: Accounting, queues: FlowQueues, wanted_models: list[str], now_s:
         kv_bytes_per_tenant={tenant: use.kv_bytes for tenant, use in uses if use.kv_bytes},
         sessions=len(books.sessions),
         wanted_models=wanted_models,
-        prefill_backlog_s=books.device.prefill_backlog_s(now_s),
-        device_drift_bytes=books.ledger.device_drift_bytes,
+        devices={name: _device(books, device, now_s) for name, device in books.devices.items()},
+    )
+
+
+def _device(books: Accounting, device: StepTimeModel, now_s: float) -> DeviceSnapshot:
+    report = books.ledger.device_reports.get(device.device)
+    return DeviceSnapshot(
+        device=device.device,
+        total_bytes=report.total_bytes if report else None,
+        used_bytes=report.used_bytes if report else None,
+        drift_bytes=books.ledger.device_drift_bytes.get(device.device),
+        stale=report is not None and now_s - report.at_s > books.settings.telemetry_age_s_max,
+        bandwidth_bytes_per_s=books.settings.bandwidth_bytes_per_s.get(device.device),
+        prefill_backlog_s=device.prefill_backlog_s(now_s),
     )
 
 
 def _model(books: Accounting, queues: FlowQueues, account: Account, now_s: float) -> ModelSnapshot:
     model = account.facts.model
-    load, lanes = books.device.loads[model], queues.per_model.get(model, {})
+    device = books.devices[account.facts.device]
+    load, lanes = device.loads[model], queues.per_model.get(model, {})
     running = len(account.reservations)
     per_s = books.drain.per_s(model, running)
     wait_s = None if per_s is None else expected_wait_s(per_s, 0, 1.0 / (len(lanes) + 1))
     return ModelSnapshot(
         model=model,
+        device=account.facts.device,
         state=account.state.value,
         stale=now_s - account.heard_s > books.settings.telemetry_age_s_max,
         budget_bytes=account.total_bytes,
@@ -47,7 +62,7 @@ def _model(books: Accounting, queues: FlowQueues, account: Account, now_s: float
         drift_bytes=account.drift_bytes,
         running=running,
         chats_max=account.facts.chats_max,
-        predicted_inter_token_s=books.device.predicted_s(model, now_s),
+        predicted_inter_token_s=device.predicted_s(model, now_s),
         observed_inter_token_s=load.observed_s,
         correction=load.correction,
         prefill_tokens_per_s=load.prefill_tokens_per_s,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from services.contracts.snapshot import ModelSnapshot, Snapshot
+from services.contracts.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
 
 MODEL = ModelSnapshot(
     model="m",
+    device="gpu0",
     state="ready",
     stale=False,
     budget_bytes=100,
@@ -30,6 +31,16 @@ MODEL = ModelSnapshot(
     blocked={},
     drain_per_s=None,
     expected_wait_s=None,
+)
+
+DEVICE = DeviceSnapshot(
+    device="gpu0",
+    total_bytes=1000,
+    used_bytes=100,
+    drift_bytes=0,
+    stale=False,
+    bandwidth_bytes_per_s=None,
+    prefill_backlog_s=0.0,
 )
 
 

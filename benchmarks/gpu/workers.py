@@ -24,6 +24,7 @@ import yaml
 
 from benchmarks.gpu import load, shapes
 from benchmarks.output import write
+from services.contracts.devices import gpu
 from services.contracts.snapshot import Snapshot
 from services.devices.telemetry import GpuSource
 from services.store.bandwidth import read_measured
@@ -327,7 +328,7 @@ async def _parts(
     host: HostProcess, config: Path, options: argparse.Namespace, used_before: int, figures: dict[str, Any]
 ) -> None:
     async with open_runtime(config).connect() as connection:
-        figures["copy_bytes_per_s"] = await read_measured(connection)
+        figures["copy_bytes_per_s"] = (await read_measured(connection)).get(gpu(0))
     figures["memory"] = await asyncio.to_thread(memory, host, config, used_before)
     write(options.out, figures)
     if "contention" in options.parts:

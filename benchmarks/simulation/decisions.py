@@ -14,6 +14,7 @@ from scheduler.core import Scheduler
 from scheduler.settings import ModelTargets, SchedulerSettings
 from services.contracts.chats import ChatUsage, KvBits, Task, Ticket
 from services.contracts.decisions import Outcome
+from services.contracts.devices import CPU
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 MODELS, TENANTS, WAITING = 8, 40, 500
@@ -49,7 +50,7 @@ def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
     scheduler = Scheduler(
         SchedulerSettings(
             targets={f"m{number}": ModelTargets(inter_token_ms_max=50.0) for number in range(MODELS)},
-            bandwidth_bytes_per_s=2.1e12,
+            bandwidth_bytes_per_s={CPU: 2.1e12},
         )
     )
     for number in range(MODELS):

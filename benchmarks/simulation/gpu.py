@@ -1,10 +1,11 @@
-"""A device and the engines on it, as far as scheduling can see them.
+"""Devices and the engines on them, as far as scheduling can see them.
 
 Decoding: a step of any engine takes `friction x (sum over engines that decode (weights + KV read)) / bandwidth`;
 engines take turns, so all of them step at that pace. `friction` is what the scheduler has to learn: its own formula
 has none. Prompts are read one after another at `prefill_tokens_per_s`. An engine reads before it decodes, as SGLang
 does, so its own chats pause meanwhile; the other engines keep their turns, and reading gets one part of n. KV grows by
-a token per chat and step; prefixes of past turns stay cached until their room is needed.
+a token per chat and step; prefixes of past turns stay cached until their room is needed. Devices share nothing but the
+clock.
 """
 
 from __future__ import annotations
@@ -202,3 +203,34 @@ class Gpu:
             prefill_prompts=prompts,
             step_kv_bytes=round(engine.kv_bytes),
         )
+
+
+class Devices:
+    """All devices of a host on one clock, with the same methods as one of them."""
+
+    def __init__(
+        self, engines: list[EngineFacts], bandwidth: float, prefill_tokens_per_s: float, friction: float = 1.0
+    ) -> None:
+        on: dict[str, list[EngineFacts]] = {}
+        for facts in engines:
+            on.setdefault(facts.device, []).append(facts)
+        self._gpus = {name: Gpu(those, bandwidth, prefill_tokens_per_s, friction) for name, those in on.items()}
+        self._gpu_of = {facts.model: self._gpus[facts.device] for facts in engines}
+        self.engines = {model: gpu.engines[model] for model, gpu in self._gpu_of.items()}
+        self.now_s = 0.0
+
+    def start(self, ticket: Ticket, kv_bits: KvBits, completion_tokens: int) -> None:
+        self._gpu_of[ticket.model].start(ticket, kv_bits, completion_tokens)
+
+    def next_event_s(self) -> float:
+        return min(gpu.next_event_s() for gpu in self._gpus.values())
+
+    def advance(self, to_s: float) -> list[Job]:
+        self.now_s = to_s
+        return [job for gpu in self._gpus.values() for job in gpu.advance(to_s)]
+
+    def demote(self, chat: str, model: str, bits: KvBits) -> bool:
+        return self._gpu_of[model].demote(chat, model, bits)
+
+    def report(self, model: str) -> EngineReport:
+        return self._gpu_of[model].report(model)

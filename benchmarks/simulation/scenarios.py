@@ -8,17 +8,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from benchmarks.simulation.baselines import Bunkhouse, Fifo, LeastKv, Subject, TokenBucket
 from benchmarks.simulation.figures import goodput, percentile, target_breaks, ttft_s
-from benchmarks.simulation.gpu import Gpu
+from benchmarks.simulation.gpu import Devices
 from benchmarks.simulation.traffic import DAY_S, TenantLoad
 from benchmarks.simulation.world import World
 from gateway.kv_policies import policy
 from scheduler.settings import ModelTargets, SchedulerSettings
 from services.contracts.chats import KvBits
+from services.contracts.devices import gpu
 from services.contracts.engines import EngineFacts
 
 GIB = 2**30
@@ -58,7 +59,7 @@ LLAMA_8B = Shape("llama-3.1-8b", int(5.7e9), 32 * 8 * 128 * 2)
 def engines(
     hardware: Hardware, shape: Shape, count: int, bits: Iterable[int], chats_max: int = 256
 ) -> list[EngineFacts]:
-    """`count` engines that split what weights and overhead leave of the device, 5% held back."""
+    """`count` engines that split what weights and overhead leave of the first device, 5% held back."""
     overhead = int(1.2e9)
     pool = (int(hardware.total_bytes * 0.95) - count * (shape.weight_bytes + overhead)) // count
     held = {int(value): kv_bytes(shape.values_per_token, value) for value in bits}
@@ -74,6 +75,7 @@ def engines(
             chats_max=chats_max,
             kv_bits=KvBits(max(held)),
             live_kv_bits=len(held) > 1,
+            device=gpu(0),
         )
         for number in range(count)
     ]
@@ -81,7 +83,11 @@ def engines(
 
 def settings(facts: Iterable[EngineFacts], targets: ModelTargets, hardware: Hardware) -> SchedulerSettings:
     """The scheduler's defaults, with these targets for every model."""
-    return SchedulerSettings(targets={one.model: targets for one in facts}, bandwidth_bytes_per_s=hardware.bandwidth)
+    facts = list(facts)
+    return SchedulerSettings(
+        targets={one.model: targets for one in facts},
+        bandwidth_bytes_per_s={one.device: hardware.bandwidth for one in facts},
+    )
 
 
 def run(
@@ -95,10 +101,27 @@ def run(
     watch: Callable[[World], None] | None = None,
 ) -> World:
     """One run of a subject."""
-    gpu = Gpu(facts, hardware.bandwidth, hardware.prefill_tokens_per_s, friction=1.15)
-    world = World(subject, gpu, loads, seed, watch)
+    devices = Devices(facts, hardware.bandwidth, hardware.prefill_tokens_per_s, friction=1.15)
+    world = World(subject, devices, loads, seed, watch)
     world.run(seconds)
     return world
+
+
+NEIGHBOUR_TARGETS = ModelTargets(inter_token_ms_max=100.0)
+
+
+def neighbours(devices: int, beside: bool, *, seed: int, seconds: float) -> World:
+    """A quiet model's chats, alone or beside a busy model's, on one device or each on its own. The two models have the
+    same pools either way."""
+    facts = [
+        replace(one, device=gpu(number % devices))
+        for number, one in enumerate(engines(CARD_24GB, LLAMA_8B, 2, (8,), chats_max=64))
+    ]
+    loads = [TenantLoad("quiet", ("m0",), 0.2, turns=1.0)]
+    if beside:
+        loads.append(TenantLoad("busy", ("m1",), 3.0, turns=1.0))
+    subject = Bunkhouse(settings(facts, NEIGHBOUR_TARGETS, CARD_24GB), facts)
+    return run(subject, facts, loads, seed=seed, seconds=seconds, hardware=CARD_24GB)
 
 
 BITS = (4, 8, 16)  # what the engines can hold; the baselines use 16 alone

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from random import Random
 
 from benchmarks.simulation.baselines import Subject
-from benchmarks.simulation.gpu import Gpu, Job
+from benchmarks.simulation.gpu import Devices, Job
 from benchmarks.simulation.traffic import Session, TenantLoad, open_session
 from scheduler.core import Scheduler
 from services.contracts.chats import ChatUsage, Ticket
@@ -55,7 +55,7 @@ class World:
     def __init__(
         self,
         subject: Subject,
-        gpu: Gpu,
+        gpu: Devices,
         loads: Iterable[TenantLoad],
         seed: int,
         watch: Callable[[World], None] | None = None,

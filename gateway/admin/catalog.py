@@ -11,6 +11,7 @@ from gateway.admin.schemas import Model, Quality
 from gateway.state import Gateway
 from services.config.schema import ModelConfig
 from services.contracts.engines import EngineView
+from services.devices.card import device_of
 from services.planner.kv_change import bots_of, per_token, possible_bits
 from services.planner.need import Need
 from services.planner.plan_inputs import ConfigError, WeightsError, needs_beside
@@ -46,6 +47,7 @@ async def models(gateway: Gateway) -> list[Model]:
             Model(
                 name=name,
                 engine=config.engine,
+                device=engine.facts.device if engine else device_of(config),
                 state=engine.report.state.value if engine else "down",
                 heard_s=engine.report.at_s if engine else None,
                 kv_bits=int(engine.facts.kv_bits) if engine else None,

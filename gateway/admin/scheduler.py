@@ -7,7 +7,8 @@ import asyncio
 from gateway.admin.auth import Actor, Viewer
 from gateway.admin.catalog import models
 from gateway.admin.common import Host, routes
-from gateway.admin.schemas import Explanation, Me, Overview
+from gateway.admin.schemas import Explanation, HostDevice, Me, Overview
+from services.devices.card import devices
 from services.planner.plan_inputs import card_of
 from services.store.explanations import explain
 
@@ -24,14 +25,19 @@ async def me(actor: Viewer) -> Me:
 @router.get("/overview")
 async def overview(host: Host, _: Viewer) -> Overview:
     """Engines, ledger and queues: what a memory map needs."""
-    first = next(iter(host.config.models))
-    card = await asyncio.to_thread(card_of, host.config, first)
+    cards = await asyncio.to_thread(lambda: {name: card_of(host.config, name) for name in devices(host.config)})
     return Overview(
         at_s=host.clock(),
         snapshot=await host.door.snapshot(),
         models=await models(host),
-        card_bytes=card.total_bytes if card else None,
-        reserve_bytes=int(card.total_bytes * host.config.memory.reserve) if card else None,
+        devices=[
+            HostDevice(
+                id=name,
+                total_bytes=card.total_bytes if card else None,
+                reserve_bytes=int(card.total_bytes * host.config.memory.reserve) if card else None,
+            )
+            for name, card in cards.items()
+        ],
     )
 
 

@@ -206,6 +206,7 @@ class Model(ResponseBody):
 
     name: str
     engine: EngineName
+    device: Annotated[str, Field(description="What it runs on.", examples=["gpu0"])]
     state: EngineStateName
     heard_s: float | None
     kv_bits: int | None
@@ -502,14 +503,21 @@ class Explanation(ResponseBody):
     numbers: dict[str, Any] = {}
 
 
+class HostDevice(ResponseBody):
+    """A device that models run on, and its memory, if it is known."""
+
+    id: Annotated[str, Field(examples=["gpu0"])]
+    total_bytes: int | None = None
+    reserve_bytes: int | None = None
+
+
 class Overview(ResponseBody):
     """The scheduler's last snapshot (None: no scheduler runs) beside what each engine last said of itself."""
 
     at_s: float
     snapshot: Snapshot | None
     models: list[Model]
-    card_bytes: Annotated[int | None, Field(description="The card's memory, if it is known.")] = None
-    reserve_bytes: int | None = None
+    devices: list[HostDevice]
 
 
 class AdminNew(RequestBody):

@@ -39,6 +39,7 @@ from gateway.dashboard.security import HEADERS, check_same_site, is_secure
 from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
+from services.devices.card import bandwidths
 from services.store.bandwidth import read_measured
 from services.store.connection import QueueUnavailable
 
@@ -93,10 +94,8 @@ class Dashboard:
             read_measured(self.gateway.connection),
         )
         reports = {name: engine.report for name, engine in engines.items()}
-        config = self.gateway.config
-        gpu = any(model.device == "cuda" for model in config.models.values())
-        most = config.memory.bandwidth_bytes_per_s or measured
-        now = view.now(Overview.model_validate(overview), reports, most, gpu=gpu)
+        most = bandwidths(self.gateway.config, measured)
+        now = view.now(Overview.model_validate(overview), reports, most)
         return {"now": now, "jobs": [row(job) for job in jobs["items"]], "session": session}
 
 

@@ -1,6 +1,6 @@
 """What the page "Now" shows, worked out from the admin API's overview and the engines' reports.
 
-Bytes in, percentages of the card (or of a pool) out: templates only draw.
+Bytes in, percentages of a device (or of a pool) out: templates only draw.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.admin.schemas import Model, Overview
+from gateway.admin.schemas import HostDevice, Model, Overview
+from services.contracts.devices import CPU
 from services.contracts.engines import EngineReport
 from services.contracts.snapshot import ModelSnapshot, Snapshot
 
@@ -53,7 +54,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One model's stretch of the card."""
+    """One model's stretch of a device."""
 
     model: str
     hue: int
@@ -64,8 +65,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class CardView:
-    """The memory map."""
+    """The memory map of one device."""
 
+    device: str
+    title: str
     total: int
     held: int  # weights, overhead and what is reserved or cached
     segments: list[Segment]
@@ -73,7 +76,6 @@ class CardView:
     sums: list[tuple[str, str, int]]  # kind, words, bytes: for the legend
     known: bool  # the card's size was measured, not summed up
     magnified: bool  # the map shows the models' part only, since it is small against the card
-    gpu: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class ModelRow:
 
     name: str
     hue: int
+    device: str
     engine: str
     state: str
     stale: bool
@@ -117,8 +120,9 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """How much of the memory bandwidth decoding takes. `most`: None where it was not measured."""
+    """How much of a device's memory bandwidth decoding takes. `most`: None where it was not measured."""
 
+    device: str
     bytes_per_s: float
     most: float | None
     stretches: list[Stretch]
@@ -144,9 +148,9 @@ class TenantRow:
 class Now:
     """The whole page."""
 
-    card: CardView
+    cards: list[CardView]
     models: list[ModelRow]
-    bandwidth: Bandwidth
+    bandwidths: list[Bandwidth]
     tenants: list[TenantRow]
     running: int
     waiting: int
@@ -167,21 +171,21 @@ class Now:
         return f"{serving} {chats}. {waits if self.waiting else 'Nobody waits'}."
 
 
-def now(
-    overview: Overview,
-    reports: Mapping[str, EngineReport],
-    bandwidth_bytes_per_s: float | None,
-    *,
-    gpu: bool = True,
-) -> Now:
-    """From Overview, each model's last engine report, and the card's bandwidth. `gpu`: the models share one."""
+def now(overview: Overview, reports: Mapping[str, EngineReport], bandwidth_bytes_per_s: Mapping[str, float]) -> Now:
+    """From Overview, each model's last engine report, and the bandwidth of each device that has one."""
     snapshot, models = overview.snapshot, overview.models
     accounts = snapshot.models if snapshot else {}
     rows = [_row(place, model, accounts.get(model.name)) for place, model in enumerate(models)]
+    devices = overview.devices
+    on: dict[str, list[tuple[int, Model]]] = {device.id: [] for device in devices}  # hue and model
+    for row, model in zip(rows, models, strict=True):
+        on[row.device].append((row.hue, model))
     return Now(
-        card=_card(models, accounts, overview.card_bytes, overview.reserve_bytes or 0, gpu),
+        cards=[_card(device, _title(device.id, len(devices) == 1), on[device.id], accounts) for device in devices],
         models=rows,
-        bandwidth=_bandwidth(rows, models, reports, bandwidth_bytes_per_s),
+        bandwidths=[
+            _bandwidth(device.id, on[device.id], reports, bandwidth_bytes_per_s.get(device.id)) for device in devices
+        ],
         tenants=_tenants(snapshot) if snapshot else [],
         running=sum(row.running for row in rows),
         waiting=snapshot.waiting if snapshot else 0,
@@ -210,40 +214,48 @@ def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: s
     return made
 
 
+def _title(device: str, alone: bool) -> str:
+    if alone:
+        return "Memory, no GPU" if device == CPU else "GPU memory"
+    return "Memory of the machine" if device == CPU else f"Memory of {device}"
+
+
 def _card(
-    models: list[Model], accounts: Mapping[str, ModelSnapshot], card_bytes: int | None, reserve: int, gpu: bool
+    device: HostDevice, title: str, models: list[tuple[int, Model]], accounts: Mapping[str, ModelSnapshot]
 ) -> CardView:
+    known, reserve = device.total_bytes, device.reserve_bytes or 0
     stretches = []
-    for model in models:
+    for hue, model in models:
         parts = [("weights", model.weight_bytes or 0), ("overhead", model.overhead_bytes or 0)]
         parts += _parts_of_pool(model.kv_budget_bytes or 0, accounts.get(model.name))
-        stretches.append((model.name, [(kind, size) for kind, size in parts if size > 0]))
-    planned = sum(size for _, parts in stretches for _, size in parts)
-    total = max(card_bytes or 0, planned + reserve, 1)
+        stretches.append((hue, model.name, [(kind, size) for kind, size in parts if size > 0]))
+    planned = sum(size for _, _, parts in stretches for _, size in parts)
+    total = max(known or 0, planned + reserve, 1)
     rest = [("reserve", reserve), ("unplanned", total - planned - reserve)]
     magnified = 0 < planned < MAGNIFIED * total
     scale = planned if magnified else total
     segments: list[Segment] = []
     groups: list[Group] = []
     at = 0
-    for place, (name, parts) in enumerate(stretches):
+    for hue, name, parts in stretches:
         size = sum(size for _, size in parts)
         segments += _segments(parts, scale, at, f"{name}. ")
-        groups.append(Group(name, place % HUES, size, 100.0 * at / scale, 100.0 * size / scale))
+        groups.append(Group(name, hue, size, 100.0 * at / scale, 100.0 * size / scale))
         at += size
     if not magnified:
         segments += _segments([(kind, size) for kind, size in rest if size > 0], scale, at)
     sums = {kind: sum(segment.size for segment in segments if segment.kind == kind) for kind in KINDS} | dict(rest)
     empty = ("free", "reserve", "unplanned", "withheld")
     return CardView(
+        device=device.id,
+        title=title,
         total=total,
         held=sum(size for kind, size in sums.items() if kind not in empty),
         segments=segments,
         groups=groups,
         sums=[(kind, words, sums[kind]) for kind, words in KINDS.items() if sums[kind] or kind != "withheld"],
-        known=card_bytes is not None,
+        known=known is not None,
         magnified=magnified,
-        gpu=gpu,
     )
 
 
@@ -254,6 +266,7 @@ def _row(place: int, model: Model, account: ModelSnapshot | None) -> ModelRow:
     return ModelRow(
         name=model.name,
         hue=place % HUES,
+        device=model.device,
         engine=model.engine,
         state=model.state,
         stale=account is not None and account.stale,
@@ -278,21 +291,21 @@ def _row(place: int, model: Model, account: ModelSnapshot | None) -> ModelRow:
 
 
 def _bandwidth(
-    rows: list[ModelRow], models: list[Model], reports: Mapping[str, EngineReport], most: float | None
+    device: str, models: list[tuple[int, Model]], reports: Mapping[str, EngineReport], most: float | None
 ) -> Bandwidth:
     """A step reads the weights and the running chats' KV once."""
-    rates: list[tuple[ModelRow, float]] = []
-    for row, model in zip(rows, models, strict=True):
-        report = reports.get(row.name)
+    rates: list[tuple[int, str, float]] = []
+    for hue, model in models:
+        report = reports.get(model.name)
         if report and report.running and report.inter_token_s:
-            rates.append((row, ((model.weight_bytes or 0) + report.step_kv_bytes) / report.inter_token_s))
-    total = sum(rate for _, rate in rates)
+            rates.append((hue, model.name, ((model.weight_bytes or 0) + report.step_kv_bytes) / report.inter_token_s))
+    total = sum(rate for *_, rate in rates)
     scale = max(most or total, total, 1.0)
     stretches, at = [], 0.0
-    for row, rate in rates:
-        stretches.append(Stretch(row.name, row.hue, rate, 100.0 * at / scale, 100.0 * rate / scale))
+    for hue, name, rate in rates:
+        stretches.append(Stretch(name, hue, rate, 100.0 * at / scale, 100.0 * rate / scale))
         at += rate
-    return Bandwidth(total, most, stretches)
+    return Bandwidth(device, total, most, stretches)
 
 
 def _tenants(snapshot: Snapshot) -> list[TenantRow]:

@@ -1,12 +1,13 @@
-"""What engines and devices say of themselves. Memory is bytes, times are seconds."""
+"""What engines say of themselves. Memory is bytes, times are seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.contracts.chats import KvBits
+from services.contracts.devices import CPU
 
 
 class EngineState(StrEnum):
@@ -33,6 +34,7 @@ class EngineFacts:
     chats_max: int  # chats at once
     kv_bits: KvBits  # what it starts chats with
     live_kv_bits: bool = False  # sessions may differ in bits and change while they run
+    device: str = CPU  # id of what it runs on; see contracts.devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +75,3 @@ class Learned:
     turns: int = 0  # that this is the mean of
     shared_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)  # bot -> cached, of its last new sessions
     up_since_s: float = 0.0  # the engine whose cache this was
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceBandwidth:
-    """What copies within a device's memory were measured to move, reads and writes together."""
-
-    gpu: str  # its name
-    bytes_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceReport:
-    """What NVML says of the device's memory."""
-
-    at_s: float
-    total_bytes: int
-    used_bytes: int  # by every process on it
-    models: Collection[str] | None = None  # whose engines are on it; None: all

@@ -11,6 +11,7 @@ class ModelSnapshot:
     """One engine: its memory, its latencies, what waits for it."""
 
     model: str
+    device: str  # id of what it runs on
     state: str
     stale: bool
     budget_bytes: int
@@ -35,6 +36,19 @@ class ModelSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSnapshot:
+    """One device that engines run on. None where no telemetry says it."""
+
+    device: str
+    total_bytes: int | None
+    used_bytes: int | None  # by every process on it
+    drift_bytes: int | None  # of them used by others than the engines
+    stale: bool  # its telemetry is older than `telemetry_age_s_max`
+    bandwidth_bytes_per_s: float | None  # None: not measured, so it is not weighed
+    prefill_backlog_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All engines and tenants at one time."""
 
@@ -47,8 +61,7 @@ class Snapshot:
     kv_bytes_per_tenant: Mapping[str, int] = field(default_factory=dict)
     sessions: int = 0
     wanted_models: Sequence[str] = ()
-    prefill_backlog_s: float = 0.0
-    device_drift_bytes: int | None = None  # what strangers use of the device's memory; None: nobody can tell
+    devices: Mapping[str, DeviceSnapshot] = field(default_factory=dict)  # by id
     unread: Sequence[str] = ()  # models that another version described so that this one cannot read it
 
     def as_dict(self) -> dict[str, object]:

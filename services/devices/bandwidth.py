@@ -1,4 +1,4 @@
-"""The GPU's memory bandwidth, measured once by the first worker that starts on it.
+"""A GPU's memory bandwidth, measured once by the first worker that starts on it.
 
 A datasheet's figure is never reached, so the scheduler weighs contention with a measured one.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import structlog
 
-from services.contracts.engines import DeviceBandwidth
+from services.contracts.devices import DeviceBandwidth
 from services.process.children import mortal
 
 PROBE = Path(__file__).with_name("bandwidth_probe.py")
@@ -21,13 +21,13 @@ PROBE_S_MAX = 90.0
 log = structlog.get_logger()
 
 
-async def measure(python: Path | None) -> DeviceBandwidth | None:
-    """Run the probe; None where it fails, which is logged: the host then runs without.
+async def measure(index: int, python: Path | None) -> DeviceBandwidth | None:
+    """Run the probe on the GPU at `index`; None where it fails, which is logged: the host then runs without.
 
     `python` is the interpreter that has torch; None: this one.
     """
     process = await asyncio.create_subprocess_exec(
-        *mortal([str(python or sys.executable), str(PROBE)]),
+        *mortal([str(python or sys.executable), str(PROBE), str(index)]),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -1,4 +1,4 @@
-"""Run by an engine's own interpreter, `PYTHON bandwidth_probe.py`: prints how fast its GPU moves memory.
+"""Run by an engine's own interpreter, `PYTHON bandwidth_probe.py INDEX`: prints how fast its GPU moves memory.
 
 One JSON object: the GPU's name, and bytes a second read and written by device-to-device copies, the median of several.
 Imports torch and nothing of the host, since engines live in environments of their own.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 
 import torch
 
@@ -17,6 +18,7 @@ COPIES = 12
 
 def main() -> None:
     """Fails with torch's own error where there is no GPU, or not 1 GiB free."""
+    torch.cuda.set_device(int(sys.argv[1]))
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     speeds = []

@@ -1,63 +1,76 @@
-"""How much memory the models of a host share: a GPU's, or a part of the machine's own."""
+"""The devices that a host's models run on, and how much memory each has: a GPU's own, or a part of the machine's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import psutil
 import pynvml
 
 from services.config.schema import Config, ConfigError, ModelConfig
+from services.contracts.devices import CPU, gpu, gpu_index
 
+FIRST_GPU = 0
 HOST_PART = 0.5  # of the machine's memory; the rest is the system's and the host's own processes'
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-class DeviceKind(StrEnum):
-    """Where a model's weights and KV memory lie."""
-
-    GPU = "gpu"
-    HOST = "host"
-
-
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Memory in bytes, and where that number comes from."""
+    """A device's memory in bytes, and where that number comes from."""
 
-    place: DeviceKind
+    device: str  # its id, as in EngineFacts
     name: str
     total_bytes: int
 
 
-def place_of(model: ModelConfig) -> DeviceKind:
-    """The memory that the model's engine takes on the device that it is configured for."""
-    return DeviceKind.GPU if model.kind.uses_gpu(model.device) else DeviceKind.HOST
+def device_of(model: ModelConfig) -> str:
+    """The id of the device that the model's engine runs on: of GPUs, the first."""
+    return gpu(FIRST_GPU) if model.kind.uses_gpu(model.device) else CPU
 
 
-def cards(config: Config) -> dict[DeviceKind, Card]:
-    """The cards that the configuration's models use. Raises ConfigError where one is not there.
+def cards(config: Config) -> dict[str, Card]:
+    """The devices that the configuration's models use, by id. Raises ConfigError where one is not there.
 
-    `memory.card` sets the size of the GPU's memory, or of the machine's where no model uses a GPU.
+    `memory.card` sets the size of each GPU's memory, or of the machine's where no model uses a GPU.
     """
-    places = {place_of(model) for model in config.models.values()}
-    named = DeviceKind.GPU if DeviceKind.GPU in places else DeviceKind.HOST
-    found: dict[DeviceKind, Card] = {}
-    for place in sorted(places):
-        if place is named and config.memory.card != "auto":
-            found[place] = Card(place, "memory.card", config.memory.card)
-        else:
-            found[place] = _gpu() if place is DeviceKind.GPU else _host()
-    return found
+    return {device: card(config, device) for device in devices(config)}
 
 
-def _gpu() -> Card:
+def card(config: Config, device: str) -> Card:
+    """One of them. Raises ConfigError where it is not there."""
+    if config.memory.card != "auto" and device in _described(config):
+        return Card(device, "memory.card", config.memory.card)
+    index = gpu_index(device)
+    return _host() if index is None else _gpu(index)
+
+
+def bandwidths(config: Config, measured: Mapping[str, float]) -> dict[str, float]:
+    """Bytes a second by device id: as configured, for each GPU or for the machine where no model uses one, else as
+    measured."""
+    configured = config.memory.bandwidth_bytes_per_s
+    return {**measured, **(dict.fromkeys(_described(config), configured) if configured else {})}
+
+
+def devices(config: Config) -> list[str]:
+    """Ids of the devices that the configuration's models use, GPUs first."""
+    return sorted({device_of(model) for model in config.models.values()}, key=lambda device: (device == CPU, device))
+
+
+def _described(config: Config) -> list[str]:
+    """The devices that `memory` in the configuration is about."""
+    used = devices(config)
+    return [device for device in used if device != CPU] or used
+
+
+def _gpu(index: int) -> Card:
     try:
         pynvml.nvmlInit()
         try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-            return Card(DeviceKind.GPU, pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            return Card(gpu(index), pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle).total)
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
@@ -69,7 +82,7 @@ def _gpu() -> Card:
 
 def _host() -> Card:
     total = int(min([psutil.virtual_memory().total, *_container_limits()]) * HOST_PART)
-    return Card(DeviceKind.HOST, f"{HOST_PART:.0%} of this machine's memory", total)
+    return Card(CPU, f"{HOST_PART:.0%} of this machine's memory", total)
 
 
 def _container_limits() -> list[int]:

@@ -16,6 +16,7 @@ import psutil
 import structlog
 
 from services.contracts.chats import KvBits
+from services.contracts.devices import CPU, gpu
 from services.contracts.engine_kinds import SGLANG
 from services.contracts.engines import EngineFacts
 from services.devices.telemetry import GpuSource, process_tree_bytes
@@ -265,6 +266,7 @@ class SglangServer:
             chats_max=self.options.chats_max,
             kv_bits=bits,
             live_kv_bits=self.options.kvplanes,
+            device=gpu(self.options.gpu) if self.options.device == "cuda" else CPU,
         )
 
     def _overhead_bytes(self, model: ModelShape, known_bytes: int) -> int:

@@ -5,8 +5,9 @@
     live (KV planes)                 bytes stay; freed are the running chats' bytes beyond their need at the new bits
 
     sessions gained = chats of full context that the freed bytes, or the pool's new tokens, hold
-    inter-token ms  = scheduler.bandwidth's, with as many chats of full context as the pool and the slots hold, and the
-                      other engines as they are; bandwidth as configured or measured, else bytes of a step / its time
+    inter-token ms  = correction x (weights + KV of all engines with chats) / bandwidth, with as many chats of full
+                      context as the pool and the slots hold, and the device's other engines as they are; bandwidth as
+                      configured or measured, else bytes of a step / its time
     fits            = card - reserve - all other engines >= weights + overhead + new KV bytes
 
 `how`: live where the engine can; `replace` where a second engine fits beside everything that runs; else `drain`.
@@ -18,8 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scheduler.bandwidth import Device
-from scheduler.settings import SchedulerSettings
 from services.config.schema import KvPolicyConfig
 from services.contracts.engines import EngineState, EngineView
 from services.contracts.snapshot import ModelSnapshot
@@ -33,7 +32,7 @@ GONE = (EngineState.ASLEEP, EngineState.DOWN)
 class PlanInputs:
     """All that a plan looks at. `room_bytes`: the card without its reserve; None: its size is not known."""
 
-    needs: Mapping[str, Need]  # every model on the same card
+    needs: Mapping[str, Need]  # every model on the same device
     engines: Mapping[str, EngineView]
     registry: Registry
     room_bytes: int | None
@@ -221,16 +220,14 @@ def _latency_ms(scene: PlanInputs, model: str, kv_bytes: int) -> float | None:
     bandwidth = scene.bandwidth_bytes_per_s or _bandwidth_seen(scene)
     if not bandwidth or model not in scene.engines:
         return None
-    device = Device(SchedulerSettings(bandwidth_bytes_per_s=bandwidth))
+    read = 0
     for name, seen in scene.engines.items():
-        device.started(seen.facts)
         busy = kv_bytes if name == model else _reserved(scene, name)
         if busy and (name == model or seen.report.state not in GONE):
-            device.add(name, busy)
-    if scene.bandwidth_bytes_per_s and model in scene.accounts:
-        device.loads[model].correction = scene.accounts[model].correction
-    predicted = device.predicted_s(model, 0.0)
-    return None if predicted is None else predicted * 1000
+            read += seen.facts.weight_bytes + busy
+    known = scene.bandwidth_bytes_per_s and model in scene.accounts
+    correction = scene.accounts[model].correction if known else 1.0
+    return max(1.0, correction) * read / bandwidth * 1000 if kv_bytes else None
 
 
 def _bandwidth_seen(scene: PlanInputs) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from services.config.schema import Config, ConfigError, ModelConfig
 from services.contracts.engine_kinds import Pool
-from services.devices.card import Card, cards, place_of
+from services.devices.card import Card, cards, device_of
 from services.model_files.gguf import GgufError, read_gguf
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
@@ -106,8 +106,8 @@ def plan(config: Config, shape_of: Callable[[str], ModelShape] | None = None) ->
     read = shape_of or read_shape
     needs = {name: need_of(name, model, read(model.weights)) for name, model in config.models.items()}
     planned = []
-    for place, card in cards(config).items():
-        here = [needs[name] for name, model in config.models.items() if place_of(model) is place]
+    for device, card in cards(config).items():
+        here = [needs[name] for name, model in config.models.items() if device_of(model) == device]
         planned.append(plan_card(card, config.memory.reserve, here))
     return Plan(tuple(planned))
 

@@ -8,7 +8,7 @@ from functools import cache
 import structlog
 
 from services.config.schema import Config, ConfigError
-from services.devices.card import Card, DeviceKind, cards, place_of
+from services.devices.card import Card, bandwidths, card, device_of
 from services.model_files.shape import ModelShape
 from services.model_files.weights import WeightsError
 from services.planner.kv_change import PlanInputs
@@ -27,19 +27,19 @@ def _shape(weights: str) -> ModelShape:
 
 
 def needs_beside(config: Config, model: str) -> dict[str, Need]:
-    """What each model on the same card takes. Reads files. Raises ConfigError, WeightsError."""
-    place = place_of(config.models[model])
+    """What each model on the same device takes. Reads files. Raises ConfigError, WeightsError."""
+    device = device_of(config.models[model])
     return {
         name: need_of(name, settings, _shape(settings.weights))
         for name, settings in config.models.items()
-        if place_of(settings) is place
+        if device_of(settings) == device
     }
 
 
-def card_of(config: Config, model: str) -> Card | None:
-    """The model's card, or None where nobody knows its size."""
+def card_of(config: Config, device: str) -> Card | None:
+    """The device's memory, or None where nobody knows its size."""
     try:
-        return cards(config)[place_of(config.models[model])]
+        return card(config, device)
     except ConfigError as error:
         log.warning("card.unknown", why=str(error))
         return None
@@ -48,16 +48,17 @@ def card_of(config: Config, model: str) -> Card | None:
 async def scene(config: Config, connection: Connection, model: str) -> PlanInputs:
     """The scene of a plan for `model`. Raises ConfigError, WeightsError, QueueUnavailable, KeyError (no such model)."""
     needs = await asyncio.to_thread(needs_beside, config, model)
-    card = await asyncio.to_thread(card_of, config, model)
-    measured = await read_measured(connection) if place_of(config.models[model]) is DeviceKind.GPU else None
+    device = device_of(config.models[model])
+    memory = await asyncio.to_thread(card_of, config, device)
+    measured = bandwidths(config, await read_measured(connection))
     store = SubmissionClient(connection)
     seen, snapshot = await store.engines(), await store.snapshot()
     return PlanInputs(
         needs=needs,
         engines={name: seen[name] for name in needs if name in seen},
         registry=await read_registry(connection),
-        room_bytes=None if card is None else card.total_bytes - int(card.total_bytes * config.memory.reserve),
-        bandwidth_bytes_per_s=config.memory.bandwidth_bytes_per_s or measured,
+        room_bytes=None if memory is None else memory.total_bytes - int(memory.total_bytes * config.memory.reserve),
+        bandwidth_bytes_per_s=measured.get(device),
         accounts=snapshot.models if snapshot else {},
     )
 

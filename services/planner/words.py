@@ -71,7 +71,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def _card(card: CardPlan) -> dict[str, Any]:
     return {
-        "place": card.card.place.value,
+        "device": card.card.device,
         "name": card.card.name,
         "total_bytes": card.card.total_bytes,
         "reserve_bytes": card.reserve_bytes,

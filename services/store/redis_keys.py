@@ -15,7 +15,7 @@ bh:ready:MODEL          stream  admitted chats; consumer group `workers`. With o
                                 `spent` is kept for it
 bh:engines              hash    model -> facts and last report
 bh:progress             hash    model -> what its engine is doing while it starts, in words
-bh:bandwidth            string  what the GPU was measured to move; bh:bandwidth:probe while somebody measures
+bh:bandwidths           hash    device -> its measured bandwidth; bh:bandwidth-probe:DEVICE during a measurement
 bh:lease, bh:fence      string  who schedules, and the number of takeovers
 bh:snapshot             string  what the scheduler last saw, for gateways and the dashboard
 bh:learned              hash    model -> what the scheduler found out about its engine, for its successor
@@ -54,8 +54,7 @@ EVENTS = "bh:events"
 RESERVATIONS = "bh:reservations"
 ENGINES = "bh:engines"
 PROGRESS = "bh:progress"
-BANDWIDTH = "bh:bandwidth"
-BANDWIDTH_PROBE = "bh:bandwidth:probe"
+BANDWIDTHS = "bh:bandwidths"
 LEASE = "bh:lease"
 FENCE = "bh:fence"
 SNAPSHOT = "bh:snapshot"
@@ -119,6 +118,11 @@ def spent(month: str, tenant: str) -> str:
     """What other providers take for the chats that a tenant began in one month (UTC, YYYY-MM), in micro-dollars: a
     chat that runs counts with the most that it may cost."""
     return f"bh:spent:{month}:{tenant}"
+
+
+def bandwidth_probe(device: str) -> str:
+    """Held while somebody measures a device's bandwidth."""
+    return f"bh:bandwidth-probe:{device}"
 
 
 def provider(name: str) -> str:

@@ -15,7 +15,9 @@ import uvloop
 from services.config.host_secrets import SecretsError
 from services.config.schema import ConfigError
 from services.contracts.chats import KvBits
+from services.contracts.devices import gpu_index
 from services.devices.bandwidth import PROBE_S_MAX, measure
+from services.devices.card import device_of
 from services.engines.base import Engine
 from services.engines.factory import build_engine, engine_log
 from services.model_files.weights import WeightsError, resolve
@@ -48,8 +50,9 @@ async def serve(runtime: Runtime, model: str) -> None:
         return build_engine(model, changed, weights, runtime.config.data_dir)
 
     async with runtime.connect(PATIENCE_S) as connection:
-        if settings.kind.uses_gpu(settings.device):
-            await ensure_measured(connection, partial(measure, settings.python), PROBE_S_MAX)
+        index = gpu_index(device := device_of(settings))
+        if index is not None:
+            await ensure_measured(connection, device, partial(measure, index, settings.python), PROBE_S_MAX)
         commands = Commands(connection)
         configured = settings.kv_bits
         verified = bits_to_start(await commands.desired(model), configured)

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import Metrics
-from tests.snapshots import MODEL, snapshot
+from tests.snapshots import DEVICE, MODEL, snapshot
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "docs" / "grafana" / "bunkhouse.json"
@@ -22,6 +22,7 @@ ALERTS = ROOT / "docs" / "prometheus" / "alerts.yaml"
 
 SNAPSHOT = snapshot(
     replace(MODEL, reserved_by_bits={"8": 2}, predicted_inter_token_s=0.01, observed_inter_token_s=0.01),
+    devices={"gpu0": DEVICE},
     waiting_per_tenant={"acme": 1},
 )
 NAME = re.compile(r"\b(?:bunkhouse|gen_ai)_[a-z_]+\b")

@@ -29,6 +29,7 @@ def model(name: str = "m", **given: Any) -> dict[str, Any]:
         "engine": "sglang",
         "heard_s": 1.0,
         "context_tokens": 2048,
+        "device": "gpu0",
         "state": "ready",
         "kv_bits": 8,
         "kv_bits_live": True,
@@ -68,8 +69,7 @@ def overview(**accounts: dict[str, Any]) -> dict[str, Any]:
     return {
         "at_s": 1.0,
         "models": [model(name) for name in accounts],
-        "card_bytes": 24 * GB,
-        "reserve_bytes": GB,
+        "devices": [{"id": "gpu0", "total_bytes": 24 * GB, "reserve_bytes": GB}],
         "snapshot": {
             "at_s": 1.0,
             "models": accounts,
@@ -86,17 +86,17 @@ def overview(**accounts: dict[str, Any]) -> dict[str, Any]:
 REPORT = {"m": EngineReport("m", 1.0, EngineState.READY, inter_token_s=0.02, running=3, step_kv_bytes=GB)}
 
 
-def now_of(found: dict[str, Any], reports: Mapping[str, EngineReport], most: float | None) -> view.Now:
+def now_of(found: dict[str, Any], reports: Mapping[str, EngineReport], most: Mapping[str, float]) -> view.Now:
     """What the page shows of an overview's JSON."""
     return view.now(Overview.model_validate(found), reports, most)
 
 
 def test_the_card_is_full_to_the_last_byte() -> None:
-    now = now_of(overview(m=account(), n=account()), REPORT, None)
-    assert sum(segment.size for segment in now.card.segments) == now.card.total == 24 * GB
-    assert sum(segment.width for segment in now.card.segments) == pytest.approx(100)
-    assert [group.model for group in now.card.groups] == ["m", "n"]
-    sums = {kind: size for kind, _, size in now.card.sums}
+    now = now_of(overview(m=account(), n=account()), REPORT, {})
+    assert sum(segment.size for segment in now.cards[0].segments) == now.cards[0].total == 24 * GB
+    assert sum(segment.width for segment in now.cards[0].segments) == pytest.approx(100)
+    assert [group.model for group in now.cards[0].groups] == ["m", "n"]
+    sums = {kind: size for kind, _, size in now.cards[0].sums}
     assert sums["weights"] == 10 * GB
     assert sums["kv16"] == 2 * GB
     assert sums["kv4"] == GB
@@ -120,45 +120,45 @@ def test_segments_never_overlap_whatever_the_host_says(
             withheld_bytes=withheld,
         )
     )
-    found["card_bytes"] = card
+    found["devices"][0]["total_bytes"] = card
     found["models"][0]["kv_budget_bytes"] = budget
-    now = now_of(found, {}, None)
+    now = now_of(found, {}, {})
     at = 0.0
-    for segment in now.card.segments:
+    for segment in now.cards[0].segments:
         assert segment.size > 0
         assert segment.x == pytest.approx(at, abs=1e-6)
         at += segment.width
     assert at <= 100 + 1e-6
-    assert now.card.held <= now.card.total
+    assert now.cards[0].held <= now.cards[0].total
 
 
 def test_bandwidth_counts_weights_and_running_kv_once_a_step() -> None:
-    now = now_of(overview(m=account()), REPORT, 600e9)
-    assert now.bandwidth.bytes_per_s == pytest.approx((5 * GB + GB) / 0.02)
-    assert now.bandwidth.part == pytest.approx(50)
-    idle = now_of(overview(m=account()), {"m": EngineReport("m", 1.0, EngineState.READY)}, None)
-    assert idle.bandwidth.part is None
-    assert idle.bandwidth.stretches == []
+    now = now_of(overview(m=account()), REPORT, {"gpu0": 600e9})
+    assert now.bandwidths[0].bytes_per_s == pytest.approx((5 * GB + GB) / 0.02)
+    assert now.bandwidths[0].part == pytest.approx(50)
+    idle = now_of(overview(m=account()), {"m": EngineReport("m", 1.0, EngineState.READY)}, {})
+    assert idle.bandwidths[0].part is None
+    assert idle.bandwidths[0].stretches == []
 
 
 def test_words() -> None:
-    assert now_of(overview(m=account()), {}, None).sentence == "1 model serves 3 chats. 2 chats wait."
+    assert now_of(overview(m=account()), {}, {}).sentence == "1 model serves 3 chats. 2 chats wait."
     silent = overview(m=account())
     silent["snapshot"] = None
-    now = now_of(silent, {}, None)
+    now = now_of(silent, {}, {})
     assert now.sentence == "No scheduler runs, so no chat is let in."
     assert now.tenants == []
     down = overview(m=account())
     down["models"][0]["state"] = "down"
-    assert now_of(down, {}, None).sentence.startswith("0 models of 1 ready")
-    assert now_of(overview(m=account()), {}, None).tenants[0].why == "KV memory is taken"
+    assert now_of(down, {}, {}).sentence.startswith("0 models of 1 ready")
+    assert now_of(overview(m=account()), {}, {}).tenants[0].why == "KV memory is taken"
 
 
 def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
     never = model(weight_bytes=None, overhead_bytes=None, kv_budget_bytes=None, state="down", kv_bits=None)
     found = overview(m=account()) | {"models": [never]}
     found["snapshot"]["models"] = {}
-    now = now_of(found, {}, None)
+    now = now_of(found, {}, {})
     assert now.models[0].pool == []
     html = bytes(page("parts/now.html", now=now, jobs=[]).body).decode()
     assert "state-down" in html
@@ -166,7 +166,7 @@ def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
 
 def test_names_from_outside_stay_text() -> None:
     evil = "<img src=x onerror=alert(1)>"
-    html = bytes(page("parts/now.html", now=now_of(overview(**{evil: account()}), {}, None), jobs=[]).body).decode()
+    html = bytes(page("parts/now.html", now=now_of(overview(**{evil: account()}), {}, {}), jobs=[]).body).decode()
     assert "<img" not in html
     assert "&lt;img" in html
 

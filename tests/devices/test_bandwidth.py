@@ -26,7 +26,7 @@ from services.store.bandwidth import ensure_measured
 from services.store.connection import connect
 async def main():
     async with connect(sys.argv[1]) as connection:
-        await ensure_measured(connection, partial(measure, Path(sys.argv[2])), 60)
+        await ensure_measured(connection, "gpu0", partial(measure, 0, Path(sys.argv[2])), 60)
 asyncio.run(main())
 """
 
@@ -41,14 +41,14 @@ def interpreter(path: Path, does: str) -> Path:
 async def test_what_it_measured_is_kept(redis_url: str, tmp_path: Path) -> None:
     python = interpreter(tmp_path / "python", """echo '{"gpu": "a card", "bytes_per_s": 2e12}'""")
     async with connect(redis_url) as connection:
-        await ensure_measured(connection, partial(measure, python), 60)
-        assert await read_measured(connection) == 2e12
+        await ensure_measured(connection, "gpu1", partial(measure, 1, python), 60)
+        assert await read_measured(connection) == {"gpu1": 2e12}
 
 
 async def test_an_interpreter_that_is_not_there_ends_no_worker(redis_url: str, tmp_path: Path) -> None:
     async with connect(redis_url) as connection:
-        await ensure_measured(connection, partial(measure, tmp_path / "python"), 60)
-        assert await read_measured(connection) is None
+        await ensure_measured(connection, "gpu0", partial(measure, 0, tmp_path / "python"), 60)
+        assert await read_measured(connection) == {}
 
 
 def test_a_killed_worker_leaves_no_probe(redis_url: str, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from services.config.schema import Config, ConfigError
-from services.devices.card import DeviceKind
 from services.model_files.shape import ModelShape
 from services.planner.need import need_of
 from services.planner.plan import Plan, plan, shape_in
@@ -149,7 +148,7 @@ class TestPools:
 def test_a_gpu_and_the_machine_are_planned_apart() -> None:
     models: dict[str, dict[str, object]] = {"gpu": {"engine": "sglang", "weights": "x"}, "cpu": qwq()}
     found = planned(models, card="80GB")
-    assert [card.card.place for card in found.cards] == [DeviceKind.GPU, DeviceKind.HOST]
+    assert [card.card.device for card in found.cards] == ["gpu0", "cpu"]
     assert [[model.need.model for model in card.models] for card in found.cards] == [["gpu"], ["cpu"]]
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from scheduler.admission import Ask, decide, options
-from scheduler.bandwidth import Device
 from scheduler.ledger import Ledger
 from scheduler.settings import ModelTargets, SchedulerSettings
+from scheduler.step_time import StepTimeModel
 from services.contracts.chats import KvBits, Ticket
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
+from services.contracts.devices import CPU
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
 from .kit import NOW_S, facts, ticket
@@ -23,7 +24,7 @@ class Desk:
 
     def __init__(self, engine: EngineFacts, taken: int = 0, **settings: Any) -> None:
         self.settings = SchedulerSettings(**{"page_tokens": 1, "latency_margin": 0.0, **settings})
-        self.ledger, self.device = Ledger(), Device(self.settings)
+        self.ledger, self.device = Ledger(), StepTimeModel(self.settings, CPU)
         self.account = self.ledger.started(engine, NOW_S)
         self.device.started(engine)
         if taken:
@@ -125,7 +126,7 @@ def test_an_engine_with_more_bits_than_asked_serves_at_those_and_charges_for_the
 
 def test_a_chat_that_would_slow_the_model_past_its_target_waits() -> None:
     targets = {"m": ModelTargets(inter_token_ms_max=15.0)}  # 1,000 bytes of weights + 499 of KV take 14.99 ms
-    desk = Desk(facts(), taken=399, targets=targets, bandwidth_bytes_per_s=100_000.0)
+    desk = Desk(facts(), taken=399, targets=targets, bandwidth_bytes_per_s={CPU: 100_000.0})
     assert said(desk.ask(ticket("c", tokens=100))) == (Outcome.ADMIT, Reason.ROOM)
     decision = desk.ask(ticket("c", tokens=102))
     assert said(decision) == (Outcome.WAIT, Reason.BANDWIDTH)
@@ -134,7 +135,7 @@ def test_a_chat_that_would_slow_the_model_past_its_target_waits() -> None:
 
 def test_fewer_bits_can_buy_bandwidth() -> None:
     targets = {"m": ModelTargets(inter_token_ms_max=15.0)}
-    desk = Desk(facts(), taken=399, targets=targets, bandwidth_bytes_per_s=100_000.0)
+    desk = Desk(facts(), taken=399, targets=targets, bandwidth_bytes_per_s={CPU: 100_000.0})
     asked = ticket("c", tokens=100, kv_bits=KvBits.EIGHT, demotable=True)
     assert (desk.ask(asked).outcome, desk.ask(asked).kv_bits) == (Outcome.ADMIT_DEMOTED, KvBits.FOUR)
 

@@ -10,6 +10,7 @@ import pytest
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
 from services.contracts.chats import KvBits
 from services.contracts.decisions import Outcome, Reason, Reservation
+from services.contracts.devices import CPU
 from services.contracts.engines import EngineReport, EngineState, Learned
 
 from .kit import NOW_S, Host, facts, ticket, usage
@@ -96,7 +97,7 @@ def test_a_tenant_over_its_share_that_waits_does_not_open_its_model_to_a_flood()
 def test_a_chat_that_waits_for_bandwidth_is_not_starved_by_other_models() -> None:
     """`slow` fits only where little else is read; small chats of another model keep coming."""
     targets = {"n": ModelTargets(inter_token_ms_max=26.0)}
-    host = Host(facts("m"), facts("n"), targets=targets, bandwidth_bytes_per_s=100_000.0, overtakes_max=3)
+    host = Host(facts("m"), facts("n"), targets=targets, bandwidth_bytes_per_s={CPU: 100_000.0}, overtakes_max=3)
     running = host.send(*(ticket(f"old-{number}", "b", tokens=100) for number in range(4)))
     host.send(ticket("slow", "a", "n", tokens=600))
     for number in range(20):
@@ -107,12 +108,46 @@ def test_a_chat_that_waits_for_bandwidth_is_not_starved_by_other_models() -> Non
     assert host.answer("slow") == (Outcome.ADMIT, Reason.ROOM)
 
 
+def test_a_chat_that_waits_for_bandwidth_holds_up_no_other_device() -> None:
+    targets = {"n": ModelTargets(inter_token_ms_max=26.0)}
+    bandwidth = {"gpu0": 100_000.0, "gpu1": 100_000.0}
+    engines = (facts("n", device="gpu0"), facts("o", device="gpu0"), facts("m", device="gpu1"))
+    host = Host(*engines, targets=targets, bandwidth_bytes_per_s=bandwidth, overtakes_max=3)
+    host.send(*(ticket(f"old {number}", "b", "o", tokens=200) for number in range(4)))
+    host.send(ticket("slow", "a", "n", tokens=700))
+    for number in range(20):
+        assert host.send(ticket(f"new {number}", "c", tokens=40)) == [f"new {number}"]
+    assert host.why("slow")["reason"] == Reason.BANDWIDTH
+    assert host.why("slow")["overtaken"] == 0
+
+
+def test_prompts_of_one_device_make_no_other_wait() -> None:
+    host = Host(facts("m", device="gpu0"), facts("n", device="gpu1"))
+    for model in "mn":
+        host.report(model, prefill_tokens_per_s=100.0, prefill_tokens=1000, prefill_prompts=1)
+    host.now_s += 0.1
+    assert host.send(ticket("long", tokens=800)) == ["long"]
+    assert host.send(ticket("same", "b"), ticket("other", "b", "n")) == ["other"]
+    assert host.why("same")["reason"] == Reason.FIRST_TOKEN
+
+
+def test_an_engine_that_comes_back_on_another_device_takes_its_chats_along() -> None:
+    bandwidth = {"gpu0": 100_000.0, "gpu1": 100_000.0}
+    host = Host(facts("m", device="gpu0"), facts("n", device="gpu0"), bandwidth_bytes_per_s=bandwidth)
+    host.send(ticket("stays", "a", "n"), ticket("moves", "a", "m"))
+    host.scheduler.engine_started(facts("m", device="gpu1"), host.now_s)
+    host.scheduler.check_integrity()
+    seen = host.scheduler.snapshot(host.now_s).models
+    assert [seen[model].predicted_inter_token_s for model in "mn"] == [0.011, 0.011]
+    host.end("moves", "stays")
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_nor_where_its_model_gives_its_turn_up_before_it(beside: bool) -> None:
     host = Host(
         *(facts(name, kv_budget_bytes=3000, context_tokens=3000) for name in "mn"),
         targets={"n": ModelTargets(inter_token_ms_max=47.0)},
-        bandwidth_bytes_per_s=1e5,
+        bandwidth_bytes_per_s={CPU: 1e5},
         overtakes_max=3,
     )
     late: dict[str, Any] = {"deadline_s": NOW_S + 1e6}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scheduler.ledger import Account, Ledger, reserve_bytes
 from services.contracts.chats import KvBits
 from services.contracts.decisions import Reservation
-from services.contracts.engines import DeviceReport, EngineReport, EngineState
+from services.contracts.devices import CPU, DeviceReport
+from services.contracts.engines import EngineReport, EngineState
 
 from .kit import NOW_S, facts
 
@@ -83,20 +84,22 @@ def test_strangers_on_a_full_device_take_from_every_engine_in_proportion() -> No
     books, small = ledger()
     large = books.started(facts("n", kv_budget_bytes=3000), NOW_S)
     known = 1000 + 1000 + 1000 + 3000  # weights and pools
-    books.device_reported(DeviceReport(NOW_S, known + 5000, known + 400), BOUND)
-    assert (books.device_drift_bytes, small.available_bytes) == (400, 1000), "seen, and harmless while memory is free"
-    books.device_reported(DeviceReport(NOW_S, known + 410, known + 400), BOUND)
+    books.device_reported(DeviceReport(CPU, NOW_S, known + 5000, known + 400), BOUND)
+    assert (books.device_drift_bytes[CPU], small.available_bytes) == (400, 1000), (
+        "seen, and harmless while memory is free"
+    )
+    books.device_reported(DeviceReport(CPU, NOW_S, known + 410, known + 400), BOUND)
     assert (small.available_bytes, large.available_bytes) == (900, 2700)
     books.check_integrity()
-    books.device_reported(DeviceReport(NOW_S, known + 410, known - 500), BOUND)
+    books.device_reported(DeviceReport(CPU, NOW_S, known + 410, known - 500), BOUND)
     assert (small.available_bytes, large.available_bytes) == (1000, 3000), "never more than the pools"
 
 
 def test_an_engine_that_is_not_on_the_device_is_not_held_against_it() -> None:
     books, there = ledger()
-    elsewhere = books.started(facts("n"), NOW_S)
-    books.device_reported(DeviceReport(NOW_S, 2410, 2400, {"m"}), BOUND)
-    assert books.device_drift_bytes == 400
+    elsewhere = books.started(facts("n", device="gpu0"), NOW_S)
+    books.device_reported(DeviceReport(CPU, NOW_S, 2410, 2400), BOUND)
+    assert books.device_drift_bytes == {CPU: 400}
     assert (there.available_bytes, elsewhere.available_bytes) == (600, 1000)
 
 

@@ -13,7 +13,8 @@ from scheduler import loop as loop_module
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from services.config.schema import Config, ModelConfig
-from services.contracts.engines import DeviceReport, EngineReport, EngineState
+from services.contracts.devices import CPU, DeviceReport
+from services.contracts.engines import EngineReport, EngineState
 from services.contracts.snapshot import ModelSnapshot
 from services.devices.telemetry import GpuReading
 from services.store import redis_keys as keys
@@ -28,12 +29,12 @@ GIB = 2**30
 
 
 async def test_what_strangers_take_of_a_full_device_is_withheld_by_the_loop(redis_url: str) -> None:
-    engine = facts(weight_bytes=6 * GIB, kv_budget_bytes=10 * GIB)
+    engine = facts(weight_bytes=6 * GIB, kv_budget_bytes=10 * GIB, device="gpu0")
     now = time.time()
-    full = DeviceReport(now, 20 * GIB, 20 * GIB, {"m"})  # 16 of them are the engine's
+    full = DeviceReport("gpu0", now, 20 * GIB, 20 * GIB)  # 16 of them are the engine's
     async with connect(redis_url) as connection:
         await WorkConsumer(connection, "m", "m@0").publish_engine(engine, EngineReport("m", now, EngineState.READY))
-        loop = Loop(SchedulerStore(connection), SchedulerSettings, name="test", clock=time.time, device=lambda: full)
+        loop = Loop(SchedulerStore(connection), SchedulerSettings, name="test", clock=time.time, devices=lambda: [full])
         leading = asyncio.create_task(loop.run())
         try:
             async with asyncio.timeout(20):
@@ -42,7 +43,7 @@ async def test_what_strangers_take_of_a_full_device_is_withheld_by_the_loop(redi
         finally:
             leading.cancel()
             await asyncio.gather(leading, return_exceptions=True)
-    assert snapshot.device_drift_bytes == 4 * GIB
+    assert snapshot.devices["gpu0"].drift_bytes == 4 * GIB
     assert snapshot.models["m"].withheld_bytes == 4 * GIB
 
 
@@ -70,13 +71,13 @@ def test_nvml_is_asked_for_the_models_that_are_on_the_gpu(monkeypatch: pytest.Mo
         "big": ModelConfig(engine="sglang", weights="x/y"),
         "small": ModelConfig(engine="llamacpp", weights="x/z"),
     }
-    device = program.LiveDevice(Config(models=models))
-    assert device() is None
+    devices = program.LiveDevices(Config(models=models))
+    assert devices() == []
+    (watch,) = devices.watches
     with pytest.raises(StopIteration):
-        device.run()
-    report = device()
-    assert report is not None
-    assert (report.total_bytes, report.used_bytes, report.models) == (24 * GIB, 5 * GIB, {"big"})
+        watch.run()
+    (report,) = devices()
+    assert (report.device, report.total_bytes, report.used_bytes) == ("gpu0", 24 * GIB, 5 * GIB)
 
 
 async def test_whoever_takes_over_knows_how_fast_the_engines_are(
@@ -84,7 +85,7 @@ async def test_whoever_takes_over_knows_how_fast_the_engines_are(
 ) -> None:
     """Else it would let in at once all that waits, as on an engine that nothing is known of."""
     monkeypatch.setattr(loop_module, "LEARNED_S", 0.0)
-    settings = SchedulerSettings(bandwidth_bytes_per_s=1e5)
+    settings = SchedulerSettings(bandwidth_bytes_per_s={CPU: 1e5})
     engine = facts()
 
     async with connect(redis_url) as connection:

@@ -1,4 +1,4 @@
-"""What decoding will cost: predicted latencies of all engines that share the device.
+"""What decoding will cost: predicted latencies of all engines that share a device.
 
     round_s        = sum over engines with chats (weight bytes + KV bytes of their chats) / bandwidth
     inter_token_s  = correction(model) x round_s / (1 - prefill duty)
@@ -46,7 +46,7 @@ _REPORT_S_MAX = 2.0  # an engine's word on its pace is of the last second; older
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 
 
-class Load:
+class EngineLoad:
     """One engine's part of the device."""
 
     __slots__ = (
@@ -85,11 +85,12 @@ class Load:
         return self.observed_s is not None and self.observed_at_s >= at_s - _REPORT_S_MAX
 
 
-class Device:
-    """The memory bandwidth and prefill compute that all engines share."""
+class StepTimeModel:
+    """The memory bandwidth and prefill compute of one device, which its engines share."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
-        self.loads: dict[str, Load] = {}
+    def __init__(self, settings: SchedulerSettings, device: str) -> None:
+        self.device = device
+        self.loads: dict[str, EngineLoad] = {}  # by model
         self._round_bytes = 0  # of engines with chats
         self._duty = 0.0
         self._duty_at_s = 0.0
@@ -99,13 +100,13 @@ class Device:
 
     def configure(self, settings: SchedulerSettings) -> None:
         self.settings = settings
-        self._bandwidth = settings.bandwidth_bytes_per_s
+        self._bandwidth = settings.bandwidth_bytes_per_s.get(self.device)
         for model in self.loads:
             self._set_targets(model)
         self._find_harmless()
 
     def started(self, facts: EngineFacts) -> None:
-        load = self.loads.setdefault(facts.model, Load())
+        load = self.loads.setdefault(facts.model, EngineLoad())
         if load.chats:
             self._round_bytes += facts.weight_bytes - load.weight_bytes
         load.weight_bytes = facts.weight_bytes
@@ -134,9 +135,7 @@ class Device:
 
     def add(self, model: str, kv_bytes: int) -> None:
         """A chat that may grow to `kv_bytes` runs now."""
-        load = self.loads.get(model)
-        if load is None:
-            load = self.loads[model] = Load()
+        load = self.loads[model]
         if not load.chats:
             self._round_bytes += load.weight_bytes
         load.chats += 1
@@ -155,6 +154,12 @@ class Device:
         """A running chat may now grow to `more_bytes` more, or less."""
         self.loads[model].kv_bytes += more_bytes
         self._round_bytes += more_bytes
+
+    def leave(self, model: str) -> None:
+        """The engine goes to another device, with its chats."""
+        load = self.loads.pop(model)
+        self._round_bytes -= load.kv_bytes + (load.weight_bytes if load.chats else 0)
+        self._find_harmless()
 
     def clear(self) -> None:
         """Forget all chats, keep what was learned."""
@@ -240,11 +245,11 @@ class Device:
 
     def check_integrity(self, ledger: Ledger) -> None:
         """Raise AssertionError where the bytes read differ from the ledger's."""
-        chats = dict.fromkeys(self.loads, 0)
-        sizes = dict.fromkeys(self.loads, 0)
-        for held in ledger:
-            chats[held.model] = chats.get(held.model, 0) + 1
-            sizes[held.model] = sizes.get(held.model, 0) + held.reserved_bytes
+        chats: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        for model in self.loads:
+            held = ledger.accounts[model].reservations.values()
+            chats[model], sizes[model] = len(held), sum(one.reserved_bytes for one in held)
         round_bytes = sum(sizes.values())
         for model, load in self.loads.items():
             round_bytes += load.weight_bytes if load.chats else 0
@@ -259,7 +264,7 @@ class Device:
         load.correction, load.prefill_tokens_per_s = learned.correction, learned.prefill_tokens_per_s
         self._find_harmless()
 
-    def _prefilled(self, load: Load, reported: float, report: EngineReport) -> None:
+    def _prefilled(self, load: EngineLoad, reported: float, report: EngineReport) -> None:
         # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.
         others = sum(1 for other in self.loads.values() if other.decoded(report.at_s) and other is not load)
         rate = reported * (1 + others)

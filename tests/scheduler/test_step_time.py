@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.bandwidth import DUTY_S, Device
 from scheduler.settings import ModelTargets, SchedulerSettings
+from scheduler.step_time import DUTY_S, StepTimeModel
 from services.contracts.decisions import Reason
+from services.contracts.devices import CPU
 from services.contracts.engines import EngineReport, EngineState
 
 from .kit import NOW_S, facts
@@ -14,15 +15,15 @@ from .kit import NOW_S, facts
 BANDWIDTH = 100_000.0
 
 
-def device(**targets_ms: float) -> Device:
+def device(**targets_ms: float) -> StepTimeModel:
     targets = {model: ModelTargets(inter_token_ms_max=most) for model, most in targets_ms.items()}
-    made = Device(SchedulerSettings(targets=targets, bandwidth_bytes_per_s=BANDWIDTH))
+    made = StepTimeModel(SchedulerSettings(targets=targets, bandwidth_bytes_per_s={CPU: BANDWIDTH}), CPU)
     made.started(facts("m"))
     made.started(facts("n", weight_bytes=2000))
     return made
 
 
-def observe(made: Device, inter_token_s: float, kv_bytes: int, times: int = 200) -> None:
+def observe(made: StepTimeModel, inter_token_s: float, kv_bytes: int, times: int = 200) -> None:
     for number in range(times):
         made.reported(
             EngineReport("m", NOW_S + number, EngineState.READY, inter_token_s=inter_token_s, step_kv_bytes=kv_bytes)
@@ -148,8 +149,8 @@ def test_prompts_slow_decoding_by_their_part_of_the_time_and_are_forgotten() -> 
 
 
 def test_first_tokens_wait_for_the_prompts_before_them() -> None:
-    made = Device(
-        SchedulerSettings(targets={"m": ModelTargets(first_token_s_max=1.0)}, bandwidth_bytes_per_s=BANDWIDTH)
+    made = StepTimeModel(
+        SchedulerSettings({"m": ModelTargets(first_token_s_max=1.0)}, bandwidth_bytes_per_s={CPU: BANDWIDTH}), CPU
     )
     made.started(facts("m"))
     made.prefill(0.7, NOW_S)
@@ -158,12 +159,13 @@ def test_first_tokens_wait_for_the_prompts_before_them() -> None:
     assert broken is not None
     assert broken[0] is Reason.FIRST_TOKEN
     assert made.breaks("m", 100, prefill_s=0.4, now_s=NOW_S + 0.2) is None, "the backlog is worked off"
+    made.started(facts("n", weight_bytes=0))
     made.add("n", 100)
     broken = made.breaks("m", 100, prefill_s=0.2, now_s=NOW_S + 0.2)
     assert broken is not None, "a neighbour's steps come between"
 
 
 def test_without_a_measured_bandwidth_nothing_is_refused() -> None:
-    made = Device(SchedulerSettings(targets={"m": ModelTargets(inter_token_ms_max=0.001)}))
+    made = StepTimeModel(SchedulerSettings(targets={"m": ModelTargets(inter_token_ms_max=0.001)}), CPU)
     made.started(facts("m"))
     assert made.breaks("m", 10**9, 100.0, NOW_S) is None

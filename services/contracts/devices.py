@@ -1,0 +1,37 @@
+"""Devices: what engines run on, each known by its id. Memory is bytes, times are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CPU = "cpu"  # the machine's own memory
+_GPU = "gpu"
+
+
+def gpu(index: int) -> str:
+    """The id of the GPU that NVML and CUDA list at `index`."""
+    return f"{_GPU}{index}"
+
+
+def gpu_index(device: str) -> int | None:
+    """The index of a GPU, or None for a device that is not one."""
+    number = device.removeprefix(_GPU)
+    return int(number) if number != device and number.isdecimal() else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBandwidth:
+    """What copies within a device's memory were measured to move, reads and writes together."""
+
+    gpu: str  # its name
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """What NVML says of one device's memory."""
+
+    device: str
+    at_s: float
+    total_bytes: int
+    used_bytes: int  # by every process on it
