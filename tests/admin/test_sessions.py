@@ -10,6 +10,7 @@ from scheduler.settings import SchedulerSettings
 from services.contracts.chats import KvBits
 from services.contracts.decisions import Reservation
 from services.contracts.replies import Finish
+from services.store import redis_keys as keys
 from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient
 from tests.admin.conftest import Admin
@@ -71,7 +72,9 @@ async def test_a_running_session_is_demoted_and_its_next_chats_start_low(admin: 
                 return
 
     working = asyncio.create_task(worker())
-    await asyncio.sleep(0.1)
+    channel = keys.control_channel("m")
+    while await admin.gateway.connection.redis.pubsub_numsub(channel) != [(channel.encode(), 1)]:  # noqa: ASYNC110  (Redis knows when the worker listens)
+        await asyncio.sleep(0.01)
     done = await admin.ask("PUT", "/sessions/acme/s1/kv", {"bits": 4})
     assert done["done"]
     await working

@@ -73,8 +73,11 @@ def body(tenant: str, text: str, **options: object) -> dict[str, object]:
     }
 
 
-async def chat(client: httpx.AsyncClient, host: HostProcess, tenant: str, text: str, **options: object) -> Heard:
-    """One chat to its end over one connection."""
+async def chat(
+    client: httpx.AsyncClient, host: HostProcess, tenant: str, text: str, heard: Heard | None = None, **options: object
+) -> Heard:
+    """One chat to its end over one connection. `heard` grows meanwhile."""
+    heard = heard or Heard()
     request = client.stream(
         "POST",
         f"{host.url}/v1/chat/completions",
@@ -84,7 +87,8 @@ async def chat(client: httpx.AsyncClient, host: HostProcess, tenant: str, text: 
     async with request as answer:
         if answer.status_code != 200:
             return Heard(error=(await answer.aread()).decode())
-        return await listen(answer, Heard(answer.headers["x-bunkhouse-chat"]))
+        heard.chat = answer.headers["x-bunkhouse-chat"]
+        return await listen(answer, heard)
 
 
 async def resume(client: httpx.AsyncClient, host: HostProcess, tenant: str, heard: Heard) -> Heard:

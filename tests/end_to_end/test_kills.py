@@ -11,6 +11,7 @@ import pytest
 
 from tests.end_to_end import streams
 from tests.end_to_end.streams import Heard
+from tests.gateway.driver import until
 from tests.host_process import LAPTOP, HostProcess, run_host
 
 TIMEOUT = httpx.Timeout(90)
@@ -38,11 +39,11 @@ async def _start(client: httpx.AsyncClient, host: HostProcess, pieces: int) -> t
 async def test_a_chat_outlives_its_worker(own_host: HostProcess) -> None:
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
         whole = await streams.chat(client, own_host, "acme", COUNT, max_tokens=150)
-        running = asyncio.create_task(streams.chat(client, own_host, "acme", COUNT, max_tokens=150))
-        await asyncio.sleep(0.8)
-        assert not running.done()
+        heard = Heard()
+        running = asyncio.create_task(streams.chat(client, own_host, "acme", COUNT, heard, max_tokens=150))
+        await until(lambda: len(heard.places) > 12, 60)
         own_host.kill("services.worker", "smollm2-kv8")
-        heard = await running
+        await running
     heard.check()
     assert (heard.text, heard.finish, heard.done) == (whole.text, whole.finish, True)
     assert heard.completion_tokens == whole.completion_tokens
@@ -64,11 +65,12 @@ async def test_a_chat_is_resumed_after_its_gateway_was_killed(own_host: HostProc
 
 async def test_a_chat_outlives_scheduler_and_redis_restarts_keep_it(own_host: HostProcess) -> None:
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
-        running = asyncio.create_task(streams.chat(client, own_host, "acme", COUNT, max_tokens=150))
-        await asyncio.sleep(0.5)
+        heard = Heard()
+        running = asyncio.create_task(streams.chat(client, own_host, "acme", COUNT, heard, max_tokens=150))
+        await until(lambda: heard.places, 60)
         own_host.kill("scheduler")
         after = await streams.chat(client, own_host, "globex", "Hello", max_tokens=4)
-        heard = await running
+        await running
     heard.check()
     assert heard.done
     assert heard.finish in ("stop", "length")

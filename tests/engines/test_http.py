@@ -10,6 +10,7 @@ import pytest
 
 from services.engines.base import EngineUnavailable
 from services.engines.http import EVENT_BYTES_MAX, EngineHttp, HttpStatusError
+from tests.gateway.driver import until
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -173,11 +174,13 @@ class _Counting:
 
     def __init__(self) -> None:
         self.connections = 0
+        self.open = 0
         self.ended = asyncio.Event()
         self.tail = b"data: [DONE]\n\n"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -186,6 +189,7 @@ class _Counting:
                 await asyncio.sleep(0.01)
                 writer.write(b"0\r\n\r\n")
         self.ended.set()
+        self.open -= 1
         writer.close()
 
 
@@ -196,7 +200,7 @@ async def _counting() -> AsyncIterator[tuple[_Counting, EngineHttp]]:
         http = EngineHttp("127.0.0.1", server.sockets[0].getsockname()[1], "key", keep=True)
         yield counting, http
         http.close()
-        await asyncio.sleep(0.05)  # the server hears of it
+        await until(lambda: not counting.open)
 
 
 @pytest.mark.parametrize("tail", [b"data: [DONE]\n\n", b""])

@@ -47,7 +47,9 @@ async def test_a_host_that_is_told_to_stop_loses_nothing(tmp_path: Path) -> None
             await load.streaming()
             assert first.host is not None
             first.host.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.5)
+            async with asyncio.timeout(30):
+                while (await first.http.get(f"{first.url}/ready")).status_code == 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
             refused = await _refuses(first)
             await asyncio.to_thread(first.host.process.wait, 60)
         assert "ready 200" not in refused

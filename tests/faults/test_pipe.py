@@ -16,6 +16,7 @@ from services.store.connection import Connection, QueueUnavailable, connect, tra
 from services.store.sockets import HandoverConnection
 from services.store.work import WorkConsumer
 from tests.faults.harness.proxy import Proxy
+from tests.gateway.driver import until
 
 TIMEOUT_S = 1.0
 
@@ -219,11 +220,11 @@ async def test_a_taking_whose_answer_was_lost_is_not_repeated(
     bench = WorkConsumer(connection, "m", "m@0")
     await bench.open()
     taking = asyncio.create_task(bench.take(1, 3000))
-    await asyncio.sleep(0.1)
-    proxy.stop()
-    async with connect(f"redis://127.0.0.1:{redis_port}") as direct:
-        await direct.redis.xadd(keys.ready("m"), {"chat": "chat-1"})
-    await asyncio.sleep(0.1)  # the answer is on its way, and will never come
+    async with connect(f"redis://127.0.0.1:{redis_port}") as direct, asyncio.timeout(10):
+        while not (await direct.redis.info("clients"))["blocked_clients"]:  # noqa: ASYNC110  (Redis knows)
+            await asyncio.sleep(0.01)
+        proxy.stop()
+        await direct.redis.xadd(keys.ready("m"), {"chat": "chat-1"})  # its answer is sent before that of this
     await lose_links(proxy)
     with pytest.raises(QueueUnavailable):
         await taking
@@ -247,7 +248,7 @@ async def test_news_are_heard_until_the_socket_breaks_or_is_silent(
     await connection.redis.publish("news", "one")
     await asyncio.sleep(0.7)  # pings go by
     await connection.redis.publish("news", "two")
-    await asyncio.sleep(0.1)
+    await until(lambda: len(heard) > 1)
     assert heard == [b"one", b"two"]
     assert not task.done()
     await lose_links(proxy)

@@ -79,6 +79,12 @@ class Host:
                     return command
                 await asyncio.sleep(0.05)
 
+    async def begun(self) -> None:
+        """Until a worker carries the command out."""
+        async with asyncio.timeout(60):
+            while (await self.commands.read("m") or Command("", "")).state is not CommandState.RUNNING:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def state(self) -> tuple[EngineState, int]:
         stored = await self.bunk.connection.redis.hget(keys.ENGINES, "m")
         seen = decode_engine(stored)
@@ -141,7 +147,7 @@ async def test_a_drain_can_be_cancelled(host: Host) -> None:
     chat = await host.bunk.submit("Tell me a very long story.", max_tokens=400)
     await host.bunk.entries(chat.chat, until_text=2)
     command_id = await host.order("kv_bits", bits=4, how="drain")
-    await asyncio.sleep(0.3)
+    await host.begun()
     assert not await host.commands.send("m", Command("other", "sleep", at_s=time.time()))
     await host.commands.cancel("m", command_id)
     command = await host.ended(command_id)
@@ -171,7 +177,7 @@ async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: 
     seen = await bench.last_seen()
     assert seen is not None
     await host.ended(await host.order("unload"))
-    await asyncio.sleep(0.7)  # a read of the ready stream that was under way is over
+    await asyncio.sleep(0.7)  # longer than a read of the ready stream: one that began before took such chats always
     chat = await host.bunk.submit("Hello?", max_tokens=4)
     async with asyncio.timeout(60):
         while not await host.bunk.desk.reservations():  # as if the scheduler had not heard of it yet
@@ -197,8 +203,7 @@ async def test_a_worker_killed_in_mid_change_comes_back_as_it_was(redis_url: str
         chat = await bunk.submit("Tell me a very long story.", max_tokens=60)
         await bunk.entries(chat.chat, until_text=2)
         command_id = await host.order("kv_bits", bits=4, how="drain")
-        while (await host.commands.read("m") or Command("", "")).state is not CommandState.RUNNING:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await host.begun()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         worker = host.worker()
@@ -264,7 +269,7 @@ async def test_an_engine_that_dies_while_it_drains_is_restarted_with_the_new_bit
     chat = await host.bunk.submit("Tell me a very long story.", max_tokens=60)
     await host.bunk.entries(chat.chat, until_text=2)
     command_id = await host.order("kv_bits", bits=4, how="drain")
-    await asyncio.sleep(0.3)
+    await host.begun()
     host.bunk.engine_process().kill()
     assert (await host.ended(command_id)).state is CommandState.DONE
     assert (await host.bunk.answer(chat.chat))[1].finish in (Finish.STOP, Finish.LENGTH)

@@ -11,6 +11,7 @@ import httpx
 import orjson
 import pytest
 
+from tests.gateway.driver import until
 from tests.host_process import HostProcess, command, up, write_config
 
 CHATS = 20
@@ -123,8 +124,8 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         total = (await client.ask("GET", "/usage"))["total"]
         assert total["refused"] == {"rate_limit_exceeded": said.count(429)}
         await client.ask("PATCH", "/tenants/acme", {"limits": {}})
-        last = asyncio.create_task(client.chat(99, 60))
-        await asyncio.sleep(1)
+        last, texts = asyncio.create_task(client.chat(99, 60)), client.texts
+        await until(lambda: client.texts > texts)
         assert (await client.admin.delete("/tenants/acme")).status_code == 204
         gone = await client.tenant.post("/chat/completions", json=body)
         assert (gone.status_code, gone.json()["error"]["code"]) == (401, "invalid_api_key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from scheduler.loop import LOOK_S
+from services.config.host_secrets import read_secrets
 from tests.host_process import LAPTOP, HostProcess, run_host
 
 pytestmark = pytest.mark.skipif(find_spec("litellm") is None, reason="LiteLLM is not installed: make dev")
@@ -68,9 +71,15 @@ async def _until_provider_runs(client: httpx.AsyncClient, host: HostProcess) -> 
         while True:
             ready = (await client.get(f"{host.url}/ready")).json()
             if ready["models"].get("overflow:second") == "ready":
-                await asyncio.sleep(2)  # until the scheduler, which looks once a second, has seen it too
+                break
+            await asyncio.sleep(0.1)
+        ready_s = time.time()
+        admin = {"authorization": f"Bearer {read_secrets(host.data_dir / 'secrets.json').admin_key}"}
+        while True:  # a snapshot a look later: the scheduler has seen it, too
+            overview = (await client.get(f"{host.url}/admin/v1/overview", headers=admin)).json()
+            if overview["snapshot"]["at_s"] > ready_s + LOOK_S:
                 return
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
 
 
 async def _three_at_once(host: HostProcess, tenant: str) -> list[httpx.Response]:
