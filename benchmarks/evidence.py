@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.output import write
-from services.evidence.loadtest.charts import Bar, bar_file
+from services.evidence.charts import Bar, bar_file
 from services.evidence.prove.memory import Sizes, held
 
 DOCS = Path("docs")

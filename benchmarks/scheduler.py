@@ -14,11 +14,12 @@ from time import process_time
 from benchmarks.output import write
 from benchmarks.simulation import scenarios
 from benchmarks.simulation.decisions import decisions_per_s
-from benchmarks.simulation.figures import percentile, target_breaks
-from benchmarks.simulation.svg import Line, bars, lines
+from benchmarks.simulation.figures import target_breaks
 from benchmarks.simulation.traffic import DAY_S
 from benchmarks.simulation.world import World
 from gateway.kv_policies.task_classifier import EDGE_CHARS, classify
+from services.evidence.charts import Bar, Series, bar_file, line_file
+from services.evidence.statistics import percentile
 
 ROOT = Path(__file__).parents[1]
 IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "docs" / "benchmarks"
@@ -50,12 +51,9 @@ def flood(scale: float) -> tuple[Figures, Plots]:
         ]
         figures[f"quiet_ttft_ratio_{variant}"] = scenarios.ratio_p99(*harder)
     names = {"bunkhouse": "Bunkhouse", "token_bucket": "token bucket", "fifo": "FIFO"}
-    plot = bars(
-        "A quiet tenant's p99 time to first token under a 32:1 flood",
-        "times as long as alone",
-        [(names[kind], ratio) for kind, ratio in ratios.items()],
-        "Bars: " + ", ".join(f"{names[kind]} {ratio:.2f} times" for kind, ratio in ratios.items()),
-        "x",
+    plot = bar_file(
+        "A quiet tenant's p99 first token in a flood, alone = 1",
+        [Bar(names[kind], ratio, f"{ratio:.3g}x") for kind, ratio in ratios.items()],
     )
     return figures, {"flood": plot}
 
@@ -80,12 +78,10 @@ def overload(scale: float) -> tuple[Figures, Plots]:
             f"target_breaks_3x{suffix}": breaks,
         }
     return figures, {
-        "overload": lines(
-            "Answer tokens a second within targets, as more and more is asked",
+        "overload": line_file(
+            "Tokens a second within targets, rising load",
+            [Series(names[kind], curve) for kind, curve in curves.items()],
             "chats offered a second",
-            "tokens/s",
-            [Line(names[kind], curve, dashed=kind != "bunkhouse") for kind, curve in curves.items()],
-            "Line chart: Bunkhouse's goodput stays near its peak past capacity, the baselines' falls to nothing.",
         )
     }
 
@@ -107,11 +103,10 @@ def precision(scale: float) -> tuple[Figures, Plots]:
         "sessions_16_bits": runs["fixed"][0],
         "models_ratio": held[4] / held[16],
     }
-    plot = bars(
-        "Chats at once within target, same GPU, four 8B models",
-        "chats",
-        [("auto, 4 to 8 bits", runs["auto"][0]), ("16 bits", runs["fixed"][0])],
-        f"Bars: auto {runs['auto'][0]:.0f} chats, 16 bits {runs['fixed'][0]:.0f}",
+    named = {"auto, 4 to 8 bits": runs["auto"][0], "16 bits": runs["fixed"][0]}
+    plot = bar_file(
+        "Chats at once within target, four 8B models",
+        [Bar(name, chats, f"{chats:.0f}") for name, chats in named.items()],
     )
     return figures, {"sessions": plot}
 
@@ -135,12 +130,10 @@ def day(scale: float) -> tuple[Figures, Plots]:
         "day_answered": sum(chat.answered for chat in chats),
         "day_demotions": world.demotions,
     }
-    plot = lines(
-        "KV memory over a day on a 24 GB card",
+    plot = line_file(
+        "KV memory over a day on a 24 GB card, GiB",
+        [Series("reserved", reserved), Series("used", used)],
         "minute of a day played in two hours",
-        "GiB",
-        [Line("promised", reserved), Line("used", used)],
-        "Line chart: reserved memory stays above used memory and below the pool at all times.",
     )
     return figures, {"day": plot}
 

@@ -20,16 +20,11 @@ from benchmarks.gateway import stacks
 from benchmarks.gateway.client import TOKENS, Client, Seen, at_once, requests_per_s, spread
 from benchmarks.gateway.stacks import ENGINE_CPU, STACK_CPU, Stack
 from benchmarks.output import write
+from services.evidence.statistics import percentile
 from services.process.ports import free_port
 
 Figures = dict[str, float | None]
 LATE_S = 0.100
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that `share` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 async def measure(stack: Stack, rounds: int) -> Figures:

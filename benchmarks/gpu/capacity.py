@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import shapes
-from benchmarks.gpu.load import ms, percentile
+from benchmarks.gpu.load import ms
 from benchmarks.gpu.workers import FLAGS, off_pct, used_bytes
 from benchmarks.output import write
 from services.config.schema import ModelConfig
@@ -47,6 +47,7 @@ from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.sglang_server import SglangOptions
 from services.evidence.prove.capacity import search
 from services.evidence.prove.memory import Sizes, held
+from services.evidence.statistics import percentile
 from services.kvplanes.config import KVPlanesConfig
 from services.model_files.model_config import read_model_config
 from services.planner.need import need_of

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from dataclasses import dataclass, field
 
 import orjson
 
+from services.evidence.statistics import percentile
 from services.http_stream.client import StreamClient
 from tests.host_process import HostProcess
 
@@ -89,17 +91,9 @@ async def closed_loop(
     return seen
 
 
-def percentile(values: list[float], share: float) -> float | None:
-    """The value that `share` of all do not exceed; None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def ms(value: float | None) -> float | None:
-    """Seconds as milliseconds."""
-    return None if value is None else round(value * 1000, 3)
+def ms(value_s: float | None) -> float | None:
+    """Seconds as milliseconds; None for nan."""
+    return None if value_s is None or math.isnan(value_s) else round(value_s * 1000, 3)
 
 
 def figures(seen: Loop) -> dict[str, float | int | None]:

@@ -27,6 +27,7 @@ from benchmarks.output import write
 from services.contracts.devices import gpu
 from services.contracts.snapshot import Snapshot
 from services.devices.telemetry import GpuSource
+from services.evidence.statistics import percentile
 from services.store.bandwidth import read_measured
 from services.store.commands import Command, Commands
 from services.store.runtime import open_runtime
@@ -200,13 +201,15 @@ def _mean(values: list[float]) -> float | None:
 def predict_error(levels: dict[str, Any]) -> float | None:
     """Median over levels and models, of means over a level."""
     errors = [at["error"] for level in levels.values() for at in level["predictions"].values()]
-    return load.percentile(errors, 0.5)
+    return percentile(errors, 0.5) if errors else None
 
 
 def predict_error_1s(levels: dict[str, Any]) -> float | None:
     """Median over single seconds."""
     pairs = [pair for level in levels.values() for at in level["predictions"].values() for pair in at["pairs_ms"]]
-    return load.percentile([round(abs(predicted / observed - 1), 4) for predicted, observed in pairs], 0.5)
+    return (
+        percentile([round(abs(predicted / observed - 1), 4) for predicted, observed in pairs], 0.5) if pairs else None
+    )
 
 
 def retarget(config: Path, target_ms: float | None) -> None:
@@ -244,12 +247,12 @@ async def admission(host: HostProcess, config: Path, options: argparse.Namespace
         within = sum(pace * 1000 <= options.target_ms for pace in paces)
         found[name] = {
             "took_s": round(took_s, 1),
-            "inter_token_p50_ms": load.ms(load.percentile(gaps, 0.5)),
-            "inter_token_p99_ms": load.ms(load.percentile(gaps, 0.99)),
-            "pace_p50_ms": load.ms(load.percentile(paces, 0.5)),
-            "pace_p99_ms": load.ms(load.percentile(paces, 0.99)),
-            "first_token_p50_ms": load.ms(load.percentile(firsts, 0.5)),
-            "first_token_p99_ms": load.ms(load.percentile(firsts, 0.99)),
+            "inter_token_p50_ms": load.ms(percentile(gaps, 0.5)),
+            "inter_token_p99_ms": load.ms(percentile(gaps, 0.99)),
+            "pace_p50_ms": load.ms(percentile(paces, 0.5)),
+            "pace_p99_ms": load.ms(percentile(paces, 0.99)),
+            "first_token_p50_ms": load.ms(percentile(firsts, 0.5)),
+            "first_token_p99_ms": load.ms(percentile(firsts, 0.99)),
             "tokens_per_s": round(len(gaps) / took_s, 1),
             "chats": len(paces),
             "chats_within_target": within,

@@ -8,14 +8,6 @@ from benchmarks.simulation.world import Chat
 from scheduler.settings import ModelTargets
 
 
-def percentile(values: Iterable[float], part: float) -> float:
-    """Nearest-rank percentile; nan of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return float("nan")
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-
 def ttft_s(chats: Iterable[Chat], tenant: str) -> list[float]:
     """Times to first token of a tenant's chats that were answered."""
     return [chat.ttft_s for chat in chats if chat.ticket.tenant == tenant and chat.ttft_s is not None]

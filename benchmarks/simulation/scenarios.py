@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from benchmarks.simulation.baselines import Bunkhouse, Fifo, LeastKv, Subject, TokenBucket
-from benchmarks.simulation.figures import goodput, percentile, target_breaks, ttft_s
+from benchmarks.simulation.figures import goodput, target_breaks, ttft_s
 from benchmarks.simulation.gpu import Devices
 from benchmarks.simulation.traffic import DAY_S, TenantLoad
 from benchmarks.simulation.world import World
@@ -21,6 +21,7 @@ from scheduler.settings import ModelTargets, SchedulerSettings
 from services.contracts.chats import KvBits
 from services.contracts.devices import gpu
 from services.contracts.engines import EngineFacts
+from services.evidence.statistics import percentile
 
 GIB = 2**30
 GROUP = 64  # channels that share a scale and a minimum, fp16 each

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from locust import HttpUser, between, task
 
-CORPUS = Path(__file__).parents[2] / "services" / "evidence" / "loadtest" / "corpora" / "dialogues.jsonl"
+CORPUS = Path(__file__).parents[2] / "services" / "evidence" / "corpora" / "dialogues.jsonl"
 DIALOGUES = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
 MODEL = os.environ.get("MODEL", "acme/support")
 

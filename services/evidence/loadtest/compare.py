@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from . import charts
-from .figures import counted, figures, is_good, quantile
-from .record import ChatRecord, Result, Run
-from .report import environment, scenario_of, window_of
+from services.evidence import charts
+from services.evidence.page import render
+from services.evidence.statistics import Interval, quantile, quantile_interval, share_interval
 
-Z = 1.96  # 95%
+from .figures import counted, figures, is_good
+from .record import ChatRecord, Result, Run
+from .report import scenario_of, window_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +28,6 @@ class ComparisonRow:
     def tone(self) -> str:
         """The page's class for the verdict."""
         return {"B is better": "good", "B is worse": "bad"}.get(self.verdict, "")
-
-
-def quantile_interval(values: Sequence[float], share: float) -> tuple[float, float, float] | None:
-    """(low, quantile, high) at 95% by binomial order statistics. None: too few values for the interval."""
-    ordered = sorted(values)
-    n = len(ordered)
-    half = Z * math.sqrt(n * share * (1 - share))
-    low, high = math.floor(n * share - half) - 1, math.ceil(n * share + half)
-    if n == 0 or low < 0 or high >= n:
-        return None
-    return ordered[low], quantile(ordered, share), ordered[high]
-
-
-def share_interval(hits: int, total: int) -> tuple[float, float, float] | None:
-    """(low, share, high) at 95% after Wilson. None: nothing was counted."""
-    if total == 0:
-        return None
-    share = hits / total
-    centre = (share + Z * Z / (2 * total)) / (1 + Z * Z / total)
-    half = Z / (1 + Z * Z / total) * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
-    return centre - half, share, centre + half
 
 
 def compare(a: Run, b: Run) -> list[ComparisonRow]:
@@ -91,27 +70,22 @@ def render_comparison(a: Run, b: Run, a_name: str, b_name: str) -> str:
     sides = [(n, counted(r.chats, window_of(s))) for n, r, s in zip("AB", (a, b), scenarios, strict=True)]
     first = [(n, [c.first_token_s for c in side if c.first_token_s is not None]) for n, side in sides]
     between = [(n, [c.inter_token_s for c in side if c.inter_token_s is not None]) for n, side in sides]
-    return (
-        environment()
-        .get_template("compare.html")
-        .render(
-            title="Two load tests compared",
-            a_name=a_name,
-            b_name=b_name,
-            lede=lede.strip(),
-            warnings=[] if scenarios[0] == scenarios[1] else ["The two runs had different scenarios."],
-            rows=rows,
-            charts=[
-                charts.distribution("First token; share of chats", first, "first token", charts.duration),
-                charts.distribution("Between tokens; share of chats", between, "between tokens", charts.duration),
-            ],
-        )
+    return render(
+        "compare.html",
+        title="Two load tests compared",
+        a_name=a_name,
+        b_name=b_name,
+        lede=lede.strip(),
+        warnings=[] if scenarios[0] == scenarios[1] else ["The two runs had different scenarios."],
+        rows=rows,
+        charts=[
+            charts.distribution("First token; share of chats", first, "first token", charts.duration),
+            charts.distribution("Between tokens; share of chats", between, "between tokens", charts.duration),
+        ],
     )
 
 
-def _verdict(
-    a: tuple[float, float, float] | None, b: tuple[float, float, float] | None, *, more_is_better: bool
-) -> str:
+def _verdict(a: Interval | None, b: Interval | None, *, more_is_better: bool) -> str:
     if a is None or b is None:
         return "cannot be told"
     if b[0] > a[2]:
@@ -142,7 +116,7 @@ def _plain_row(name: str, a: float, b: float) -> ComparisonRow:
     return ComparisonRow(name, charts.plain(a), charts.plain(b), _change(a, b), "")
 
 
-def _percent(interval: tuple[float, float, float] | None) -> str:
+def _percent(interval: Interval | None) -> str:
     return "–" if interval is None else f"{interval[1]:.1%}"
 
 

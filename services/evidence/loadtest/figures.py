@@ -10,16 +10,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.contracts.scenario import Targets
+from services.evidence.statistics import Spread, spread
 
 from .record import ChatRecord, Result
-
-QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +30,6 @@ class MeasuredWindow:
     @property
     def seconds(self) -> float:
         return self.end_s - self.start_s
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How a measure is spread. `count` 0: all None."""
-
-    count: int
-    mean: float | None
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    max: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +58,6 @@ class Figures:
     lost: int
     doubled: int
     correct_share: float | None
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed. `ordered` is sorted, not empty."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def spread(values: Iterable[float | None]) -> Spread:
-    """The spread of the values that are not None."""
-    ordered = sorted(v for v in values if v is not None)
-    if not ordered:
-        return Spread(0, None, None, None, None, None, None)
-    points = (quantile(ordered, q) for q in QUANTILES)
-    return Spread(len(ordered), sum(ordered) / len(ordered), *points)
 
 
 def is_good(chat: ChatRecord, targets: Targets) -> bool:
@@ -151,12 +122,6 @@ def by_tenant(chats: Sequence[ChatRecord], targets: Targets, window: MeasuredWin
     """Each tenant's figures, by name."""
     names = sorted({c.tenant for c in chats})
     return {n: figures([c for c in chats if c.tenant == n], targets, window) for n in names}
-
-
-def jain(values: Sequence[float]) -> float | None:
-    """Jain's fairness index (sum x)^2 / (n sum x^2). None: nothing was served."""
-    squares = sum(v * v for v in values)
-    return None if not squares else sum(values) ** 2 / (len(values) * squares)
 
 
 def counted(chats: Sequence[ChatRecord], window: MeasuredWindow) -> list[ChatRecord]:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from .charts import duration, plain
-from .figures import spread
+from services.evidence.charts import duration, plain
+from services.evidence.statistics import spread
+
 from .record import Result
 from .runner import Runner
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
 from services.contracts.scenario import Scenario
+from services.evidence import charts
+from services.evidence.page import render
+from services.evidence.statistics import Spread, jain, quantile
 
-from . import charts
-from .figures import Figures, MeasuredWindow, Spread, by_tenant, counted, figures, jain, quantile
+from .figures import Figures, MeasuredWindow, by_tenant, counted, figures
 from .meter import KvSample
 from .record import ChatRecord, Result, Run
 
-TEMPLATES = Path(__file__).parent / "templates"
 BINS = 60
 
 METHODS = (
@@ -35,16 +33,6 @@ METHODS = (
     "other servers say nothing of it.",
     "Quantiles are order statistics of the counted chats, with no smoothing.",
 )
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """The templates, with HTML escaping on."""
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    env.filters["duration"] = charts.duration
-    return env
 
 
 def scenario_of(run: Run) -> Scenario:
@@ -65,25 +53,22 @@ def render_report(run: Run) -> str:
     total = figures(chats, scenario.targets, window)
     tenants = by_tenant(chats, scenario.targets, window)
     fairness = fairness_of(scenario, tenants)
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            title=f"Load test: {scenario.name}",
-            url=run.head.get("url", scenario.url),
-            started=run.head.get("started", ""),
-            scenario=scenario,
-            lede=_lede(total, scenario),
-            warnings=warnings(total),
-            tiles=_tiles(total),
-            charts=[*_time_charts(run.chats, scenario), *_host_charts(run.samples), *_spread_charts(chats, tenants)],
-            latencies=list(_latencies(total)),
-            tenants=[_tenant_row(scenario, name, f) for name, f in tenants.items()],
-            fairness="nothing was served" if fairness is None else f"{fairness:.3f}",
-            reasons=total.reasons,
-            methods=METHODS,
-            scenario_text=yaml.safe_dump(run.head["scenario"], allow_unicode=True, sort_keys=False),
-        )
+    return render(
+        "report.html",
+        title=f"Load test: {scenario.name}",
+        url=run.head.get("url", scenario.url),
+        started=run.head.get("started", ""),
+        scenario=scenario,
+        lede=_lede(total, scenario),
+        warnings=warnings(total),
+        tiles=_tiles(total),
+        charts=[*_time_charts(run.chats, scenario), *_host_charts(run.samples), *_spread_charts(chats, tenants)],
+        latencies=list(_latencies(total)),
+        tenants=[_tenant_row(scenario, name, f) for name, f in tenants.items()],
+        fairness="nothing was served" if fairness is None else f"{fairness:.3f}",
+        reasons=total.reasons,
+        methods=METHODS,
+        scenario_text=yaml.safe_dump(run.head["scenario"], allow_unicode=True, sort_keys=False),
     )
 
 

@@ -18,14 +18,13 @@ from typing import Any
 import orjson
 
 from services.contracts.scenario import Closed, Scenario, TenantLoad
+from services.evidence.checker import is_correct
 from services.http_stream.client import Clock, ConnectionBroken, StreamAnswer, StreamClient
 
 from . import arrivals
-from .checker import is_correct
-from .headers import read_headers
 from .record import ChatRecord, Result
 from .session import SessionPlan, TurnPlan, plan_session
-from .stream import ChatStream, CountTokens, error_label
+from .stream import ChatStream, CountTokens, error_label, read_headers
 from .tally import RunCounts
 
 OnRecord = Callable[[ChatRecord], None]

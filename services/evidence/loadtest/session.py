@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.contracts.scenario import Dialogues, Documents, Questions, Scenario, TenantLoad
-
-from . import corpus
-from .checker import Question
+from services.evidence import corpus
+from services.evidence.checker import Question
 
 _DOCUMENT_QUESTIONS = {
     "en": (

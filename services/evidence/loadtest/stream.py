@@ -13,7 +13,7 @@ The check, for every stream:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -186,3 +186,22 @@ def error_label(status: int, body: Any) -> str:
     name = (error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
     prefix = "in the stream:" if status == 200 else str(status)
     return f"{prefix} {name or 'error'}".strip()
+
+
+def read_headers(record: ChatRecord, headers: Mapping[str, str]) -> None:
+    """Fill in what the record does not know yet from `x-bunkhouse-*` headers: a stream's end is surer than they are."""
+    record.overhead_ms = _number(headers, "overhead-ms")
+    record.served_by = record.served_by or headers.get("x-bunkhouse-served-by")
+    if record.queue_s is None and (queue_ms := _number(headers, "queue-ms")) is not None:
+        record.queue_s = queue_ms / 1000
+    if record.kv_bits is None and (bits := _number(headers, "kv-bits")) is not None:
+        record.kv_bits = int(bits)
+    if (size := _number(headers, "kv-bytes")) is not None:
+        record.kv_bytes = int(size)
+
+
+def _number(headers: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(headers[f"x-bunkhouse-{name}"])
+    except (KeyError, ValueError):
+        return None

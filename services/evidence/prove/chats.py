@@ -10,7 +10,7 @@ from itertools import count
 
 from services.contracts.chats import KvBits, Sampling
 from services.engines.base import Engine, EngineRequest
-from services.evidence.loadtest import corpus
+from services.evidence import corpus
 from services.tokenizer.tokenizer import Tokenizer
 
 Clock = Callable[[], float]

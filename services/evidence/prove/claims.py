@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.evidence.loadtest.charts import duration, size
-from services.evidence.loadtest.compare import share_interval
+from services.evidence.charts import duration, size
+from services.evidence.statistics import share_interval
 
 from .memory import qwq_kv_bytes, qwq_tokens_for_saving
 from .results import MeasuredAtBits, Results, Share

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jinja2
 import orjson
 from markupsafe import Markup
 
-from services.evidence.loadtest import charts
-from services.evidence.loadtest.report import TEMPLATES as SHARED
+from services.evidence import charts, page
 
 from .capacity import Capacity
 from .claims import TARGETS, claims, lede, method_text
 from .results import MeasuredAtBits, Results
-
-HERE = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +51,10 @@ def as_json(results: Results) -> dict[str, object]:
 
 def render(results: Results, template: str) -> str:
     """One of the templates, filled."""
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([HERE, SHARED]),
-        autoescape=template.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows, lines = claims(results), _lines(results)
     order = list(dict.fromkeys([line.method for line in lines] + [m for row in rows for m in row.methods]))
-    return env.get_template(template).render(
+    return page.render(
+        template,
         title=f"Proof: {results.model} at 16, 8 and 4 KV bits",
         results=results,
         lede=lede(results),

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.engines.base import Engine
-from services.evidence.loadtest.checker import Question, is_correct
-from services.evidence.loadtest.corpus import dialogues, questions
+from services.evidence.checker import Question, is_correct
+from services.evidence.corpus import dialogues, questions
 
 from .chats import Clock, Talker
 from .divergence import Distribution, divergence, likeliest, surprise

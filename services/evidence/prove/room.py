@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from services.engines.base import Engine, EngineStartError, Progress
-from services.evidence.loadtest.figures import quantile
+from services.evidence.statistics import quantile
 
 from .capacity import Capacity, search
 from .chats import Talker, Timed

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from services.engines.base import Engine, EngineRequest
-from services.evidence.loadtest.corpus import document
+from services.evidence.corpus import document
 from services.tokenizer.tokenizer import Tokenizer
 
 from .chats import Talker, Timed

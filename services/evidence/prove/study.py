@@ -18,7 +18,7 @@ from services.config.schema import ConfigError
 from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
 from services.engines.base import Engine, EngineError, EngineStartError, KvBitsUnsupported
-from services.evidence.loadtest.corpus import dialogues
+from services.evidence.corpus import dialogues
 
 from . import quality, speed
 from .chats import Talker

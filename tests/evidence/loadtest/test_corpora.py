@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from services.contracts.chats import Task
-from services.evidence.loadtest.checker import Question, is_correct
-from services.evidence.loadtest.corpus import dialogues, document, questions
+from services.evidence.checker import Question, is_correct
+from services.evidence.corpus import dialogues, document, questions
 
 OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.evidence.loadtest.corpus import dialogues
+from services.evidence.corpus import dialogues
 from tests.engines.kits import CACHE, SGLANG_PYTHON
 from tests.host_process import HostProcess
 

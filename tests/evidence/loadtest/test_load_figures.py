@@ -8,11 +8,11 @@ import re
 import pytest
 
 from services.contracts.scenario import Targets
-from services.evidence.loadtest import charts
-from services.evidence.loadtest.compare import quantile_interval, share_interval
-from services.evidence.loadtest.figures import MeasuredWindow, counted, figures, is_good, jain, quantile
+from services.evidence import charts
+from services.evidence.loadtest.figures import MeasuredWindow, counted, figures, is_good
 from services.evidence.loadtest.record import ChatRecord, Result
 from services.evidence.loadtest.report import fairness_of
+from services.evidence.statistics import jain, quantile, quantile_interval, share_interval
 from tests.evidence.loadtest.helpers import scenario
 
 

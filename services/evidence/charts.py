@@ -16,11 +16,18 @@ WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 36
 
 # The page's colours (templates/page.html) for a drawing that stands alone.
+_LIGHT = ("#2463ae", "#b8560b", "#1d7f5c", "#93358d", "#7a6a00")
+_DARK = ("#6ba7ee", "#f0a15e", "#5fcba2", "#d98ad4", "#d3c25a")
+
+
+def _tones(colours: Sequence[str]) -> str:
+    return "".join(f".c{n}{{fill:{c}}}.l{n}{{stroke:{c}}}" for n, c in enumerate(colours, 1))
+
+
 _FILE_STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1a1d23}.title{font-weight:600;font-size:13px}.paper{fill:#fff}"
-    ".c1{fill:#2463ae}.c2{fill:#b8560b}.c3{fill:#1d7f5c}.c4{fill:#93358d}.c5{fill:#7a6a00}"
-    "@media(prefers-color-scheme:dark){text{fill:#e8eaee}.paper{fill:#14171c}"
-    ".c1{fill:#6ba7ee}.c2{fill:#f0a15e}.c3{fill:#5fcba2}.c4{fill:#d98ad4}.c5{fill:#d3c25a}}"
+    f".grid{{stroke:#8a93a5;opacity:.3}}polyline{{fill:none;stroke-width:2}}{_tones(_LIGHT)}"
+    f"@media(prefers-color-scheme:dark){{text{{fill:#e8eaee}}.paper{{fill:#14171c}}{_tones(_DARK)}}}"
 )
 
 Format = Callable[[float], str]
@@ -41,7 +48,7 @@ class Bar:
     label: str
     value: float
     text: str
-    tone: int = 1
+    tone: int = 1  # 0: only a heading, over the whole width
 
 
 def ticks(highest: float, wanted: int = 4) -> list[float]:
@@ -85,10 +92,26 @@ def line_chart(
     title: str, series: Sequence[Series], x_label: str, y_format: Format = plain, x_format: Format = plain
 ) -> Markup:
     """Lines over a shared x axis; y starts at 0."""
+    return _frame(title, _lines(series, x_label, y_format, x_format), _legend([s.name for s in series]))
+
+
+def line_file(title: str, series: Sequence[Series], x_label: str, y_format: Format = plain) -> str:
+    """The same as an SVG file of its own."""
+    width = (WIDTH - LEFT) / len(series)
+    names = "".join(
+        f'<g transform="translate({LEFT + n * width:.0f} 0)"><rect class="c{n + 1}" y="5" width="12" height="4"/>'
+        f'<text x="17" y="11">{escape(one.name)}</text></g>'
+        for n, one in enumerate(series)
+    )
+    drawing = f'{names}<g transform="translate(0 12)">{_lines(series, x_label, y_format, plain)}</g>'
+    return _file(title, drawing, HEIGHT + 12)
+
+
+def _lines(series: Sequence[Series], x_label: str, y_format: Format, x_format: Format) -> str:
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points if y is not None]
     if not ys:
-        return _frame(title, '<text class="note" x="200" y="115" text-anchor="middle">no data</text>', "")
+        return '<text class="note" x="200" y="115" text-anchor="middle">no data</text>'
     x_low = min(0.0, *xs)
     x_ticks = [x_low + t for t in ticks(max(xs) - x_low)]
     y_ticks = ticks(max(ys))
@@ -107,7 +130,7 @@ def line_chart(
                 parts.append(f'<circle class="c{tone}" cx="{x}" cy="{y}" r="2.5"/>')
             else:
                 parts.append(f'<polyline class="l{tone}" points="{path}"><title>{escape(one.name)}</title></polyline>')
-    return _frame(title, "".join(parts), _legend([s.name for s in series]))
+    return "".join(parts)
 
 
 def distribution(title: str, named: Sequence[tuple[str, Sequence[float]]], x_label: str, x_format: Format) -> Markup:
@@ -129,8 +152,12 @@ def bar_chart(title: str, bars: Sequence[Bar], legend: Sequence[str] = ()) -> Ma
 
 
 def bar_file(title: str, bars: Sequence[Bar]) -> str:
-    """The same as an SVG file of its own, for a README: with its title, its colours, and both themes."""
-    drawing, height = _bars(bars)
+    """The same as an SVG file of its own, for a README."""
+    return _file(title, *_bars(bars))
+
+
+def _file(title: str, drawing: str, height: int) -> str:
+    """A drawing with its title, its colours, and both themes."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height + 26}" width="{WIDTH * 2}" role="img" '
         f'aria-label="{escape(title)}"><style>{_FILE_STYLE}</style>'
@@ -147,6 +174,9 @@ def _bars(bars: Sequence[Bar]) -> tuple[str, int]:
     parts = []
     for place, bar in enumerate(bars):
         top = 6 + place * row
+        if not bar.tone:
+            parts.append(f'<text class="title" x="12" y="{top + 16}">{escape(bar.label)}</text>')
+            continue
         length = max(1.0, room * bar.value / highest) if bar.value > 0 else 0.0
         label = bar.label if len(bar.label) <= 18 else bar.label[:17] + "…"
         parts.append(

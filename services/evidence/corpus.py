@@ -11,8 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from services.contracts.chats import Task
-
-from .checker import Question
+from services.evidence.checker import Question
 
 
 @dataclass(frozen=True, slots=True)
