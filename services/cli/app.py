@@ -16,6 +16,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@app.callback(invoke_without_command=True)
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the versions, and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Many customers' support chatbots on one GPU."""
+    if show_version:
+        version()
+        raise typer.Exit
+
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The host's YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -30,7 +43,7 @@ def up(config: ConfigPath, as_json: AsJson = False) -> None:
 
 @app.command()
 def plan(config: ConfigPath, as_json: AsJson = False) -> None:
-    """Say what each model takes, what fits, and what would fit at other KV bits."""
+    """Show each model's memory, whether all fit, and what would fit at other KV bits."""
     from services.cli.plan import run  # noqa: PLC0415
 
     run(config, as_json)
@@ -74,7 +87,7 @@ def explain(
     config: Annotated[Path | None, typer.Option(help="Default: of the host that runs here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why a chat waits, runs or was refused, in numbers."""
+    """Explain in numbers why a chat waits, runs or was refused."""
     from services.cli.explain import run  # noqa: PLC0415
 
     run(chat, config, as_json)
@@ -88,12 +101,12 @@ def seed(config: ConfigPath) -> None:
     run(config)
 
 
-@app.command(hidden=True)
+@app.command()
 def health(
     config: ConfigPath,
     part: Annotated[str, typer.Argument(metavar="PART", help="gateway, scheduler, jobs, or 'model NAME'.")],
 ) -> None:
-    """Say whether one part is well, for health checks."""
+    """Check one part of a running host; exit code 1 when it is not well."""
     from services.cli.health import run  # noqa: PLC0415
 
     run(config, part)
@@ -101,7 +114,7 @@ def health(
 
 @app.command()
 def version(as_json: AsJson = False) -> None:
-    """Say which version this is, of what it runs on, too."""
+    """Show the versions of this host, its engines and its Python."""
     from services.cli.version import run  # noqa: PLC0415
 
     run(as_json)

@@ -14,6 +14,8 @@ from services.cli.client import ChatAnswer, ChatClient, ChatFailed
 from services.cli.errors import WRONG_INPUT, err, fail, out, told
 from services.cli.running import RunningHost, find
 
+COMMANDS = "/new   start a new conversation\n/quit  end the chat, as Ctrl-D does\n/help  show this"
+
 
 def run(
     bot: str,
@@ -28,7 +30,7 @@ def run(
     """Hold a conversation until end of input or Ctrl-C; with `message`, or where no terminal asks, without prompts."""
     tenant, _, name = bot.partition("/")
     if not name:
-        fail(f"{bot!r} is no bot: write TENANT/BOT, for example acme/support", WRONG_INPUT)
+        fail(f"{bot!r} is not a bot's name: write TENANT/BOT, for example acme/support", WRONG_INPUT)
     with told():
         host = RunningHost(url, key) if url and key else find(config, tenant).replaced(url, key)
     if host.url is None:
@@ -37,14 +39,14 @@ def run(
         fail(f"tenant {tenant!r} has no ready key; name one with --key or BUNKHOUSE_API_KEY", WRONG_INPUT)
     session = f"cli-{secrets.token_hex(8)}"
     with ChatClient(host.url, host.key, bot, session=session, temperature=temperature) as client:
-        _talk(client, _turns(message), as_json)
+        talk(client, _turns(message), as_json, commands=message is None and sys.stdin.isatty())
 
 
 def _turns(message: str | None) -> Iterator[str]:
     if message is not None:
         yield message
     elif sys.stdin.isatty():
-        out.print("[dim]Ctrl-D ends the chat.[/]")
+        out.print("[dim]/help lists the commands; Ctrl-D ends the chat.[/]")
         while True:
             try:
                 yield out.input("[bold cyan]> [/]")
@@ -55,9 +57,15 @@ def _turns(message: str | None) -> Iterator[str]:
         yield from (line.strip() for line in sys.stdin)
 
 
-def _talk(client: ChatClient, turns: Iterator[str], as_json: bool) -> None:
+def talk(client: ChatClient, turns: Iterator[str], as_json: bool, *, commands: bool = False) -> None:
+    """Ask each turn and print its answer. `commands`: a line that begins with a slash is one, and no turn."""
     for text in turns:
         if not text.strip():
+            continue
+        if commands and text.startswith("/"):
+            if text.strip() == "/quit":
+                return
+            _command(client, text.strip())
             continue
         try:
             for piece in client.ask(text):
@@ -76,6 +84,16 @@ def _talk(client: ChatClient, turns: Iterator[str], as_json: bool) -> None:
         else:
             out.print()
             out.print(Text(status_line(client.answer), "dim"))
+
+
+def _command(client: ChatClient, text: str) -> None:
+    if text == "/new":
+        client.forget()
+        out.print("[dim]A new conversation.[/]")
+    elif text == "/help":
+        out.print(Text(COMMANDS, "dim"))
+    else:
+        out.print(Text(f"{text.split(maxsplit=1)[0]} is not a command.\n{COMMANDS}", "red"))
 
 
 def status_line(answer: ChatAnswer) -> str:

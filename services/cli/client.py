@@ -69,6 +69,10 @@ class ChatClient:
     ) -> None:
         self._http.close()
 
+    def forget(self) -> None:
+        """Begin a new conversation."""
+        self._messages = []
+
     def ask(self, text: str) -> Iterator[str]:
         """Stream one turn; `answer` is complete at the end. Raises ChatFailed; the turn is then forgotten."""
         self.answer = answer = ChatAnswer()

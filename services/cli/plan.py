@@ -8,7 +8,7 @@ import typer
 
 from services.cli.errors import FAILED, out, told
 from services.config.schema import load
-from services.planner.plan import plan
+from services.planner.plan import plan, planned_shape
 from services.planner.table import show
 from services.planner.words import as_json
 
@@ -16,7 +16,7 @@ from services.planner.words import as_json
 def run(config_path: Path, json: bool) -> None:
     """Print the plan. Exit code 1 when it does not fit."""
     with told():
-        planned = plan(load(config_path))
+        planned = plan(load(config_path), planned_shape)
     if json:
         out.print_json(data=as_json(planned))
     else:

@@ -35,13 +35,15 @@ class Secrets:
     admin_key: str = field(repr=False)
 
 
+def secrets_path(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that holds a host's secrets."""
+    return Path(environ.get(FILE_ENV) or data_dir.absolute() / FILE_NAME)
+
+
 def load_secrets(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Secrets:
     """The secrets of the host with this data folder; generated at its first start. Raises SecretsError."""
-    named = environ.get(FILE_ENV)
-    if named:
-        return read_secrets(Path(named))
-    path = data_dir / FILE_NAME
-    if not path.exists():
+    path = secrets_path(data_dir, environ)
+    if not path.exists() and not environ.get(FILE_ENV):
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # conversations lie there, too
             write_secrets(path)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from services.host.readiness import Step
 
+DASHBOARD = "/dashboard"
 DEMO_TEMPERATURE = 0.3  # a small model wanders at the API's default of 1
 
 
@@ -24,8 +25,10 @@ class Display(Protocol):
     def steps(self, steps: Sequence[Step]) -> None:
         """Start-up goes on."""
 
-    def ready(self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float) -> None:
-        """The host serves. `keys`: tenant -> ready key; `chats`: tenant -> one of its bots."""
+    def ready(
+        self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float, secrets_file: str
+    ) -> None:
+        """The host serves. `keys`: tenant -> ready key; `chats`: tenant -> one bot; the file holds the admin key."""
 
     def event(self, words: str) -> None:
         """Something that the operator should know."""
@@ -58,9 +61,13 @@ class TerminalDisplay:
                     f"{self._elapsed():6.1f} s  {step.name}: {step.words}", highlight=False, markup=False
                 )
 
-    def ready(self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float) -> None:
+    def ready(
+        self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float, secrets_file: str
+    ) -> None:
         self.close()
         self._line(f"Bunkhouse is up at {url} after {took_s:.1f} s.", "bold green")
+        self._line(f"  dashboard: {url}{DASHBOARD}")
+        self._line(f"  its login: admin_key in {secrets_file}")
         for tenant, key in keys.items():
             self._line(f"  key of {tenant}: {key}")
         first = next(iter(keys), None)
@@ -101,8 +108,11 @@ class JsonDisplay:
     def steps(self, steps: Sequence[Step]) -> None:
         self._write({"event": "starting", "waiting_for": {step.name: step.words for step in steps if not step.done}})
 
-    def ready(self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float) -> None:
-        self._write({"event": "ready", "url": url, "keys": keys, "bots": chats, "took_s": round(took_s, 3)})
+    def ready(
+        self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float, secrets_file: str
+    ) -> None:
+        at = {"url": url, "dashboard": f"{url}{DASHBOARD}", "secrets_file": secrets_file}
+        self._write({"event": "ready", **at, "keys": keys, "bots": chats, "took_s": round(took_s, 3)})
 
     def event(self, words: str) -> None:
         self._write({"event": "notice", "words": words})

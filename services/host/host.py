@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from services.config.api_keys import ready_key
+from services.config.host_secrets import secrets_path
 from services.host.child import Child, ChildState, GaveUp
 from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
@@ -149,7 +150,8 @@ class Host:
         found = {name: tenant for name, tenant in self._config.tenants.items() if tenant.ready_key}
         ready = {name: ready_key(name, self._runtime.secrets.pepper) for name in found}
         chats = {name: f"{name}/{next(iter(tenant.bots))}" for name, tenant in found.items() if tenant.bots}
-        self._display.ready(self._url, ready, chats, time.time() - self._begin_s)
+        secrets_file = str(secrets_path(self._config.data_dir))
+        self._display.ready(self._url, ready, chats, time.time() - self._begin_s, secrets_file)
 
     async def _until_stopped(self) -> None:
         while not self._stop_asked.is_set():

@@ -18,9 +18,10 @@ from services.config.schema import Config, ConfigError, ModelConfig
 from services.contracts.engine_kinds import Pool
 from services.devices.card import Card, cards, device_of
 from services.model_files.gguf import GgufError, read_gguf
+from services.model_files.known_shapes import known_shapes
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
-from services.model_files.weights import resolve
+from services.model_files.weights import WeightsError, resolve
 from services.planner.need import BITS, Need, need_of
 
 
@@ -142,6 +143,19 @@ def plan_card(card: Card, reserve: float, needs: Sequence[Need]) -> CardPlan:
 def read_shape(weights: str) -> ModelShape:
     """A model's shape from its own files. Raises ConfigError, WeightsError."""
     return shape_in(resolve(weights, description_only=True))
+
+
+def planned_shape(weights: str) -> ModelShape:
+    """The same for a plan alone: a hub that is not reached does not matter for the models of the examples.
+
+    Raises ConfigError, WeightsError.
+    """
+    try:
+        return read_shape(weights)
+    except WeightsError:
+        if (known := known_shapes().get(weights)) is None:
+            raise
+        return known
 
 
 def shape_in(path: Path) -> ModelShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import redis
 from typer.testing import CliRunner
 
 from services.cli.app import app
-from services.cli.chat import status_line
-from services.cli.client import ChatAnswer
+from services.cli.chat import status_line, talk
+from services.cli.client import ChatAnswer, ChatClient
 
 GOOD = """\
 data_dir: {folder}/data
@@ -58,6 +59,7 @@ def test_version(runner: CliRunner) -> None:
     result = runner.invoke(app, ["version", "--json"])
     assert json.loads(result.stdout)["bunkhouse"]
     assert runner.invoke(app, ["version"]).stdout.startswith("bunkhouse ")
+    assert runner.invoke(app, ["--version"]).stdout == runner.invoke(app, ["version"]).stdout
 
 
 @pytest.mark.parametrize("command", [["up"], ["plan"], ["ps"], ["seed"]])
@@ -135,7 +137,7 @@ def test_seed_fetches_weights_first(
 
 def test_help_names_the_commands(runner: CliRunner) -> None:
     shown = runner.invoke(app, ["--help"]).stdout
-    for name in ("up", "plan", "chat", "ps", "version", "loadtest", "report", "compare"):
+    for name in ("up", "plan", "chat", "ps", "version", "health", "loadtest", "report", "compare"):
         assert f" {name} " in shown
 
 
@@ -145,3 +147,34 @@ def test_the_status_line() -> None:
         "KV 4 bits · 40+21 tokens (32 cached) · 40.0 tok/s · waited 12 ms · first token after 80 ms"
     )
     assert status_line(ChatAnswer()) == ""
+
+
+def test_commands_in_a_chat_do_not_reach_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    class Client(ChatClient):
+        def ask(self, text: str) -> Iterator[str]:
+            asked.append(text)
+            yield text
+
+    with Client("http://127.0.0.1:1", "bh-x", "a/b", session="s", temperature=0) as client:
+        client.answer.text = "before"
+        talk(client, iter(["/help", "/nonsense", "Hello", "/quit", "Never"]), as_json=False, commands=True)
+        assert asked == ["Hello"]
+        said = capsys.readouterr().out
+        assert "/new" in said
+        assert "/nonsense is not a command" in said
+        talk(client, iter(["/help"]), as_json=False)
+    assert asked == ["Hello", "/help"]
+
+
+@pytest.mark.parametrize("name", ["24gb", "h100"])
+def test_the_gpu_examples_are_planned_without_the_hub(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    example = Path(__file__).parents[2] / "examples" / f"{name}.yaml"
+    result = runner.invoke(app, ["plan", str(example), "--json"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["fits"]

@@ -31,7 +31,7 @@ def test_the_curl_line_survives_a_shell() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_curl_line_is_one_line_however_narrow_the_terminal(terminal: bool) -> None:
     display, stream = shown(terminal=terminal)
-    display.ready("http://127.0.0.1:8000", {"acme": KEY}, {"acme": "acme/support"}, 2.0)
+    display.ready("http://127.0.0.1:8000", {"acme": KEY}, {"acme": "acme/support"}, 2.0, "/data/secrets.json")
     assert curl("http://127.0.0.1:8000", KEY, "acme/support") in stream.getvalue().splitlines()
 
 
@@ -58,7 +58,9 @@ def test_a_terminal_sees_what_is_waited_for() -> None:
 
 def test_no_ready_key() -> None:
     display, stream = shown(terminal=False)
-    display.ready("http://127.0.0.1:8000", {}, {}, 2.0)
+    display.ready("http://127.0.0.1:8000", {}, {}, 2.0, "/data/secrets.json")
+    assert "http://127.0.0.1:8000/dashboard" in stream.getvalue()
+    assert "admin_key in /data/secrets.json" in stream.getvalue()
     assert "admin API" in stream.getvalue()
     assert "curl" not in stream.getvalue()
 
@@ -67,7 +69,9 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     display = JsonDisplay()
     display.steps(STEPS)
     display.event("gateway died")
-    display.ready("http://127.0.0.1:8000", {"acme": KEY}, {"acme": "acme/support"}, 2.0)
+    display.ready("http://127.0.0.1:8000", {"acme": KEY}, {"acme": "acme/support"}, 2.0, "/data/secrets.json")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["starting", "notice", "ready"]
+    assert lines[2]["dashboard"] == "http://127.0.0.1:8000/dashboard"
+    assert lines[2]["secrets_file"] == "/data/secrets.json"
     assert lines[0]["waiting_for"] == {"model small": "loading weights"}

@@ -14,14 +14,15 @@ from typing import Annotated, Any
 import orjson
 import typer
 import uvloop
+from pydantic import ValidationError
 from rich.console import Console
 
 from services.contracts.scenario import Scenario
 from services.http_stream.client import StreamClient
 from services.process.children import raise_open_files_limit
 
+from .compare import ComparisonRow, render_comparison
 from .compare import compare as compare_runs
-from .compare import render_comparison
 from .figures import by_tenant, counted, figures
 from .meter import watch
 from .progress import run_with_progress
@@ -45,10 +46,8 @@ def loadtest(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run a scenario, write JSON lines and an HTML report."""
-    changes = {"url": url, "duration_s": duration_s}
     try:
-        plan = read_yaml_model(scenario, Scenario)
-        plan = Scenario.model_validate(plan.model_dump() | {k: v for k, v in changes.items() if v is not None})
+        plan = _changed(read_yaml_model(scenario, Scenario), url, duration_s)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             path = loop.run(run_scenario(plan, out, Console(stderr=True)))
     except (YamlError, ValueError) as error:
@@ -84,12 +83,16 @@ def report(
 def compare(
     a: Annotated[Path, typer.Argument(help="The run to compare with.")],
     b: Annotated[Path, typer.Argument(help="The run that changed something.")],
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("comparison.html"),
+    out: Annotated[Path | None, typer.Option(help="Write the comparison as an HTML page, too.")] = None,
 ) -> None:
     """Compare two runs: what is clearly better or worse, and what may be chance."""
     runs = _read(a), _read(b)
-    for row in compare_runs(*runs):
-        typer.echo(f"{row.name:24} {row.a_text:>10} {row.b_text:>10} {row.change_text:>13}  {row.verdict}")
+    headings = ComparisonRow("measure", "A", "B", "change", "verdict")
+    for row in (headings, *compare_runs(*runs)):
+        typer.echo(f"{row.name:24} {row.a_text:>10} {row.b_text:>10} {row.change_text:>13}  {row.verdict}".rstrip())
+    if out is None:
+        typer.echo("Charts: add --out PAGE.html.")
+        return
     out.write_text(render_comparison(*runs, str(a), str(b)), encoding="utf-8")
     typer.echo(f"report: {out}")
 
@@ -122,6 +125,16 @@ def prove(
         inter_token_ms=inter_token_ms,
         print_json=as_json,
     )
+
+
+def _changed(plan: Scenario, url: str | None, duration_s: float | None) -> Scenario:
+    """The scenario with what the command line says instead. Raises ValueError."""
+    changes = {"url": url, "duration_s": duration_s}
+    try:
+        return Scenario.model_validate(plan.model_dump() | {k: v for k, v in changes.items() if v is not None})
+    except ValidationError as error:
+        words = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"--duration-s {duration_s:g}: {words}") from error
 
 
 async def run_scenario(scenario: Scenario, out: Path, console: Console) -> Path:
@@ -191,6 +204,9 @@ def _print_summary(run: Run) -> None:
     total = summary(run)["total"]
     first = total["first_token"]
     typer.echo(f"{total['chats']} chats: {', '.join(f'{n} {r}' for r, n in total['results'].items())}")
+    if warmup_s := scenario_of(run).warmup_s:
+        early = sum(chat.intended_s < warmup_s for chat in run.chats)
+        typer.echo(f"{early} more in the warm-up are not counted")
     if first["p50"] is not None:
         typer.echo(f"first token: median {first['p50']:.3f} s, p95 {first['p95']:.3f} s, p99 {first['p99']:.3f} s")
     typer.echo(

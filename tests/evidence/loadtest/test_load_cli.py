@@ -173,3 +173,34 @@ def test_a_bad_scenario_ends_with_its_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["loadtest", str(path)])
     assert result.exit_code == 2
     assert "bad.yaml:2: tenants" in result.output
+
+
+def test_a_duration_within_the_warm_up_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.replace("duration_s: 1", "duration_s: 60\nwarmup_s: 10"), encoding="utf-8")
+    result = CliRunner().invoke(app, ["loadtest", str(path), "--duration-s", "5"])
+    assert result.exit_code == 2
+    assert result.output == "--duration-s 5: warmup_s (10.0) must be below duration_s (5.0)\n"
+
+
+def test_chats_of_the_warm_up_are_named(tmp_path: Path, server: FakeServer) -> None:
+    scenario = SCENARIO.replace("duration_s: 1", "duration_s: 1\nwarmup_s: 0.5")
+    out, said = _run(tmp_path, server, scenario=scenario)
+    chats = read_run(out / "run.jsonl").chats
+    early = sum(chat.intended_s < 0.5 for chat in chats)
+    assert early > 0
+    assert f"{len(chats) - early} chats: {len(chats) - early} ok" in said
+    assert f"{early} more in the warm-up are not counted" in said
+
+
+def test_a_comparison_has_headings_and_writes_a_page_only_where_it_is_told(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(_run(tmp_path, server)[0] / "run.jsonl")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    said = CliRunner().invoke(app, ["compare", run, run]).output
+    assert said.splitlines()[0].split() == ["measure", "A", "B", "change", "verdict"]
+    assert list(empty.iterdir()) == []
+    assert "--out" in said
