@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from scheduler.admission import Ask, decide, decide_now, engine_unknown, never, options
 from scheduler.fairness import Counters, Present
 from scheduler.flow_queues import Waiting
-from scheduler.ledger import Account, Ledger, reserve_bytes
+from scheduler.ledger import Account, Ledger, reservation_of, reserve_bytes
 from scheduler.limits import Limits
 from scheduler.prefix_cache_estimator import PrefixCacheEstimator
 from scheduler.service_rate import ServiceRate
@@ -133,20 +133,7 @@ class Accounting:
         """Enter an admitted chat, with an estimate of what it will take."""
         ticket, size = entry.ticket, decision.reserve_bytes
         device = self.devices[account.facts.device]
-        self.ledger.reserve(
-            Reservation(
-                ticket.chat,
-                ticket.tenant,
-                ticket.session,
-                ticket.model,
-                decision.kv_bits,
-                size,
-                now_s,
-                ticket.tokens_max,
-                ticket.demotable,
-                ticket.kv_bits_floor,
-            )
-        )
+        self.ledger.reserve(reservation_of(ticket, decision, now_s))
         completion = self.limits.completion_estimate(ticket)
         cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
         prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)

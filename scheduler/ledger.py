@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from services.contracts.decisions import Reservation
+from services.contracts.chats import Ticket
+from services.contracts.decisions import Decision, Reservation
 from services.contracts.devices import DeviceReport
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
@@ -33,6 +34,22 @@ def reserve_bytes(facts: EngineFacts, tokens: int, bits: int, page_tokens: int) 
     if paged <= facts.kv_budget_bytes:
         return paged
     return min(paged, max(tokens * per_token, facts.kv_budget_bytes))
+
+
+def reservation_of(ticket: Ticket, decision: Decision, now_s: float) -> Reservation:
+    """The ledger's line for an admitted ticket."""
+    return Reservation(
+        chat=ticket.chat,
+        tenant=ticket.tenant,
+        session=ticket.session,
+        model=ticket.model,
+        kv_bits=decision.kv_bits,
+        reserved_bytes=decision.reserve_bytes,
+        admitted_s=now_s,
+        tokens_max=ticket.tokens_max,
+        demotable=ticket.demotable,
+        kv_bits_floor=ticket.kv_bits_floor,
+    )
 
 
 class Account:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from scheduler.core import Scheduler
+from scheduler.ledger import reservation_of
 from scheduler.overload import microusd
 from scheduler.refusal_texts import refusal
 from scheduler.settings import SchedulerSettings
 from services.contracts.chats import Ticket
-from services.contracts.decisions import Decision, Outcome, Reason, Reservation
+from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.devices import DeviceReport
 from services.contracts.engines import EngineFacts
 from services.store import redis_keys as keys
@@ -281,19 +282,3 @@ class Loop:
         if answer is Dispatched.UNPAID and decision.reason in WAITING_IS_NO_USE:
             return await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
         return answer
-
-
-def reservation_of(ticket: Ticket, decision: Decision, now_s: float) -> Reservation:
-    """The ledger's line for an admitted ticket."""
-    return Reservation(
-        chat=ticket.chat,
-        tenant=ticket.tenant,
-        session=ticket.session,
-        model=ticket.model,
-        kv_bits=decision.kv_bits,
-        reserved_bytes=decision.reserve_bytes,
-        admitted_s=now_s,
-        tokens_max=ticket.tokens_max,
-        demotable=ticket.demotable,
-        kv_bits_floor=ticket.kv_bits_floor,
-    )
