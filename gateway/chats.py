@@ -13,8 +13,7 @@ from gateway.relay import relay_stream, relay_whole
 from gateway.request import parse_chat, session_of
 from gateway.state import Gateway
 from gateway.submit import Admitted, Caller, limit_headers, new_chat_id, submit
-from services.contracts.replies import ReplyEnd
-from services.store.redis_keys import QUEUED
+from services.contracts.replies import QUEUED, ReplyEnd
 from services.store.replies import ENTRY_ID, START
 from services.store.submission import ChatInfo
 

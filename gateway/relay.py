@@ -16,9 +16,8 @@ from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.state import Gateway
 from gateway.submit import Admitted
-from services.contracts.replies import HERE, ReplyEnd, ReplyEntry
+from services.contracts.replies import HERE, QUEUED, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
-from services.store.redis_keys import QUEUED
 from services.store.replies import START, Reader
 
 CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

@@ -18,9 +18,9 @@ from gateway.request import ChatRequest
 from gateway.state import Gateway
 from services.config.api_keys import salt
 from services.contracts.chats import Payload, Task, Ticket
+from services.contracts.replies import QUEUED
 from services.store.connection import QueueUnavailable
 from services.store.rate_limits import RateCharge, windows_of
-from services.store.redis_keys import QUEUED
 from services.store.replies import START
 from services.store.submission import Submission, Submitted
 from services.store.usage_counters import count_refusal

@@ -25,13 +25,12 @@ from services.devices.card import bandwidths, devices
 from services.devices.telemetry import GpuSource
 from services.process import garbage as heap
 from services.process.logs import setup
-from services.store import redis_keys as keys
 from services.store.bandwidth import read_measured
-from services.store.connection import Connection, QueueUnavailable, translated
+from services.store.connection import Connection, QueueUnavailable
 from services.store.registry import Registry
+from services.store.registry_edit import read_registry, registry_version
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.scheduling import SchedulerStore
-from services.store.submission import read_registry
 
 REGISTRY_S = 1.0
 DEVICE_S = 1.0
@@ -81,7 +80,7 @@ class LiveSettings:
         self._connection = connection
         self._config = config
         self._now = settings_of(config, Registry())
-        self._version = b""
+        self._version = -1
         self._measured: Mapping[str, float] = {}
 
     def __call__(self) -> SchedulerSettings:
@@ -89,8 +88,7 @@ class LiveSettings:
 
     async def refresh(self) -> None:
         """Read what changed. Raises QueueUnavailable."""
-        with translated():
-            version = await self._connection.redis.hget(keys.REGISTRY, "version")
+        version = await registry_version(self._connection)
         measured = await read_measured(self._connection)
         if (version, measured) != (self._version, self._measured):
             self._version, self._measured = version, measured

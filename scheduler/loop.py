@@ -20,8 +20,7 @@ from scheduler.settings import SchedulerSettings
 from services.contracts.chats import Ticket
 from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.devices import DeviceReport
-from services.contracts.engines import EngineFacts
-from services.store import redis_keys as keys
+from services.contracts.engines import EngineFacts, is_provider, provider_model
 from services.store.connection import QueueUnavailable
 from services.store.records import SchedulerEvent
 from services.store.scheduling import Dispatched, SchedulerStore
@@ -167,7 +166,7 @@ class Loop:
         if settings != self._core.settings:
             self._core.configure(settings)
         for seen in await self._desk.engines():
-            if keys.is_provider(seen.facts.model):  # no memory of ours, nothing to weigh
+            if is_provider(seen.facts.model):  # no memory of ours, nothing to weigh
                 self._providers[seen.facts.model] = seen.report.at_s
                 continue
             if self._facts.get(seen.facts.model) != seen.facts:
@@ -230,7 +229,7 @@ class Loop:
 
     def _served_elsewhere(self, ticket: Ticket, now: float) -> bool:
         """Whether the other provider's worker is there to take it."""
-        heard_s = self._providers.get(keys.provider(ticket.overflow_to or ""), 0.0)
+        heard_s = self._providers.get(provider_model(ticket.overflow_to or ""), 0.0)
         return now - heard_s <= self._core.settings.telemetry_age_s_max
 
     async def _decide(self, now: float) -> None:

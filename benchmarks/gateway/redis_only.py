@@ -9,8 +9,8 @@ from pathlib import Path
 
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.registry import Registry, seeded
+from services.store.registry_edit import write_registry
 from services.store.runtime import open_runtime, redis_dir, redis_socket
-from services.store.submission import write_registry
 
 
 async def main(path: Path) -> None:

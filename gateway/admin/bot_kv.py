@@ -18,8 +18,7 @@ from services.contracts.chats import Task
 from services.contracts.engines import EngineView
 from services.planner.kv_change import held_bits, unkept
 from services.store.registry import Registry
-from services.store.registry_edit import edit
-from services.store.submission import read_registry
+from services.store.registry_edit import edit, read_registry
 
 router = routes("bots")
 

@@ -12,8 +12,7 @@ from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
 from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig
 from services.store.registry import Registry
-from services.store.registry_edit import edit, with_tenant
-from services.store.submission import read_registry
+from services.store.registry_edit import edit, read_registry, with_tenant
 
 EXAMPLE = {
     "model": "smol",

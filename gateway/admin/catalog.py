@@ -18,7 +18,7 @@ from services.planner.plan_inputs import ConfigError, WeightsError, needs_beside
 from services.planner.quality_table import TABLE
 from services.store.jobs import Jobs
 from services.store.quality import measured
-from services.store.submission import read_registry
+from services.store.registry_edit import read_registry
 
 
 def lock_of(model: str) -> str:

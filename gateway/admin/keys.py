@@ -14,8 +14,7 @@ from gateway.admin.schemas import ApiKey, ApiKeyShown, KeyNew, KeyRotate, Page
 from gateway.state import Gateway
 from services.config.api_keys import digest, new_key, ready_id
 from services.store.registry import KeyRecord, Registry, TenantRecord
-from services.store.registry_edit import edit, with_tenant
-from services.store.submission import read_registry
+from services.store.registry_edit import edit, read_registry, with_tenant
 
 KEYS_MAX = 100  # of one tenant
 

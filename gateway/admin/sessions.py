@@ -19,8 +19,9 @@ from services.contracts.chats import Ticket
 from services.contracts.engines import EngineView
 from services.store import redis_keys as keys
 from services.store.connection import translated
+from services.store.registry_edit import read_registry
 from services.store.scheduling import SchedulerStore
-from services.store.submission import SESSION_KEEP_S, read_registry
+from services.store.submission import SESSION_KEEP_S
 
 SessionId = Annotated[str, Path(examples=["chat-42"])]
 

@@ -15,8 +15,7 @@ from services.config.schema import TenantConfig
 from services.store import redis_keys as keys
 from services.store.connection import translated
 from services.store.registry import Registry, TenantRecord
-from services.store.registry_edit import edit, with_tenant
-from services.store.submission import read_registry
+from services.store.registry_edit import edit, read_registry, with_tenant
 from services.store.usage_report import day_now, rows
 
 router = routes("tenants")

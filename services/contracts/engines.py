@@ -75,3 +75,13 @@ class Learned:
     turns: int = 0  # that this is the mean of
     shared_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)  # bot -> cached, of its last new sessions
     up_since_s: float = 0.0  # the engine whose cache this was
+
+
+def provider_model(name: str) -> str:
+    """What an overflow provider is called where models are named: no model's name has a colon."""
+    return f"overflow:{name}"
+
+
+def is_provider(model: str) -> bool:
+    """Whether a name is that of an overflow provider."""
+    return model.startswith("overflow:")

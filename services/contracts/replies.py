@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from services.contracts.chats import ChatUsage
 
+QUEUED = "0-1"  # id of the entry that every reply begins with
 HERE = "bunkhouse"  # who served a chat, unless another provider did
 
 

@@ -20,12 +20,11 @@ from services.host.display import Display
 from services.host.programs import Program, programs
 from services.host.readiness import Readiness
 from services.process.log_files import kept_short
-from services.store import redis_keys as keys
-from services.store.connection import Connection, translated
+from services.store import registry_edit
+from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
-from services.store.registry import seeded
+from services.store.engine_records import EngineRecords
 from services.store.runtime import Runtime, redis_dir, redis_socket
-from services.store.submission import read_registry, write_registry
 
 LOOK_S = 0.2
 LOGS = "logs"
@@ -195,18 +194,8 @@ async def seed(connection: Connection, runtime: Runtime) -> None:
 
     Raises QueueUnavailable.
     """
-    stored = False
-    while not stored:
-        current = await read_registry(connection)
-        fresh = seeded(current, runtime.config, runtime.secrets.pepper, time.time())
-        stored = await write_registry(connection, current.version, fresh)
-    with translated():
-        await connection.redis.delete(keys.PROGRESS)
-        gone = [
-            name for name in await connection.redis.hkeys(keys.ENGINES) if name.decode() not in runtime.config.models
-        ]
-        if gone:
-            await connection.redis.hdel(keys.ENGINES, *gone)
+    await registry_edit.seed(connection, runtime.config, runtime.secrets.pepper, time.time())
+    await EngineRecords(connection).forget_run(runtime.config.models)
 
 
 def shown_host(host: str) -> str:

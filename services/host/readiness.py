@@ -9,9 +9,8 @@ import httpx
 
 from services.config.schema import Config
 from services.contracts.engines import EngineState, EngineView
-from services.store import redis_keys as keys
-from services.store.connection import Connection, QueueUnavailable, translated
-from services.store.submission import SubmissionClient
+from services.store.connection import Connection, QueueUnavailable
+from services.store.engine_records import EngineRecords
 
 HTTP_S_MAX = 1.0
 
@@ -30,8 +29,7 @@ class Readiness:
 
     def __init__(self, config: Config, connection: Connection, gateway_url: str, started_s: float) -> None:
         self._config = config
-        self._connection = connection
-        self._door = SubmissionClient(connection)
+        self._records = EngineRecords(connection)
         self._started_s = started_s
         self._http = httpx.AsyncClient(base_url=gateway_url, timeout=HTTP_S_MAX, trust_env=False)
 
@@ -58,14 +56,11 @@ class Readiness:
         return Step("gateway", done=True, words="listening" if others_done else "listening, not yet serving")
 
     async def _scheduler(self) -> Step:
-        there = await self._door.snapshot() is not None
+        there = await self._records.snapshot() is not None
         return Step("scheduler", done=there, words="has the lease" if there else "starting, or waiting for the lease")
 
     async def _models(self) -> Iterable[Step]:
-        engines = await self._door.engines()
-        with translated():
-            told = await self._connection.redis.hgetall(keys.PROGRESS)
-        words = {name.decode(): text.decode() for name, text in told.items()}
+        engines, words = await self._records.engines(), await self._records.progress()
         return [
             self._model(name, engines.get(name), words.get(name, "starting its worker")) for name in self._config.models
         ]

@@ -9,7 +9,8 @@ from services.jobs.run import Context
 from services.planner.autotune import apply, possible, proposals, shortness
 from services.store.audit_log import Note
 from services.store.quality import measured
-from services.store.submission import SubmissionClient, read_registry
+from services.store.registry_edit import read_registry
+from services.store.submission import SubmissionClient
 
 
 async def run(context: Context) -> dict[str, Any]:

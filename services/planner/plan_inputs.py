@@ -16,7 +16,8 @@ from services.planner.need import Need, need_of
 from services.planner.plan import read_shape
 from services.store.bandwidth import read_measured
 from services.store.connection import Connection
-from services.store.submission import SubmissionClient, read_registry
+from services.store.registry_edit import read_registry
+from services.store.submission import SubmissionClient
 
 log = structlog.get_logger()
 

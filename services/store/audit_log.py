@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from services.process.logs import MASK, secret_name
 from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
-from services.store.submission import AUDIT_ENTRIES_MAX
 
+ENTRIES_MAX = 100_000  # about: the stream is trimmed in whole blocks
 READ_MAX = 1000  # entries in one round trip
 
 
@@ -47,7 +47,7 @@ class Entry:
 async def record(connection: Connection, note: Note) -> None:
     """Write down a change that is not one of the registry's. Raises QueueUnavailable."""
     with translated():
-        await connection.redis.xadd(keys.AUDIT, {"d": note.encoded()}, maxlen=AUDIT_ENTRIES_MAX, approximate=True)
+        await connection.redis.xadd(keys.AUDIT, {"d": note.encoded()}, maxlen=ENTRIES_MAX, approximate=True)
 
 
 async def entries(connection: Connection, since_s: float, until_s: float, most: int) -> AsyncIterator[Entry]:

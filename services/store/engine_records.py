@@ -6,6 +6,8 @@ is left out and logged once, and hides no other one.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import orjson
 import structlog
 from pydantic import TypeAdapter, ValidationError
@@ -64,6 +66,20 @@ class EngineRecords:
         if not found.unread:
             self._unread = {logged for logged in self._unread if not logged.startswith("snapshot")}
         return found
+
+    async def progress(self) -> dict[str, str]:
+        """What each model's engine does while it starts, in words."""
+        with translated():
+            stored = await self._connection.redis.hgetall(keys.PROGRESS)
+        return {name.decode(): words.decode() for name, words in stored.items()}
+
+    async def forget_run(self, models: Collection[str]) -> None:
+        """Forget what an earlier run of the host said, and engines of models that are not among `models`."""
+        with translated():
+            await self._connection.redis.delete(keys.PROGRESS)
+            gone = [name for name in await self._connection.redis.hkeys(keys.ENGINES) if name.decode() not in models]
+            if gone:
+                await self._connection.redis.hdel(keys.ENGINES, *gone)
 
     def _models(self, stored: dict[str, object]) -> tuple[dict[str, ModelSnapshot], list[str]]:
         models, unread = {}, []

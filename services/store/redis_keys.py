@@ -75,7 +75,6 @@ GROUP = "workers"
 
 # Channels carry hints. What they tell of is stored; a lost hint costs time, never a token.
 REPLY_HINTS = "bh:hint:replies"
-QUEUED = "0-1"  # place of the entry that every reply begins with
 REGISTRY_HINTS = "bh:hint:registry"
 
 
@@ -123,16 +122,6 @@ def spent(month: str, tenant: str) -> str:
 def bandwidth_probe(device: str) -> str:
     """Held while somebody measures a device's bandwidth."""
     return f"bh:bandwidth-probe:{device}"
-
-
-def provider(name: str) -> str:
-    """What an overflow provider is called where models are named: no model's name has a colon."""
-    return f"overflow:{name}"
-
-
-def is_provider(model: str) -> bool:
-    """Whether a name is that of an overflow provider."""
-    return model.startswith("overflow:")
 
 
 def limit(tenant: str, what: str, window: int) -> str:

@@ -6,10 +6,11 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from services.store.audit_log import Note
-from services.store.connection import Connection
-from services.store.registry import Registry, TenantRecord
-from services.store.submission import read_registry, write_registry
+from services.config.schema import Config
+from services.store import redis_keys as keys
+from services.store.audit_log import ENTRIES_MAX, Note
+from services.store.connection import Connection, translated
+from services.store.registry import Registry, TenantRecord, seeded
 
 TRIES_MAX = 20
 PAUSE_S_MAX = 0.05
@@ -19,6 +20,40 @@ Change = Callable[[Registry], tuple[Registry, Note] | None]
 
 class TooManyEdits(Exception):
     """Somebody else was first, every time."""
+
+
+async def read_registry(connection: Connection) -> Registry:
+    """The stored registry; empty when there is none yet."""
+    with translated():
+        document = await connection.redis.hget(keys.REGISTRY, "document")
+    return Registry.model_validate_json(document) if document else Registry()
+
+
+async def write_registry(connection: Connection, old_version: int, new: Registry, audit: bytes = b"") -> bool:
+    """Store a changed registry, and an entry of the audit log with it (services.store.audit_log), or neither.
+
+    False when somebody changed it since `old_version`.
+    """
+    answer = await connection.script(
+        "registry",
+        [keys.REGISTRY, keys.AUDIT],
+        [old_version, new.version, new.model_dump_json(), keys.REGISTRY_HINTS, audit, ENTRIES_MAX],
+    )
+    return bool(answer == b"ok")
+
+
+async def registry_version(connection: Connection) -> int:
+    """Version of the stored registry, 0 when there is none. Raises QueueUnavailable."""
+    with translated():
+        return int(await connection.redis.hget(keys.REGISTRY, "version") or 0)
+
+
+async def seed(connection: Connection, config: Config, pepper: bytes, now_s: float) -> None:
+    """Bring the stored registry up to the configuration. Raises QueueUnavailable."""
+    stored = False
+    while not stored:
+        current = await read_registry(connection)
+        stored = await write_registry(connection, current.version, seeded(current, config, pepper, now_s))
 
 
 async def edit(connection: Connection, change: Change) -> Registry:

@@ -9,7 +9,7 @@ import orjson
 
 from services.contracts.chats import KvBits, Ticket
 from services.contracts.decisions import Decision, Reservation
-from services.contracts.engines import EngineView, Learned
+from services.contracts.engines import EngineView, Learned, provider_model
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
@@ -120,7 +120,7 @@ class SchedulerStore:
             "overflow",
             lease,
             ticket,
-            to=keys.provider(ticket.overflow_to or ""),
+            to=provider_model(ticket.overflow_to or ""),
             bits=KvBits.SIXTEEN,
             waited_s=waited_s,
             own_key=keys.spent(month_of(ticket.created_s), ticket.tenant),

@@ -19,9 +19,9 @@ from services.store.engine_records import EngineRecords
 from services.store.rate_limits import RateCharge, RateWindow, to_give_back
 from services.store.records import decode, encode
 from services.store.registry import Registry
+from services.store.registry_edit import read_registry
 from services.store.usage_counters import REFUSED, day_of, month_of
 
-AUDIT_ENTRIES_MAX = 100_000  # about: the stream is trimmed in whole blocks
 SESSION_KEEP_S = 24 * 3600  # after its last chat
 CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten so long after it came, or a worker last took it
 
@@ -224,23 +224,3 @@ def refuse_keys(ticket: Ticket, now_s: float) -> list[str]:
         keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
         keys.USAGES,
     ]
-
-
-async def read_registry(connection: Connection) -> Registry:
-    """The stored registry; empty when there is none yet."""
-    with translated():
-        document = await connection.redis.hget(keys.REGISTRY, "document")
-    return Registry.model_validate_json(document) if document else Registry()
-
-
-async def write_registry(connection: Connection, old_version: int, new: Registry, audit: bytes = b"") -> bool:
-    """Store a changed registry, and an entry of the audit log with it (services.store.audit_log), or neither.
-
-    False when somebody changed it since `old_version`.
-    """
-    answer = await connection.script(
-        "registry",
-        [keys.REGISTRY, keys.AUDIT],
-        [old_version, new.version, new.model_dump_json(), keys.REGISTRY_HINTS, audit, AUDIT_ENTRIES_MAX],
-    )
-    return bool(answer == b"ok")

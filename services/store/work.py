@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.engines import EngineFacts, EngineReport
-from services.contracts.replies import HERE, ContentKind, ReplyEnd
+from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd
 from services.store import redis_keys as keys
 from services.store.commands import Commands
 from services.store.connection import Connection, pairs, translated
@@ -152,7 +152,7 @@ class WorkConsumer:
             if line.start is not None:
                 bits, queue_s = line.start
                 start = {"b": bits, "q": queue_s, "s": self.served_by}
-                news.append((line.chat, keys.QUEUED, f"{line.attempt}-0", start))
+                news.append((line.chat, QUEUED, f"{line.attempt}-0", start))
             field = TEXT_FIELDS[line.content]
             news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens, field))
             args += (place, field, line.text, line.tokens)

@@ -24,7 +24,7 @@ import structlog
 from services.config.host_secrets import SecretsError
 from services.config.schema import ConfigError, OverflowConfig
 from services.contracts.chats import KvBits
-from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.contracts.engines import EngineFacts, EngineReport, EngineState, provider_model
 from services.engines.base import (
     EngineBusy,
     EngineError,
@@ -37,7 +37,6 @@ from services.engines.base import (
     Progress,
 )
 from services.process.logs import setup
-from services.store import redis_keys as keys
 from services.store.connection import QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.work import WorkConsumer
@@ -91,7 +90,7 @@ class OverflowEngine:
             model_list=[{"model_name": self.name, "litellm_params": parameters}], num_retries=1
         )
         return EngineFacts(
-            model=keys.provider(self.name),
+            model=provider_model(self.name),
             engine="overflow",
             weight_bytes=0,
             overhead_bytes=0,
@@ -104,7 +103,7 @@ class OverflowEngine:
 
     async def report(self) -> EngineReport:
         """How many chats are there now."""
-        return EngineReport(keys.provider(self.name), time.time(), EngineState.READY, running=self._running)
+        return EngineReport(provider_model(self.name), time.time(), EngineState.READY, running=self._running)
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
         """Run one chat there. Half an answer cannot be gone on with elsewhere: raises EngineRejected then."""
@@ -193,7 +192,7 @@ def _first_line(error: Exception) -> str:
 async def serve(runtime: Runtime, name: str) -> None:
     """Run the provider's worker until SIGTERM. Raises EngineGone, QueueUnavailable."""
     settings = runtime.config.overflow[name]
-    provider = keys.provider(name)
+    provider = provider_model(name)
     async with runtime.connect(PATIENCE_S) as connection:
         worker = Worker(
             provider,

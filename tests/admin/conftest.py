@@ -20,7 +20,8 @@ from services.contracts.chats import KvBits, Payload, Task, Ticket
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.store.connection import connect
 from services.store.registry import seeded
-from services.store.submission import Submitted, read_registry, write_registry
+from services.store.registry_edit import read_registry, write_registry
+from services.store.submission import Submitted
 from services.store.work import WorkConsumer
 
 PEPPER = b"pepper" * 6

@@ -9,7 +9,7 @@ import pytest
 
 from services.store.commands import Commands, CommandState
 from services.store.jobs import Jobs, JobState
-from services.store.submission import read_registry
+from services.store.registry_edit import read_registry
 from tests.admin.conftest import Admin
 
 

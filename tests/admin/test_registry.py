@@ -10,8 +10,8 @@ from hashlib import sha256
 
 from services.config.schema import TenantConfig
 from services.store.registry import Keyring, Registry, seeded
+from services.store.registry_edit import read_registry, write_registry
 from services.store.scheduling import SchedulerStore
-from services.store.submission import read_registry, write_registry
 from tests.admin.conftest import ACME, CONFIG, PEPPER, Admin
 from tests.snapshots import snapshot
 

@@ -26,8 +26,8 @@ from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from services.store.connection import connect
 from services.store.registry import seeded
+from services.store.registry_edit import read_registry, write_registry
 from services.store.scheduling import SchedulerStore
-from services.store.submission import read_registry, write_registry
 from tests.admin.conftest import ADMIN_KEY, CONFIG, PEPPER, SECRETS
 from tests.fuzzing import UNSHRUNK
 

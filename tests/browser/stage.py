@@ -39,9 +39,9 @@ from services.model_files.weights import resolve
 from services.process.logs import setup
 from services.store.connection import Connection, connect
 from services.store.registry import seeded
+from services.store.registry_edit import read_registry, write_registry
 from services.store.runtime import Runtime
 from services.store.scheduling import SchedulerStore
-from services.store.submission import read_registry, write_registry
 from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.worker import Worker

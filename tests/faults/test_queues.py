@@ -23,8 +23,9 @@ from services.store.connection import Connection, QueueUnavailable
 from services.store.explanations import explain
 from services.store.records import encode
 from services.store.registry import Registry, TenantRecord
+from services.store.registry_edit import write_registry
 from services.store.scheduling import SchedulerStore
-from services.store.submission import SubmissionClient, Submitted, write_registry
+from services.store.submission import SubmissionClient, Submitted
 from services.store.work import ReplyPiece, WorkConsumer
 from tests.faults.harness.proxy import Proxy
 from tests.gateway.driver import until

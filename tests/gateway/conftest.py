@@ -26,8 +26,8 @@ from services.config.schema import Config
 from services.model_files.weights import resolve
 from services.store.connection import Connection, connect
 from services.store.registry import Registry, seeded
+from services.store.registry_edit import read_registry, write_registry
 from services.store.runtime import Runtime
-from services.store.submission import read_registry, write_registry
 from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 from .driver import Driver, ended, until

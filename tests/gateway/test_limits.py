@@ -16,7 +16,8 @@ from services.contracts.chats import Payload, Ticket
 from services.store.connection import Connection, QueueUnavailable, connect
 from services.store.rate_limits import MINUTE_S, windows_of
 from services.store.registry import Registry
-from services.store.submission import Submission, SubmissionClient, Submitted, write_registry
+from services.store.registry_edit import write_registry
+from services.store.submission import Submission, SubmissionClient, Submitted
 from services.tokenizer.tokenizer import Tokenizer
 from tests.scheduler import kit
 

@@ -21,7 +21,7 @@ import yaml
 from gateway.main import listening
 from services.store.connection import Connection, connect
 from services.store.registry import Registry, seeded
-from services.store.submission import write_registry
+from services.store.registry_edit import write_registry
 
 from .conftest import SECRETS, Host, config_of
 from .driver import Driver, Script, ended, until

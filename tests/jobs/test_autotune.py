@@ -16,8 +16,8 @@ from services.store.connection import Connection
 from services.store.jobs import Jobs
 from services.store.quality import Measured, keep
 from services.store.registry import Registry, TenantRecord
+from services.store.registry_edit import read_registry, write_registry
 from services.store.runtime import Runtime
-from services.store.submission import read_registry, write_registry
 from services.store.work import WorkConsumer
 
 

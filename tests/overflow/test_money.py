@@ -14,13 +14,14 @@ import pytest
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings, TenantShare
 from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
-from services.contracts.engines import EngineReport, EngineState
+from services.contracts.engines import EngineReport, EngineState, provider_model
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
 from services.store.registry import Registry
+from services.store.registry_edit import write_registry
 from services.store.scheduling import Dispatched, SchedulerStore
-from services.store.submission import CHAT_KEEP_S, SubmissionClient, Submitted, write_registry
+from services.store.submission import CHAT_KEEP_S, SubmissionClient, Submitted
 from services.store.usage_counters import month_of
 from services.store.work import Settled, WorkConsumer
 from tests.gateway.driver import until
@@ -29,7 +30,7 @@ from tests.scheduler.kit import facts, ticket
 USD_PER_MILLION = 10_000.0
 MICROUSD = 1_000_000  # that a chat of 100 tokens costs then
 CAP = 3 * MICROUSD
-PROVIDER = keys.provider("second")
+PROVIDER = provider_model("second")
 
 
 class Host:

@@ -16,9 +16,10 @@ from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
 from services.store.rate_limits import RateWindow, windows_of
 from services.store.registry import Registry, TenantRecord
+from services.store.registry_edit import write_registry
 from services.store.replies import ReplyHub
 from services.store.scheduling import Dispatched, SchedulerStore
-from services.store.submission import SubmissionClient, Submitted, write_registry
+from services.store.submission import SubmissionClient, Submitted
 from services.store.work import ReplyPiece, Settled, WorkConsumer
 from tests.scheduler import kit
 

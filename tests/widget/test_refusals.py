@@ -11,8 +11,7 @@ from gateway.state import Gateway
 from services.config.schema import LimitsConfig
 from services.contracts.replies import Finish
 from services.store.connection import QueueUnavailable
-from services.store.registry_edit import with_tenant
-from services.store.submission import read_registry, write_registry
+from services.store.registry_edit import read_registry, with_tenant, write_registry
 from services.store.usage_report import day_now, rows
 
 from .conftest import BOT, Page

@@ -21,9 +21,10 @@ from services.engines.factory import build_engine
 from services.model_files.weights import resolve
 from services.store.connection import Connection, connect
 from services.store.registry import Registry, TenantRecord
+from services.store.registry_edit import write_registry
 from services.store.replies import ReplyHub
 from services.store.scheduling import SchedulerStore
-from services.store.submission import SubmissionClient, Submitted, write_registry
+from services.store.submission import SubmissionClient, Submitted
 from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from services.worker.worker import Worker
