@@ -18,6 +18,7 @@ from scheduler.overload import microusd
 from scheduler.refusal_texts import refusal
 from scheduler.settings import SchedulerSettings
 from services.contracts.chats import Ticket
+from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.devices import DeviceReport
 from services.contracts.engines import EngineFacts, is_provider, provider_model
@@ -187,9 +188,10 @@ class Loop:
             raise AccountingBehind(f"{len(behind)} reservations were not known")
         self._unknown = unknown
         for model in self._core.wanted_models():
-            await self._desk.command(model, [{"wake": True}])
+            await self._desk.control(model, ControlMessage(wake=True))
         for demotion in self._core.demotions():
-            await self._desk.command(demotion.model, [{"demote": demotion.chat, "bits": int(demotion.kv_bits)}])
+            message = ControlMessage(demote=demotion.chat, bits=demotion.kv_bits)
+            await self._desk.control(demotion.model, message)
 
     async def _count_money(self, settings: SchedulerSettings, now: float) -> None:
         """What tenants with a cap may still spend, where there is somebody to spend it on."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import status
 
-from gateway.admin.auth import Owner, StoredAdmin, add_admin, admins, drop_admin
+from gateway.admin.auth import Owner, add_admin, drop_admin
 from gateway.admin.common import Host, note, noted, routes
 from gateway.admin.errors import Conflict
 from gateway.admin.schemas import Admin, AdminNew, AdminShown, Page
+from services.store.admin_keys import StoredAdmin, admin_keys
 
 ADMINS_MAX = 100
 
@@ -17,13 +18,13 @@ router = routes("admins")
 @router.get("/admins")
 async def index(host: Host, _: Owner) -> Page[Admin]:
     """All admin keys but the owner's own, which is the host's."""
-    return Page(items=[_shown(admin) for admin in await admins(host)])
+    return Page(items=[_shown(admin) for admin in await admin_keys(host.connection)])
 
 
 @router.post("/admins", status_code=status.HTTP_201_CREATED)
 async def create(new: AdminNew, host: Host, actor: Owner) -> AdminShown:
     """A new admin key. The answer is the only place where it ever stands."""
-    known = await admins(host)
+    known = await admin_keys(host.connection)
     if len(known) >= ADMINS_MAX:
         raise Conflict(f"There are {ADMINS_MAX} admin keys. Revoke one first.", code="too_many")
     stored, key = await add_admin(host, new.name, new.role)

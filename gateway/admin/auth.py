@@ -12,7 +12,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -20,8 +19,7 @@ from gateway.admin.errors import Forbidden, NotFound, Unauthorized
 from gateway.admin.schemas import Role
 from gateway.state import Gateway
 from services.config.api_keys import ADMIN_PREFIX, digest
-from services.store import redis_keys as keys
-from services.store.connection import translated
+from services.store.admin_keys import StoredAdmin, admin_keys, drop_admin_key, keep_admin_key
 from services.store.registry import Keyring
 
 GATEWAY = "bunkhouse.gateway"  # in the request's scope, as is its id
@@ -41,24 +39,13 @@ class Actor:
     request: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAdmin:
-    """A further admin key as it is stored."""
-
-    id: str
-    name: str
-    role: Role
-    digest: str
-    created_s: float
-
-
 async def identify(gateway: Gateway, key: str) -> Actor:
     """Whose admin key this is. Raises Unauthorized, QueueUnavailable."""
     pepper = gateway.secrets.pepper
     presented = digest(key, pepper)
     if hmac.compare_digest(presented, digest(gateway.secrets.admin_key, pepper)):
         return Actor(OWNER, "owner")
-    for admin in await admins(gateway):
+    for admin in await admin_keys(gateway.connection):
         if hmac.compare_digest(presented, admin.digest):
             return Actor(admin.name, admin.role)
     if Keyring(gateway.directory.registry, pepper).tenant_of(key, gateway.clock()) is not None:
@@ -87,30 +74,20 @@ Operator = Annotated[Actor, may("operator")]
 Owner = Annotated[Actor, may("owner")]
 
 
-async def admins(gateway: Gateway) -> list[StoredAdmin]:
-    """All further admin keys, oldest first. Raises QueueUnavailable."""
-    with translated():
-        stored = await gateway.connection.redis.hvals(keys.ADMINS)
-    found = [StoredAdmin(**orjson.loads(data)) for data in stored]
-    return sorted(found, key=lambda admin: (admin.created_s, admin.id))
-
-
 async def add_admin(gateway: Gateway, name: str, role: Role) -> tuple[StoredAdmin, str]:
     """A new admin key: as stored, and itself. Raises QueueUnavailable."""
     key = ADMIN_PREFIX + secrets.token_urlsafe(32)
     stored = StoredAdmin(
         f"admin-{secrets.token_hex(4)}", name, role, digest(key, gateway.secrets.pepper), gateway.clock()
     )
-    with translated():
-        await gateway.connection.redis.hset(keys.ADMINS, stored.id, orjson.dumps(stored))
+    await keep_admin_key(gateway.connection, stored)
     return stored, key
 
 
 async def drop_admin(gateway: Gateway, admin_id: str) -> StoredAdmin:
     """Revoke an admin key at once. Raises NotFound, QueueUnavailable."""
-    found = next((admin for admin in await admins(gateway) if admin.id == admin_id), None)
+    found = next((admin for admin in await admin_keys(gateway.connection) if admin.id == admin_id), None)
     if found is None:
         raise NotFound(f"There is no admin key {admin_id!r}.")
-    with translated():
-        await gateway.connection.redis.hdel(keys.ADMINS, admin_id)
+    await drop_admin_key(gateway.connection, admin_id)
     return found

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-import orjson
-
 from gateway.admin.errors import Conflict, Unavailable
 from gateway.state import Gateway
-from services.store import redis_keys as keys
 from services.store.commands import Command, Commands, CommandState
-from services.store.connection import translated
 
 ANSWER_S_MAX = 10.0
 DEMOTED_S_MAX = 2.0
@@ -44,11 +40,7 @@ async def _ended(commands: Commands, model: str, order: str) -> Command | None:
 
 async def demote(host: Gateway, model: str, chats: list[str], bits: int) -> bool:
     """Lower running chats. Whether the engine has confirmed all of them in time. Raises QueueUnavailable."""
-    with translated():
-        for chat in chats:
-            await host.connection.redis.publish(
-                keys.control_channel(model), orjson.dumps({"demote": chat, "bits": bits})
-            )
+    await Commands(host.connection).demote(model, chats, bits)
     left = set(chats)
     until_s = asyncio.get_running_loop().time() + DEMOTED_S_MAX
     while left and asyncio.get_running_loop().time() < until_s:

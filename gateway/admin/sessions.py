@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 from fastapi import Path, Query
 
@@ -17,11 +17,9 @@ from gateway.admin.schemas import Page, Session, SessionChat, SessionEnded, Sess
 from gateway.state import Gateway
 from services.contracts.chats import Ticket
 from services.contracts.engines import EngineView
-from services.store import redis_keys as keys
-from services.store.connection import translated
 from services.store.registry_edit import read_registry
 from services.store.scheduling import SchedulerStore
-from services.store.submission import SESSION_KEEP_S
+from services.store.sessions import SessionStore, StoredSession
 
 SessionId = Annotated[str, Path(examples=["chat-42"])]
 
@@ -45,29 +43,20 @@ async def index(
 ) -> Page[Session]:
     """The sessions that were used last, of all tenants or one."""
     held = await _held(host)
-    now_s = host.clock()
-    with translated():
-        await host.connection.redis.zremrangebyscore(keys.SESSIONS, 0, now_s - SESSION_KEEP_S)
-        places = [name.decode().partition(" ") for name in await host.connection.redis.zrevrange(keys.SESSIONS, 0, -1)]
-        wanted = [(owner, name) for owner, _, name in places if tenant in (None, owner)]
-        async with host.connection.redis.pipeline(transaction=False) as pipe:
-            for owner, name in wanted[:limit]:
-                pipe.hgetall(keys.session(owner, name))
-            stored = await pipe.execute()
-    shown = [_shown(*place, values, held) for place, values in zip(wanted, stored, strict=False) if values]
-    return Page(items=shown, more=len(wanted) > limit)
+    found, more = await SessionStore(host.connection).recent(tenant, limit, host.clock())
+    return Page(items=[_shown(session, held) for session in found], more=more)
 
 
 @router.get("/sessions/{tenant}/{session:path}")
 async def show(tenant: str, session: SessionId, host: Host, _: Viewer) -> Session:
     """One session."""
-    return _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
+    return _shown(await _stored(host, tenant, session), await _held(host))
 
 
 @router.put("/sessions/{tenant}/{session:path}/kv")
 async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host, actor: Operator) -> SessionKvAnswer:
     """KV bits of one conversation. Chats that run are lowered at once; later ones start with these bits."""
-    found = _shown(tenant, session, await _stored(host, tenant, session), await _held(host))
+    found = _shown(await _stored(host, tenant, session), await _held(host))
     engine = (await host.door.engines()).get(found.model)
     sizes = await _checked_sizes(host, found, engine, wanted.bits)
     running = [chat for chat in found.chats if chat.state != "waiting" and (chat.kv_bits or 0) > wanted.bits]
@@ -78,8 +67,7 @@ async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host,
     )
     done = False
     if not wanted.dry_run:
-        with translated():
-            await host.connection.redis.hset(keys.session(tenant, session), "wanted", wanted.bits)
+        await SessionStore(host.connection).want_bits(tenant, session, wanted.bits)
         done = await demote(host, found.model, [chat.chat for chat in running], wanted.bits)
         before, after = {"kv_bits": found.kv_bits_wanted or found.kv_bits}, {"kv_bits": wanted.bits}
         await noted(host, note(host, actor, "session.kv", f"{tenant}/{session}", before=before, after=after))
@@ -107,9 +95,7 @@ async def end(tenant: str, session: SessionId, host: Host, actor: Operator) -> S
         keep_s = host.config.gateway.reply_keep_s
         if await host.door.cancel(held.tickets[chat.chat], keep_s, host.clock()):
             cancelled.append(chat.chat)
-    with translated():
-        await host.connection.redis.delete(keys.session(tenant, session))
-        await host.connection.redis.zrem(keys.SESSIONS, f"{tenant} {session}")
+    await SessionStore(host.connection).forget(tenant, session)
     await noted(host, note(host, actor, "session.end", f"{tenant}/{session}", after={"cancelled": cancelled}))
     return SessionEnded(tenant=tenant, session=session, cancelled=cancelled)
 
@@ -134,10 +120,9 @@ async def _checked_sizes(host: Gateway, found: Session, engine: EngineView | Non
     return engine.facts.kv_bytes_per_token
 
 
-async def _stored(host: Gateway, tenant: str, session: str) -> dict[bytes, bytes]:
-    with translated():
-        stored: dict[bytes, bytes] = await host.connection.redis.hgetall(keys.session(tenant, session))
-    if not stored:
+async def _stored(host: Gateway, tenant: str, session: str) -> StoredSession:
+    stored = await SessionStore(host.connection).read(tenant, session)
+    if stored is None:
         raise NotFound(f"The tenant {tenant!r} has no session {session!r} lately.", param="session")
     return stored
 
@@ -174,17 +159,6 @@ async def _held(host: Gateway) -> HeldSession:
     return held
 
 
-def _shown(tenant: str, session: str, stored: dict[bytes, bytes], held: HeldSession) -> Session:
-    values: dict[str, Any] = {name.decode(): value.decode() for name, value in stored.items()}
-    chats = held.chats.get((tenant, session), [])
-    return Session(
-        tenant=tenant,
-        session=session,
-        bot=values.get("bot", ""),
-        model=values.get("model", ""),
-        last_s=float(values.get("last_s", 0)),
-        kv_bits=int(values["kv_bits"]) if "kv_bits" in values else None,
-        kv_bits_wanted=int(values["wanted"]) if "wanted" in values else None,
-        reserved_bytes=sum(chat.reserved_bytes for chat in chats),
-        chats=chats,
-    )
+def _shown(found: StoredSession, held: HeldSession) -> Session:
+    chats = held.chats.get((found.tenant, found.session), [])
+    return Session(**asdict(found), reserved_bytes=sum(chat.reserved_bytes for chat in chats), chats=chats)

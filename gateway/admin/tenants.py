@@ -12,8 +12,6 @@ from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import Page, Tenant, TenantChange, TenantNew, TenantUse
 from gateway.state import Gateway
 from services.config.schema import TenantConfig
-from services.store import redis_keys as keys
-from services.store.connection import translated
 from services.store.registry import Registry, TenantRecord
 from services.store.registry_edit import edit, read_registry, with_tenant
 from services.store.usage_report import day_now, rows
@@ -88,15 +86,13 @@ def _changeable(record: TenantRecord) -> dict[str, Any]:
 async def _uses(host: Gateway) -> dict[str, TenantUse]:
     """What tenants hold now. The month's tokens are those of the usage counters."""
     snapshot = await host.door.snapshot()
-    with translated():
-        waiting = await host.connection.redis.hgetall(keys.WAITING)
+    waits = await host.door.waiting_by_tenant()
     today = day_now(host.clock())
     month: dict[str, int] = {}
     for row in await rows(host.connection, f"{today[:8]}01", today):
         month[str(row.tenant)] = month.get(str(row.tenant), 0) + row.prompt_tokens + row.completion_tokens
     running = snapshot.chats_per_tenant if snapshot else {}
     reserved = snapshot.kv_bytes_per_tenant if snapshot else {}
-    waits = {name.decode(): int(count) for name, count in waiting.items()}
     return {
         name: TenantUse(
             chats_running=running.get(name, 0),

@@ -3,10 +3,6 @@
 The cookie holds a fresh 256-bit secret. Redis keeps the admin key, sealed with that secret, under the secret's digest:
 neither the browser nor a copy of Redis has the key. Every request asks the admin API with that key, so a revoked key or
 a changed role counts at once.
-
-key                              type    holds
-bh:dashboard:session:DIGEST      string  name, role, the sealed key; gone after IDLE_S without a request
-bh:dashboard:tries:ADDRESS:MIN   string  logins that failed in one minute
 """
 
 from __future__ import annotations
@@ -16,13 +12,10 @@ import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from gateway.outcomes import Code, Refused
-from services.store import redis_keys as keys
-from services.store.connection import Connection, translated
+from services.store.connection import Connection
+from services.store.logins import LoginStore, SealedLogin
 
 COOKIE = "bunkhouse_session"
 IDLE_S = 4 * 3600
@@ -50,21 +43,11 @@ class Login:
         return self.role in ("operator", "owner")
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    role: str
-    sealed: str
-    mac: str
-    ends_s: float
-
-
 class Logins:
     """Methods raise QueueUnavailable."""
 
     def __init__(self, connection: Connection, pepper: bytes, clock: Callable[[], float]) -> None:
-        self._redis: Any = connection.redis
+        self._store = LoginStore(connection)
         self._pepper = pepper
         self._clock = clock
 
@@ -74,9 +57,8 @@ class Logins:
         sealed = _sealed(key.encode(), secret)
         mac = hmac.new(secret.encode(), b"seal" + sealed, hashlib.sha256).hexdigest()
         ends_s = self._clock() + LIFE_S
-        stored = _Stored(name=name, role=role, sealed=sealed.hex(), mac=mac, ends_s=ends_s)
-        with translated():
-            await self._redis.set(_name(secret), stored.model_dump_json(), ex=IDLE_S)
+        login = SealedLogin(name=name, role=role, sealed=sealed.hex(), mac=mac, ends_s=ends_s)
+        await self._store.keep(_name(secret), login, IDLE_S)
         return f"{secret}.{self._signature(secret)}"
 
     async def find(self, cookie: str | None) -> Login | None:
@@ -84,11 +66,9 @@ class Logins:
         secret = self._secret(cookie)
         if secret is None:
             return None
-        with translated():
-            data = await self._redis.getex(_name(secret), ex=IDLE_S)
-        if not data:
+        stored = await self._store.find(_name(secret), IDLE_S)
+        if stored is None:
             return None
-        stored = _Stored.model_validate_json(data)
         sealed = bytes.fromhex(stored.sealed)
         mac = hmac.new(secret.encode(), b"seal" + sealed, hashlib.sha256).hexdigest()
         if stored.ends_s <= self._clock() or not hmac.compare_digest(mac, stored.mac):
@@ -99,27 +79,19 @@ class Logins:
         """Log out."""
         secret = self._secret(cookie)
         if secret is not None:
-            with translated():
-                await self._redis.delete(_name(secret))
+            await self._store.drop(_name(secret))
 
     async def count_try(self, address: str) -> None:
         """Count a login as failed, until `succeeded`. Raises Refused above TRIES_PER_MINUTE."""
         now_s = self._clock()
-        name = _tries(address, now_s)
-        with translated():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.incr(name)
-                pipe.expire(name, 2 * _MINUTE_S)
-                count, _ = await pipe.execute()
-        if count > TRIES_PER_MINUTE:
+        if await self._store.count_try(address, now_s) > TRIES_PER_MINUTE:
             raise Refused(
                 Code.RATE_LIMIT, "Too many tries. Wait a minute.", retry_after_s=_MINUTE_S - now_s % _MINUTE_S
             )
 
     async def succeeded(self, address: str) -> None:
         """The login just counted did not fail."""
-        with translated():
-            await self._redis.decr(_tries(address, self._clock()))
+        await self._store.uncount_try(address, self._clock())
 
     def _secret(self, cookie: str | None) -> str | None:
         secret, _, signature = (cookie or "").partition(".")
@@ -132,11 +104,7 @@ class Logins:
 
 
 def _name(secret: str) -> str:
-    return keys.dashboard_session(hashlib.sha256(secret.encode()).hexdigest())
-
-
-def _tries(address: str, now_s: float) -> str:
-    return keys.dashboard_tries(address, int(now_s // _MINUTE_S))
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _sealed(data: bytes, secret: str) -> bytes:

@@ -21,10 +21,10 @@ from gateway.request import ChatRequest
 from gateway.state import Gateway
 from gateway.submit import Caller, new_chat_id, submit
 from gateway.widget.sites import WidgetSite
-from gateway.widget.store import BUSY_S_MAX, READ_S, Conversation, ConversationStore, ConversationTurn
 from services.contracts.chats import Ticket
 from services.contracts.replies import Finish, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
+from services.store.conversations import BUSY_S_MAX, READ_S, Conversation, ConversationStore, ConversationTurn
 from services.store.replies import START, Reader
 
 LOOK_S = 10.0  # how often the keeper of an answer looks whether it is still read
@@ -62,7 +62,7 @@ class WidgetChats:
             ConversationTurn(who="bot", text="", at_s=now_s, chat=chat),
         )
         asked = talk.model_copy(update={"turns": (*talk.turns, *said)})
-        await self._store.save(place, asked)
+        await self._store.save(asked, place.widget.keep_days)
         await self._store.reading(chat)
         keeper = asyncio.create_task(self._keep(place, talk.session, ticket))
         self._keepers.add(keeper)
@@ -90,6 +90,13 @@ class WidgetChats:
                 if refused.code is not Code.CONTEXT_LENGTH or len(said) == 1:
                     raise for_visitor(refused) from refused
                 said = said[1:]
+
+    async def talk(self, place: WidgetSite, session: str) -> Conversation:
+        """A conversation of this bot. Raises Refused, QueueUnavailable."""
+        found = await self._store.read(place.bot, session)
+        if found is None:
+            raise Refused(Code.NOT_FOUND, "There is no such conversation, or it was forgotten.")
+        return found
 
     async def settled(self, place: WidgetSite, talk: Conversation) -> Conversation:
         """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
@@ -136,13 +143,13 @@ class WidgetChats:
                 await self._gateway.door.cancel(ticket, keep_s, self._gateway.clock())
 
     async def _finish(self, place: WidgetSite, session: str, text: str, end: ReplyEnd | None) -> Conversation | None:
-        talk = await self._store.talk(place, session)
+        talk = await self.talk(place, session)
         if talk.pending is None:
             return None
         finish = end.finish.value if end else Finish.ERROR.value
         last = talk.turns[-1].model_copy(update={"text": text, "finish": finish})
         done = talk.model_copy(update={"turns": (*talk.turns[:-1], last)})
-        await self._store.save(place, done)
+        await self._store.save(done, place.widget.keep_days)
         await self._store.let_go(session)
         return done
 

@@ -13,40 +13,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gateway.widget.sites import WidgetSite, webhook_secret
-from gateway.widget.store import Conversation
 from gateway.widget.webhook import WebhookFailed, post, signature
-from services.store import redis_keys as keys
-from services.store.connection import Connection, QueueUnavailable, translated
+from services.store.connection import Connection, QueueUnavailable
+from services.store.conversations import Conversation
+from services.store.deliveries import Delivery, DeliveryStore
 
 TRY_AFTER_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)  # then it is given up
 IN_HAND_S = 30.0  # a letter taken by a gateway is due again after it
 LOOK_S = 1.0
-_KEEP_S = 2 * 86_400
-
-# Takes the next due letter: KEYS outbox; ARGV now, due again. Returns its id or nil.
-_TAKE = """
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 1)
-if #due == 0 then return false end
-redis.call('ZADD', KEYS[1], ARGV[2], due[1])
-return due[1]
-"""
-
 log = structlog.get_logger()
-
-
-class Delivery(BaseModel):
-    """One webhook on its way."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    bot: str
-    url: str
-    body: str
-    tries: int = 0
 
 
 class HandoverMessage(BaseModel):
@@ -75,8 +53,7 @@ class Outbox:
         clock: Callable[[], float],
         send: Callable[[str, bytes, dict[str, str]], Awaitable[None]] = post,
     ) -> None:
-        self._redis: Any = connection.redis
-        self._take = connection.redis.register_script(_TAKE)
+        self._store = DeliveryStore(connection)
         self._pepper = pepper
         self._clock = clock
         self._send = send
@@ -97,7 +74,7 @@ class Outbox:
         )
         url = place.widget.handover_webhook or ""
         letter = Delivery(id=message.id, bot=place.bot, url=url, body=message.model_dump_json())
-        await self._keep(letter, now_s)
+        await self._store.keep(letter, now_s)
         self._woken.set()
         return letter.id
 
@@ -117,19 +94,11 @@ class Outbox:
 
     async def deliver_next(self) -> bool:
         """Try the next due letter. False when none is due."""
-        now_s = self._clock()
-        with translated():
-            name = await self._take(keys=[keys.WIDGET_OUTBOX], args=[now_s, now_s + IN_HAND_S])
-            stored = await self._redis.get(_letter(name.decode())) if name else None
-        if not name:
+        taken = await self._store.take(self._clock(), IN_HAND_S)
+        if taken is None:
             return False
-        if not stored:
-            await self._drop(name.decode())
-            return True
-        try:
-            letter = Delivery.model_validate_json(stored)
-        except ValidationError:
-            log.exception("widget.letter_unreadable", letter=name.decode())  # a newer gateway's: left to that one
+        _, letter = taken
+        if letter is None:
             return True
         try:
             await self._deliver(letter)
@@ -137,10 +106,10 @@ class Outbox:
             await self._failed(letter, error)
         except Exception:  # this task's outermost loop: one letter's bug must not keep all others
             log.exception("widget.handover_given_up", bot=letter.bot, letter=letter.id)
-            await self._drop(letter.id)
+            await self._store.drop(letter.id)
         else:
             log.info("widget.handover_delivered", bot=letter.bot, letter=letter.id, tries=letter.tries + 1)
-            await self._drop(letter.id)
+            await self._store.drop(letter.id)
         return True
 
     async def _deliver(self, letter: Delivery) -> None:
@@ -151,26 +120,8 @@ class Outbox:
     async def _failed(self, letter: Delivery, error: WebhookFailed) -> None:
         if error.final or letter.tries >= len(TRY_AFTER_S):
             log.error("widget.handover_given_up", bot=letter.bot, letter=letter.id, why=str(error))
-            await self._drop(letter.id)
+            await self._store.drop(letter.id)
             return
         wait_s = TRY_AFTER_S[letter.tries]
         log.warning("widget.handover_failed", bot=letter.bot, letter=letter.id, why=str(error), again_in_s=wait_s)
-        await self._keep(letter.model_copy(update={"tries": letter.tries + 1}), self._clock() + wait_s)
-
-    async def _keep(self, letter: Delivery, due_s: float) -> None:
-        with translated():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(_letter(letter.id), letter.model_dump_json(), ex=_KEEP_S)
-                pipe.zadd(keys.WIDGET_OUTBOX, {letter.id: due_s})
-                await pipe.execute()
-
-    async def _drop(self, letter_id: str) -> None:
-        with translated():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.zrem(keys.WIDGET_OUTBOX, letter_id)
-                pipe.delete(_letter(letter_id))
-                await pipe.execute()
-
-
-def _letter(letter_id: str) -> str:
-    return keys.widget_letter(letter_id)
+        await self._store.keep(letter.model_copy(update={"tries": letter.tries + 1}), self._clock() + wait_s)

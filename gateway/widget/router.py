@@ -32,8 +32,8 @@ from gateway.widget import demo, origins
 from gateway.widget.answers import WidgetChats
 from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite, WidgetSites
-from gateway.widget.store import ConversationStore
 from services.store.connection import QueueUnavailable
+from services.store.conversations import Conversation, ConversationStore
 from services.store.replies import ENTRY_ID, START
 
 API = "/widget/v1/"
@@ -179,13 +179,17 @@ class Widgets:
         """Count a message against visitor and bot. Raises Refused, QueueUnavailable."""
         visitor = self._visitor(place, request)
         widget = place.widget
-        await self.store.count(
-            {visitor: widget.messages_per_minute, place.token: widget.messages_per_minute_all}, self.gateway.clock()
-        )
+        await self._count({visitor: widget.messages_per_minute, place.token: widget.messages_per_minute_all})
 
     async def count_handover(self, place: WidgetSite, request: Request) -> None:
         """Count a handover. Raises Refused, QueueUnavailable."""
-        await self.store.count({f"ho:{self._visitor(place, request)}": HANDOVERS_PER_MINUTE}, self.gateway.clock())
+        await self._count({f"ho:{self._visitor(place, request)}": HANDOVERS_PER_MINUTE})
+
+    async def _count(self, limits: Mapping[str, int]) -> None:
+        wait_s = await self.store.count(limits, self.gateway.clock())
+        if wait_s is not None:
+            words = "Too many messages in a short time. Please wait a moment."
+            raise Refused(Code.RATE_LIMIT, words, retry_after_s=wait_s)
 
     def _visitor(self, place: WidgetSite, request: Request) -> str:
         """Stands for a visitor's address in Redis without telling it."""
@@ -210,9 +214,9 @@ def _talking(routes: APIRouter, widgets: Widgets) -> None:
         place = widgets.place(request, token)
         await widgets.count(place, request)
         if said.session is None:
-            talk = await widgets.store.begin(place, widgets.gateway.clock())
+            talk = Conversation.new(place.bot, widgets.gateway.clock())
         else:
-            talk = await widgets.answers.settled(place, await widgets.store.talk(place, said.session))
+            talk = await widgets.answers.settled(place, await widgets.answers.talk(place, said.session))
         call = request.headers.get("x-request-id", "widget")
         asked = await widgets.answers.ask(place, talk, said.text, call)
         return MessageAccepted(session=asked.session, chat=asked.pending or "")
@@ -226,11 +230,11 @@ def _talking(routes: APIRouter, widgets: Widgets) -> None:
         await widgets.count_handover(place, request)
         now_s = widgets.gateway.clock()
         if asked.session is None:
-            talk = await widgets.store.begin(place, now_s)
+            talk = Conversation.new(place.bot, now_s)
         else:
-            talk = await widgets.store.talk(place, asked.session)
+            talk = await widgets.answers.talk(place, asked.session)
         talk = talk.model_copy(update={"handed_over_s": now_s})
-        await widgets.store.save(place, talk)
+        await widgets.store.save(talk, place.widget.keep_days)
         letter = await widgets.outbox.put(place, talk, contact=asked.contact, note=asked.note, page=asked.page)
         return Told(session=talk.session, id=letter)
 
@@ -257,7 +261,7 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
     async def session(request: Request, token: Token, session: SessionId) -> TalkShown:
         """What was said so far."""
         place = widgets.place(request, token)
-        talk = await widgets.answers.settled(place, await widgets.store.talk(place, session))
+        talk = await widgets.answers.settled(place, await widgets.answers.talk(place, session))
         return TalkShown(
             session=talk.session,
             turns=[TurnShown(who=t.who, text=t.text, chat=t.chat, finish=t.finish) for t in talk.turns],

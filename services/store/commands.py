@@ -8,14 +8,17 @@ seconds, a worker that dies leaves a command `running` behind, which the next wo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
+from services.contracts.control import ControlMessage
 from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
+from services.store.records import encode
 
 
 class CommandState(StrEnum):
@@ -88,7 +91,7 @@ class Commands:
                 orjson.dumps(command.args),
                 command.at_s,
                 keys.control_channel(model),
-                orjson.dumps({"command": command.id}),
+                encode(ControlMessage(command=command.id)),
             ],
         )
         return bool(answer != b"busy")
@@ -125,6 +128,10 @@ class Commands:
         with translated():
             await self._connection.redis.hset(keys.command(model), mapping=stored)
 
+    async def demote(self, model: str, chats: Iterable[str], bits: int) -> None:
+        """Ask a worker to lower running chats."""
+        await send_control(self._connection, model, [ControlMessage(demote=chat, bits=bits) for chat in chats])
+
     async def desired(self, model: str) -> DesiredState:
         """How the model is to be started."""
         with translated():
@@ -138,6 +145,13 @@ class Commands:
         with translated():
             await self._connection.redis.hset(keys.DESIRED, model, orjson.dumps(desired))
         return desired
+
+
+async def send_control(connection: Connection, model: str, messages: Iterable[ControlMessage]) -> None:
+    """Publish messages to a model's worker. Raises QueueUnavailable."""
+    with translated():
+        for message in messages:
+            await connection.redis.publish(keys.control_channel(model), encode(message))
 
 
 def _decode(stored: dict[bytes, bytes]) -> Command:

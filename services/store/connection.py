@@ -22,7 +22,7 @@ from services.store.sockets import KINDS, pack
 from services.store.subscriber import Hear, listen
 
 SCRIPTS = (
-    *("submit", "cancel", "follow", "registry"),  # gateways
+    *("submit", "cancel", "follow", "registry", "take_delivery"),  # gateways
     *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
     *("claim", "write", "held", "settle"),  # workers
     *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs

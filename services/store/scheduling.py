@@ -8,11 +8,13 @@ from enum import StrEnum
 import orjson
 
 from services.contracts.chats import KvBits, Ticket
+from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Reservation
 from services.contracts.engines import EngineView, Learned, provider_model
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
+from services.store.commands import send_control
 from services.store.connection import Connection, pairs, translated
 from services.store.engine_records import EngineRecords
 from services.store.records import SchedulerEvent, decode, decode_event, encode
@@ -223,11 +225,9 @@ class SchedulerStore:
         )
         return Dispatched(answer.decode())
 
-    async def command(self, model: str, commands: Iterable[dict[str, object]]) -> None:
-        """Tell a model's worker: demote a chat, wake up, go to sleep."""
-        with translated():
-            for command in commands:
-                await self._connection.redis.publish(keys.control_channel(model), orjson.dumps(command))
+    async def control(self, model: str, *messages: ControlMessage) -> None:
+        """Tell a model's worker: demote a chat, wake up."""
+        await send_control(self._connection, model, messages)
 
 
 ORJSON = orjson.OPT_NON_STR_KEYS

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import orjson
-
 from services.contracts.chats import Payload, Ticket
+from services.contracts.control import ControlMessage
 from services.contracts.engines import EngineView
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.contracts.snapshot import Snapshot
@@ -20,9 +19,9 @@ from services.store.rate_limits import RateCharge, RateWindow, to_give_back
 from services.store.records import decode, encode
 from services.store.registry import Registry
 from services.store.registry_edit import read_registry
+from services.store.sessions import SESSION_KEEP_S
 from services.store.usage_counters import REFUSED, day_of, month_of
 
-SESSION_KEEP_S = 24 * 3600  # after its last chat
 CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten so long after it came, or a worker last took it
 
 
@@ -131,7 +130,7 @@ class SubmissionClient:
         another client has taken it up."""
         expected = "" if readers is None else readers
         while True:
-            message = orjson.dumps({"cancel": ticket.chat})
+            message = encode(ControlMessage(cancel=ticket.chat))
             channel = keys.control_channel(ticket.model)
             answer = await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message, expected])
             state = answer.decode()
@@ -163,6 +162,12 @@ class SubmissionClient:
         the gateway whose client went away leaves the chat alone."""
         values = await self._connection.script("follow", [keys.chat(chat_id)], [tenant, int(take)])
         return None if values is None else _chat_info(values)
+
+    async def waiting_by_tenant(self) -> Mapping[str, int]:
+        """How many chats wait of each tenant that has any."""
+        with translated():
+            stored = await self._connection.redis.hgetall(keys.WAITING)
+        return {name.decode(): int(count) for name, count in stored.items()}
 
     async def spent_usd(self, tenant: str, now_s: float) -> float:
         """What a tenant's chats cost at other providers this month, or may come to cost."""

@@ -10,6 +10,7 @@ import orjson
 from redis.exceptions import ResponseError
 
 from services.contracts.chats import ChatUsage, KvBits, Ticket
+from services.contracts.control import ControlMessage
 from services.contracts.engines import EngineFacts, EngineReport
 from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd
 from services.store import redis_keys as keys
@@ -246,7 +247,7 @@ class WorkConsumer:
         with translated():
             await self._connection.redis.hset(keys.PROGRESS, self._model, words)
 
-    async def commands(self) -> AsyncIterator[dict[str, Any]]:
+    async def commands(self) -> AsyncIterator[ControlMessage]:
         """Cancellations and commands as they come. Ends with QueueUnavailable when the connection breaks."""
         pubsub = self._connection.blocking.pubsub()
         with translated():
@@ -254,7 +255,7 @@ class WorkConsumer:
                 await pubsub.subscribe(keys.control_channel(self._model))
                 async for message in pubsub.listen():
                     if message["type"] == "message":
-                        yield orjson.loads(message["data"])
+                        yield decode(ControlMessage, message["data"])
             finally:
                 await pubsub.aclose()
 

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from services.contracts.chats import KvBits
+from services.contracts.control import ControlMessage
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import Engine
 from services.store.connection import QueueUnavailable
@@ -240,17 +241,16 @@ class Worker:
                 log.warning("worker.commands_lost", why=str(error))
                 await asyncio.sleep(KEEP_S)
 
-    async def _obey(self, command: dict[str, Any]) -> None:
-        if chat := command.get("cancel"):
-            running = self._running.get(chat)
-            if running:
-                running.cancel()
-        if command.get("command"):
+    async def _obey(self, message: ControlMessage) -> None:
+        running = self._running.get(message.cancel)
+        if running:
+            running.cancel()
+        if message.command:
             self._orders.hint()
-        if command.get("wake"):
+        if message.wake:
             self._orders.wake()
-        if chat := command.get("demote"):
-            self._aside(self._lowering.one(chat, KvBits(command["bits"])))
+        if message.demote:
+            self._aside(self._lowering.one(message.demote, KvBits(message.bits)))
 
     def _streaming(self, engine: Engine | None) -> int:
         """Chats that an engine works on; None: all that this worker has."""

@@ -67,8 +67,8 @@ async def test_a_running_session_is_demoted_and_its_next_chats_start_low(admin: 
 
     async def worker() -> None:
         async for command in bench.commands():
-            if command.get("demote"):
-                await bench.demoted(command["demote"], KvBits(command["bits"]))
+            if command.demote:
+                await bench.demoted(command.demote, KvBits(command.bits))
                 return
 
     working = asyncio.create_task(worker())

@@ -144,7 +144,7 @@ class Driver:
         while True:
             with contextlib.suppress(QueueUnavailable):
                 async for command in self.bench.commands():
-                    self.cancelled.add(command["cancel"])
+                    self.cancelled.add(command.cancel)
             await asyncio.sleep(RETRY_S)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from services.config.schema import LimitsConfig, TenantConfig
 from services.contracts.chats import ChatUsage, KvBits, Payload, Sampling, Ticket
+from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 from services.contracts.replies import Finish, ReplyEnd, ReplyEntry, ReplyError
 from services.store import redis_keys as keys
@@ -306,7 +307,7 @@ async def test_cancelling_a_running_chat_reaches_its_worker_both_ways(host: Host
     while await host.connection.redis.pubsub_numsub(channel) != [(channel.encode(), 1)]:  # noqa: ASYNC110  (Redis knows when the subscription stands)
         await asyncio.sleep(0.01)
     assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
-    assert await heard == {"cancel": chat.chat}
+    assert await heard == ControlMessage(cancel=chat.chat)
     assert await host.bench.cancelled([chat.chat, "other"]) == {chat.chat}
     [(entry, _)] = await host.bench.take(1, 10)
     claim = await host.bench.claim(entry, chat.chat)

@@ -17,13 +17,14 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.widget import handover, webhook
-from gateway.widget.handover import Delivery, Outbox
+from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite, webhook_secret
-from gateway.widget.store import Conversation, ConversationTurn
 from gateway.widget.webhook import WebhookFailed, allowed, post
 from services.config.schema import BotConfig, WidgetConfig
 from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
+from services.store.conversations import Conversation, ConversationTurn
+from services.store.deliveries import Delivery
 from tests.gateway.driver import ended, until
 
 from .conftest import BOT, Page
@@ -162,7 +163,7 @@ async def test_one_letter_that_cannot_be_delivered_stops_no_other(redis_url: str
     async with connect(redis_url) as connection:
         box = await outbox(connection, Clock())
         for number, url in enumerate(BROKEN):  # written when a configuration could still say so
-            await box._keep(Delivery(id=f"ho-{number}", bot="acme/help", url=url, body="{}"), 0.0)
+            await box._store.keep(Delivery(id=f"ho-{number}", bot="acme/help", url=url, body="{}"), 0.0)
         await box.put(place_of(desk), talk(), contact="ada", note="", page="")
         running = asyncio.create_task(box.run())
         await until(lambda: Desk.taken or running.done())

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.widget import answers
 from gateway.widget.sites import WidgetSites
-from gateway.widget.store import ConversationStore, ConversationTurn
+from services.store.conversations import ConversationStore, ConversationTurn
 from services.tokenizer.chat_template import ChatTemplate
 
 from .conftest import BOT, Page, text_of
@@ -78,14 +78,15 @@ async def _keep_turns(page: Page, session: str, turns: list[tuple[str, str]]) ->
     store = ConversationStore(page.stage.connection)
     place = WidgetSites(page.stage.gateway.directory.registry, page.stage.secrets.pepper).place(page.token)
     assert place is not None
-    talk = await store.talk(place, session)
+    talk = await store.read(place.bot, session)
+    assert talk is not None
     kept = tuple(
         ConversationTurn.model_validate(
             {"who": who, "text": text, "at_s": 1.0, "finish": "error" if who == "bot" else None}
         )
         for who, text in turns
     )
-    await store.save(place, talk.model_copy(update={"turns": kept}))
+    await store.save(talk.model_copy(update={"turns": kept}), place.widget.keep_days)
 
 
 async def test_a_question_whose_answer_had_no_text_is_still_known(strict_page: Page) -> None:

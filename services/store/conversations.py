@@ -1,23 +1,13 @@
-"""Visitors' conversations, and counters of what they ask, in Redis.
-
-key                          type    holds
-bh:widget:talk:SESSION       string  one conversation, forgotten after the bot's keep_days
-bh:widget:busy:SESSION       string  the chat being answered: one at a time in a conversation
-bh:widget:read:CHAT          string  present while some page reads the answer
-bh:widget:rate:WHAT:MINUTE   string  messages in one minute
-bh:widget:outbox             zset    webhooks to deliver, by the Unix time of the next try
-bh:widget:letter:ID          string  one webhook
-"""
+"""Visitors' conversations with a bot, and counters of what they ask."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gateway.outcomes import Code, Refused
-from gateway.widget.sites import WidgetSite
 from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
 
@@ -50,6 +40,11 @@ class Conversation(BaseModel):
     turns: tuple[ConversationTurn, ...] = ()
     handed_over_s: float | None = None
 
+    @classmethod
+    def new(cls, bot: str, now_s: float) -> Conversation:
+        """One without a turn, not yet stored."""
+        return cls(session=secrets.token_urlsafe(24), bot=bot, began_s=now_s)
+
     @property
     def pending(self) -> str | None:
         """The chat that is being answered, if any."""
@@ -63,26 +58,18 @@ class ConversationStore:
     def __init__(self, connection: Connection) -> None:
         self._redis: Any = connection.redis
 
-    async def begin(self, place: WidgetSite, now_s: float) -> Conversation:
-        """A new conversation, stored with its first turn."""
-        return Conversation(session=secrets.token_urlsafe(24), bot=place.bot, began_s=now_s)
-
-    async def talk(self, place: WidgetSite, session: str) -> Conversation:
-        """A conversation of this bot. Raises Refused where there is none."""
+    async def read(self, bot: str, session: str) -> Conversation | None:
+        """A conversation of `tenant/bot`, or None."""
         with translated():
             stored = await self._redis.get(keys.widget_talk(session))
-        talk = Conversation.model_validate_json(stored) if stored else None
-        if talk is None or talk.bot != place.bot:
-            raise Refused(Code.NOT_FOUND, "There is no such conversation, or it was forgotten.")
-        return talk
+        found = Conversation.model_validate_json(stored) if stored else None
+        return found if found is not None and found.bot == bot else None
 
-    async def save(self, place: WidgetSite, talk: Conversation) -> None:
+    async def save(self, conversation: Conversation, keep_days: int) -> None:
         """Keep a conversation's last TURNS_MAX turns."""
-        kept = talk.model_copy(update={"turns": talk.turns[-TURNS_MAX:]})
+        kept = conversation.model_copy(update={"turns": conversation.turns[-TURNS_MAX:]})
         with translated():
-            await self._redis.set(
-                keys.widget_talk(talk.session), kept.model_dump_json(), ex=place.widget.keep_days * 86_400
-            )
+            await self._redis.set(keys.widget_talk(kept.session), kept.model_dump_json(), ex=keep_days * 86_400)
 
     async def hold(self, session: str, chat: str) -> bool:
         """Mark a conversation as being answered. False where it is already."""
@@ -104,20 +91,15 @@ class ConversationStore:
         with translated():
             return bool(await self._redis.exists(keys.widget_read(chat)))
 
-    async def count(self, limits: dict[str, int], now_s: float) -> None:
-        """Count one message against `what -> messages a minute`. Raises Refused at the first limit reached."""
+    async def count(self, limits: Mapping[str, int], now_s: float) -> float | None:
+        """Count one message against `what -> messages a minute`. Seconds until the next minute where a limit was
+        passed, else None."""
         minute = int(now_s // _MINUTE_S)
-        names = list(limits)
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
-                for name in names:
+                for name in limits:
                     pipe.incr(keys.widget_rate(name, minute))
                     pipe.expire(keys.widget_rate(name, minute), 2 * _MINUTE_S)
                 counts = (await pipe.execute())[::2]
-        for name, count in zip(names, counts, strict=True):
-            if count > limits[name]:
-                raise Refused(
-                    Code.RATE_LIMIT,
-                    "Too many messages in a short time. Please wait a moment.",
-                    retry_after_s=(minute + 1) * _MINUTE_S - now_s,
-                )
+        passed = any(count > most for count, most in zip(counts, limits.values(), strict=True))
+        return (minute + 1) * _MINUTE_S - now_s if passed else None
