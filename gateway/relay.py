@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from time import monotonic
 
 from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, Chunks, completion, error_event, handed_over
@@ -17,10 +17,10 @@ from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.state import Gateway
 from gateway.submit import Admitted
 from services.contracts.replies import HERE, QUEUED, ReplyEnd, ReplyEntry
-from services.store.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable, retried
 from services.store.replies import START, Reader
 
-CANCEL_TRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+CANCEL_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STILL_READ_S = 1.0  # how often a chat that another client reads is looked at
 DEADLINE_SLACK_S = 2.0  # the scheduler refuses at the deadline; past this much more, there is none
 SILENCE_S_MAX = 300.0
@@ -245,12 +245,12 @@ async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
     while any(reader.chat == chat.ticket.chat for reader in gateway.readers):  # noqa: ASYNC110  (seldom, and simple)
         await asyncio.sleep(STILL_READ_S)
     keep_s = gateway.config.gateway.reply_keep_s
-    for pause_s in CANCEL_TRIES_S:
-        try:
-            await gateway.door.cancel(chat.ticket, keep_s, gateway.clock(), readers=chat.readers)
-            return
-        except QueueUnavailable:
-            await asyncio.sleep(pause_s)
+    with suppress(QueueUnavailable):
+        await retried(
+            lambda: gateway.door.cancel(chat.ticket, keep_s, gateway.clock(), readers=chat.readers),
+            pauses_s=CANCEL_PAUSES_S,
+            tries_max=len(CANCEL_PAUSES_S) + 1,
+        )
 
 
 def _handed_over() -> Refused:

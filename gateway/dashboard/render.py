@@ -12,7 +12,8 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from gateway.dashboard.security import HEADERS
-from gateway.dashboard.view import count, gigabytes
+from gateway.dashboard.view import count
+from services.contracts.units import bytes_in_words
 
 _BYTES = re.compile(r"\b(\d+)( bytes| (?=are to be had)| (?=more are kept))")  # scheduler/explain.py
 
@@ -28,7 +29,7 @@ def _environment() -> Environment:
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters |= {
-        "gb": gigabytes,
+        "gb": bytes_in_words,
         "ms": milliseconds,
         "ago": ago,
         "iso": iso,
@@ -65,7 +66,7 @@ def amount(value: float | None) -> str:
 
 def spoken(words: str) -> str:
     """A scheduler's sentence with its bytes as people read them."""
-    return _BYTES.sub(lambda found: gigabytes(float(found[1])) + found[2].removesuffix(" bytes"), words)
+    return _BYTES.sub(lambda found: bytes_in_words(float(found[1])) + found[2].removesuffix(" bytes"), words)
 
 
 def ago(at_s: float) -> str:

@@ -12,6 +12,7 @@ from gateway.admin.schemas import HostDevice, Model, Overview
 from services.contracts.devices import CPU
 from services.contracts.engines import EngineReport
 from services.contracts.snapshot import ModelSnapshot, Snapshot
+from services.contracts.units import bytes_in_words
 
 MAGNIFIED = 0.3  # a smaller part of the card is shown by itself
 HUES = 6  # models beyond it share colours; names always stand beside them
@@ -208,7 +209,7 @@ def _parts_of_pool(budget: int, account: ModelSnapshot | None) -> list[tuple[str
 def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: str = "") -> list[Segment]:
     made, at = [], start
     for kind, size in parts:
-        words = f"{about}{KINDS[kind]}: {gigabytes(size)}"
+        words = f"{about}{KINDS[kind]}: {bytes_in_words(size)}"
         made.append(Segment(kind, size, 100.0 * at / total, 100.0 * size / total, words))
         at += size
     return made
@@ -326,15 +327,6 @@ def _tenants(snapshot: Snapshot) -> list[TenantRow]:
         for tenant in {*waiting, *running}
     ]
     return sorted(rows, key=lambda row: (-row.waiting, -row.running, row.name))
-
-
-def gigabytes(size: float) -> str:
-    """Bytes in the unit that suits them, decimal, as cards are sold: 52.3 GB, 410 MB."""
-    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size) >= step:
-            value = size / step
-            return f"{value:.0f} {unit}" if abs(value) >= 100 or unit in ("MB", "kB") else f"{value:.1f} {unit}"
-    return f"{size:.0f} B"
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -6,6 +6,7 @@ The latter is said in numbers before minutes of loading are spent on it.
 from __future__ import annotations
 
 from services.contracts.engine_kinds import SGLANG
+from services.contracts.units import bytes_in_words as _gb
 from services.devices.telemetry import GpuReading
 from services.model_files.shape import ModelShape
 
@@ -55,7 +56,3 @@ def missing_room(
         for bits, size in SGLANG.value_bytes.items()
     ]
     return f"{words}. What would fit: a KV cache of {' or '.join(fits)}"
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

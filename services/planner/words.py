@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.contracts.units import bytes_in_words
 from services.planner.plan import CardPlan, Placed, Plan
-
-GB = 10**9
 
 
 def size(count: int) -> str:
-    """Bytes as a person reads them: decimal units, as cards are sold."""
-    if count >= GB:
-        return f"{count / GB:.2f} GB"
-    return f"{count / 10**6:.1f} MB" if count >= 10**6 else f"{count / 1000:.1f} kB"
+    """Bytes as a person reads them, to three or four digits."""
+    return bytes_in_words(count, precise=True)
 
 
 def refusal(plan: Plan) -> str:

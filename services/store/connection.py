@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio
 import structlog
@@ -34,6 +34,9 @@ PREPENDED = {
     "settle": ("give_back",),
 }
 PAUSE_S = 0.5
+RETRY_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -169,6 +172,26 @@ async def _answering(connection: Connection, patience_s: float) -> None:
         else:
             return
         await asyncio.sleep(PAUSE_S)
+
+
+async def retried(
+    step: Callable[[], Awaitable[T]], *, pauses_s: Sequence[float] = RETRY_PAUSES_S, tries_max: int | None = None
+) -> T:
+    """What `step` returns, once Redis answers. The last pause repeats.
+
+    Raises QueueUnavailable after `tries_max` tries; None: never, since what the caller holds must not be lost.
+    """
+    tries = 0
+    while True:
+        try:
+            return await step()
+        except QueueUnavailable as error:
+            tries += 1
+            if tries == tries_max:
+                raise
+            if tries == 1:
+                log.warning("queues.retry", why=str(error))
+            await asyncio.sleep(pauses_s[min(tries, len(pauses_s)) - 1])
 
 
 def read_password(path: Path | None) -> str | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TypeVar
 
 import structlog
 
@@ -19,7 +18,7 @@ from services.engines.base import (
     EngineRequest,
     EngineUnavailable,
 )
-from services.store.connection import QueueUnavailable
+from services.store.connection import retried
 from services.store.records import ClaimedChat
 from services.store.work import ReplyPiece, Settled, WorkConsumer
 from services.tokenizer.tokenizer import Tokenizer
@@ -32,9 +31,7 @@ ATTEMPTS_MAX = 4  # over all workers that had the chat, where
 FAILURES_MIN = 2  # of them failed in this one's engine: workers that were killed say nothing of the chat
 BUSY_S = 0.25
 BUSY_TRIES_MAX = 120
-RETRY_S = (0.05, 0.2, 0.5, 1.0)
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -113,7 +110,7 @@ async def _attempts(running: RunningChat, context: WorkerContext) -> ReplyEnd | 
     failures = 0
     while True:
         running.claim = None  # a cancellation during the step that counts attempts must not leave us with an old one
-        claim = running.claim = await insist(lambda: context.bench.claim(running.entry, running.chat))
+        claim = running.claim = await retried(lambda: context.bench.claim(running.entry, running.chat))
         if claim is None:
             return None
         running.byte_seconds = max(running.byte_seconds, claim.kv_byte_seconds)  # of its own attempts it knows better
@@ -135,7 +132,7 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
     text = ""
     if claim.attempt > 1:
         await context.writer.flush()
-        text, running.tokens = await insist(lambda: context.bench.written(running.chat))
+        text, running.tokens = await retried(lambda: context.bench.written(running.chat))
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
@@ -246,7 +243,7 @@ async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, contex
 async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:
     """End the chat in Redis with what is written of it."""
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
-        _, running.tokens = await insist(lambda: context.bench.written(running.chat))
+        _, running.tokens = await retried(lambda: context.bench.written(running.chat))
     usage = None
     if running.tokens or (running.started_s and end.error is None):
         usage = ChatUsage(
@@ -262,7 +259,7 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
             overflow_microusd=round(context.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
     done = ReplyEnd(end.finish, usage, end.error, context.bench.served_by)
-    settled = await insist(
+    settled = await retried(
         lambda: context.bench.settle(
             claim.ticket, claim.attempt, done, usage=usage, keep_s=context.reply_keep_s, now_s=context.clock()
         )
@@ -283,19 +280,6 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
         completion_tokens=running.tokens,
         queue_ms=round(claim.queue_s * 1000),
     )
-
-
-async def insist(step: Callable[[], Awaitable[T]]) -> T:
-    """Do one step on Redis, again until Redis is there: what a worker holds must not be dropped."""
-    tries = 0
-    while True:
-        try:
-            return await step()
-        except QueueUnavailable as error:
-            if tries == 0:
-                log.warning("queues.retry", why=str(error))
-            await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
-            tries += 1
 
 
 def _failure(code: str, message: str) -> ReplyEnd:

@@ -16,9 +16,8 @@ from services.contracts.chats import KvBits
 from services.contracts.engines import EngineFacts, EngineState
 from services.engines.base import Engine, EngineError
 from services.store.commands import Command, Commands, CommandState, DesiredState, Power
-from services.store.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable, retried
 from services.worker.change import DRAIN_POLL_S, ChangeCancelled, ChangeFailed, Parts, Prompt, change_bits
-from services.worker.chat import insist
 from services.worker.engine import EngineLife
 
 POLL_S = 1.0  # a hint that was lost costs so much
@@ -86,7 +85,7 @@ class CommandRunner:
 
         `last`: the engine as it was last described, and when. Raises EngineGone.
         """
-        desired = await insist(lambda: self._means.commands.desired(self._model))
+        desired = await retried(lambda: self._means.commands.desired(self._model))
         if desired.power is not Power.UP and last is not None and now_s - last[1] < REST_KEEP_S:
             state = EngineState.ASLEEP if desired.power is Power.ASLEEP else EngineState.DOWN
             async with self._life.changing:
@@ -109,7 +108,7 @@ class CommandRunner:
                     log.warning("engine.kv_bits_not_restored", bits=int(bits), why=str(error))
 
     async def _end_what_was_left(self) -> None:
-        command = await insist(lambda: self._means.commands.read(self._model))
+        command = await retried(lambda: self._means.commands.read(self._model))
         if command is not None and command.state is CommandState.RUNNING:
             result = {"kv_bits": int(self._life.facts.kv_bits), "restarted": True}
             await self._write(
@@ -146,7 +145,7 @@ class CommandRunner:
         self._wake = False
 
     async def _carry_out(self, command: Command) -> None:
-        if not await insist(lambda: self._means.commands.take(self._model, command.id)):
+        if not await retried(lambda: self._means.commands.take(self._model, command.id)):
             return
         log.info("worker.order", model=self._model, kind=command.kind, args=command.args)
         try:
@@ -184,7 +183,7 @@ class CommandRunner:
             await self._write(progress=progress, words=words)
 
         async def cancelled() -> bool:
-            now = await insist(lambda: self._means.commands.read(self._model))
+            now = await retried(lambda: self._means.commands.read(self._model))
             return now is not None and now.id == command.id and now.cancelled
 
         parts = Parts(
@@ -222,10 +221,10 @@ class CommandRunner:
 
     async def _desire(self, **changes: object) -> None:
         configured = self._means.configured
-        await insist(lambda: self._means.commands.desire(self._model, configured=configured, **changes))
+        await retried(lambda: self._means.commands.desire(self._model, configured=configured, **changes))
 
     async def _write(self, **values: object) -> None:
-        await insist(lambda: self._means.commands.write(self._model, **values))
+        await retried(lambda: self._means.commands.write(self._model, **values))
 
 
 def _silent(_words: str) -> None:

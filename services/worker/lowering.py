@@ -13,8 +13,9 @@ import structlog
 
 from services.contracts.chats import KvBits
 from services.engines.base import EngineError
+from services.store.connection import retried
 from services.store.work import WorkConsumer
-from services.worker.chat import RunningChat, insist
+from services.worker.chat import RunningChat
 from services.worker.engine import EngineLife
 
 AT_ONCE_MAX = 16  # an engine answers between two steps, all that asked meanwhile
@@ -77,5 +78,5 @@ class Lowering:
         except EngineError as error:
             return str(error)
         running.kv_bits = bits
-        await insist(lambda: self._bench.demoted(running.chat, bits))
+        await retried(lambda: self._bench.demoted(running.chat, bits))
         return None

@@ -12,12 +12,12 @@ from services.contracts.chats import KvBits
 from services.contracts.control import ControlMessage
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import Engine
-from services.store.connection import QueueUnavailable
+from services.store.connection import QueueUnavailable, retried
 from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import Tokenizer, TokenizerError
 from services.worker import chat as chats
 from services.worker.change import Prompt
-from services.worker.chat import RunningChat, insist
+from services.worker.chat import RunningChat
 from services.worker.command_runner import CommandDependencies, CommandRunner
 from services.worker.engine import EngineGone, EngineLife
 from services.worker.latency_window import LatencyWindow
@@ -112,9 +112,9 @@ class Worker:
             await _end([starting, stopping])
 
     async def _start(self) -> None:
-        await insist(self._bench.open)
-        await self._orders.start(await insist(self._bench.last_seen), self._clock())
-        for entry, chat in await insist(self._bench.mine):
+        await retried(self._bench.open)
+        await self._orders.start(await retried(self._bench.last_seen), self._clock())
+        for entry, chat in await retried(self._bench.mine):
             self._begin(entry, chat)
 
     async def _serve(self) -> None:
@@ -179,7 +179,7 @@ class Worker:
                 taken = await self._bench.take(free, TAKE_BLOCK_MS)
             except QueueUnavailable as error:
                 log.warning("worker.take_failed", why=str(error))
-                taken = await insist(self._bench.mine)  # what a lost answer held is ours already, and new to us
+                taken = await retried(self._bench.mine)  # what a lost answer held is ours already, and new to us
             for entry, chat in taken:
                 self._begin(entry, chat)
 
@@ -263,11 +263,11 @@ class Worker:
         log.error("worker.gives_up", model=self._model, why=str(error))
         end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", "The model's engine does not start."))
         await self._leave()
-        held = await insist(self._bench.mine)
-        while taken := await insist(lambda: self._bench.take(100, 1)):
+        held = await retried(self._bench.mine)
+        while taken := await retried(lambda: self._bench.take(100, 1)):
             held += taken
         for entry, chat in held:
-            claim = await insist(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
+            claim = await retried(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
             if claim:
                 await chats.close(
                     RunningChat(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._context

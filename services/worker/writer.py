@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import structlog
 
-from services.store.connection import QueueUnavailable
+from services.store.connection import retried
 from services.store.work import ReplyPiece, WorkConsumer
 
-RETRY_S = (0.05, 0.2, 0.5, 1.0)
 LINES_MAX = 512  # in one batch
 GATHER_S = 0.002
 
@@ -69,19 +68,8 @@ class ReplyWriter:
                     await asyncio.sleep(early_s)
 
     async def _write(self, batch: list[ReplyPiece]) -> None:
-        tries = 0
-        while True:
-            try:
-                fenced = await self._bench.write(batch)
-            except QueueUnavailable as error:
-                if tries == 0:
-                    log.warning("reply.retry", lines=len(batch), why=str(error))
-                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
-                tries += 1
-            else:
-                for chat in fenced:
-                    self._on_fenced(chat)
-                return
+        for chat in await retried(lambda: self._bench.write(batch)):
+            self._on_fenced(chat)
 
 
 def joined(lines: list[ReplyPiece]) -> list[ReplyPiece]:

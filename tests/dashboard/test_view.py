@@ -18,6 +18,7 @@ from gateway.dashboard.render import ago, amount, milliseconds, page, spoken
 from gateway.dashboard.usage import UsagePage
 from gateway.metrics import Metrics
 from services.contracts.engines import EngineReport, EngineState
+from services.contracts.units import bytes_in_words
 from tests.snapshots import MODEL
 
 GB = 10**9
@@ -184,7 +185,7 @@ def test_names_from_outside_stay_text() -> None:
     ],
 )
 def test_bytes(size: float, words: str) -> None:
-    assert view.gigabytes(size) == words
+    assert bytes_in_words(size) == words
 
 
 def test_numbers_as_people_write_them() -> None:
