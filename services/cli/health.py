@@ -66,7 +66,7 @@ async def _gateway(port: int) -> str | None:
 def _jobs(runtime: Runtime) -> str | None:
     from kombu.exceptions import OperationalError  # noqa: PLC0415  (Celery is slow to import; this part alone needs it)
 
-    from services.jobs.broker import application  # noqa: PLC0415
+    from services.jobs.celery_app import application  # noqa: PLC0415
 
     try:
         answers = application(runtime).control.ping(timeout=PING_S)

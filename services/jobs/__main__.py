@@ -6,40 +6,34 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from threading import Thread
+from typing import cast
 
 import structlog
-from celery import Celery, signals
+from celery import signals
+from celery.beat import EmbeddedService
 
 from services.config.host_secrets import SecretsError
 from services.config.schema import ConfigError
-from services.jobs.beat import Beat
-from services.jobs.broker import CONCURRENCY, QUEUE, TASK, application
-from services.jobs.run import perform
+from services.jobs.celery_app import CONCURRENCY, application
+from services.jobs.tasks import register
 from services.process import logs
+from services.store import redis_keys as keys
 from services.store.connection import QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 
 log = structlog.get_logger()
 
 
-def worker_application(runtime: Runtime) -> Celery:
-    """The application with its one task."""
-    app = application(runtime)
-
-    def job(job_id: str) -> None:
-        perform(runtime, job_id)
-
-    app.task(name=TASK, acks_late=True, ignore_result=True)(job)
-    return app
-
-
 def serve(runtime: Runtime) -> None:
-    """Run a Celery worker, with the clock's work beside it.
+    """Run a Celery worker, with Celery's schedule in a thread.
 
-    Threads are enough: jobs wait for others most of the time, and what computes is a process of its own.
+    Threads are enough: jobs wait for others most of the time, and what computes is a process of its own. Celery would
+    fork its schedule into a process, which a killed worker leaves behind.
     """
-    app = worker_application(runtime)
-    beat = Beat(runtime)
+    app = application(runtime)
+    register(app, runtime)
+    beat = cast(Thread, EmbeddedService(app, thread=True))
     signals.setup_logging.connect(_keep_logging, weak=False)
     signals.worker_ready.connect(lambda **_: beat.start(), weak=False)
     app.worker_main(
@@ -47,7 +41,7 @@ def serve(runtime: Runtime) -> None:
             "worker",
             "--pool=threads",
             f"--concurrency={CONCURRENCY}",
-            f"--queues={QUEUE}",
+            f"--queues={keys.CELERY_JOBS}",
             f"--hostname=jobs-{os.getpid()}@%h",
             "--without-gossip",
             "--without-mingle",

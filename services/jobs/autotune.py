@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-from services.jobs.run import Context
+from services.jobs.attempt import Context
 from services.planner.autotune import apply, possible, proposals, shortness
 from services.store.audit_log import Note
+from services.store.jobs import JobData
 from services.store.quality import measured
 from services.store.registry_edit import read_registry
 from services.store.submission import SubmissionClient
 
 
-async def run(context: Context) -> dict[str, Any]:
+async def run(context: Context) -> JobData:
     """Args: perplexity_change_max, apply. Result: proposals, what was dropped and why, and what was changed."""
     args, connection = context.job.args, context.connection
     registry, snapshot = await read_registry(connection), await SubmissionClient(connection).snapshot()
     models = {bot.model for record in registry.tenants.values() for bot in record.config.bots.values()}
-    await context.say(0.2, f"looking at {len(models)} models")
+    await context.report(0.2, f"looking at {len(models)} models")
     quality = {model: await measured(connection, model) for model in models}
     wished = proposals(registry, quality, shortness(snapshot), float(args.get("perplexity_change_max", 0.05)))
     found, dropped = possible(wished, await SubmissionClient(connection).engines())
-    result: dict[str, Any] = {
+    result: JobData = {
         "proposals": [asdict(proposal) for proposal in found],
         "dropped": dropped,
         "changed": [],
         "left": [],
     }
     if args.get("apply"):
-        await context.say(0.8, f"changing {len(found)} bots")
+        await context.report(0.8, f"changing {len(found)} bots")
         note = Note(context.clock(), context.job.by or context.job.id, "job", "bot.kv", "", context.job.id)
         result["changed"], result["left"] = await apply(connection, found, note)
     return result

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from services.config.api_keys import digest, new_key
 from services.config.schema import GatewayConfig
@@ -24,8 +23,9 @@ from services.evidence.loadtest.cli import summary
 from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_run
 from services.evidence.loadtest.runner import Runner
 from services.http_stream.client import StreamClient
-from services.jobs.run import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed
 from services.store.audit_log import Note
+from services.store.jobs import JobData
 from services.store.registry import KeyRecord, Registry
 from services.store.registry_edit import edit, with_tenant
 from services.store.runtime import GATEWAY_URL_ENV
@@ -35,7 +35,7 @@ LOOK_S = 0.5
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
 
 
-async def run(context: Context) -> dict[str, Any]:
+async def run(context: Context) -> JobData:
     """Args: scenario. Result: the figures, and where the records are. Raises JobFailed, Cancelled.
 
     Chats that are refused are figures; that none reached the gateway is a failure.
@@ -80,7 +80,7 @@ async def _watched(context: Context, plan: Scenario, http: StreamClient, writer:
     try:
         while not task.done():
             part = min(0.99, (time.monotonic() - begin_s) / (plan.duration_s + 1.0))
-            await context.say(part, f"{done} chats done")
+            await context.report(part, f"{done} chats done")
             await asyncio.wait([task], timeout=LOOK_S)
         await task
     finally:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from services.engines.base import EngineError
 from services.evidence.prove.logits import LlamaCppLogits
 from services.evidence.prove.quality import Readings, fidelity, read, support_text
-from services.jobs.run import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed
 from services.model_files.weights import WeightsError, resolve
 from services.planner.plan import read_shape
+from services.store.jobs import JobData
 from services.store.quality import Measured, keep
 from services.tokenizer.tokenizer import load_tokenizer
 
@@ -29,7 +29,7 @@ STEPS = 8  # between two looks at whether to go on
 BUNDLED = "bundled support dialogues"
 
 
-async def run(context: Context) -> dict[str, Any]:
+async def run(context: Context) -> JobData:
     """Args: bits, transcripts (None: the bundled set), tokens_max. Result: one row a precision. Raises JobFailed."""
     job = context.job
     settings = context.runtime.config.models.get(job.target)
@@ -52,7 +52,7 @@ async def run(context: Context) -> dict[str, Any]:
     readings: dict[int, Readings] = {}
     bits_all = [BASE, *(bits for bits in sorted(job.args["bits"], reverse=True) if bits != BASE)]
     for number, bits in enumerate(bits_all):
-        await context.say(number / len(bits_all), f"starting a second engine with {bits} bits")
+        await context.report(number / len(bits_all), f"starting a second engine with {bits} bits")
         log_path = context.runtime.config.data_dir / "logs" / f"quality-{job.target}-{bits}.log"
         context_tokens = max(map(len, texts)) + 64
         try:
@@ -87,7 +87,7 @@ async def _read(
     for begin in range(0, longest, STEPS):
         found |= await read(logits, texts, [place[begin : begin + STEPS] for place in places])
         done = min(1.0, (begin + STEPS) / longest)
-        await context.say((number + done) / len(bits_all), f"reading at {bits} bits: {done:.0%}")
+        await context.report((number + done) / len(bits_all), f"reading at {bits} bits: {done:.0%}")
     return found
 
 

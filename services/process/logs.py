@@ -25,7 +25,7 @@ SECRET_FIELDS = frozenset({"authorization", "cookie", "pepper", "password", "sec
 SECRET_ENDINGS = ("_password", "_secret", "_api_key", "_pepper")
 # Keys of this host, credentials in a URL, and bearer tokens in whatever text an exception or a library wrote.
 _SECRET_TEXT = re.compile(r"\bbh-[A-Za-z0-9_-]{8,}|(?<=://)[^/@\s]*:[^/@\s]+(?=@)|(?<=[Bb]earer )[^\s\"']+")
-_QUIET = ("httpx", "httpcore", "asyncio", "urllib3")
+_QUIET = ("httpx", "httpcore", "asyncio", "urllib3", "celery.app.trace", "celery.beat", "celery.worker.strategy")
 
 
 def setup(process: str, json: bool | None = None, level: str = "INFO", stream: TextIO | None = None) -> None:

@@ -25,7 +25,8 @@ SCRIPTS = (
     *("submit", "cancel", "follow", "registry", "take_delivery"),  # gateways
     *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
     *("claim", "write", "held", "settle"),  # workers
-    *("command", "withdraw", "take_command", "job_create", "job_begin", "job_write"),  # the admin API and jobs
+    *("command", "withdraw", "take_command"),  # the admin API and workers
+    *("job_create", "job_begin", "job_write", "job_resend"),  # the admin API and jobs
 )
 PREPENDED = {
     "dispatch": ("leave", "ready"),

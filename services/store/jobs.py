@@ -2,6 +2,9 @@
 
     queued -> running -> succeeded | failed | rolled_back | cancelled
 
+A job and Celery's message about it are stored in one step, and the message is acknowledged when the job has ended:
+whatever is killed meanwhile, the message waits in Celery's queue or among its unacknowledged ones.
+
 A job runs in attempts. Each writes with its number, so one that was given up for dead cannot write over its successor.
 A job that needs something to itself (a model) holds that lock from its creation to its end.
 """
@@ -9,7 +12,6 @@ A job that needs something to itself (a model) holds that lock from its creation
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,12 +19,16 @@ from typing import Any
 import orjson
 
 from services.store import redis_keys as keys
+from services.store.celery_message import job_message
 from services.store.connection import Connection, translated
 
 JOB_KEEP_S = 30 * 86400
 JOBS_MAX = 2000
 BEAT_S = 2.0
-BEAT_AGE_S_MAX = 15.0  # an attempt that was not heard of that long is dead
+BEAT_AGE_S_MAX = 15.0  # an attempt that was silent for so long is dead
+UNSENT_S_MIN = 60.0  # a message that Celery has just taken is nowhere for a moment
+
+JobData = dict[str, Any]  # JSON: arguments or result of a job, in the shape of its kind
 
 
 class JobState(StrEnum):
@@ -36,6 +42,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+QUEUE = keys.CELERY_PREFIX + keys.CELERY_JOBS
 OPEN = (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -62,7 +69,7 @@ class StoredJob:
     id: str
     kind: str
     target: str
-    args: dict[str, Any] = field(default_factory=dict)
+    args: JobData = field(default_factory=dict)
     state: JobState = JobState.QUEUED
     progress: float = 0.0
     words: str = "waiting for a worker"
@@ -73,7 +80,7 @@ class StoredJob:
     attempt: int = 0
     by: str = ""
     lock: str = ""
-    result: dict[str, Any] | None = None
+    result: JobData | None = None
     error: str | None = None
     retry_of: str | None = None
     cancel: bool = False
@@ -93,14 +100,14 @@ class Jobs:
         self,
         kind: str,
         target: str,
-        args: dict[str, Any],
+        args: JobData,
         *,
         by: str,
         now_s: float,
         lock: str = "",
         retry_of: str | None = None,
     ) -> StoredJob:
-        """A queued job; the Celery workers' beat hears of it. `lock` names what it needs to itself. Raises Locked."""
+        """A queued job, in Celery's queue, too. `lock` names what it needs to itself. Raises Locked."""
         job = StoredJob(
             f"job-{secrets.token_hex(8)}",
             kind,
@@ -115,8 +122,8 @@ class Jobs:
         values = {name: getattr(job, name) for name in names} | {"attempt": 0}
         answer = await self._connection.script(
             "job_create",
-            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else "", keys.JOBS_NEW],
-            [job.id, now_s, JOB_KEEP_S, JOBS_MAX, keys.job(""), *_pairs(values)],
+            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else "", QUEUE],
+            [job.id, now_s, JOB_KEEP_S, JOBS_MAX, keys.job(""), job_message(kind, job.id), *_pairs(values)],
         )
         if answer[0] == b"locked":
             raise Locked(answer[1].decode())
@@ -170,21 +177,22 @@ class Jobs:
         )
         return int(answer) if answer is not None else None
 
-    async def sent_again(self, job: StoredJob, now_s: float) -> None:
-        """Leave a waiting job alone for a while: workers may simply be busy."""
-        if job.state is JobState.QUEUED:
-            with translated():
-                await self._connection.redis.hset(keys.job(job.id), "beat_s", now_s)
+    async def resend_lost(self, now_s: float) -> list[StoredJob]:
+        """Give Celery its message again of each open job whose message it has lost. Returns those jobs.
 
-    async def lost(self, now_s: float, queued_age_s_max: float) -> Sequence[StoredJob]:
-        """Open jobs that nobody works on: their worker died, or their message was lost."""
-        age_s_max = {JobState.RUNNING: BEAT_AGE_S_MAX, JobState.QUEUED: queued_age_s_max}
-        seen = [(job, job.beat_s or job.created_s) for job in await self.recent(JOBS_MAX) if job.open]
-        return [job for job, seen_s in seen if now_s - seen_s >= age_s_max[job.state]]
+        Kombu takes a message off the queue before it notes who has it: a worker killed in between loses the message.
+        """
+        lost = []
+        for job in await self.recent(JOBS_MAX):
+            if job.open and now_s - max(job.created_s, job.beat_s or 0.0) >= UNSENT_S_MIN:
+                names = [keys.job(job.id), QUEUE, keys.CELERY_UNACKED]
+                if await self._connection.script("job_resend", names, [job.id, job_message(job.kind, job.id)]):
+                    lost.append(job)
+        return lost
 
 
 class Attempt:
-    """One go at a job. Methods raise Fenced, QueueUnavailable; those that say so, Cancelled."""
+    """One run of a job. Methods raise Fenced, QueueUnavailable; those that say so, Cancelled."""
 
     def __init__(self, connection: Connection, job: StoredJob, number: int) -> None:
         self._connection = connection
@@ -196,18 +204,20 @@ class Attempt:
         """Whether an earlier attempt died."""
         return self.number > 1
 
-    async def say(self, progress: float, words: str) -> None:
+    async def report(self, progress: float, words: str) -> None:
         """How far it is. Raises Cancelled."""
-        if await self._write(progress=round(progress, 4), words=words):
+        if await self.report_to_end(progress, words):
             raise Cancelled
 
-    async def tell(self, progress: float, words: str) -> bool:
-        """The same, where stopping is out of the question. True: somebody wants it to."""
+    async def report_to_end(self, progress: float, words: str) -> bool:
+        """The same, of work that must not stop here. True: its end was asked for."""
         return await self._write(progress=round(progress, 4), words=words)
 
-    async def beat(self, now_s: float) -> None:
-        """It is alive."""
+    async def heartbeat(self, now_s: float) -> None:
+        """It is alive, so its message stays with its worker."""
         await self._write(beat_s=now_s)
+        with translated():
+            await self._connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {self.job.id: now_s}, xx=True)
 
     async def end(
         self,
@@ -215,11 +225,11 @@ class Attempt:
         words: str,
         now_s: float,
         *,
-        result: dict[str, Any] | None = None,
+        result: JobData | None = None,
         error: str | None = None,
     ) -> None:
-        """It is over. What it had to itself is free again."""
-        values: dict[str, Any] = {"state": state, "words": words, "ended_s": now_s}
+        """It has ended. What it had to itself is free again."""
+        values: JobData = {"state": state, "words": words, "ended_s": now_s}
         if state is JobState.SUCCEEDED:
             values["progress"] = 1.0
         await self._write(**values, result=result, error=error)
@@ -234,7 +244,7 @@ class Attempt:
         return bool(answer == b"cancel")
 
 
-def _pairs(values: dict[str, Any]) -> list[str | bytes]:
+def _pairs(values: JobData) -> list[str | bytes]:
     pairs: list[str | bytes] = []
     for name, value in values.items():
         if value is not None:
@@ -243,7 +253,7 @@ def _pairs(values: dict[str, Any]) -> list[str | bytes]:
 
 
 def _decode(stored: dict[bytes, bytes]) -> StoredJob:
-    values: dict[str, Any] = {name.decode(): value.decode() for name, value in stored.items()}
+    values: JobData = {name.decode(): value.decode() for name, value in stored.items()}
     for name in ("args", "result"):
         if name in values:
             values[name] = orjson.loads(values[name])

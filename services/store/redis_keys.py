@@ -34,8 +34,8 @@ bh:explain:ASK          list    the scheduler's answer to one question, for seco
 bh:audit                stream  every change made through the admin API
 bh:admins               hash    id -> an admin key's name, role and digest
 bh:job:ID               hash    one job; bh:jobs is a zset of them by creation
-bh:jobs-new             list    jobs that Celery has not been told of
 bh:job-lock:NAME        string  the job that has a model, or another thing, to itself
+bh:autotuned            string  KV bits were proposed within the last day
 bh:quality              hash    model -> measured cost of its KV bits
 bh:widget:talk:S        string  a visitor's conversation with a bot
 bh:widget:busy:S        string  the chat that a visitor waits for
@@ -67,9 +67,12 @@ DESIRED = "bh:desired"
 AUDIT = "bh:audit"
 ADMINS = "bh:admins"
 JOBS = "bh:jobs"
-JOBS_NEW = "bh:jobs-new"
 QUALITY = "bh:quality"
+AUTOTUNED = "bh:autotuned"
 CELERY_PREFIX = "bh:celery:"
+CELERY_JOBS = "jobs"  # as Celery names its queue; with the prefix, a list
+CELERY_UNACKED = CELERY_PREFIX + "unacked"  # hash: delivery tag -> message that a worker has
+CELERY_UNACKED_INDEX = CELERY_PREFIX + "unacked_index"  # zset: delivery tag -> when it was delivered or renewed
 
 GROUP = "workers"
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
@@ -16,8 +15,6 @@ from services.config.schema import TenantConfig
 from services.contracts.chats import KvBits
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.contracts.replies import Finish, ReplyEnd
-from services.jobs.beat import send_new
-from services.jobs.broker import Sender
 from services.store import redis_keys as keys
 from services.store.connection import Connection, QueueUnavailable
 from services.store.explanations import explain
@@ -77,11 +74,8 @@ async def test_a_piece_that_redis_has_no_room_for_is_not_taken_for_written(conne
     assert await texts(connection, "chat-1") == [b"Hel", b"lo"]
 
 
-async def test_a_silent_way_ends_reads_that_block(
-    redis_port: int, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_way_ends_reads_that_block(redis_port: int, connection: Connection) -> None:
     """They had no bound: a scheduler whose peer vanished waited for it for ever, with the lease run out."""
-    monkeypatch.setattr("services.jobs.beat.SWEEP_S", 0.05)
     await WorkConsumer(connection, "m", "m@0").open()
     async with Proxy(lambda: redis_port).running() as proxy:
         behind = Connection(proxy.url, timeout_s=2.0)
@@ -95,7 +89,6 @@ async def test_a_silent_way_ends_reads_that_block(
             lambda: bench.take(1, 50),
             lambda: desk.events("0-0", 50),
             lambda: explain(half, "chat-1", 0.05),
-            lambda: send_new(behind, cast(Sender, None)),
         )
         async with asyncio.timeout(30):
             for read in reads:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from services.jobs.broker import Sender
+from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
 from services.store.jobs import Jobs, StoredJob
 from services.store.runtime import REDIS_URL_ENV, Runtime
@@ -89,11 +89,6 @@ def workers(runtime: Runtime) -> Iterator[Workers]:
     workers.stop()
 
 
-@pytest.fixture
-def sender(runtime: Runtime) -> Sender:
-    return Sender(runtime)
-
-
 async def job_when(
     connection: Connection,
     job_id: str,
@@ -106,3 +101,9 @@ async def job_when(
             if job is not None and done(job):
                 return job
             await asyncio.sleep(0.1)
+
+
+async def long_silent(connection: Connection, job_id: str) -> None:
+    """As if a running job's worker had not been heard of for longer than any bound."""
+    await connection.redis.hset(keys.job(job_id), "beat_s", 0)
+    await connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {job_id: 0}, xx=True)

@@ -9,8 +9,8 @@ import pytest
 from services.config.schema import BotConfig, KvPolicyConfig, TenantConfig
 from services.contracts.chats import KvBits
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.jobs.attempt import Context
 from services.jobs.autotune import run
-from services.jobs.run import Context
 from services.planner.autotune import proposals
 from services.store.connection import Connection
 from services.store.jobs import Jobs

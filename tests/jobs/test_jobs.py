@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import shutil
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 from celery import Celery
 
 from services.config.host_secrets import load_secrets
 from services.config.schema import load
-from services.jobs.beat import tick
-from services.jobs.broker import QUEUE, Sender, application, broker_url
+from services.jobs.celery_app import SCHEDULE_S, application, broker_url
+from services.jobs.tasks import SCHEDULED
 from services.store import jobs as store
 from services.store import redis_keys as keys
 from services.store import usage_report as usage
+from services.store.celery_message import job_message, task_name
 from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
-from services.store.jobs import Fenced, Jobs, JobState, Locked
+from services.store.jobs import QUEUE, Fenced, Jobs, JobState, Locked
 from services.store.runtime import Runtime
-from tests.jobs.conftest import Workers, job_when, write_config
+from tests.jobs.conftest import Workers, job_when, long_silent, write_config
 
 
-async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers: Workers, sender: Sender) -> None:
+async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers: Workers) -> None:
     workers.start()
     await connection.redis.hset(keys.usage("2026-11-20", "acme", "acme/support"), mapping={"chats": 3})
     await connection.redis.sadd(keys.USAGES, keys.usage("2026-11-20", "acme", "acme/support"))
@@ -36,15 +39,19 @@ async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers
     assert done.result is not None
     assert done.result["total"]["chats"] == 3
     assert {key.decode().split(":")[1] for key in await connection.redis.keys("*celery*")} == {"celery"}
-    await sender.send(job.id)  # a second message of the same job
-    await asyncio.sleep(1)
+    await connection.redis.lpush(QUEUE, job_message(job.kind, job.id))  # a second message of the same job
+    async with asyncio.timeout(20):
+        while await waiting(connection) or await connection.redis.hlen(keys.CELERY_UNACKED):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     assert (await job_when(connection, job.id)).attempt == 1
 
 
-async def test_a_job_whose_worker_is_killed_is_taken_up_again(
-    connection: Connection, workers: Workers, sender: Sender, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "BEAT_AGE_S_MAX", 3.0)
+async def waiting(connection: Connection) -> list[str]:
+    """Messages in Celery's queue."""
+    return [message.decode() for message in await connection.redis.lrange(QUEUE, 0, -1)]
+
+
+async def test_a_job_whose_worker_is_killed_is_taken_up_again(connection: Connection, workers: Workers) -> None:
     jobs = Jobs(connection)
     first = workers.start()
     job = await jobs.create(
@@ -56,12 +63,8 @@ async def test_a_job_whose_worker_is_killed_is_taken_up_again(
     begun = await jobs.get(job.id)
     assert begun is not None
     assert begun.state is JobState.RUNNING
-    async with asyncio.timeout(30):
-        while not (all_lost := await jobs.lost(time.time(), 30)):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    for lost in all_lost:
-        await connection.redis.hset(keys.job(lost.id), "beat_s", 0)
-        await sender.send(lost.id)
+    assert await connection.redis.hkeys(keys.CELERY_UNACKED) == [job.id.encode()]
+    await long_silent(connection, job.id)
     workers.start()
     again = await job_when(connection, job.id, lambda job: job.attempt == 2)
     assert again.state is JobState.RUNNING
@@ -92,27 +95,83 @@ async def test_an_attempt_that_was_given_up_writes_nothing(connection: Connectio
     assert second is not None
     assert second.resumed
     with pytest.raises(Fenced):
-        await first.say(0.5, "still here")
+        await first.report(0.5, "still here")
     await second.end(JobState.SUCCEEDED, "done", now_s)
     with pytest.raises(Fenced):
         await second.end(JobState.FAILED, "twice", now_s)
 
 
-async def test_the_beat_sends_lost_jobs_again_and_rolls_days_up(connection: Connection, sender: Sender) -> None:
+async def tick(connection: Connection, now_s: float) -> None:
+    """All of the schedule at once."""
+    for work in SCHEDULED.values():
+        await work(connection, now_s)
+
+
+async def test_the_beat_sends_lost_jobs_again_and_rolls_days_up(connection: Connection) -> None:
     jobs, now_s = Jobs(connection), time.time()
     lost = await jobs.create("sleep", "m", {}, by="test", now_s=now_s - 60)
+    await connection.redis.delete(QUEUE)
     await connection.redis.sadd(keys.USAGES, keys.usage("2026-11-20", "acme", "acme/support"))
-    await tick(connection, sender, now_s)
-    await connection.redis.delete(keys.JOBS_NEW)
-    await tick(connection, sender, now_s)  # what was done a moment ago is not due
-    queue = [entry.decode() for entry in await connection.redis.lrange("bh:celery:jobs", 0, -1)]
-    assert sum(lost.id in entry for entry in queue) == 1
+    await tick(connection, now_s)
+    await tick(connection, now_s)  # what was done a moment ago is not due
+    assert sum(lost.id in entry for entry in await waiting(connection)) == 1
     assert sorted(job.kind for job in await jobs.recent(10)) == ["autotune", "sleep", "usage_rollup"]
 
 
-async def test_a_day_is_rolled_up_after_its_end_and_when_its_counters_go(
-    connection: Connection, sender: Sender
-) -> None:
+async def test_only_a_message_that_celery_has_lost_is_sent_again(connection: Connection) -> None:
+    jobs, now_s = Jobs(connection), time.time()
+    old_s = now_s - store.UNSENT_S_MIN
+    in_queue = await jobs.create("sleep", "a", {}, by="test", now_s=old_s)
+    taken = await jobs.create("sleep", "b", {}, by="test", now_s=old_s)
+    ended = await jobs.create("sleep", "c", {}, by="test", now_s=old_s)
+    lost = await jobs.create("sleep", "d", {}, by="test", now_s=old_s)
+    new = await jobs.create("sleep", "e", {}, by="test", now_s=now_s)
+    await jobs.cancel(ended, now_s)
+    await connection.redis.delete(QUEUE)
+    await connection.redis.lpush(QUEUE, job_message("sleep", in_queue.id))
+    await connection.redis.hset(keys.CELERY_UNACKED, taken.id, "a message")
+    assert [job.id for job in await jobs.resend_lost(now_s)] == [lost.id]
+    assert await jobs.resend_lost(now_s) == []
+    assert [job.id for job in await jobs.resend_lost(now_s + store.UNSENT_S_MIN)] == [new.id]
+    begun = await jobs.begin(lost.id, now_s)
+    assert begun is not None
+    await connection.redis.delete(QUEUE)  # the message of a running job whose worker died as it took it
+    assert lost.id not in [job.id for job in await jobs.resend_lost(now_s + store.UNSENT_S_MIN - 1)]
+    assert lost.id in [job.id for job in await jobs.resend_lost(now_s + store.UNSENT_S_MIN)]
+
+
+async def test_a_heartbeat_keeps_a_message_with_its_worker(connection: Connection) -> None:
+    jobs, now_s = Jobs(connection), time.time()
+    job = await jobs.create("sleep", "m", {}, by="test", now_s=now_s)
+    attempt = await jobs.begin(job.id, now_s)
+    assert attempt is not None
+    await attempt.heartbeat(now_s + 1)
+    assert await connection.redis.zscore(keys.CELERY_UNACKED_INDEX, job.id) is None
+    await connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {job.id: now_s})
+    await attempt.heartbeat(now_s + 2)
+    assert await connection.redis.zscore(keys.CELERY_UNACKED_INDEX, job.id) == now_s + 2
+
+
+async def test_a_jobs_message_is_what_celery_itself_would_send(connection: Connection, runtime: Runtime) -> None:
+    app = application(runtime)
+    await asyncio.to_thread(app.send_task, task_name("sleep"), ("job-1",), task_id="job-1", ignore_result=True)
+    [sent] = await waiting(connection)
+    theirs, ours = orjson.loads(sent), orjson.loads(job_message("sleep", "job-1"))
+    assert orjson.loads(base64.b64decode(ours["body"])) == orjson.loads(base64.b64decode(theirs["body"]))
+    for part in (theirs, ours):
+        del part["body"], part["properties"]["delivery_tag"]
+        for name in ("origin", "reply_to"):
+            part["headers"].pop(name, None)
+            part["properties"].pop(name, None)
+    assert {name: theirs["headers"].get(name) for name in ours["headers"]} == ours["headers"]
+    assert {**theirs, "headers": ours["headers"]} == ours
+
+
+def test_the_schedule_names_tasks_that_exist() -> None:
+    assert set(SCHEDULE_S) == set(SCHEDULED)
+
+
+async def test_a_day_is_rolled_up_after_its_end_and_when_its_counters_go(connection: Connection) -> None:
     """A job an hour for each day that counters are kept of buried everybody else's."""
     midnight = datetime(2026, 11, 25, tzinfo=UTC).timestamp()
     days = [usage.day_before("2026-11-25", back) for back in range(95)]
@@ -121,8 +180,8 @@ async def test_a_day_is_rolled_up_after_its_end_and_when_its_counters_go(
 
     async def begun(now_s: float) -> list[str]:
         """Days of the jobs that a tick makes, which are then done."""
-        await connection.redis.delete(keys.JOBS, f"{keys.CELERY_PREFIX}due:rollup")
-        await tick(connection, sender, now_s)
+        await connection.redis.delete(keys.JOBS)
+        await tick(connection, now_s)
         targets = [job.target for job in await Jobs(connection).recent(500) if job.kind == "usage_rollup"]
         for day in targets:
             await usage.roll_up(connection, day, now_s)
@@ -148,15 +207,16 @@ async def test_celery_logs_in_at_a_socket_with_a_password(tmp_path: Path) -> Non
     config = load(path, {})
     runtime = Runtime(config, path, load_secrets(config.data_dir, {}), redis.url, "se/cret")
     try:
-        await Sender(runtime).send("job-1")
-        assert await asyncio.to_thread(_one_message, application(runtime)) == "job-1"
+        async with runtime.connect() as connection:
+            job = await Jobs(connection).create("sleep", "m", {}, by="test", now_s=time.time())
+        assert await asyncio.to_thread(_one_message, application(runtime)) == job.id
     finally:
         await redis.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_message(app: Celery) -> object:
-    with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
+    with app.connection_for_read() as connection, connection.SimpleQueue(keys.CELERY_JOBS) as queue:
         message = queue.get(timeout=15)
         message.ack()
         return message.payload[0][0]

@@ -13,7 +13,7 @@ from services.contracts.replies import Finish
 from services.store.jobs import Jobs, JobState
 from services.store.quality import measured
 from services.store.runtime import Runtime
-from tests.jobs.conftest import Workers, job_when
+from tests.jobs.conftest import Workers, job_when, long_silent
 from tests.jobs.test_change import Host
 from tests.worker.conftest import open_bunk
 
@@ -85,7 +85,7 @@ async def test_a_job_whose_celery_worker_is_killed_goes_on_where_it_was(host: Ho
     await job_when(connection, job_id, lambda job: job.state is JobState.RUNNING and job.progress >= 0.2)
     first.kill()
     first.wait()
-    await connection.redis.hset(f"bh:job:{job_id}", "beat_s", 0)  # as if BEAT_AGE_S_MAX had gone by
+    await long_silent(connection, job_id)
     workers.start()
     done = await job_when(connection, job_id)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from services.jobs.run import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed
 from services.store.commands import Command, Commands, CommandState
-from services.store.jobs import Cancelled
+from services.store.jobs import Cancelled, JobData
 
 POLL_S = 0.1
 ANSWER_S_MAX = 180.0  # for a worker to take the command: it may be restarting
 BUSY_S_MAX = 600.0  # for the worker's last command to end
 
 
-async def follow(context: Context, model: str, kind: str, args: dict[str, Any]) -> Command:
+async def follow(context: Context, model: str, kind: str, args: JobData) -> Command:
     """The ended command. Raises Cancelled, JobFailed where no worker takes it."""
     commands, job = Commands(context.connection), context.job
-    order = Command(job.id, kind, args, at_s=context.clock())
-    await _sent(context, commands, model, order)
-    asked_s, told, cancelling = context.clock(), ("", 0.0), False
+    await _send(context, commands, model, Command(job.id, kind, args, at_s=context.clock()))
+    asked_s, cancelling = context.clock(), False
     while True:
         command = await commands.read(model)
         if command is None or command.id != job.id:
             raise JobFailed(f"The command to {model} was replaced by another one.")
         if command.ended:
             return command
-        if (command.words, command.progress) != told:
-            told = (command.words, command.progress)
-        if await context.attempt.tell(told[1], told[0]) and not cancelling:
+        if await context.attempt.report_to_end(command.progress, command.words) and not cancelling:
             cancelling = True
             if await commands.withdraw(model, job.id, "cancelled"):
                 raise Cancelled
@@ -39,10 +35,10 @@ async def follow(context: Context, model: str, kind: str, args: dict[str, Any]) 
         await asyncio.sleep(POLL_S)
 
 
-async def _sent(context: Context, commands: Commands, model: str, order: Command) -> None:
+async def _send(context: Context, commands: Commands, model: str, command: Command) -> None:
     asked_s = context.clock()
-    while not await commands.send(model, order):
+    while not await commands.send(model, command):
         if context.clock() - asked_s > BUSY_S_MAX:
             raise JobFailed(f"The worker of {model} is busy with another command.")
-        await context.say(0.0, "waiting for the worker's last command")
+        await context.report(0.0, "waiting for the worker's last command")
         await asyncio.sleep(POLL_S * 5)

@@ -1,22 +1,21 @@
 """Job: change a model's KV bits, with no chat lost.
 
-services/worker/change.py does it; this plans, gives the order and follows it.
+The model's worker does it (services/worker/change.py); this plans, sends the command and follows it.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-from services.jobs.follow import follow
-from services.jobs.run import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed
+from services.jobs.model_command import follow
 from services.planner.kv_change import KvChangePlan, plan_kv, possible_bits
 from services.planner.plan_inputs import ConfigError, WeightsError, scene
 from services.store.commands import Commands, CommandState
-from services.store.jobs import Cancelled, JobState
+from services.store.jobs import Cancelled, JobData, JobState
 
 
-async def run(context: Context) -> dict[str, Any]:
+async def run(context: Context) -> JobData:
     """Args: bits. Result: the bits that the model has now, and the plan. Raises JobFailed, Cancelled."""
     model, bits = context.job.target, int(context.job.args["bits"])
     before = await Commands(context.connection).read(model)
@@ -25,7 +24,7 @@ async def run(context: Context) -> dict[str, Any]:
         plan = await _planned(context, model, bits)
         if plan.how == "none":
             return {"kv_bits": bits, "plan": asdict(plan)}
-        await context.say(0.05, plan.words)
+        await context.report(0.05, plan.words)
     command = await follow(context, model, "kv_bits", {"bits": bits, "how": plan.how if plan else "drain"})
     result = {**(command.result or {}), "plan": asdict(plan) if plan else None}
     if command.state is CommandState.DONE:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from services.jobs.follow import follow
-from services.jobs.run import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed
+from services.jobs.model_command import follow
 from services.store.commands import CommandState
-from services.store.jobs import Cancelled
+from services.store.jobs import Cancelled, JobData
 
 
-async def run(context: Context) -> dict[str, Any]:
+async def run(context: Context) -> JobData:
     """No args. Result: the KV bits that the model has, or comes back with. Raises JobFailed, Cancelled."""
     job = context.job
     command = await follow(context, job.target, job.kind, {})

@@ -1,0 +1,43 @@
+"""What Celery's schedule does. Each may run twice, or on two workers at once."""
+
+from __future__ import annotations
+
+import contextlib
+
+import structlog
+
+from services.store import redis_keys as keys
+from services.store import usage_report as usage
+from services.store.connection import Connection, translated
+from services.store.jobs import JobData, Jobs, Locked
+
+AUTOTUNE_S = 24 * 3600
+BY = "beat"
+
+log = structlog.get_logger()
+
+
+async def resend_lost(connection: Connection, now_s: float) -> None:
+    """Give Celery the messages again that it has lost."""
+    for job in await Jobs(connection).resend_lost(now_s):
+        log.warning("job.sent_again", job=job.id, kind=job.kind, state=job.state.value)
+
+
+async def roll_up_usage(connection: Connection, now_s: float) -> None:
+    """A job for each day whose usage can be summed up."""
+    for day in await usage.days_due(connection, now_s):
+        await _start(connection, "usage_rollup", {"day": day}, now_s)
+
+
+async def propose_kv_bits(connection: Connection, now_s: float) -> None:
+    """An autotune job once a day."""
+    with translated():
+        due = await connection.redis.set(keys.AUTOTUNED, 1, nx=True, ex=AUTOTUNE_S)
+    if due:
+        await _start(connection, "autotune", {"apply": False}, now_s)
+
+
+async def _start(connection: Connection, kind: str, args: JobData, now_s: float) -> None:
+    target = str(args.get("day", ""))
+    with contextlib.suppress(Locked):
+        await Jobs(connection).create(kind, target, args, by=BY, now_s=now_s, lock=f"{kind}:{target}")
