@@ -11,7 +11,7 @@ from typing import cast
 
 import structlog
 from celery import signals
-from celery.beat import EmbeddedService
+from celery.beat import EmbeddedService, Scheduler
 
 from services.config.host_secrets import SecretsError
 from services.config.schema import ConfigError
@@ -33,7 +33,7 @@ def serve(runtime: Runtime) -> None:
     """
     app = application(runtime)
     register(app, runtime)
-    beat = cast(Thread, EmbeddedService(app, thread=True))
+    beat = cast(Thread, EmbeddedService(app, thread=True, scheduler_cls=Scheduler))  # without a file
     signals.setup_logging.connect(_keep_logging, weak=False)
     signals.worker_ready.connect(lambda **_: beat.start(), weak=False)
     app.worker_main(

@@ -54,7 +54,6 @@ def application(runtime: Runtime) -> Celery:
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
         task_send_sent_event=False,
-        beat_scheduler="celery.beat:Scheduler",  # no file: what is due is in Redis
         beat_schedule={
             name: {"task": task_name(name), "schedule": every_s, "options": {"expires": every_s}}
             for name, every_s in SCHEDULE_S.items()

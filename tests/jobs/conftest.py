@@ -58,12 +58,14 @@ class Workers:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.folder = runtime.config_path.parent / "where-they-run"
+        self.folder.mkdir()
 
     def start(self) -> subprocess.Popen[bytes]:
         env = {**os.environ, REDIS_URL_ENV: self._runtime.redis_url}
         log = (self._runtime.config_path.parent / "jobs.log").open("ab")
         argv = [sys.executable, "-m", "services.jobs", str(self._runtime.config_path)]
-        self._processes.append(subprocess.Popen(argv, env=env, stdout=log, stderr=log))
+        self._processes.append(subprocess.Popen(argv, env=env, cwd=self.folder, stdout=log, stderr=log))
         log.close()
         return self._processes[-1]
 

@@ -44,6 +44,7 @@ async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers
         while await waiting(connection) or await connection.redis.hlen(keys.CELERY_UNACKED):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert (await job_when(connection, job.id)).attempt == 1
+    assert list(workers.folder.iterdir()) == []
 
 
 async def waiting(connection: Connection) -> list[str]:
