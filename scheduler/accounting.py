@@ -1,10 +1,10 @@
-"""The books: everything that an admitted chat is entered in, kept in step.
+"""Accounting: every record that an admitted chat is entered in, kept in step.
 
-    ledger     KV bytes          devices   bandwidth and prefill       sessions   leases
-    counters   fair shares       limits    the tenant's own bounds     drain      how long chats take
-    hits       how much of an earlier turn the engine still has cached
+    ledger        KV bytes            devices        bandwidth and prefill   sessions      leases
+    counters      fair shares         limits         the tenant's bounds     service_rate  how long chats take
+    prefix_cache  how much of an earlier turn the engine still has cached
 
-One admission or settlement touches all of them, so nobody else writes to any.
+One admission or settlement touches all of them, so nothing else writes to any.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from scheduler.admission import Ask, decide, decide_now, engine_unknown, never, options
-from scheduler.fairness import Counters, Present
+from scheduler.admission import AdmissionContext, decide, decide_now, engine_unknown, never, options
+from scheduler.fairness import ActiveTenants, Counters
 from scheduler.flow_queues import Waiting
 from scheduler.ledger import Account, Ledger, reservation_of, reserve_bytes
 from scheduler.limits import Limits
@@ -39,7 +39,7 @@ class ServiceCharge:
 
 
 class Accounting:
-    """All books of all devices. O(log n) or better per entry."""
+    """The records of all devices. O(log n) or better per entry."""
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
@@ -48,9 +48,9 @@ class Accounting:
         self.counters = Counters(settings)
         self.sessions = SessionLeases()
         self.limits = Limits()
-        self.drain = ServiceRate()
-        self.hits = PrefixCacheEstimator()
-        self._present: dict[str, Present] = {}
+        self.service_rate = ServiceRate()
+        self.prefix_cache = PrefixCacheEstimator()
+        self._active_tenants: dict[str, ActiveTenants] = {}
         self._charges: dict[str, ServiceCharge] = {}
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -58,8 +58,8 @@ class Accounting:
         self.settings = self.counters.settings = settings
         for device in self.devices.values():
             device.configure(settings)
-        for present in self._present.values():
-            present.configure(settings)
+        for active in self._active_tenants.values():
+            active.configure(settings)
 
     def engine_started(self, facts: EngineFacts, now_s: float) -> None:
         """A new engine, or one that came back, perhaps on another device. Its chats stay."""
@@ -83,64 +83,68 @@ class Accounting:
 
     def saw(self, tenant: str, model: str, now_s: float) -> None:
         """The tenant asks for the model."""
-        present = self._present.get(model)
-        if present is None:
-            present = self._present[model] = Present(self.settings)
-        present.saw(tenant, now_s)
+        active = self._active_tenants.get(model)
+        if active is None:
+            active = self._active_tenants[model] = ActiveTenants(self.settings)
+        active.saw(tenant, now_s)
 
     def over_share(self, tenant: str, account: Account, now_s: float) -> bool:
         """Whether the tenant holds more than its part of what is reserved on an engine, while others are about."""
         held = account.by_tenant.get(tenant)
         if held is None:
             return False
-        return held > self._present[account.facts.model].share(tenant, now_s) * account.reserved_bytes
+        return held > self._active_tenants[account.facts.model].share(tenant, now_s) * account.reserved_bytes
 
     def decide(self, entry: Waiting, now_s: float) -> Decision:
-        """The decision for one ticket, from the books as they are. Changes nothing."""
+        """The decision for one ticket, from the records as they are. Changes nothing."""
         ticket = entry.ticket
         account = self.ledger.accounts.get(ticket.model)
         if account is None:
             return engine_unknown(ticket, now_s)
-        return decide(ticket, account, self.devices[account.facts.device], self.ask(entry, account, now_s), now_s)
+        return decide(ticket, account, self.devices[account.facts.device], self.context(entry, account, now_s), now_s)
 
-    def decide_now(self, entry: Waiting, account: Account, ask: Ask, now_s: float) -> Decision:
+    def decide_now(self, entry: Waiting, account: Account, context: AdmissionContext, now_s: float) -> Decision:
         """The same for a ticket that is not past its deadline, in less time."""
-        return entry.refused or decide_now(entry.ticket, account, self.devices[account.facts.device], ask, now_s)
+        return entry.refused or decide_now(entry.ticket, account, self.devices[account.facts.device], context, now_s)
 
-    def ask(self, entry: Waiting, account: Account, now_s: float) -> Ask:
+    def context(self, entry: Waiting, account: Account, now_s: float) -> AdmissionContext:
         """What a decision needs to know of the ticket and its tenant."""
         ticket = entry.ticket
         if entry.facts is not account.facts:
             choices = options(ticket, account.facts, self.settings)
             entry.weighed(account.facts, choices, never(ticket, account.facts, choices))
         tenant = ticket.tenant
-        ask = Ask(entry.options, ticket.prompt_tokens, 0, self.over_share(tenant, account, now_s))
+        context = AdmissionContext(entry.options, ticket.prompt_tokens, 0, self.over_share(tenant, account, now_s))
         if entry.turn:
             lease = self.sessions.held(tenant, ticket.session, now_s)
-            ask.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)
-        ask.prompt_tokens_new -= self.hits.expected(
-            ticket.model, ticket.bot, ask.prompt_tokens_kept, ticket.prompt_tokens
+            context.prompt_tokens_kept = min(lease.tokens if lease else 0, ticket.prompt_tokens - 1)
+        context.prompt_tokens_new -= self.prefix_cache.expected(
+            ticket.model, ticket.bot, context.prompt_tokens_kept, ticket.prompt_tokens
         )
         share = self.settings.share(tenant)
-        if share.limited and ask.options:
+        if share.limited and context.options:
             tokens = ticket.prompt_tokens + self.limits.completion_estimate(ticket)
-            at = self.limits.blocked_s(tenant, share, ask.options[-1][1], tokens, now_s)
+            at = self.limits.blocked_s(tenant, share, context.options[-1][1], tokens, now_s)
             if at is not None:
-                ask.limit, ask.limit_wait_s = at
-        return ask
+                context.limit, context.limit_wait_s = at
+        return context
 
-    def admit(self, entry: Waiting, account: Account, decision: Decision, ask: Ask, now_s: float) -> None:
+    def admit(
+        self, entry: Waiting, account: Account, decision: Decision, context: AdmissionContext, now_s: float
+    ) -> None:
         """Enter an admitted chat, with an estimate of what it will take."""
         ticket, size = entry.ticket, decision.reserve_bytes
         device = self.devices[account.facts.device]
         self.ledger.reserve(reservation_of(ticket, decision, now_s))
         completion = self.limits.completion_estimate(ticket)
-        cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - ask.prompt_tokens_new, completion)
-        prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
+        cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - context.prompt_tokens_new, completion)
+        prefill_s = device.prefill_s(ticket.model, context.prompt_tokens_new)
         tokens = ticket.prompt_tokens + completion
         counted = self.counters.admit(ticket.tenant, cost, now_s)
         new_of = ticket.bot if ticket.opening else ""
-        charge = self._charges[ticket.chat] = ServiceCharge(counted, tokens, prefill_s, ask.prompt_tokens_kept, new_of)
+        charge = self._charges[ticket.chat] = ServiceCharge(
+            counted, tokens, prefill_s, context.prompt_tokens_kept, new_of
+        )
         device.add(ticket.model, size)
         device.prefill(prefill_s, now_s)
         self.limits.take(ticket.tenant, size, charge.tokens)
@@ -172,13 +176,13 @@ class Accounting:
         else:
             if usage.cached_known:
                 if charge.prompt_tokens_kept > 0:
-                    self.hits.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
+                    self.prefix_cache.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
                 elif charge.new_of:
-                    self.hits.session_settled(held.model, charge.new_of, usage.cached_tokens)
+                    self.prefix_cache.session_settled(held.model, charge.new_of, usage.cached_tokens)
             if usage.ran_s is not None:
                 account = self.ledger.accounts.get(held.model)
                 beside = len(account.reservations) if account else 0
-                self.drain.settled(held.model, usage.ran_s, beside + 1)
+                self.service_rate.settled(held.model, usage.ran_s, beside + 1)
             self.limits.completed(held.tenant, usage.completion_tokens)
             cost = self.counters.cost(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
             self.counters.settle(held.tenant, charge.counted, cost)
@@ -228,7 +232,7 @@ class Accounting:
             self.sessions.begin(held.tenant, held.session)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where two books disagree."""
+        """Raise AssertionError where two records disagree."""
         self.ledger.check_integrity()
         if sorted(model for device in self.devices.values() for model in device.loads) != sorted(self.ledger.accounts):
             raise AssertionError("the devices' engines are not the ledger's")

@@ -5,7 +5,7 @@ In order, and the first that holds decides:
     1. deadline passed                                             -> reject, deadline
     2. larger than the model's context, or than its whole KV pool  -> overflow or reject, never_fits
     3. the engine cannot hold KV at the ticket's floor             -> overflow or reject, kv_bits
-    4. engine not ready, not heard of, without a slot, or with
+    4. engine not ready, telemetry stale, no slot free, or with
        more than `prefill_ahead_s_max` of prompts to work off      -> wait
     5. tenant at a limit of its own                                -> wait, tenant_limit
     6. tenant above its share, and only kept slots left            -> wait, chats_max
@@ -47,7 +47,7 @@ _STATE_REASONS = {
 
 
 @dataclass(slots=True)
-class Ask:
+class AdmissionContext:
     """What a decision sees beside ticket, engine, device and clock."""
 
     options: Options
@@ -83,14 +83,16 @@ def _precisions(held: tuple[int, ...], wanted: int, floor: int, demotable: bool)
     return tuple(KvBits(bits) for bits in (first, *lower))
 
 
-def decide(ticket: Ticket, account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> Decision:
+def decide(
+    ticket: Ticket, account: Account, device: StepTimeModel, context: AdmissionContext, now_s: float
+) -> Decision:
     """Decide for one ticket; `device` is the one that the account's engine is on. Changes nothing."""
     if now_s >= ticket.deadline_s:
         return _too_late(ticket, now_s)
-    refused = never(ticket, account.facts, ask.options)
+    refused = never(ticket, account.facts, context.options)
     if refused is not None:
         return refused
-    return decide_now(ticket, account, device, ask, now_s)
+    return decide_now(ticket, account, device, context, now_s)
 
 
 def engine_unknown(ticket: Ticket, now_s: float) -> Decision:
@@ -105,14 +107,16 @@ def _too_late(ticket: Ticket, now_s: float) -> Decision:
     return Decision(ticket.chat, Outcome.REJECT, Reason.DEADLINE, ticket.kv_bits, numbers=numbers)
 
 
-def decide_now(ticket: Ticket, account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> Decision:
-    """Steps 4 to 8, for a ticket that could be served some time."""
+def decide_now(
+    ticket: Ticket, account: Account, device: StepTimeModel, context: AdmissionContext, now_s: float
+) -> Decision:
+    """Steps 4 to 8, for a ticket that fits an idle engine."""
     closed = closed_to_all(account, device, now_s)
-    if closed is None and (ask.over_share or ask.limit is not None):
-        closed = _closed_to_tenant(account, device, ask, now_s)
+    if closed is None and (context.over_share or context.limit is not None):
+        closed = _closed_to_tenant(account, device, context, now_s)
     if closed is not None:
         return Decision(ticket.chat, _WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
-    return _fit(ticket, account, device, ask, now_s)
+    return _fit(ticket, account, device, context, now_s)
 
 
 def closed_to_all(account: Account, device: StepTimeModel, now_s: float) -> tuple[Reason, Numbers] | None:
@@ -120,7 +124,7 @@ def closed_to_all(account: Account, device: StepTimeModel, now_s: float) -> tupl
     settings = device.settings
     if account.state is not _READY:
         return _STATE_REASONS[account.state], {"state": account.state.value}
-    age_s = now_s - account.heard_s
+    age_s = now_s - account.reported_s
     if age_s > settings.telemetry_age_s_max:
         return Reason.TELEMETRY_STALE, {"age_s": age_s, "age_s_max": settings.telemetry_age_s_max}
     running = len(account.reservations)
@@ -132,11 +136,13 @@ def closed_to_all(account: Account, device: StepTimeModel, now_s: float) -> tupl
     return None
 
 
-def _closed_to_tenant(account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> tuple[Reason, Numbers] | None:
+def _closed_to_tenant(
+    account: Account, device: StepTimeModel, context: AdmissionContext, now_s: float
+) -> tuple[Reason, Numbers] | None:
     settings = device.settings
-    if ask.limit is not None:
-        return Reason.TENANT_LIMIT, {"limit": ask.limit, "limit_wait_s": ask.limit_wait_s}
-    if not ask.over_share:
+    if context.limit is not None:
+        return Reason.TENANT_LIMIT, {"limit": context.limit, "limit_wait_s": context.limit_wait_s}
+    if not context.over_share:
         return None
     slots_kept = int(settings.headroom * account.facts.chats_max)
     if account.chats_free <= slots_kept:
@@ -166,26 +172,26 @@ def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | No
     return Decision(ticket.chat, outcome, reason, ticket.kv_bits, reserve_bytes=least, numbers=numbers)
 
 
-def headroom_bytes(account: Account, ask: Ask, settings: SchedulerSettings) -> int:
+def headroom_bytes(account: Account, context: AdmissionContext, settings: SchedulerSettings) -> int:
     """Bytes that the tenant must leave to the others, by a chat that is no larger than that."""
-    return int(settings.headroom * account.facts.kv_budget_bytes) if ask.over_share else 0
+    return int(settings.headroom * account.facts.kv_budget_bytes) if context.over_share else 0
 
 
-def _fit(ticket: Ticket, account: Account, device: StepTimeModel, ask: Ask, now_s: float) -> Decision:
+def _fit(ticket: Ticket, account: Account, device: StepTimeModel, context: AdmissionContext, now_s: float) -> Decision:
     """Find the best precision at which memory and bandwidth are there."""
     settings = device.settings
     margin, headroom = settings.latency_margin, 0
-    if ask.over_share:
-        margin, headroom = max(margin, settings.latency_headroom), headroom_bytes(account, ask, settings)
+    if context.over_share:
+        margin, headroom = max(margin, settings.latency_headroom), headroom_bytes(account, context, settings)
     available = account.available_bytes
     reason, numbers = _KV_MEMORY, Numbers()
-    for bits, need in ask.options:
+    for bits, need in context.options:
         kept = headroom if headroom >= need else 0
         if need > available - kept:
             reason = _KV_MEMORY
             numbers = {"need_bytes": need, "available_bytes": available, "kept_bytes": kept}
             continue
-        prefill_s = device.prefill_s(ticket.model, ask.prompt_tokens_new)
+        prefill_s = device.prefill_s(ticket.model, context.prompt_tokens_new)
         broken = device.breaks(ticket.model, need, prefill_s, now_s, margin)
         if broken is None:
             outcome = _ADMIT_DEMOTED if bits < ticket.kv_bits else _ADMIT

@@ -1,8 +1,8 @@
-"""Which running sessions to lower, so that a ticket that finds no room gets in.
+"""Which running sessions to lower, so that a blocked head fits.
 
-Only engines with live KV bits, and only sessions whose policy allows it. Largest saving first, and no
-more than the ticket needs at its own floor; nothing at all where even that would not be enough. Fails
-closed: what was not confirmed with `demoted` still counts at its higher precision.
+Only engines with live KV bits, and only sessions whose policy allows it. Largest saving first, and no more than the
+ticket needs at its own floor; nothing at all where even that would not be enough. Fails closed: what was not confirmed
+with `demoted` still counts at its higher precision.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Counters:
         self._waiting.touch(tenant)
 
 
-class Present:
+class ActiveTenants:
     """Which tenants asked for a model lately, and the sum of their weights. O(1), amortised."""
 
     __slots__ = ("_oldest_s", "_seen", "_settings", "_weights")

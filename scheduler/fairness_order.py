@@ -1,7 +1,7 @@
 """Names in order of keys that change: who has had the least service.
 
-Keys live in a mapping of the caller's. One that grew is noticed when its name comes up; one that shrank, when it is
-told with `moved`, or at the next `refresh`.
+Keys live in a mapping of the caller's. One that grew is noticed when its name comes up; one that shrank, at a call of
+`moved`, or at the next `refresh`.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ Formula, per engine, in bytes:
     available to a new chat = free + cached
 
 `total` is the engine's pool (0 while it sleeps), `reserved` what admitted chats may grow to, `cached`
-prefixes that the engine gives up when room is short, `withheld` what the engine uses beyond what the
+prefixes that the engine gives up when memory is short, `withheld` what the engine uses beyond what the
 ledger knows of (drift), once that passes a bound, and its part of what strangers use of the device (NVML) once
-that runs out of memory. Drift only ever lowers what is available. Fails closed: an engine that was not heard
-of for too long is full.
+that runs out of memory. Drift only ever lowers what is available. Fails closed: an engine that has not reported
+for too long is full.
 
 `overcommitted` is above 0 only after an engine came back with a smaller pool than its chats hold.
 """
@@ -63,8 +63,8 @@ class Account:
         "by_tenant",
         "drift_bytes",
         "facts",
-        "heard_s",
         "report",
+        "reported_s",
         "reservations",
         "reserved_bytes",
         "state",
@@ -74,7 +74,7 @@ class Account:
     def __init__(self, facts: EngineFacts, now_s: float) -> None:
         self.facts = facts
         self.state = EngineState.READY
-        self.heard_s = now_s
+        self.reported_s = now_s
         self.report: EngineReport | None = None
         self.reservations: dict[str, Reservation] = {}
         self.reserved_bytes = 0
@@ -157,14 +157,14 @@ class Account:
         self.report = report
         self.state = report.state
         self.total_bytes = 0 if report.state is EngineState.ASLEEP else self.facts.kv_budget_bytes
-        self.heard_s = max(self.heard_s, report.at_s)
+        self.reported_s = max(self.reported_s, report.at_s)
         self.drift_bytes = max(0, report.kv_used_bytes - self.reserved_bytes - leaving)
         self._withheld = self.drift_bytes if self.drift_bytes > drift_bytes_max else 0
         self._add_up()
 
     def restarted(self, facts: EngineFacts, now_s: float) -> None:
         """The engine came back with these flags. Reservations stay."""
-        self.facts, self.state, self.heard_s = facts, EngineState.READY, now_s
+        self.facts, self.state, self.reported_s = facts, EngineState.READY, now_s
         self.report, self.drift_bytes, self._withheld, self.total_bytes = None, 0, 0, facts.kv_budget_bytes
         self._add_up()
 
@@ -187,7 +187,7 @@ class Ledger:
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
         self._model_of: dict[str, str] = {}
-        self._orphans: dict[str, Reservation] = {}  # restored before their engine was heard of
+        self._orphans: dict[str, Reservation] = {}  # restored before their engine was known
         self.device_reports: dict[str, DeviceReport] = {}  # the last of each device
         self.device_drift_bytes: dict[str, int] = {}  # by device, from its first report on
 

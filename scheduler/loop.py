@@ -1,4 +1,4 @@
-"""What the scheduler does all day: hear, pick, decide, dispatch. I/O is here, decisions are in `core`.
+"""The scheduler's loop: read events, decide, carry out. I/O is here, decisions are in `core`.
 
 One process schedules at a time: it holds a lease, and every decision presents it, so one that lost it without noticing
 changes nothing. Whoever takes over rebuilds everything from Redis: engines, reservations, waiting tickets, and what
@@ -31,7 +31,7 @@ LEASE_MS = 3000
 LEASE_KEEP_S = 1.0
 STANDBY_S = 0.5
 RETRY_S = 0.5
-HEAR_BLOCK_MS = 100
+EVENT_BLOCK_MS = 100
 LOOK_S = 1.0
 SNAPSHOT_S = 0.25
 SNAPSHOT_KEEP_MS = 3000
@@ -46,8 +46,8 @@ class LeaseLost(Exception):
 
 
 class AccountingBehind(Exception):
-    """The books must be read anew: Redis holds reservations that they do not, because an answer was lost after its step
-    was done; or the clock went back, and everything in them is in the future."""
+    """The state must be read anew: Redis holds reservations that it does not, because an answer was lost after its step
+    was done; or the clock went back, and everything in it is in the future."""
 
 
 class Loop:
@@ -57,14 +57,14 @@ class Loop:
 
     def __init__(
         self,
-        desk: SchedulerStore,
+        store: SchedulerStore,
         settings: Callable[[], SchedulerSettings],
         *,
         name: str,
         clock: Callable[[], float],
         devices: Callable[[], Iterable[DeviceReport]] = tuple,
     ) -> None:
-        self._desk = desk
+        self._store = store
         self._settings = settings
         self._devices = devices
         self._name = name
@@ -72,7 +72,7 @@ class Loop:
         self._lease = ""
         self._tickets: dict[str, Ticket] = {}
         self._facts: dict[str, EngineFacts] = {}
-        self._providers: dict[str, float] = {}  # overflow provider -> when its worker was heard last
+        self._providers: dict[str, float] = {}  # overflow provider -> when its worker reported last
         self._missing: set[str] = set()
         self._unknown: set[str] = set()
         self._asked: list[tuple[str, str]] = []  # where the answer goes, the chat that it is about
@@ -83,7 +83,7 @@ class Loop:
         """Schedule whenever the lease is ours."""
         while True:
             try:
-                lease = await self._desk.take_lease(self._lease, self._name, LEASE_MS)
+                lease = await self._store.take_lease(self._lease, self._name, LEASE_MS)
                 if lease is None:
                     await asyncio.sleep(STANDBY_S)
                     continue
@@ -93,14 +93,14 @@ class Loop:
             except LeaseLost:
                 log.warning("scheduler.lost_lease", lease=self._lease)
             except AccountingBehind as behind:
-                log.warning("scheduler.books_behind", why=str(behind))
+                log.warning("scheduler.accounting_behind", why=str(behind))
             except QueueUnavailable as error:
                 log.warning("scheduler.queues_unavailable", why=str(error))
                 await asyncio.sleep(RETRY_S)
 
     async def resign(self) -> None:
         """Hand the lease back at a planned end."""
-        await self._desk.give_lease(self._lease)
+        await self._store.give_lease(self._lease)
 
     async def _lead(self) -> None:
         after = await self._take_over()
@@ -113,20 +113,20 @@ class Loop:
                     raise AccountingBehind(f"the clock went back {looked - now:.0f} s")
                 if now - looked >= LOOK_S:
                     looked = now
-                    await self._look(now)
-                    await self._desk.forget_events(after)
+                    await self._poll(now)
+                    await self._store.forget_events(after)
                 await self._decide(now)
                 if now - shown >= SNAPSHOT_S:
                     shown = now
-                    await self._desk.publish_snapshot(self._core.snapshot(now), SNAPSHOT_KEEP_MS)
+                    await self._store.publish_snapshot(self._core.snapshot(now), SNAPSHOT_KEEP_MS)
                 if now - kept >= LEARNED_S:
                     kept = now
-                    await self._desk.keep_learned(self._core.learned())
+                    await self._store.keep_learned(self._core.learned())
                 if keeper.done():
                     keeper.result()
-                after, events = await self._desk.events(after, self._patience_ms(now))
+                after, events = await self._store.events(after, self._patience_ms(now))
                 for event in events:
-                    self._hear(event, self._clock())
+                    self._on_event(event, self._clock())
                 await self._answer()
         finally:
             keeper.cancel()
@@ -136,37 +136,37 @@ class Loop:
         """How long to wait for events: no longer than until a decision may change without one."""
         due_s = self._core.next_step_s()
         if due_s is None:
-            return HEAR_BLOCK_MS
-        return max(1, min(HEAR_BLOCK_MS, int((due_s - now) * 1000)))
+            return EVENT_BLOCK_MS
+        return max(1, min(EVENT_BLOCK_MS, int((due_s - now) * 1000)))
 
     async def _take_over(self) -> str:
         """Rebuild from Redis. Events from the returned place on may repeat what was read: hearing twice is harmless."""
         self._core, self._tickets, self._facts = Scheduler(self._settings()), {}, {}
         self._missing, self._unknown = set(), set()
-        after = await self._desk.last_event()
+        after = await self._store.last_event()
         now = self._clock()
-        await self._look(now)
-        self._core.recall(await self._desk.learned())
-        self._core.restore(await self._desk.reservations(), now)
-        for ticket in await self._desk.waiting():
-            self._hear(SchedulerEvent("arrive", ticket.chat, ticket=ticket), now)
+        await self._poll(now)
+        self._core.recall(await self._store.learned())
+        self._core.restore(await self._store.reservations(), now)
+        for ticket in await self._store.waiting():
+            self._on_event(SchedulerEvent("arrive", ticket.chat, ticket=ticket), now)
         log.info("scheduler.took_over", waiting=len(self._tickets))
         return after
 
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(LEASE_KEEP_S)
-            held, lost = await self._desk.take_lease(self._lease, self._name, LEASE_MS), self._lease
+            held, lost = await self._store.take_lease(self._lease, self._name, LEASE_MS), self._lease
             if held != lost:
                 self._lease = held or lost  # it ran out (the clock jumped, say) and is ours again, by another name
                 raise LeaseLost
 
-    async def _look(self, now: float) -> None:
+    async def _poll(self, now: float) -> None:
         """Once a second: engines, settings, and whether the ledger and Redis agree."""
         settings = self._settings()
         if settings != self._core.settings:
             self._core.configure(settings)
-        for seen in await self._desk.engines():
+        for seen in await self._store.engines():
             if is_provider(seen.facts.model):  # no memory of ours, nothing to weigh
                 self._providers[seen.facts.model] = seen.report.at_s
                 continue
@@ -177,7 +177,7 @@ class Loop:
         await self._count_money(settings, now)
         for report in self._devices():
             self._core.device_reported(report)
-        stored = {reservation.chat for reservation in await self._desk.reservations()}
+        stored = {reservation.chat for reservation in await self._store.reservations()}
         gone = {held.chat for held in self._core.ledger} - stored
         for chat in gone & self._missing:  # twice in a row: not merely an event on its way
             log.warning("scheduler.reservation_gone", chat=chat)
@@ -188,19 +188,19 @@ class Loop:
             raise AccountingBehind(f"{len(behind)} reservations were not known")
         self._unknown = unknown
         for model in self._core.wanted_models():
-            await self._desk.control(model, ControlMessage(wake=True))
+            await self._store.control(model, ControlMessage(wake=True))
         for demotion in self._core.demotions():
             message = ControlMessage(demote=demotion.chat, bits=demotion.kv_bits)
-            await self._desk.control(demotion.model, message)
+            await self._store.control(demotion.model, message)
 
     async def _count_money(self, settings: SchedulerSettings, now: float) -> None:
         """What tenants with a cap may still spend, where there is somebody to spend it on."""
         most = {tenant: share.overflow_microusd_max for tenant, share in settings.shares.items()}
         caps = {tenant: cap for tenant, cap in most.items() if cap is not None and self._providers}
-        spent = await self._desk.spent(list(caps), now) if caps else []
+        spent = await self._store.spent(list(caps), now) if caps else []
         self._core.may_spend({tenant: cap - taken for (tenant, cap), taken in zip(caps.items(), spent, strict=True)})
 
-    def _hear(self, event: SchedulerEvent, now: float) -> None:
+    def _on_event(self, event: SchedulerEvent, now: float) -> None:
         if event.kind == "arrive" and event.ticket:
             self._tickets[event.chat] = event.ticket
             self._core.arrive(event.ticket, now)
@@ -219,20 +219,20 @@ class Loop:
             self._core.settle(event.chat, event.usage, now)
 
     async def _answer(self) -> None:
-        """Carry out what was heard and needs Redis: questions, and reservations that shrank."""
+        """Do what events asked for and needs Redis: answer questions, shrink reservations."""
         lowered, self._lowered = self._lowered, []
         for chat in lowered:
             held = self._core.ledger.get(chat)
-            if held is not None and await self._desk.lower(self._lease, held) is Dispatched.FENCED:
+            if held is not None and await self._store.lower(self._lease, held) is Dispatched.FENCED:
                 raise LeaseLost
         asked, self._asked = self._asked, []
         for ask, chat in asked:
-            await self._desk.explained(ask, self._core.explain(chat, self._clock()))
+            await self._store.explained(ask, self._core.explain(chat, self._clock()))
 
     def _served_elsewhere(self, ticket: Ticket, now: float) -> bool:
         """Whether the other provider's worker is there to take it."""
-        heard_s = self._providers.get(provider_model(ticket.overflow_to or ""), 0.0)
-        return now - heard_s <= self._core.settings.telemetry_age_s_max
+        reported_s = self._providers.get(provider_model(ticket.overflow_to or ""), 0.0)
+        return now - reported_s <= self._core.settings.telemetry_age_s_max
 
     async def _decide(self, now: float) -> None:
         decisions = self._core.step(now)
@@ -244,11 +244,11 @@ class Loop:
     async def _carry_out(self, decision: Decision, now: float) -> None:
         """Make a decision true in Redis, at once with its reservation."""
         ticket = self._tickets.pop(decision.chat, None)
-        if ticket is None:  # heard again after it had ended
+        if ticket is None:  # the event was repeated after it had ended
             self._core.undo(decision, now)
             return
         if decision.outcome in (Outcome.ADMIT, Outcome.ADMIT_DEMOTED):
-            answer = await self._desk.dispatch(self._lease, ticket, reservation_of(ticket, decision, now))
+            answer = await self._store.dispatch(self._lease, ticket, reservation_of(ticket, decision, now))
         elif decision.outcome is Outcome.OVERFLOW and self._served_elsewhere(ticket, now):
             answer = await self._overflow(ticket, decision, now)
             if answer is Dispatched.UNPAID:
@@ -258,7 +258,7 @@ class Loop:
                 self._core.arrive(ticket, now)
                 return
         else:
-            answer = await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
+            answer = await self._store.refuse(self._lease, ticket, decision, refusal(decision), now)
         if answer is Dispatched.FENCED:
             raise LeaseLost
         if answer is Dispatched.GONE:
@@ -279,7 +279,7 @@ class Loop:
         """To the other provider. UNPAID: its tenant has no money for it, and it may as well wait here."""
         settings, waited_s = self._core.settings, max(0.0, now - ticket.created_s)
         cost, most = microusd(ticket, settings), settings.share(ticket.tenant).overflow_microusd_max
-        answer = await self._desk.overflow(self._lease, ticket, waited_s, microusd=cost, microusd_max=most)
+        answer = await self._store.overflow(self._lease, ticket, waited_s, microusd=cost, microusd_max=most)
         if answer is Dispatched.UNPAID and decision.reason in WAITING_IS_NO_USE:
-            return await self._desk.refuse(self._lease, ticket, decision, refusal(decision), now)
+            return await self._store.refuse(self._lease, ticket, decision, refusal(decision), now)
         return answer

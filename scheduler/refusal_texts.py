@@ -1,4 +1,4 @@
-"""What a client is told when its chat is refused."""
+"""The message to a client whose chat is refused."""
 
 from __future__ import annotations
 

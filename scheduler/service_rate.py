@@ -1,7 +1,7 @@
-"""How fast a model's queue drains, and so how long a ticket is expected to wait.
+"""How fast a model serves its queue, and so how long a ticket is expected to wait.
 
-    drain per second = max(chats running, as a rule) / their mean duration           (Little's law)
-    expected wait    = tickets ahead in the lane / (drain x the tenant's part of the weights that wait)
+    chats per second = max(chats running, as a rule) / their mean duration           (Little's law)
+    expected wait    = tickets ahead in the flow / (chats per second x the tenant's part of the weights that wait)
 
 Seconds. Workers measure durations: the wall clock, by which chats are let in, may be set while they run. "As a rule" is
 a mean over settlements: chats that were let in together end together, and an engine whose report is late gets no new
@@ -29,7 +29,7 @@ class ServiceRate:
         self._running[model] = usual + _SMOOTHING * (running - usual)
 
     def per_s(self, model: str, running: int) -> float | None:
-        """Chats per second that the model lets go of."""
+        """Chats per second that the model finishes."""
         duration_s = self.duration_s.get(model)
         if not running or not duration_s:
             return None
@@ -37,5 +37,5 @@ class ServiceRate:
 
 
 def expected_wait_s(per_s: float, ahead: int, part: float) -> float:
-    """Seconds until a ticket with `ahead` before it is served, for a tenant that gets `part` of the drain."""
+    """Seconds until a ticket with `ahead` before it is served, for a tenant that gets `part` of the service."""
     return (ahead + 1) / (per_s * max(part, 1e-6))

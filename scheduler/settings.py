@@ -49,7 +49,7 @@ class SchedulerSettings:
     page_tokens: int = 16  # reservations are whole pages of so many tokens
     output_weight: float = 2.0  # a generated token's price, in prompt tokens
     cached_weight: float = 0.1  # a cached prompt token's price, in prompt tokens
-    overtakes_max: int = 16  # so many smaller chats may go before a big one that waits for room
+    overtakes_max: int = 16  # so many smaller chats may overtake a blocked head
     lookahead_max: int = 8  # blocked chats looked past in one step, per model
     headroom: float = 0.1  # part of an engine's memory and slots kept from tenants above their share
     latency_headroom: float = 0.3  # part of each latency target kept from them

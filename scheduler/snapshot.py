@@ -10,48 +10,48 @@ from scheduler.step_time import StepTimeModel
 from services.contracts.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
 
 
-def take(books: Accounting, queues: FlowQueues, wanted_models: list[str], now_s: float) -> Snapshot:
+def take(accounting: Accounting, queues: FlowQueues, wanted_models: list[str], now_s: float) -> Snapshot:
     """Read everything; changes nothing."""
-    uses = books.limits.use.items()
+    uses = accounting.limits.use.items()
     return Snapshot(
         at_s=now_s,
-        models={m: _model(books, queues, account, now_s) for m, account in books.ledger.accounts.items()},
+        models={m: _model(accounting, queues, account, now_s) for m, account in accounting.ledger.accounts.items()},
         waiting=len(queues),
         waiting_per_tenant=dict(queues.per_tenant),
-        counters={tenant: key[0] for tenant, key in books.counters.keys.items()},
+        counters={tenant: key[0] for tenant, key in accounting.counters.keys.items()},
         chats_per_tenant={tenant: use.chats for tenant, use in uses if use.chats},
         kv_bytes_per_tenant={tenant: use.kv_bytes for tenant, use in uses if use.kv_bytes},
-        sessions=len(books.sessions),
+        sessions=len(accounting.sessions),
         wanted_models=wanted_models,
-        devices={name: _device(books, device, now_s) for name, device in books.devices.items()},
+        devices={name: _device(accounting, device, now_s) for name, device in accounting.devices.items()},
     )
 
 
-def _device(books: Accounting, device: StepTimeModel, now_s: float) -> DeviceSnapshot:
-    report = books.ledger.device_reports.get(device.device)
+def _device(accounting: Accounting, device: StepTimeModel, now_s: float) -> DeviceSnapshot:
+    report = accounting.ledger.device_reports.get(device.device)
     return DeviceSnapshot(
         device=device.device,
         total_bytes=report.total_bytes if report else None,
         used_bytes=report.used_bytes if report else None,
-        drift_bytes=books.ledger.device_drift_bytes.get(device.device),
-        stale=report is not None and now_s - report.at_s > books.settings.telemetry_age_s_max,
-        bandwidth_bytes_per_s=books.settings.bandwidth_bytes_per_s.get(device.device),
+        drift_bytes=accounting.ledger.device_drift_bytes.get(device.device),
+        stale=report is not None and now_s - report.at_s > accounting.settings.telemetry_age_s_max,
+        bandwidth_bytes_per_s=accounting.settings.bandwidth_bytes_per_s.get(device.device),
         prefill_backlog_s=device.prefill_backlog_s(now_s),
     )
 
 
-def _model(books: Accounting, queues: FlowQueues, account: Account, now_s: float) -> ModelSnapshot:
+def _model(accounting: Accounting, queues: FlowQueues, account: Account, now_s: float) -> ModelSnapshot:
     model = account.facts.model
-    device = books.devices[account.facts.device]
-    load, lanes = device.loads[model], queues.per_model.get(model, {})
+    device = accounting.devices[account.facts.device]
+    load, flows = device.loads[model], queues.per_model.get(model, {})
     running = len(account.reservations)
-    per_s = books.drain.per_s(model, running)
-    wait_s = None if per_s is None else expected_wait_s(per_s, 0, 1.0 / (len(lanes) + 1))
+    per_s = accounting.service_rate.per_s(model, running)
+    wait_s = None if per_s is None else expected_wait_s(per_s, 0, 1.0 / (len(flows) + 1))
     return ModelSnapshot(
         model=model,
         device=account.facts.device,
         state=account.state.value,
-        stale=now_s - account.heard_s > books.settings.telemetry_age_s_max,
+        stale=now_s - account.reported_s > accounting.settings.telemetry_age_s_max,
         budget_bytes=account.total_bytes,
         reserved_bytes=account.reserved_bytes,
         reserved_by_bits={str(bits): size for bits, size in sorted(account.by_bits().items())},
@@ -67,8 +67,8 @@ def _model(books: Accounting, queues: FlowQueues, account: Account, now_s: float
         correction=load.correction,
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         target_unattainable=load.unattainable,
-        waiting={tenant: len(lane.waiting) for tenant, lane in lanes.items()},
-        blocked={tenant: lane.blocked.reason.value for tenant, lane in lanes.items() if lane.blocked},
-        drain_per_s=per_s,
-        expected_wait_s=wait_s if lanes else 0.0,
+        waiting={tenant: len(flow.waiting) for tenant, flow in flows.items()},
+        blocked={tenant: flow.blocked.reason.value for tenant, flow in flows.items() if flow.blocked},
+        service_rate_per_s=per_s,
+        expected_wait_s=wait_s if flows else 0.0,
     )

@@ -1,9 +1,9 @@
-"""The waiting room: queues, the order in which tenants are served, and tenants that are parked.
+"""The wait queue: flow queues, the order in which tenants are served, and tenants that are throttled.
 
-Bounds: `waiting_per_tenant_max` and `waiting_max`. Where one is reached, a turn of an admitted session, or
-a ticket of a tenant with a shorter queue, displaces the youngest new session of the crowded tenant; any
-other ticket is turned away. A tenant at a limit of its own is parked: out of the order, so that it costs
-nobody time, until a chat of its own ends or its minute goes on.
+Bounds: `waiting_per_tenant_max` and `waiting_max`. Where one is reached, a turn of an admitted session, or a ticket of
+a tenant with a shorter queue, displaces the youngest new session of the crowded tenant; any other ticket is turned
+away. A tenant at a limit of its own is throttled: out of the order, so that it costs nobody time, until a chat of its
+own ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WaitQueue:
         self.orders = defaultdict[str, FairnessOrder](
             lambda: FairnessOrder(counters.keys, self._settings.lookahead_max)
         )
-        self._parked: dict[str, dict[str, None]] = {}  # tenant -> models
+        self._throttled: dict[str, dict[str, None]] = {}  # tenant -> models
         # by model and weight: tenants with something waiting. Counts, since a sum of weights would drift.
         self._weights = self._counted()
 
@@ -39,10 +39,10 @@ class WaitQueue:
         """Other bounds."""
         self._settings = settings
         self.orders.clear()
-        self._parked.clear()
+        self._throttled.clear()
         self._weights = self._counted()
-        for lane in self.queues.lanes():
-            self.orders[lane.model].add(lane.tenant)
+        for flow in self.queues.flows():
+            self.orders[flow.model].add(flow.tenant)
 
     def weight_waiting(self, model: str) -> float:
         """The sum of the weights of all tenants that wait for the model. O(different weights)."""
@@ -50,8 +50,8 @@ class WaitQueue:
 
     def _counted(self) -> defaultdict[str, Counter[float]]:
         weights = defaultdict[str, Counter[float]](Counter)
-        for lane in self.queues.lanes():
-            weights[lane.model][self._settings.share(lane.tenant).weight] += 1
+        for flow in self.queues.flows():
+            weights[flow.model][self._settings.share(flow.tenant).weight] += 1
         return weights
 
     def crowded_out(self, ticket: Ticket, turn: bool) -> Ticket | None:
@@ -73,7 +73,7 @@ class WaitQueue:
     def enter(self, ticket: Ticket, turn: bool) -> Waiting:
         """The ticket waits from now on."""
         entry = self.queues.add(ticket, turn)
-        if len(entry.lane.waiting) == 1:  # a lane that was there has its place, or is parked
+        if len(entry.flow.waiting) == 1:  # a flow that was there has its place, or is throttled
             self._counters.enter(ticket.tenant)
             self.orders[ticket.model].add(ticket.tenant)
             self._weights[ticket.model][self._settings.share(ticket.tenant).weight] += 1
@@ -84,33 +84,33 @@ class WaitQueue:
 
     def leave(self, entry: Waiting) -> None:
         """The ticket waits no more."""
-        lane = entry.lane
-        tenant = lane.tenant
+        flow = entry.flow
+        tenant = flow.tenant
         self.queues.remove(entry)
-        if lane.waiting:
+        if flow.waiting:
             return
-        self.orders[lane.model].discard(tenant)
-        weights, weight = self._weights[lane.model], self._settings.share(tenant).weight
+        self.orders[flow.model].discard(tenant)
+        weights, weight = self._weights[flow.model], self._settings.share(tenant).weight
         weights[weight] -= 1
         if not weights[weight]:
             del weights[weight]
-        if tenant in self._parked:
-            self._parked[tenant].pop(lane.model, None)
+        if tenant in self._throttled:
+            self._throttled[tenant].pop(flow.model, None)
         if tenant not in self.queues.per_tenant:
             self._counters.leave(tenant)
 
-    def park(self, lane: FlowQueue, until_s: float) -> None:
-        """Take the tenant out of the model's order until `unpark`, which a timer does at `until_s` at the latest."""
-        self._parked.setdefault(lane.tenant, {})[lane.model] = None
-        self.orders[lane.model].discard(lane.tenant)
+    def throttle(self, flow: FlowQueue, until_s: float) -> None:
+        """Take the tenant out of the model's order until `resume`, which a timer does at `until_s` at the latest."""
+        self._throttled.setdefault(flow.tenant, {})[flow.model] = None
+        self.orders[flow.model].discard(flow.tenant)
         if until_s != float("inf"):
-            self.timers.at(until_s, "unpark", lane.tenant)
+            self.timers.at(until_s, "resume", flow.tenant)
 
-    def unpark(self, tenant: str) -> list[str]:
+    def resume(self, tenant: str) -> list[str]:
         """Back into the order. Returns the models where the tenant has something waiting."""
-        if tenant not in self._parked:
+        if tenant not in self._throttled:
             return []
-        models = [model for model in self._parked.pop(tenant) if self.queues.lane(tenant, model) is not None]
+        models = [model for model in self._throttled.pop(tenant) if self.queues.flow(tenant, model) is not None]
         for model in models:
             self.orders[model].add(tenant)
         return models
@@ -120,11 +120,11 @@ class WaitQueue:
         self.timers.prune(self._counts, len(self.queues.entries))
 
     def _counts(self, name: str) -> bool:
-        return name in self.queues or name in self._parked or name in self.orders
+        return name in self.queues or name in self._throttled or name in self.orders
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where the queues, or the weights of those that wait, are not what the lanes hold."""
+        """Raise AssertionError where the queues, or the weights of those that wait, are not what the flows hold."""
         self.queues.check_integrity()
         counted = {model: weights for model, weights in self._weights.items() if weights}
         if counted != self._counted():
-            raise AssertionError(f"weights {counted} are counted, the lanes have {dict(self._counted())}")
+            raise AssertionError(f"weights {counted} are counted, the flows have {dict(self._counted())}")

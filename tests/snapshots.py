@@ -29,7 +29,7 @@ MODEL = ModelSnapshot(
     target_unattainable=False,
     waiting={},
     blocked={},
-    drain_per_s=None,
+    service_rate_per_s=None,
     expected_wait_s=None,
 )
 

@@ -69,7 +69,7 @@ def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
             reported_s = now_s
             for number in range(MODELS):
                 scheduler.engine_reported(EngineReport(f"m{number}", now_s, EngineState.READY))
-        while len(scheduler.room.queues) < WAITING:
+        while len(scheduler.wait_queue.queues) < WAITING:
             scheduler.arrive(next(tickets), now_s)
         for decision in scheduler.step(now_s):
             decided += 1

@@ -31,7 +31,7 @@ class ModelSnapshot:
     target_unattainable: bool
     waiting: Mapping[str, int]  # by tenant
     blocked: Mapping[str, str]  # tenant -> why its first ticket waits
-    drain_per_s: float | None
+    service_rate_per_s: float | None
     expected_wait_s: float | None  # of a new session of a tenant with nothing waiting
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.admission import Ask, decide, options
+from scheduler.admission import AdmissionContext, decide, options
 from scheduler.ledger import Ledger
 from scheduler.settings import ModelTargets, SchedulerSettings
 from scheduler.step_time import StepTimeModel
@@ -32,7 +32,7 @@ class Desk:
             self.device.add("m", taken)
 
     def ask(self, asked: Ticket, now_s: float = NOW_S, **ask: Any) -> Decision:
-        chosen = Ask(options(asked, self.account.facts, self.settings), asked.prompt_tokens, **ask)
+        chosen = AdmissionContext(options(asked, self.account.facts, self.settings), asked.prompt_tokens, **ask)
         return decide(asked, self.account, self.device, chosen, now_s)
 
 

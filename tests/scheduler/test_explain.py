@@ -103,7 +103,7 @@ def test_a_chat_overtaken_too_often_is_named_to_those_who_wait_for_it() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_has_words(reason: Reason) -> None:
-    from scheduler.explain import SENTENCES
+    from scheduler.decision_log import SENTENCES
 
     assert len(SENTENCES[reason]) > 20
 

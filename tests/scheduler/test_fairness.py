@@ -20,7 +20,7 @@ def served(host: Host, tenants: list[str], rounds: int) -> Counter[str]:
     running: list[str] = []
     for _ in range(rounds):
         for tenant in tenants:
-            while host.scheduler.room.queues.per_tenant.get(tenant, 0) < 3:
+            while host.scheduler.wait_queue.queues.per_tenant.get(tenant, 0) < 3:
                 number += 1
                 running += host.send(ticket(f"{tenant}-{number}", tenant, tokens=1000))
         host.wait(0.1)
@@ -81,16 +81,16 @@ def test_service_is_counted_in_tokens_not_in_chats() -> None:
 def test_what_was_charged_too_much_is_given_back() -> None:
     host = Host(facts())
     host.send(ticket("c", "a", tokens=800))
-    charged = host.scheduler.books.counters.value("a")
+    charged = host.scheduler.accounting.counters.value("a")
     host.end("c", used=usage(10, 5))
-    assert host.scheduler.books.counters.value("a") == 10 + 2 * 5 < charged
+    assert host.scheduler.accounting.counters.value("a") == 10 + 2 * 5 < charged
 
 
 def test_cached_prompt_tokens_are_cheaper() -> None:
     host = Host(facts())
     host.send(ticket("c", "a", tokens=800))
     host.end("c", used=usage(prompt=400, completion=0, cached=300))
-    assert host.scheduler.books.counters.value("a") == 100 + 0.1 * 300
+    assert host.scheduler.accounting.counters.value("a") == 100 + 0.1 * 300
 
 
 @given(

@@ -39,14 +39,14 @@ def sentence(decision: Decision) -> str:
         return decision.reason.value.replace("_", " ")
 
 
-class Explain:
+class DecisionLog:
     """Remembers final decisions."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[Ticket, Decision, float]] = {}
         self._before: dict[str, tuple[Ticket, Decision, float]] = {}
 
-    def decided(self, ticket: Ticket, decision: Decision, now_s: float) -> Decision:
+    def record(self, ticket: Ticket, decision: Decision, now_s: float) -> Decision:
         """Note a final decision; gives it back."""
         self._last[ticket.chat] = (ticket, decision, now_s)
         if len(self._last) >= KEPT:
