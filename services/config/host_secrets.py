@@ -17,7 +17,9 @@ from pathlib import Path
 from services.config.api_keys import new_key
 
 FILE_ENV = "BUNKHOUSE_SECRETS_FILE"
+NEW_ENV = "BUNKHOUSE_NEW_SECRETS"
 FILE_NAME = "secrets.json"
+REDIS_DATA = Path("redis", "appendonlydir")  # what the embedded server keeps in a data folder
 _BYTES = 32
 
 
@@ -44,6 +46,7 @@ def load_secrets(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Sec
     """The secrets of the host with this data folder; generated at its first start. Raises SecretsError."""
     path = secrets_path(data_dir, environ)
     if not path.exists() and not environ.get(FILE_ENV):
+        _refuse_beside_data(data_dir, path, environ)
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # conversations lie there, too
             write_secrets(path)
@@ -52,6 +55,15 @@ def load_secrets(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Sec
         except OSError as error:
             raise SecretsError(f"{path}: cannot be written: {error.strerror}") from error
     return read_secrets(path)
+
+
+def _refuse_beside_data(data_dir: Path, path: Path, environ: Mapping[str, str]) -> None:
+    """New secrets would silently void the keys of every tenant in that data."""
+    if any((data_dir / REDIS_DATA).glob("*")) and environ.get(NEW_ENV) != "yes":
+        raise SecretsError(
+            f"{path} is missing, but {data_dir / REDIS_DATA} holds tenants and API keys that need it. Restore it from "
+            f"a backup. {NEW_ENV}=yes makes new secrets; then every API key made so far stops working."
+        )
 
 
 def read_secrets(path: Path) -> Secrets:

@@ -24,7 +24,7 @@ from services.store import registry_edit
 from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.engine_records import EngineRecords
-from services.store.runtime import Runtime, redis_dir, redis_socket
+from services.store.runtime import PATIENCE_S, Runtime, redis_dir, redis_socket
 
 LOOK_S = 0.2
 LOGS = "logs"
@@ -86,7 +86,7 @@ class Host:
     async def _start(self, port: int) -> None:
         if self._config.redis.url == "embedded":
             await self._start_redis()
-        async with self._runtime.connect() as connection:
+        async with self._runtime.connect(PATIENCE_S) as connection:
             await seed(connection, self._runtime)
         env = {**os.environ, "BUNKHOUSE__GATEWAY__PORT": str(port)}
         groups = programs(self._config, self._runtime.config_path.absolute(), self._logs_dir, env)
@@ -94,7 +94,8 @@ class Host:
 
     async def _start_redis(self) -> None:
         folder, socket = redis_dir(self._config), redis_socket(self._config)
-        redis = EmbeddedRedis(folder, socket, self._runtime.secrets.redis_password, self._logs_dir / "redis.log")
+        password = self._runtime.secrets.redis_password
+        redis = EmbeddedRedis(folder, socket, password, self._logs_dir / "redis.log", self._repaired)
         child = self._keep(redis)
         self._groups.append([child])
         while child.status.state is not ChildState.RUNNING:
@@ -119,6 +120,10 @@ class Host:
         with contextlib.suppress(OSError):
             self._display.event(words)
 
+    def _repaired(self, words: str) -> None:
+        log.warning("redis.file_cut", what=words)
+        self._tell(words)
+
     def _write_state(self) -> None:
         children = [asdict(each.status) for each in self._children]
         state = {
@@ -134,7 +139,7 @@ class Host:
         fresh.replace(path)
 
     async def _until_ready(self) -> None:
-        async with self._runtime.connect() as connection:
+        async with self._runtime.connect(PATIENCE_S) as connection:
             readiness = Readiness(self._config, connection, self._url, self._begin_s)
             try:
                 steps = await readiness.look()

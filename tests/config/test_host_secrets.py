@@ -69,3 +69,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SecretsError, match="cannot be written"):
         load_secrets(tmp_path / "file" / "data", {})
+
+
+def test_lost_secrets_beside_data_are_told_and_not_replaced(tmp_path: Path) -> None:
+    """New ones would void every API key of the tenants in that data."""
+    data = tmp_path / "redis" / "appendonlydir"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof.1.incr.aof").write_text("*1")
+    with pytest.raises(SecretsError, match=r"secrets\.json is missing.*backup.*BUNKHOUSE_NEW_SECRETS=yes"):
+        load_secrets(tmp_path, {})
+    assert not (tmp_path / "secrets.json").exists()
+    assert load_secrets(tmp_path, {"BUNKHOUSE_NEW_SECRETS": "yes"}) == load_secrets(tmp_path, {})

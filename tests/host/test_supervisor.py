@@ -17,7 +17,9 @@ import pytest
 from services.host.child import Child
 from services.host.display import JsonDisplay
 from services.host.host import Host
+from services.process.ports import free_port
 from services.store.runtime import open_runtime
+from tests.faults.harness.scene import start_redis
 from tests.host_process import CONFIG, command, up, wait_for, write_config
 
 
@@ -205,3 +207,19 @@ def test_what_does_not_fit_is_not_started(folder: Path) -> None:
     assert "are missing" in refused.stderr
     assert "What would fit" in refused.stderr
     assert not (folder / ".bunkhouse" / "redis").exists()
+
+
+def test_a_redis_that_comes_up_late_is_waited_for(folder: Path) -> None:
+    port = free_port()
+    config = write_config(folder, f"{CONFIG}redis: {{{{url: 'redis://127.0.0.1:{port}'}}}}\n")
+    with up(config) as host:
+        with socket.create_server(("127.0.0.1", port)) as gone:
+            gone.accept()[0].close()  # the host has asked
+        (folder / "own").mkdir()
+        redis = start_redis(folder / "own", port)
+        try:
+            host.ready()
+            assert host.end(signal.SIGTERM)[0] == 0
+        finally:
+            redis.kill()
+            redis.wait()

@@ -101,3 +101,46 @@ async def test_a_server_that_cannot_start_says_why(folder: Path) -> None:
     (data / "appendonly.aof.manifest").write_text("nonsense\n")
     with pytest.raises(EmbeddedRedisError, match=r"(?s)did not come up.*manifest"):
         await redis.start()
+
+
+async def test_a_tail_that_a_power_cut_left_is_cut_and_kept(folder: Path) -> None:
+    said: list[str] = []
+    redis = EmbeddedRedis(folder / "redis", folder / "redis" / "s", "hunter2", folder / "redis.log", said.append)
+    file = await _written(redis)
+    whole = file.read_bytes()
+    file.write_bytes(whole + bytes(5000))
+    await redis.start()
+    try:
+        async with connect(redis.url, password="hunter2") as connection:
+            assert await connection.redis.get("last") == b"9"
+    finally:
+        await redis.stop()
+    assert file.read_bytes().startswith(whole)
+    kept = folder / "redis" / f"{file.name}.cut-at-{len(whole)}"
+    assert kept.read_bytes() == bytes(5000)
+    assert said == [
+        f"Redis: the last 5,000 bytes of {file.name} could not be read and were cut; they are kept in {kept}. "
+        "A power cut leaves such bytes; what was written in its last seconds may be lost."
+    ]
+
+
+async def test_damage_in_the_middle_is_not_cut(folder: Path) -> None:
+    redis = server(folder)
+    file = await _written(redis)
+    whole = file.read_bytes()
+    damaged = whole + b"xx" + whole[-30:] * 40_000
+    file.write_bytes(damaged)
+    with pytest.raises(EmbeddedRedisError, match=rf"{file} is damaged at byte {len(whole)}.*truncate -s {len(whole)} "):
+        await redis.start()
+    assert file.read_bytes() == damaged
+
+
+async def _written(redis: EmbeddedRedis) -> Path:
+    """Its append-only file, after ten writes and a stop."""
+    await redis.start()
+    async with connect(redis.url, password="hunter2") as connection:
+        for number in range(10):
+            await connection.redis.set("last", number)
+    await redis.stop()
+    (file,) = (redis.folder / "appendonlydir").glob("*.incr.aof")
+    return file
