@@ -25,7 +25,7 @@ from services.engines.http import EngineHttp, HttpStatusError
 from services.engines.kvplanes_site import plugin_environment
 from services.engines.server import ServerProcess
 from services.engines.sglang_flags import VERSION, SglangPlan, kv_dtype_for
-from services.engines.sglang_room import missing_room, overhead_bytes
+from services.engines.sglang_memory import memory_shortfall, overhead_bytes
 from services.kvplanes import layout
 from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
@@ -222,7 +222,7 @@ class SglangServer:
             tokens = self.options.context_tokens
         elif self.options.kvplanes:
             size = min(per_token.values())  # the pool is of slots, and a token at 8 bits takes two of them
-        missing = missing_room(model, reading, tokens, size)
+        missing = memory_shortfall(model, reading, tokens, size)
         if missing is not None:
             raise EngineStartError(f"{self.name}: {missing}")
 

@@ -238,7 +238,7 @@ class WorkConsumer:
                 pipe.xadd(keys.EVENTS, {"k": "demoted", "d": orjson.dumps({"chat": chat, "kv_bits": int(bits)})})
                 await pipe.execute()
 
-    def order_book(self) -> Commands:
+    def command_store(self) -> Commands:
         """Commands to this host's workers."""
         return Commands(self._connection)
 

@@ -33,7 +33,7 @@ from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.command_runner import CommandDependencies, bits_to_start
-from services.worker.engine import EngineGone
+from services.worker.engine_supervisor import EngineGone
 from services.worker.worker import Worker, probe_prompt
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ async def serve(runtime: Runtime, model: str) -> None:
             reply_keep_s=runtime.config.gateway.reply_keep_s,
             drain_s=runtime.config.gateway.drain_s,
             clock=time.time,
-            means=CommandDependencies(
+            dependencies=CommandDependencies(
                 commands,
                 probe_prompt(tokenizer),
                 configured=configured,

@@ -22,10 +22,10 @@ from services.store.connection import retried
 from services.store.records import ClaimedChat
 from services.store.work import ReplyPiece, Settled, WorkConsumer
 from services.tokenizer.tokenizer import Tokenizer
-from services.worker.engine import EngineLife
+from services.worker.engine_supervisor import EngineSupervisor
 from services.worker.latency_window import LatencyWindow
 from services.worker.parsers import Parsed, Parser
-from services.worker.writer import ReplyWriter
+from services.worker.reply_writer import ReplyWriter
 
 ATTEMPTS_MAX = 4  # over all workers that had the chat, where
 FAILURES_MIN = 2  # of them failed in this one's engine: workers that were killed say nothing of the chat
@@ -39,10 +39,10 @@ log = structlog.get_logger()
 class WorkerContext:
     """What every chat of one worker shares."""
 
-    bench: WorkConsumer
-    life: EngineLife
+    work: WorkConsumer
+    supervisor: EngineSupervisor
     writer: ReplyWriter
-    meter: LatencyWindow
+    latencies: LatencyWindow
     tokenizer: Tokenizer | None  # None: another provider's, who gets messages
     reply_keep_s: int
     clock: Callable[[], float]
@@ -110,14 +110,14 @@ async def _attempts(running: RunningChat, context: WorkerContext) -> ReplyEnd | 
     failures = 0
     while True:
         running.claim = None  # a cancellation during the step that counts attempts must not leave us with an old one
-        claim = running.claim = await retried(lambda: context.bench.claim(running.entry, running.chat))
+        claim = running.claim = await retried(lambda: context.work.claim(running.entry, running.chat))
         if claim is None:
             return None
         running.byte_seconds = max(running.byte_seconds, claim.kv_byte_seconds)  # of its own attempts it knows better
         try:
             return await _attempt(running, claim, context)
         except EngineUnavailable as error:
-            await context.life.suspect(running.start)
+            await context.supervisor.suspect(running.start)
             log.warning("chat.retry", chat=running.chat, attempt=claim.attempt, why=str(error))
             failures += 1
             if claim.attempt >= ATTEMPTS_MAX and failures >= FAILURES_MIN:
@@ -132,12 +132,12 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
     text = ""
     if claim.attempt > 1:
         await context.writer.flush()
-        text, running.tokens = await retried(lambda: context.bench.written(running.chat))
+        text, running.tokens = await retried(lambda: context.work.written(running.chat))
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
     for _ in range(BUSY_TRIES_MAX):
-        await context.life.usable()
+        await context.supervisor.usable()
         request = _request(running, claim, text, left, context)
         try:
             return ReplyEnd(await _stream(running, claim, request, context))
@@ -146,7 +146,7 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
         except EngineRejected as error:
             return _failure("engine_rejected", str(error))
         finally:
-            context.meter.ended(running.chat)
+            context.latencies.ended(running.chat)
     return _failure("engine_busy", "The model had no room for this chat.")
 
 
@@ -159,9 +159,9 @@ class _Output:
         self._chat, self._attempt = claim.ticket.chat, claim.attempt
         self._start = (int(claim.kv_bits), claim.queue_s) if claim.attempt == 1 else None
 
-    def put(self, parts: Sequence[Parsed]) -> None:
+    def put(self, context: Sequence[Parsed]) -> None:
         """Queue them in order."""
-        for content, text, tokens in parts:
+        for content, text, tokens in context:
             self.place += 1
             start = self._start if self.place == 1 else None
             piece = ReplyPiece(self._chat, self._attempt, self.place, text, tokens, start=start, content=content)
@@ -170,13 +170,13 @@ class _Output:
 
 async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, context: WorkerContext) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
-    per_token = context.life.facts.kv_bytes_per_token
+    per_token = context.supervisor.facts.kv_bytes_per_token
     parser, output, finish = context.parser(request.said), _Output(context.writer, claim), Finish.STOP
     begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
-    context.meter.started(running.chat, claim.ticket.prompt_tokens)
-    running.engine, running.kv_bits = context.life.engine, request.kv_bits
-    running.start = context.life.starts
+    context.latencies.started(running.chat, claim.ticket.prompt_tokens)
+    running.engine, running.kv_bits = context.supervisor.engine, request.kv_bits
+    running.start = context.supervisor.starts
     pieces = running.engine.stream(request)
     try:
         async for piece in pieces:
@@ -187,9 +187,9 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
             if piece.tokens:
                 if running.first_token_s is None:
                     running.first_token_s = now - running.started_s
-                    context.meter.first(running.chat, context.clock(), now - begin, claim.ticket.prompt_tokens)
+                    context.latencies.first(running.chat, context.clock(), now - begin, claim.ticket.prompt_tokens)
                 elif output.place:
-                    context.meter.token(running.chat, context.clock(), now - running.last_s, piece.tokens)
+                    context.latencies.token(running.chat, context.clock(), now - running.last_s, piece.tokens)
             running.last_s = now
             running.tokens += piece.tokens
             output.put(parser.feed(piece.text, piece.tokens))
@@ -198,7 +198,7 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
         output.put(parser.finish())
-        context.life.proved()
+        context.supervisor.proved()
     except EngineBusy as error:
         if output.place:  # what is written stays: the next attempt goes on after it
             raise EngineUnavailable(str(error)) from error
@@ -215,7 +215,7 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, con
     A chat that was admitted before the engine changed its KV bits runs with those that the engine has now. One that was
     lowered before the engine turned it away stays low: its reservation is.
     """
-    payload, facts = claim.payload, context.life.facts
+    payload, facts = claim.payload, context.supervisor.facts
     bits = min(claim.kv_bits, running.kv_bits or claim.kv_bits)
     prompt = payload.prompt
     if text and context.tokenizer is not None:
@@ -243,7 +243,7 @@ async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, contex
 async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:
     """End the chat in Redis with what is written of it."""
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
-        _, running.tokens = await retried(lambda: context.bench.written(running.chat))
+        _, running.tokens = await retried(lambda: context.work.written(running.chat))
     usage = None
     if running.tokens or (running.started_s and end.error is None):
         usage = ChatUsage(
@@ -258,9 +258,9 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
             ran_s=monotonic() - running.taken_s if running.started_s else None,
             overflow_microusd=round(context.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
         )
-    done = ReplyEnd(end.finish, usage, end.error, context.bench.served_by)
+    done = ReplyEnd(end.finish, usage, end.error, context.work.served_by)
     settled = await retried(
-        lambda: context.bench.settle(
+        lambda: context.work.settle(
             claim.ticket, claim.attempt, done, usage=usage, keep_s=context.reply_keep_s, now_s=context.clock()
         )
     )

@@ -17,8 +17,8 @@ from services.contracts.engines import EngineFacts, EngineState
 from services.engines.base import Engine, EngineError
 from services.store.commands import Command, Commands, CommandState, DesiredState, Power
 from services.store.connection import QueueUnavailable, retried
-from services.worker.change import DRAIN_POLL_S, ChangeCancelled, ChangeFailed, Parts, Prompt, change_bits
-from services.worker.engine import EngineLife
+from services.worker.engine_supervisor import EngineSupervisor
+from services.worker.kv_change import DRAIN_POLL_S, ChangeCancelled, ChangeContext, ChangeFailed, Prompt, change_bits
 
 POLL_S = 1.0  # a hint that was lost costs so much
 REST_KEEP_S = 60.0  # a worker that comes back within it leaves a resting engine resting
@@ -50,16 +50,16 @@ class CommandRunner:
     def __init__(
         self,
         model: str,
-        life: EngineLife,
-        means: CommandDependencies,
+        supervisor: EngineSupervisor,
+        dependencies: CommandDependencies,
         *,
         streaming: Callable[[Engine | None], int],
         publish: Callable[[], Awaitable[None]],
         lowered: Callable[[KvBits], Awaitable[None]],
     ) -> None:
         self._model = model
-        self._life = life
-        self._means = means
+        self._supervisor = supervisor
+        self._dependencies = dependencies
         self._streaming = streaming  # chats that an engine works on; None: that this worker has at all
         self._publish = publish  # describes the engine in Redis, so that nobody sees an order done before its effect
         self._lowered = lowered  # after an engine lowered all its chats at once: tells the scheduler
@@ -85,32 +85,32 @@ class CommandRunner:
 
         `last`: the engine as it was last described, and when. Raises EngineGone.
         """
-        desired = await retried(lambda: self._means.commands.desired(self._model))
+        desired = await retried(lambda: self._dependencies.commands.desired(self._model))
         if desired.power is not Power.UP and last is not None and now_s - last[1] < REST_KEEP_S:
             state = EngineState.ASLEEP if desired.power is Power.ASLEEP else EngineState.DOWN
-            async with self._life.changing:
-                await self._life.rest(state, last[0])
+            async with self._supervisor.changing:
+                await self._supervisor.suspend(state, last[0])
         else:
-            await self._life.start()
+            await self._supervisor.start()
             await self._take_up(desired)
-            await self._desire(power=Power.UP, kv_bits=int(self._life.facts.kv_bits))
+            await self._desire(power=Power.UP, kv_bits=int(self._supervisor.facts.kv_bits))
         await self._end_what_was_left()
 
     async def _take_up(self, desired: DesiredState) -> None:
         """An engine that changes live starts with the file's bits and goes on with those it had."""
-        facts = self._life.facts
-        bits = bits_to_start(desired, self._means.configured)
+        facts = self._supervisor.facts
+        bits = bits_to_start(desired, self._dependencies.configured)
         if facts.live_kv_bits and bits is not None and bits != facts.kv_bits:
-            async with self._life.changing:
+            async with self._supervisor.changing:
                 try:
-                    self._life.open(await self._life.engine.set_kv_bits(bits, _silent))
+                    self._supervisor.open(await self._supervisor.engine.set_kv_bits(bits, _silent))
                 except EngineError as error:
                     log.warning("engine.kv_bits_not_restored", bits=int(bits), why=str(error))
 
     async def _end_what_was_left(self) -> None:
-        command = await retried(lambda: self._means.commands.read(self._model))
+        command = await retried(lambda: self._dependencies.commands.read(self._model))
         if command is not None and command.state is CommandState.RUNNING:
-            result = {"kv_bits": int(self._life.facts.kv_bits), "restarted": True}
+            result = {"kv_bits": int(self._supervisor.facts.kv_bits), "restarted": True}
             await self._write(
                 state=CommandState.FAILED, result=result, error="The worker was restarted in the middle of it."
             )
@@ -123,7 +123,7 @@ class CommandRunner:
                     await self._hint.wait()
             self._hint.clear()
             try:
-                command = await self._means.commands.read(self._model)
+                command = await self._dependencies.commands.read(self._model)
             except QueueUnavailable as error:
                 log.warning("worker.commands_lost", why=str(error))
                 continue
@@ -133,31 +133,31 @@ class CommandRunner:
 
     async def _look_after_power(self) -> None:
         loop_s = asyncio.get_running_loop().time()
-        idle_after_s = self._means.idle_after_s
+        idle_after_s = self._dependencies.idle_after_s
         if self._streaming(None) or not self._busy_at:
             self._busy_at = loop_s
-        if self._life.asleep and (self._wake or self._streaming(None)):
-            await self._rise()
-        elif idle_after_s is not None and self._life.ready.is_set() and loop_s - self._busy_at > idle_after_s:
+        if self._supervisor.asleep and (self._wake or self._streaming(None)):
+            await self._resume()
+        elif idle_after_s is not None and self._supervisor.ready.is_set() and loop_s - self._busy_at > idle_after_s:
             log.info("engine.idle", model=self._model, idle_s=round(loop_s - self._busy_at))
             with contextlib.suppress(EngineError):
-                await self._rest(Power.ASLEEP)
+                await self._suspend(Power.ASLEEP)
         self._wake = False
 
     async def _carry_out(self, command: Command) -> None:
-        if not await retried(lambda: self._means.commands.take(self._model, command.id)):
+        if not await retried(lambda: self._dependencies.commands.take(self._model, command.id)):
             return
-        log.info("worker.order", model=self._model, kind=command.kind, args=command.args)
+        log.info("worker.command", model=self._model, kind=command.kind, args=command.args)
         try:
             await self._do(command)
         except (ChangeFailed, EngineError) as error:
-            log.error("worker.order_failed", model=self._model, kind=command.kind, why=str(error))
+            log.error("worker.command_failed", model=self._model, kind=command.kind, why=str(error))
             cancelled = isinstance(error, ChangeCancelled)
-            result = {"kv_bits": int(self._life.facts.kv_bits), "cancelled": cancelled}
+            result = {"kv_bits": int(self._supervisor.facts.kv_bits), "cancelled": cancelled}
             await self._publish()
             await self._write(state=CommandState.FAILED, result=result, error=str(error))
         else:
-            result = {"kv_bits": int(self._life.facts.kv_bits)}
+            result = {"kv_bits": int(self._supervisor.facts.kv_bits)}
             await self._publish()
             await self._write(state=CommandState.DONE, progress=1.0, words="done", result=result)
 
@@ -166,11 +166,11 @@ class CommandRunner:
             case "kv_bits":
                 await self._change_bits(command)
             case "sleep":
-                await self._rest(Power.ASLEEP)
+                await self._suspend(Power.ASLEEP)
             case "unload":
-                await self._rest(Power.UNLOADED)
+                await self._suspend(Power.UNLOADED)
             case "wake" | "load":
-                await self._rise()
+                await self._resume()
             case _:
                 raise ChangeFailed(f"This worker knows no order {command.kind!r}.")
 
@@ -183,48 +183,48 @@ class CommandRunner:
             await self._write(progress=progress, words=words)
 
         async def cancelled() -> bool:
-            now = await retried(lambda: self._means.commands.read(self._model))
+            now = await retried(lambda: self._dependencies.commands.read(self._model))
             return now is not None and now.id == command.id and now.cancelled
 
-        parts = Parts(
-            life=self._life,
-            prompt=self._means.prompt,
+        context = ChangeContext(
+            supervisor=self._supervisor,
+            prompt=self._dependencies.prompt,
             streaming=self._streaming,
             verified=verified,
             say=say,
             cancelled=cancelled,
-            build=self._means.build,
+            build=self._dependencies.build,
         )
         bits = KvBits(command.args["bits"])
-        await change_bits(parts, bits, str(command.args.get("how", "drain")))
-        if self._life.facts.live_kv_bits:
+        await change_bits(context, bits, str(command.args.get("how", "drain")))
+        if self._supervisor.facts.live_kv_bits:
             await self._lowered(bits)
 
-    async def _rest(self, power: Power) -> None:
+    async def _suspend(self, power: Power) -> None:
         """Drain, then end the engine."""
-        life = self._life
+        supervisor = self._supervisor
         state = EngineState.ASLEEP if power is Power.ASLEEP else EngineState.DOWN
-        async with life.changing:
-            if not life.resting:
-                life.hold()
-                while self._streaming(life.engine):  # noqa: ASYNC110  (of many chats)
+        async with supervisor.changing:
+            if not supervisor.suspended:
+                supervisor.hold()
+                while self._streaming(supervisor.engine):  # noqa: ASYNC110  (of many chats)
                     await asyncio.sleep(DRAIN_POLL_S)
             await self._desire(power=power)
-            await life.rest(state)
+            await supervisor.suspend(state)
 
-    async def _rise(self) -> None:
-        async with self._life.changing:
-            if self._life.resting:
-                await self._life.rise()
+    async def _resume(self) -> None:
+        async with self._supervisor.changing:
+            if self._supervisor.suspended:
+                await self._supervisor.wake()
             await self._desire(power=Power.UP)
             self.busy()
 
     async def _desire(self, **changes: object) -> None:
-        configured = self._means.configured
-        await retried(lambda: self._means.commands.desire(self._model, configured=configured, **changes))
+        configured = self._dependencies.configured
+        await retried(lambda: self._dependencies.commands.desire(self._model, configured=configured, **changes))
 
     async def _write(self, **values: object) -> None:
-        await retried(lambda: self._means.commands.write(self._model, **values))
+        await retried(lambda: self._dependencies.commands.write(self._model, **values))
 
 
 def _silent(_words: str) -> None:

@@ -1,192 +1,31 @@
-"""Another provider, for bots that allow it when this host is full: the third side of the engine seam, by LiteLLM.
+"""`python -m services.worker.overflow CONFIG NAME`: the worker of one provider under `overflow`, until SIGTERM.
 
-`python -m services.worker.overflow CONFIG NAME` is the worker of one provider. It is a worker like any other: chats
-come through its ready stream, replies and usage go the same way, and a chat that it cannot finish ends with an error.
-LiteLLM is a large import, loaded here and nowhere else; requirements-overflow.lock has the pinned release.
+It is a worker like any other: chats come through its ready stream, replies and usage go the same way, and a chat that
+it cannot finish ends with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from http import HTTPStatus
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from services.config.host_secrets import SecretsError
-from services.config.schema import ConfigError, OverflowConfig
-from services.contracts.chats import KvBits
-from services.contracts.engines import EngineFacts, EngineReport, EngineState, provider_model
-from services.engines.base import (
-    EngineBusy,
-    EngineError,
-    EngineRejected,
-    EngineRequest,
-    EngineStartError,
-    EngineUnavailable,
-    KvBitsUnsupported,
-    Piece,
-    Progress,
-)
+from services.config.schema import ConfigError
+from services.contracts.engines import provider_model
+from services.engines.overflow import OverflowEngine
 from services.process.logs import setup
 from services.store.connection import QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.work import WorkConsumer
-from services.worker.engine import EngineGone
+from services.worker.engine_supervisor import EngineGone
 from services.worker.worker import Worker
 
-PINNED = "1.109.1"  # other releases were malicious: never a range
-INSTALL = "install LiteLLM with: pip install --require-hashes --no-deps -r requirements-overflow.lock"
-CHATS_MAX = 256
-TOKEN_S_MAX = 60.0
-_AGAIN = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
-CONTEXT_TOKENS = 1 << 20  # the provider knows its own limit and says so
-
 log = structlog.get_logger()
-
-
-class OverflowEngine:
-    """One provider. See `services.engines.base.Engine`. It holds no memory of this host's."""
-
-    def __init__(self, name: str, settings: OverflowConfig) -> None:
-        self.name = name
-        self._settings = settings
-        self._router: Any = None
-        self._litellm: Any = None
-        self._running = 0
-
-    @property
-    def can_sleep(self) -> bool:
-        """There is nothing to put to sleep."""
-        return False
-
-    async def start(self, progress: Progress) -> EngineFacts:
-        """Load LiteLLM. Raises EngineStartError when it is not installed, or not the pinned release."""
-        progress("loading LiteLLM")
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import waits for a download
-        try:
-            if version("litellm") != PINNED:
-                raise EngineStartError(f"overflow.{self.name}: LiteLLM must be {PINNED}, not {version('litellm')}")
-            litellm: Any = await asyncio.to_thread(import_module, "litellm")  # seconds and 200 MB
-        except ImportError as error:
-            raise EngineStartError(f"overflow.{self.name}: {error}; {INSTALL}") from error
-        litellm.telemetry = False
-        litellm.suppress_debug_info = True
-        parameters: dict[str, Any] = {"model": self._settings.model, "timeout": TOKEN_S_MAX}
-        if self._settings.api_base:
-            parameters["api_base"] = self._settings.api_base
-        if self._settings.api_key_file:
-            parameters["api_key"] = self._settings.api_key_file.read_text().strip()
-        self._litellm = litellm
-        self._router = litellm.Router(
-            model_list=[{"model_name": self.name, "litellm_params": parameters}], num_retries=1
-        )
-        return EngineFacts(
-            model=provider_model(self.name),
-            engine="overflow",
-            weight_bytes=0,
-            overhead_bytes=0,
-            kv_budget_bytes=0,
-            kv_bytes_per_token={16: 0},
-            context_tokens=CONTEXT_TOKENS,
-            chats_max=CHATS_MAX,
-            kv_bits=KvBits.SIXTEEN,
-        )
-
-    async def report(self) -> EngineReport:
-        """How many chats are there now."""
-        return EngineReport(provider_model(self.name), time.time(), EngineState.READY, running=self._running)
-
-    async def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
-        """Run one chat there. Half an answer cannot be gone on with elsewhere: raises EngineRejected then."""
-        if request.said:
-            raise EngineRejected(f"{self.name} cannot go on with an answer that broke off; ask again")
-        if not request.messages:
-            raise EngineRejected(f"{self.name}: the chat came without its messages")
-        self._running += 1
-        try:
-            async for piece in self._pieces(request):
-                yield piece
-        except Exception as error:
-            raise _told(error)(f"{self.name}: {_first_line(error)}") from error
-        finally:
-            self._running -= 1
-
-    async def _pieces(self, request: EngineRequest) -> AsyncIterator[Piece]:
-        sampling = request.sampling
-        options: dict[str, Any] = {"seed": sampling.seed, "stop": list(sampling.stop) or None}
-        answer = await self._router.acompletion(
-            model=self.name,
-            messages=[dict(message) for message in request.messages],
-            stream=True,
-            stream_options={"include_usage": True},
-            max_tokens=request.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            frequency_penalty=sampling.frequency_penalty,
-            presence_penalty=sampling.presence_penalty,
-            **{name: value for name, value in options.items() if value is not None},
-        )
-        said, finish = 0, "stop"
-        counted: int | None = None
-        async for chunk in answer:
-            usage = getattr(chunk, "usage", None)
-            if usage is not None:
-                counted = usage.completion_tokens
-            for choice in chunk.choices:
-                finish = choice.finish_reason or finish
-                if choice.delta.content:
-                    said += 1
-                    yield Piece(text=choice.delta.content, tokens=1)
-        # Chunks are about a token each; the provider's own count, where there is one, is what is billed.
-        rest = max(0, (counted or said) - said)
-        yield Piece(tokens=rest, finish="length" if finish == "length" else "stop", cached_tokens=0)
-
-    async def cancel(self, chat: str) -> None:
-        """Closing the stream is enough."""
-
-    async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:  # noqa: ARG002
-        """Never."""
-        raise KvBitsUnsupported(f"{self.name} is another provider; its KV bits are its own")
-
-    async def set_chat_kv_bits(self, chat: str, bits: KvBits) -> None:  # noqa: ARG002
-        """Never."""
-        raise KvBitsUnsupported(f"{self.name} is another provider; its KV bits are its own")
-
-    async def sleep(self) -> None:
-        """Never."""
-        raise EngineError(f"{self.name} is another provider; it does not sleep")
-
-    async def wake(self, progress: Progress) -> EngineFacts:
-        """Never asleep."""
-        return await self.start(progress)
-
-    async def alive(self) -> bool:
-        """A provider's health is seen in its answers."""
-        return self._router is not None
-
-    async def stop(self) -> None:
-        """Nothing of ours runs there."""
-
-
-def _told(error: Exception) -> type[EngineError]:
-    """What a failure means, by its status: LiteLLM's errors have no base in common, but each has one."""
-    status = getattr(error, "status_code", None) or 500
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return EngineBusy
-    return EngineRejected if 400 <= status < 500 and status not in _AGAIN else EngineUnavailable
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
 
 
 async def serve(runtime: Runtime, name: str) -> None:

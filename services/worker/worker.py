@@ -16,14 +16,14 @@ from services.store.connection import QueueUnavailable, retried
 from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import Tokenizer, TokenizerError
 from services.worker import chat as chats
-from services.worker.change import Prompt
 from services.worker.chat import RunningChat
 from services.worker.command_runner import CommandDependencies, CommandRunner
-from services.worker.engine import EngineGone, EngineLife
+from services.worker.demotion import Demoter
+from services.worker.engine_supervisor import EngineGone, EngineSupervisor
+from services.worker.kv_change import Prompt
 from services.worker.latency_window import LatencyWindow
-from services.worker.lowering import Lowering
 from services.worker.parsers import parser_of
-from services.worker.writer import ReplyWriter
+from services.worker.reply_writer import ReplyWriter
 
 TAKE_BLOCK_MS = 500
 KEEP_S = 2.0
@@ -42,44 +42,44 @@ class Worker:
         model: str,
         engine: Engine,
         tokenizer: Tokenizer | None,
-        bench: WorkConsumer,
+        work: WorkConsumer,
         *,
         reply_keep_s: int,
         drain_s: float,
         clock: Callable[[], float],
-        means: CommandDependencies | None = None,
+        dependencies: CommandDependencies | None = None,
         usd_per_million_tokens: float = 0.0,
     ) -> None:
         self._model = model
-        self._bench = bench
+        self._work = work
         self._drain_s = drain_s
         self._clock = clock
         self._running: dict[str, RunningChat] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asides: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._life = EngineLife(engine, model, self._say, clock)
-        writer = ReplyWriter(bench, self._fenced)
+        self._supervisor = EngineSupervisor(engine, model, self._say, clock)
+        writer = ReplyWriter(work, self._fenced)
         self._context = chats.WorkerContext(
-            bench=bench,
-            life=self._life,
+            work=work,
+            supervisor=self._supervisor,
             writer=writer,
-            meter=LatencyWindow(),
+            latencies=LatencyWindow(),
             tokenizer=tokenizer,
             reply_keep_s=reply_keep_s,
             clock=clock,
             parser=parser_of("" if tokenizer is None else tokenizer.template_source),
             usd_per_million_tokens=usd_per_million_tokens,
         )
-        self._lowering = Lowering(bench, self._life, self._running)
-        self._orders = CommandRunner(
+        self._demoter = Demoter(work, self._supervisor, self._running)
+        self._command_runner = CommandRunner(
             model,
-            self._life,
-            means or CommandDependencies(bench.order_book(), probe_prompt(tokenizer)),
+            self._supervisor,
+            dependencies or CommandDependencies(work.command_store(), probe_prompt(tokenizer)),
             streaming=self._streaming,
             publish=self._publish,
-            lowered=self._lowering.everyone,
+            lowered=self._demoter.everyone,
         )
 
     def stop(self) -> None:
@@ -95,7 +95,7 @@ class Worker:
             await self._give_up(error)
             raise
         finally:
-            await self._life.engine.stop()
+            await self._supervisor.engine.stop()
 
     async def _started(self) -> bool:
         """False where the worker was told to stop before: Redis may be gone, and SGLang takes minutes."""
@@ -112,9 +112,9 @@ class Worker:
             await _end([starting, stopping])
 
     async def _start(self) -> None:
-        await retried(self._bench.open)
-        await self._orders.start(await retried(self._bench.last_seen), self._clock())
-        for entry, chat in await retried(self._bench.mine):
+        await retried(self._work.open)
+        await self._command_runner.start(await retried(self._work.last_seen), self._clock())
+        for entry, chat in await retried(self._work.mine):
             self._begin(entry, chat)
 
     async def _serve(self) -> None:
@@ -122,11 +122,11 @@ class Worker:
             asyncio.create_task(step, name=name)
             for name, step in {
                 "writer": self._context.writer.run(),
-                "watch": self._life.watch(),
+                "watch": self._supervisor.watch(),
                 "report": self._report(),
                 "keep": self._keep(),
                 "commands": self._commands(),
-                "orders": self._orders.run(),
+                "orders": self._command_runner.run(),
                 "take": self._take(),
             }.items()
         ]
@@ -154,7 +154,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._bench.held(held)
+            await self._work.held(held)
         except QueueUnavailable as error:
             log.warning("worker.held_not_written", why=str(error))
 
@@ -169,17 +169,17 @@ class Worker:
     async def _take(self) -> None:
         """Take admitted chats as long as the engine has room."""
         while True:
-            free = self._life.facts.chats_max - len(self._running)
+            free = self._supervisor.facts.chats_max - len(self._running)
             if free <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            await self._life.settled.wait()
+            await self._supervisor.settled.wait()
             try:
-                taken = await self._bench.take(free, TAKE_BLOCK_MS)
+                taken = await self._work.take(free, TAKE_BLOCK_MS)
             except QueueUnavailable as error:
                 log.warning("worker.take_failed", why=str(error))
-                taken = await retried(self._bench.mine)  # what a lost answer held is ours already, and new to us
+                taken = await retried(self._work.mine)  # what a lost answer held is ours already, and new to us
             for entry, chat in taken:
                 self._begin(entry, chat)
 
@@ -188,7 +188,7 @@ class Worker:
             return
         running = RunningChat(entry, chat)
         self._running[chat] = running
-        self._orders.busy()
+        self._command_runner.busy()
         running.task = asyncio.create_task(self._run(running), name=chat)
         self._tasks.add(running.task)
         running.task.add_done_callback(self._tasks.discard)
@@ -198,7 +198,7 @@ class Worker:
             await chats.run(running, self._context)
         finally:
             del self._running[running.chat]
-            self._orders.busy()
+            self._command_runner.busy()
             self._room.set()
 
     async def _keep(self) -> None:
@@ -206,15 +206,15 @@ class Worker:
         while True:
             await asyncio.sleep(KEEP_S)
             try:
-                await self._bench.keep([running.entry for running in self._running.values()])
-                for chat in await self._bench.cancelled(list(self._running)):
+                await self._work.keep([running.entry for running in self._running.values()])
+                for chat in await self._work.cancelled(list(self._running)):
                     if running := self._running.get(chat):  # it may have ended meanwhile
                         running.cancel()
-                for entry, chat in await self._bench.abandoned(ABANDONED_MS):
+                for entry, chat in await self._work.abandoned(ABANDONED_MS):
                     self._begin(entry, chat)
-                if self._life.asleep and await self._bench.backlog():
-                    self._orders.wake()  # dispatched as the engine fell asleep
-                await self._bench.held(self._held())
+                if self._supervisor.asleep and await self._work.backlog():
+                    self._command_runner.wake()  # dispatched as the engine fell asleep
+                await self._work.held(self._held())
             except QueueUnavailable as error:
                 log.warning("worker.keep_failed", why=str(error))
 
@@ -225,17 +225,17 @@ class Worker:
 
     async def _publish(self) -> None:
         """Describe the engine as it is now."""
-        report = await self._life.report()
-        per_token = self._life.facts.kv_bytes_per_token.get(int(self._life.facts.kv_bits), 0)
+        report = await self._supervisor.report()
+        per_token = self._supervisor.facts.kv_bytes_per_token.get(int(self._supervisor.facts.kv_bits), 0)
         try:
-            await self._bench.publish_engine(self._life.facts, self._context.meter.add_to(report, per_token))
+            await self._work.publish_engine(self._supervisor.facts, self._context.latencies.add_to(report, per_token))
         except QueueUnavailable as error:
             log.warning("worker.report_failed", why=str(error))
 
     async def _commands(self) -> None:
         while True:
             try:
-                async for command in self._bench.commands():
+                async for command in self._work.commands():
                     await self._obey(command)
             except QueueUnavailable as error:
                 log.warning("worker.commands_lost", why=str(error))
@@ -246,11 +246,11 @@ class Worker:
         if running:
             running.cancel()
         if message.command:
-            self._orders.hint()
+            self._command_runner.hint()
         if message.wake:
-            self._orders.wake()
+            self._command_runner.wake()
         if message.demote:
-            self._aside(self._lowering.one(message.demote, KvBits(message.bits)))
+            self._in_background(self._demoter.one(message.demote, KvBits(message.bits)))
 
     def _streaming(self, engine: Engine | None) -> int:
         """Chats that an engine works on; None: all that this worker has."""
@@ -263,11 +263,11 @@ class Worker:
         log.error("worker.gives_up", model=self._model, why=str(error))
         end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", "The model's engine does not start."))
         await self._leave()
-        held = await retried(self._bench.mine)
-        while taken := await retried(lambda: self._bench.take(100, 1)):
+        held = await retried(self._work.mine)
+        while taken := await retried(lambda: self._work.take(100, 1)):
             held += taken
         for entry, chat in held:
-            claim = await retried(lambda entry=entry, chat=chat: self._bench.claim(entry, chat))  # type: ignore[misc]
+            claim = await retried(lambda entry=entry, chat=chat: self._work.claim(entry, chat))  # type: ignore[misc]
             if claim:
                 await chats.close(
                     RunningChat(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._context
@@ -281,17 +281,17 @@ class Worker:
 
     def _say(self, words: str) -> None:
         log.info("engine.progress", model=self._model, words=words)
-        self._aside(self._tell(words))
+        self._in_background(self._tell(words))
 
-    def _aside(self, step: Coroutine[None, None, None]) -> None:
+    def _in_background(self, step: Coroutine[None, None, None]) -> None:
         """Run something beside the loops."""
         task = asyncio.create_task(step)
-        self._asides.add(task)
-        task.add_done_callback(self._asides.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _tell(self, words: str) -> None:
         try:
-            await self._bench.progress(words)
+            await self._work.progress(words)
         except QueueUnavailable:
             return
 

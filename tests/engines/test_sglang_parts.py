@@ -19,7 +19,7 @@ from services.engines.factory import build_engine
 from services.engines.http import EventStream
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import SglangPlan, kv_dtype_for
-from services.engines.sglang_room import CUDA_BYTES, activation_bytes, missing_room, overhead_bytes
+from services.engines.sglang_memory import CUDA_BYTES, activation_bytes, memory_shortfall, overhead_bytes
 from services.engines.sglang_server import SglangOptions, SglangServer
 from services.model_files.model_config import INDEX, ModelConfigError, missing_shards, read_model_config
 
@@ -199,8 +199,8 @@ def test_too_little_memory_says_how_much_and_what_would_fit(tmp_path: Path) -> N
     model = read_model_config(_folder(tmp_path / "m", quantization_config=AWQ))
     per_token = model.kv_values_per_token * 2
     card = GpuReading("Test 24", 24_000_000_000, 14_000_000_000, {77: 13_000_000_000})
-    assert missing_room(model, card, 4096, per_token) is None
-    words = missing_room(model, card, 200_000, per_token)
+    assert memory_shortfall(model, card, 4096, per_token) is None
+    words = memory_shortfall(model, card, 200_000, per_token)
     assert words is not None
     need = model.weight_bytes + 200_000 * per_token + 1_500_000_000
     assert f"{(need - 10_000_000_000) / 1e9:.1f} GB are missing" in words
@@ -208,7 +208,7 @@ def test_too_little_memory_says_how_much_and_what_would_fit(tmp_path: Path) -> N
     fits = int((10_000_000_000 - model.weight_bytes - 1_500_000_000) / (model.kv_values_per_token))
     assert f"{fits} tokens at 8 bits" in words
     full = GpuReading("Test 24", 24_000_000_000, 22_000_000_000)
-    assert "Weights and runtime alone do not fit" in str(missing_room(model, full, 10, per_token))
+    assert "Weights and runtime alone do not fit" in str(memory_shortfall(model, full, 10, per_token))
 
 
 def test_an_engine_counts_the_activations_of_prompts_that_it_has_yet_to_read(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class Host:
             reply_keep_s=60,
             drain_s=5,
             clock=time.time,
-            means=CommandDependencies(
+            dependencies=CommandDependencies(
                 self.commands,
                 probe_prompt(self.bunk.tokenizer),
                 configured=8,
@@ -173,15 +173,15 @@ async def test_a_chat_wakes_a_sleeping_model_but_not_an_unloaded_one(host: Host)
 
 async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: Host) -> None:
     _, end = await host.bunk.answer((await host.bunk.submit("Hello.", max_tokens=2)).chat)
-    bench = WorkConsumer(host.bunk.connection, "m", "m@0")
-    seen = await bench.last_seen()
+    work = WorkConsumer(host.bunk.connection, "m", "m@0")
+    seen = await work.last_seen()
     assert seen is not None
     await host.ended(await host.order("unload"))
     await asyncio.sleep(0.7)  # longer than a read of the ready stream: one that began before took such chats always
     chat = await host.bunk.submit("Hello?", max_tokens=4)
     async with asyncio.timeout(60):
         while not await host.bunk.desk.reservations():  # as if the scheduler had not heard of it yet
-            await bench.publish_engine(seen[0], EngineReport("m", time.time(), EngineState.READY))
+            await work.publish_engine(seen[0], EngineReport("m", time.time(), EngineState.READY))
             await asyncio.sleep(0.1)
     assert await host.bunk.door.cancel(chat, keep_s=60, now_s=time.time())
     _, end = await host.bunk.answer(chat.chat)

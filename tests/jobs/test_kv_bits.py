@@ -58,7 +58,7 @@ async def test_a_change_that_fails_is_rolled_back_and_says_so(
 ) -> None:
     workers.start()
     host.broken.add(KvBits.FOUR)
-    monkeypatch.setattr("services.worker.change._replace", _as_if_it_did_not_fit)
+    monkeypatch.setattr("services.worker.kv_change._replace", _as_if_it_did_not_fit)
     failed = await job_when(host.bunk.connection, await change(host, 4))
     assert failed.state is JobState.ROLLED_BACK
     assert "goes on with 8 bits" in (failed.error or "")
@@ -69,11 +69,11 @@ async def test_a_change_that_fails_is_rolled_back_and_says_so(
     assert end.finish in (Finish.STOP, Finish.LENGTH)
 
 
-async def _as_if_it_did_not_fit(parts: object, fresh: object, bits: KvBits) -> None:
-    from services.worker import change as changes
+async def _as_if_it_did_not_fit(context: object, fresh: object, bits: KvBits) -> None:
+    from services.worker import kv_change
 
-    assert isinstance(parts, changes.Parts)
-    await changes._drain(parts, bits)
+    assert isinstance(context, kv_change.ChangeContext)
+    await kv_change._drain(context, bits)
 
 
 async def test_a_job_whose_celery_worker_is_killed_goes_on_where_it_was(host: Host, workers: Workers) -> None:

@@ -12,7 +12,7 @@ import pytest
 from services.config.schema import OverflowConfig
 from services.contracts.chats import KvBits, Sampling
 from services.engines.base import EngineBusy, EngineError, EngineRejected, EngineRequest, EngineUnavailable
-from services.worker.overflow import OverflowEngine
+from services.engines.overflow import OverflowEngine
 
 pytestmark = pytest.mark.skipif(find_spec("litellm") is None, reason="LiteLLM is not installed: make dev")
 

@@ -48,8 +48,8 @@ class Bunk:
 
     def worker(self, consumer: str = "m@0", weights: Path | None = None, drain_s: float = 5.0) -> Worker:
         engine = build_engine("m", MODEL, weights or resolve(WEIGHTS), self.data_dir / consumer)
-        bench = WorkConsumer(self.connection, "m", consumer)
-        return Worker("m", engine, self.tokenizer, bench, reply_keep_s=60, drain_s=drain_s, clock=time.time)
+        work = WorkConsumer(self.connection, "m", consumer)
+        return Worker("m", engine, self.tokenizer, work, reply_keep_s=60, drain_s=drain_s, clock=time.time)
 
     async def submit(self, text: str, *, max_tokens: int = 32, tenant: str = "acme") -> Ticket:
         prompt = self.tokenizer.encode(self.tokenizer.render([{"role": "user", "content": text}]))
@@ -105,7 +105,7 @@ class Bunk:
 
 def pauses(worker: Worker, after: int) -> tuple[asyncio.Event, asyncio.Event]:
     """Its engine stops for once behind that many pieces: the first event is set then, and it waits for the second."""
-    engine, stopped, go_on = worker._life.engine, asyncio.Event(), asyncio.Event()
+    engine, stopped, go_on = worker._supervisor.engine, asyncio.Event(), asyncio.Event()
     stream = engine.stream
 
     async def pausing(request: EngineRequest) -> AsyncIterator[Piece]:

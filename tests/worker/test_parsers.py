@@ -8,7 +8,7 @@ from services.contracts.replies import ContentKind, ReplyEntry
 from services.store.records import decode_entry, decode_news
 from services.store.work import ReplyPiece
 from services.worker.parsers import ContentParser, Parsed
-from services.worker.writer import joined
+from services.worker.reply_writer import joined
 from tests.worker.conftest import Bunk, running
 
 REASONING_CHARS = 12

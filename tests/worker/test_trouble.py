@@ -17,7 +17,7 @@ COUNT = "Count from 1 to 40."
 
 def _fails_once(worker: Worker, error: Exception, after: int) -> None:
     """Right behind that many pieces, with no time between."""
-    engine, errors, left_open = worker._life.engine, [error], []
+    engine, errors, left_open = worker._supervisor.engine, [error], []
     stream = engine.stream
 
     async def failing(request: EngineRequest) -> AsyncIterator[Piece]:
@@ -88,7 +88,7 @@ async def test_a_wall_clock_that_jumps_bills_no_memory(bunk: Bunk) -> None:
         jump_s = 86_400.0
         _, end = await bunk.answer(chat.chat)
     assert end.usage is not None
-    per_token = worker._life.facts.kv_bytes_per_token[8]
+    per_token = worker._supervisor.facts.kv_bytes_per_token[8]
     assert 0 < end.usage.kv_byte_seconds < (chat.prompt_tokens + 48) * per_token * 60
 
 
@@ -96,7 +96,7 @@ async def test_a_chat_is_billed_at_the_bits_that_it_was_lowered_to(bunk: Bunk) -
     worker = bunk.worker()
     async with running(worker):
         await bunk.entries((await bunk.submit("Hello", max_tokens=2)).chat)  # the engine is up
-        worker._life.facts.kv_bytes_per_token[4] = 0  # type: ignore[index]  # nothing, so that it shows
+        worker._supervisor.facts.kv_bytes_per_token[4] = 0  # type: ignore[index]  # nothing, so that it shows
         stopped, go_on = pauses(worker, after=3)
         chat = await bunk.submit(COUNT, max_tokens=60)
         await stopped.wait()

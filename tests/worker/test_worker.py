@@ -1,4 +1,4 @@
-"""Chats through scheduler, Redis, worker and a real engine, also when parts die under them."""
+"""Chats through scheduler, Redis, worker and a real engine, also when context die under them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.contracts.chats import Ticket
 from services.contracts.replies import Finish, ReplyEntry
 from services.store import redis_keys as keys
 from services.store.work import ReplyPiece, WorkConsumer
-from services.worker.engine import EngineGone
+from services.worker.engine_supervisor import EngineGone
 from tests.worker.conftest import Bunk, pauses, running
 
 
@@ -107,12 +107,12 @@ async def _left_by_a_worker(bunk: Bunk, max_tokens: int, *, told: bool = False) 
 @pytest.mark.usefixtures("keeps_often")
 async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bunk) -> None:
     chat = await _left_by_a_worker(bunk, max_tokens=120)
-    bench = WorkConsumer(bunk.connection, "m", "m@0")
-    _, written = await bench.written(chat.chat)
-    [(entry, _)] = await bench.mine()
-    claim = await bench.claim(entry, chat.chat)
+    work = WorkConsumer(bunk.connection, "m", "m@0")
+    _, written = await work.written(chat.chat)
+    [(entry, _)] = await work.mine()
+    claim = await work.claim(entry, chat.chat)
     assert claim is not None
-    await bench.write([ReplyPiece(chat.chat, claim.attempt, 1, " and so on", 120 - written)])
+    await work.write([ReplyPiece(chat.chat, claim.attempt, 1, " and so on", 120 - written)])
     async with running(bunk.worker()):
         text, end = await bunk.answer(chat.chat)
     assert text.endswith(" and so on")
@@ -144,7 +144,7 @@ async def test_a_chat_whose_engine_does_not_come_back_is_billed_for_what_it_got(
     bunk: Bunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = await _left_by_a_worker(bunk, max_tokens=120)
-    monkeypatch.setattr("services.worker.engine.BACKOFF_S", (0.0, 0.1))
+    monkeypatch.setattr("services.worker.engine_supervisor.BACKOFF_S", (0.0, 0.1))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF, but no more than that")
     with pytest.raises(EngineGone):

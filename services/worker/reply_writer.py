@@ -26,8 +26,8 @@ class ReplyWriter:
     in `GATHER_S` at most.
     """
 
-    def __init__(self, bench: WorkConsumer, on_fenced: Callable[[str], None]) -> None:
-        self._bench = bench
+    def __init__(self, work: WorkConsumer, on_fenced: Callable[[str], None]) -> None:
+        self._work = work
         self._on_fenced = on_fenced
         self._lines: list[ReplyPiece] = []
         self._put = 0  # lines ever put
@@ -68,7 +68,7 @@ class ReplyWriter:
                     await asyncio.sleep(early_s)
 
     async def _write(self, batch: list[ReplyPiece]) -> None:
-        for chat in await retried(lambda: self._bench.write(batch)):
+        for chat in await retried(lambda: self._work.write(batch)):
             self._on_fenced(chat)
 
 

@@ -21,7 +21,7 @@ import structlog
 from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts
 from services.engines.base import Engine, EngineError, EngineRequest, EngineUnavailable
-from services.worker.engine import EngineLife
+from services.worker.engine_supervisor import EngineSupervisor
 
 DRAIN_POLL_S = 0.05
 PROBE_TOKENS = 8
@@ -42,10 +42,10 @@ class ChangeCancelled(ChangeFailed):
 
 
 @dataclass(frozen=True)
-class Parts:
+class ChangeContext:
     """What a change needs of the worker."""
 
-    life: EngineLife
+    supervisor: EngineSupervisor
     prompt: Prompt  # of the probe chat
     streaming: Callable[[Engine], int]  # chats that an engine works on
     verified: Callable[[KvBits], Awaitable[None]]  # writes the bits down
@@ -54,42 +54,42 @@ class Parts:
     build: Callable[[KvBits], Engine] | None = None  # another engine for the same model
 
 
-async def change_bits(parts: Parts, bits: KvBits, how: str) -> None:
+async def change_bits(context: ChangeContext, bits: KvBits, how: str) -> None:
     """Change, or raise ChangeFailed, or EngineGone where not even the old bits come up again."""
-    life = parts.life
-    async with life.changing:
-        if life.facts.live_kv_bits:
-            await _live(parts, bits)
-        elif how == "replace" and parts.build is not None and not life.resting:
-            await _replace(parts, parts.build(bits), bits)
+    supervisor = context.supervisor
+    async with supervisor.changing:
+        if supervisor.facts.live_kv_bits:
+            await _live(context, bits)
+        elif how == "replace" and context.build is not None and not supervisor.suspended:
+            await _replace(context, context.build(bits), bits)
         else:
-            await _drain(parts, bits)
+            await _drain(context, bits)
 
 
-async def _live(parts: Parts, bits: KvBits) -> None:
-    life, before = parts.life, parts.life.facts.kv_bits
+async def _live(context: ChangeContext, bits: KvBits) -> None:
+    supervisor, before = context.supervisor, context.supervisor.facts.kv_bits
     try:
-        facts = await life.engine.set_kv_bits(bits, _silent)
-        await probe(life.engine, facts, parts.prompt)
+        facts = await supervisor.engine.set_kv_bits(bits, _silent)
+        await probe(supervisor.engine, facts, context.prompt)
     except EngineError as error:
-        await parts.say(0.9, f"going back to {before} bits")
+        await context.say(0.9, f"going back to {before} bits")
         try:
-            life.open(await life.engine.set_kv_bits(before, _silent))
+            supervisor.open(await supervisor.engine.set_kv_bits(before, _silent))
         except EngineError as worse:
             log.error("engine.kv_bits_not_restored", bits=int(before), why=str(worse))
         raise ChangeFailed(str(error)) from error
-    await parts.verified(bits)
-    life.open(facts)
+    await context.verified(bits)
+    supervisor.open(facts)
 
 
-async def _replace(parts: Parts, fresh: Engine, bits: KvBits) -> None:
-    life = parts.life
+async def _replace(context: ChangeContext, fresh: Engine, bits: KvBits) -> None:
+    supervisor = context.supervisor
     try:
-        await parts.say(0.2, f"a second engine starts with {bits} bits; chats go on")
+        await context.say(0.2, f"a second engine starts with {bits} bits; chats go on")
         facts = await fresh.start(_silent)
-        await parts.say(0.6, "a probe chat")
-        await probe(fresh, facts, parts.prompt)
-        if await parts.cancelled():
+        await context.say(0.6, "a probe chat")
+        await probe(fresh, facts, context.prompt)
+        if await context.cancelled():
             raise ChangeCancelled("cancelled; the second engine was ended")
     except EngineError as error:
         await fresh.stop()
@@ -97,54 +97,54 @@ async def _replace(parts: Parts, fresh: Engine, bits: KvBits) -> None:
     except (ChangeCancelled, asyncio.CancelledError):
         await fresh.stop()
         raise
-    await parts.verified(bits)
-    old = life.engine
-    life.open(facts, fresh)
-    await parts.say(0.8, "new chats go to the second engine; the first finishes its own")
+    await context.verified(bits)
+    old = supervisor.engine
+    supervisor.open(facts, fresh)
+    await context.say(0.8, "new chats go to the second engine; the first finishes its own")
     try:
-        await _finished(parts, old)
+        await _finished(context, old)
     finally:
         await old.stop()
 
 
-async def _drain(parts: Parts, bits: KvBits) -> None:
-    life, before = parts.life, parts.life.facts
-    life.hold()
+async def _drain(context: ChangeContext, bits: KvBits) -> None:
+    supervisor, before = context.supervisor, context.supervisor.facts
+    supervisor.hold()
     try:
-        await _finished(parts, life.engine, cancellable=True)
+        await _finished(context, supervisor.engine, cancellable=True)
     except ChangeCancelled:
-        life.open(before)
+        supervisor.open(before)
         raise
-    await parts.say(0.5, f"restarting with {bits} bits; new chats wait")
+    await context.say(0.5, f"restarting with {bits} bits; new chats wait")
     try:
-        facts = await life.engine.set_kv_bits(bits, _silent)
-        await parts.say(0.8, "a probe chat")
-        await probe(life.engine, facts, parts.prompt)
+        facts = await supervisor.engine.set_kv_bits(bits, _silent)
+        await context.say(0.8, "a probe chat")
+        await probe(supervisor.engine, facts, context.prompt)
     except EngineError as error:
-        await parts.say(0.9, f"going back to {before.kv_bits} bits")
-        await _back(life, before)
+        await context.say(0.9, f"going back to {before.kv_bits} bits")
+        await _back(supervisor, before)
         raise ChangeFailed(str(error)) from error
-    await parts.verified(bits)
-    life.open(facts)
+    await context.verified(bits)
+    supervisor.open(facts)
 
 
-async def _back(life: EngineLife, before: EngineFacts) -> None:
+async def _back(supervisor: EngineSupervisor, before: EngineFacts) -> None:
     """The engine as it was. Raises EngineGone."""
     try:
-        life.open(await life.engine.set_kv_bits(before.kv_bits, _silent))
+        supervisor.open(await supervisor.engine.set_kv_bits(before.kv_bits, _silent))
     except EngineError as error:
         log.warning("engine.kv_bits_not_restored", bits=int(before.kv_bits), why=str(error))
-        await life.start()
+        await supervisor.start()
 
 
-async def _finished(parts: Parts, engine: Engine, *, cancellable: bool = False) -> None:
+async def _finished(context: ChangeContext, engine: Engine, *, cancellable: bool = False) -> None:
     told = -1
-    while (left := parts.streaming(engine)) > 0:
-        if cancellable and await parts.cancelled():
+    while (left := context.streaming(engine)) > 0:
+        if cancellable and await context.cancelled():
             raise ChangeCancelled("cancelled while chats were finishing")
         if left != told:
             told = left
-            await parts.say(0.3, f"{left} running {'chat' if left == 1 else 'chats'} to finish")
+            await context.say(0.3, f"{left} running {'chat' if left == 1 else 'chats'} to finish")
         await asyncio.sleep(DRAIN_POLL_S)
 
 

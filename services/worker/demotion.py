@@ -16,7 +16,7 @@ from services.engines.base import EngineError
 from services.store.connection import retried
 from services.store.work import WorkConsumer
 from services.worker.chat import RunningChat
-from services.worker.engine import EngineLife
+from services.worker.engine_supervisor import EngineSupervisor
 
 AT_ONCE_MAX = 16  # an engine answers between two steps, all that asked meanwhile
 AGAIN_S = 0.5
@@ -25,12 +25,12 @@ LATE_S_MAX = 300.0  # for a chat that the engine does not have yet
 log = structlog.get_logger()
 
 
-class Lowering:
+class Demoter:
     """Of one worker's chats: `running` is its own, by name."""
 
-    def __init__(self, bench: WorkConsumer, life: EngineLife, running: Mapping[str, RunningChat]) -> None:
-        self._bench = bench
-        self._life = life
+    def __init__(self, work: WorkConsumer, supervisor: EngineSupervisor, running: Mapping[str, RunningChat]) -> None:
+        self._work = work
+        self._supervisor = supervisor
         self._running = running
         self._gate = asyncio.Semaphore(AT_ONCE_MAX)
         self._late: set[asyncio.Task[None]] = set()
@@ -44,7 +44,7 @@ class Lowering:
     async def everyone(self, bits: KvBits) -> None:
         """After the engine was told to lower all it has. Returns when each was asked after; those on their way there
         are asked after again, beside all else, until they are low or end."""
-        if bits >= max(self._life.facts.kv_bytes_per_token):
+        if bits >= max(self._supervisor.facts.kv_bytes_per_token):
             return
         chats = list(self._running.values())
         for running, why in zip(chats, await asyncio.gather(*(self._lower(each, bits) for each in chats)), strict=True):
@@ -59,7 +59,7 @@ class Lowering:
         why: str | None = ""
         while why is not None and loop.time() < give_up_s:
             await asyncio.sleep(AGAIN_S)
-            if self._running.get(running.chat) is not running or self._life.facts.kv_bits > bits:
+            if self._running.get(running.chat) is not running or self._supervisor.facts.kv_bits > bits:
                 return  # it ended, or another order came
             why = await self._lower(running, bits)
         if why is not None:
@@ -78,5 +78,5 @@ class Lowering:
         except EngineError as error:
             return str(error)
         running.kv_bits = bits
-        await retried(lambda: self._bench.demoted(running.chat, bits))
+        await retried(lambda: self._work.demoted(running.chat, bits))
         return None

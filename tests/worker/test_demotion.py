@@ -59,7 +59,7 @@ class Served:
             reply_keep_s=60,
             drain_s=0.1,
             clock=time.time,
-            means=CommandDependencies(self.commands, probe_prompt(self.bunk.tokenizer), configured="mixed"),
+            dependencies=CommandDependencies(self.commands, probe_prompt(self.bunk.tokenizer), configured="mixed"),
         )
 
     async def begun(self) -> str:

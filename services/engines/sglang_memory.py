@@ -28,7 +28,7 @@ def overhead_bytes(model: ModelShape, held_bytes: int, known_bytes: int) -> int:
     return beside + activation_bytes(model)
 
 
-def missing_room(
+def memory_shortfall(
     model: ModelShape, reading: GpuReading, kv_tokens: int, bytes_per_token: int, own_bytes: int = 0
 ) -> str | None:
     """None when it fits, else what is missing and what would fit.

@@ -1,4 +1,4 @@
-"""The engine's life inside its worker: start, watch, restart with back-off, rest, another engine in its place."""
+"""The engine's supervisor inside its worker: start, watch, restart with back-off, rest, another engine in its place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EngineGone(Exception):
     """The engine did not come back after all tries. The message has its last log lines."""
 
 
-class EngineLife:
+class EngineSupervisor:
     """Keeps one engine running. `ready` is set while chats may be sent to it, `settled` also while it rests: no chat is
     served then, but one may be cancelled.
 
@@ -54,7 +54,7 @@ class EngineLife:
         return self._facts
 
     @property
-    def resting(self) -> bool:
+    def suspended(self) -> bool:
         """Asleep or unloaded: not running, as it should be."""
         return self._state in (EngineState.ASLEEP, EngineState.DOWN)
 
@@ -103,7 +103,7 @@ class EngineLife:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_S):
                     await self._dead.wait()
-            if self.changing.locked() or self.resting:
+            if self.changing.locked() or self.suspended:
                 await asyncio.sleep(WATCH_S)  # `_dead` may be set: waiting for it would not wait
                 continue
             start = self.starts
@@ -114,7 +114,7 @@ class EngineLife:
 
     async def _restart(self, start: int) -> None:
         async with self.changing:
-            if self.resting or self.starts != start:  # it was ended or changed while we looked
+            if self.suspended or self.starts != start:  # it was ended or changed while we looked
                 return
             self._strikes = 0
             self._dead.clear()
@@ -145,7 +145,7 @@ class EngineLife:
         self._progress("ready")
         log.info("engine.ready", model=self._model, kv_bits=int(facts.kv_bits))
 
-    async def rest(self, state: EngineState, facts: EngineFacts | None = None) -> None:
+    async def suspend(self, state: EngineState, facts: EngineFacts | None = None) -> None:
         """End the engine, which the caller has drained: ASLEEP, or DOWN for unloaded. `facts`: it was not running.
 
         The caller holds `changing`. Raises EngineError.
@@ -159,7 +159,7 @@ class EngineLife:
         self.settled.set()
         self._progress("asleep" if state is EngineState.ASLEEP else "unloaded")
 
-    async def rise(self) -> None:
+    async def wake(self) -> None:
         """Bring a resting engine up again. The caller holds `changing`. Raises EngineGone."""
         slept = self.asleep and self.engine.can_sleep
         self.hold(EngineState.STARTING)

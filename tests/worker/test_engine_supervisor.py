@@ -9,7 +9,7 @@ import pytest
 
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import Engine, Progress
-from services.worker.engine import EngineLife
+from services.worker.engine_supervisor import EngineSupervisor
 from tests.scheduler.kit import NOW_S, facts
 
 
@@ -26,9 +26,9 @@ class Told:
 @pytest.mark.parametrize(("measured_s", "said_s"), [(NOW_S - 30, NOW_S - 30), (NOW_S + 30, NOW_S)])
 async def test_figures_stay_as_old_as_the_engine_says(measured_s: float, said_s: float) -> None:
     """They became new on the way: an engine whose scheduler stood still was taken for one that reports."""
-    life = EngineLife(cast(Engine, Told(measured_s)), "m", lambda _: None, lambda: NOW_S)
-    life.open(facts())
-    report = await life.report()
+    supervisor = EngineSupervisor(cast(Engine, Told(measured_s)), "m", lambda _: None, lambda: NOW_S)
+    supervisor.open(facts())
+    report = await supervisor.report()
     assert (report.at_s, report.running) == (said_s, 3)
 
 
@@ -54,26 +54,26 @@ class Hanging(Told):
 
 async def test_an_engine_put_to_rest_while_it_was_looked_after_stays_there() -> None:
     engine = Hanging()
-    life = EngineLife(cast(Engine, engine), "m", lambda _: None, lambda: NOW_S)
-    life.open(facts())
-    life._dead.set()
-    watching = asyncio.create_task(life.watch())
+    supervisor = EngineSupervisor(cast(Engine, engine), "m", lambda _: None, lambda: NOW_S)
+    supervisor.open(facts())
+    supervisor._dead.set()
+    watching = asyncio.create_task(supervisor.watch())
     await engine.looked.wait()
-    async with life.changing:
-        await life.rest(EngineState.DOWN)
+    async with supervisor.changing:
+        await supervisor.suspend(EngineState.DOWN)
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.05)
     watching.cancel()
-    assert (engine.started, life.resting) == (0, True)
+    assert (engine.started, supervisor.suspended) == (0, True)
 
 
 async def test_an_engine_says_since_when_it_is_up() -> None:
     """Equal facts do not tell one that was started anew, whose cache is empty."""
     now_s = NOW_S
-    life = EngineLife(cast(Engine, Told(NOW_S)), "m", lambda _: None, lambda: now_s)
-    life.open(facts())
-    first = await life.report()
+    supervisor = EngineSupervisor(cast(Engine, Told(NOW_S)), "m", lambda _: None, lambda: now_s)
+    supervisor.open(facts())
+    first = await supervisor.report()
     now_s += 60
-    assert (await life.report()).up_since_s == first.up_since_s
-    life.open(facts())
-    assert (await life.report()).up_since_s == first.up_since_s + 60
+    assert (await supervisor.report()).up_since_s == first.up_since_s
+    supervisor.open(facts())
+    assert (await supervisor.report()).up_since_s == first.up_since_s + 60
