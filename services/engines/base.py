@@ -74,7 +74,7 @@ class Piece(NamedTuple):  # there is one a token, and a frozen dataclass takes t
 
     text: str = ""
     tokens: int = 0  # how many tokens this piece adds
-    finish: str | None = None  # "stop" | "length" | "cancelled" (by `cancel`)
+    finish: str | None = None  # "stop" | "length"
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
@@ -95,9 +95,6 @@ class Engine(Protocol):
 
     def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
         """Run one chat. Closing the iterator early cancels it in the engine and frees its KV."""
-
-    async def cancel(self, chat: str) -> None:
-        """Stop a running chat. Unknown chats are no error."""
 
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
         """Change the KV bits: live where the engine can, else by a restart. The caller has drained it then."""

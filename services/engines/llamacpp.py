@@ -71,7 +71,6 @@ class LlamaCppEngine:
         self._server = ServerProcess(f"llama.cpp ({model})", options.log_path, _WORDS, options.stop_grace_s)
         self._http: EngineHttp | None = None
         self._slots = Slots(options.chats_max)
-        self._streams: dict[str, EventStream] = {}
         self._facts: EngineFacts | None = None
         self._asleep = False
         self._prefill = (0.0, 0.0)  # tokens, seconds: the server's counters at the last report
@@ -168,7 +167,6 @@ class LlamaCppEngine:
             events = await http.open_events(
                 "/completion", body, self.options.first_token_s_max, self.options.token_s_max
             )
-            self._streams[request.chat] = events
             async for event in events:
                 piece = self._piece(event, tokens)
                 tokens += piece.tokens
@@ -176,25 +174,16 @@ class LlamaCppEngine:
                 if finished:
                     slots.release(slot, (piece.prompt_tokens or 0) + tokens)
                 yield piece
-            if events.closed:
-                yield Piece(finish="cancelled")
-            elif not finished:
+            if not finished:
                 raise EngineUnavailable(f"llama.cpp ({self.model}): the stream ended without a finish")
         except HttpStatusError as error:
             raise self._translate(error.status, error.message) from error
         finally:
             if events is not None:
                 events.close()
-            self._streams.pop(request.chat, None)
             if not finished:
                 slots.forget(slot)
                 slots.release(slot, 0)
-
-    async def cancel(self, chat: str) -> None:
-        """Closes the chat's connection; the server frees the slot at its next token."""
-        events = self._streams.get(chat)
-        if events is not None:
-            events.close()
 
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
         """By a restart."""

@@ -134,9 +134,6 @@ class OverflowEngine:
         rest = max(0, (counted or said) - said)
         yield Piece(tokens=rest, finish="length" if finish == "length" else "stop", cached_tokens=0)
 
-    async def cancel(self, chat: str) -> None:
-        """Closing the stream is enough."""
-
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:  # noqa: ARG002
         """Never."""
         raise KvBitsUnsupported(f"{self.name} is another provider; its KV bits are its own")

@@ -35,7 +35,6 @@ from services.kvplanes.keys import extra_key
 
 _CALL_S = 5.0
 _SLEEP_S = 60.0
-_ADAPTER_S = 120.0
 _SNAPSHOT_S_MAX = 60.0  # the scheduler writes one each step and each idle second; a prefill on a CPU takes many
 
 
@@ -48,13 +47,12 @@ class SglangEngine:
         self._bits = options.kv_bits
         self._facts: EngineFacts | None = None
         self._asleep = False
-        self._streams: dict[str, tuple[str, EventStream | None]] = {}  # chat -> (SGLang's rid, its events once sent)
+        self._requests: dict[str, str] = {}  # chat -> SGLang's rid
         self._counted: dict[str, KvBits] = {}  # chat -> bits that its memory is reserved for
         self._numbers = itertools.count(1)
         self._aborts: set[asyncio.Task[None]] = set()
         self._cached_tokens = 0  # at most so many; the pool evicts them when it needs room
         self._counters: dict[str, float] = {}
-        self._adapters: set[str] = set()  # SGLang would load again, unasked, what was unloaded
 
     @property
     def can_sleep(self) -> bool:
@@ -67,7 +65,6 @@ class SglangEngine:
         self._asleep = False
         self._cached_tokens = 0
         self._counters = {}
-        self._adapters = set(self.options.adapters)
         return self._facts
 
     async def report(self) -> EngineReport:
@@ -96,11 +93,10 @@ class SglangEngine:
         body = self._body(request, rid, facts)
         finished, tokens = False, 0
         events: EventStream | None = None
-        self._streams[request.chat] = rid, None
+        self._requests[request.chat] = rid
         self._counted[request.chat] = request.kv_bits
         try:
             events = await http.open_events("/generate", body, self.options.first_token_s_max, self.options.token_s_max)
-            self._streams[request.chat] = rid, events
             async for event in events:
                 piece = self._piece(event, tokens)
                 tokens += piece.tokens
@@ -108,25 +104,17 @@ class SglangEngine:
                 if finished:
                     self._cached_tokens += (piece.prompt_tokens or 0) - (piece.cached_tokens or 0) + tokens
                 yield piece
-            if events.closed:
-                yield Piece(finish="cancelled")
-            elif not finished:
+            if not finished:
                 raise EngineUnavailable(f"SGLang ({self.model}): the stream ended without a finish")
         except HttpStatusError as error:
             raise self._translate(error.status, error.message) from error
         finally:
             if events is not None:
                 events.close()
-            if self._streams.get(request.chat, ("",))[0] == rid:
-                del self._streams[request.chat], self._counted[request.chat]
+            if self._requests.get(request.chat) == rid:
+                del self._requests[request.chat], self._counted[request.chat]
             if not finished:
                 self._abort(http, rid)
-
-    async def cancel(self, chat: str) -> None:
-        """Aborts it in SGLang and ends its stream."""
-        _, events = self._streams.get(chat, ("", None))
-        if events is not None:
-            events.close()
 
     def memory_bytes(self) -> int:
         """Memory that the server's processes hold now. 0 where NVML does not say."""
@@ -143,7 +131,7 @@ class SglangEngine:
             if bits == KvBits.FOUR:
                 await self._change(bits)
             else:
-                for rid in [self._streams[chat][0] for chat, counted in self._counted.items() if counted == bits]:
+                for rid in [self._requests[chat] for chat, counted in self._counted.items() if counted == bits]:
                     await self._change(bits, rid)
             self._bits = KvBits(bits)
             self._facts = replace(self._facts, kv_bits=self._bits)
@@ -159,11 +147,11 @@ class SglangEngine:
         Raises KvBitsUnsupported without KV planes, EngineUnavailable for a chat on its way to SGLang or out of it.
         """
         self._server.check_bits(bits)
-        rid, _ = self._streams.get(chat, (None, None))
+        rid = self._requests.get(chat)
         if rid is None and self._server.control is not None:
             return
         changed = await self._change(bits, rid)
-        now, _ = self._streams.get(chat, (None, None))
+        now = self._requests.get(chat)
         if now is None:
             return  # it ended
         if now != rid:
@@ -171,16 +159,6 @@ class SglangEngine:
         if not changed:
             raise EngineUnavailable(f"SGLang ({self.model}): it does not have chat {chat}")
         self._counted[chat] = bits
-
-    async def load_adapter(self, name: str, folder: str) -> None:
-        """Load a LoRA adapter. Raises EngineRejected with SGLang's reason, EngineUnavailable."""
-        await self._adapter("/load_lora_adapter", {"lora_name": name, "lora_path": folder})
-        self._adapters.add(name)
-
-    async def unload_adapter(self, name: str) -> None:
-        """Unload a LoRA adapter. Raises EngineRejected when there is none of that name."""
-        await self._adapter("/unload_lora_adapter", {"lora_name": name})
-        self._adapters.discard(name)
 
     async def sleep(self) -> None:
         """Release weights (a copy stays in host memory) and KV pool. Cached prefixes are lost."""
@@ -265,7 +243,7 @@ class SglangEngine:
         else:
             body["extra_key"] = f"{request.salt}|kv{int(request.kv_bits)}|"
         if request.adapter is not None:
-            if request.adapter not in self._adapters:
+            if request.adapter not in self.options.adapters:
                 raise EngineRejected(f"SGLang ({self.model}): adapter {request.adapter!r} is not loaded")
             body["lora_path"] = request.adapter
         return body
@@ -369,13 +347,6 @@ class SglangEngine:
             return int(answer["sessions"])
         except (ControlError, KeyError, TypeError, ValueError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): {error}") from error
-
-    async def _adapter(self, path: str, body: dict[str, str]) -> None:
-        http, _ = self._up()
-        try:
-            await http.post_json(path, body, _ADAPTER_S)
-        except HttpStatusError as error:
-            raise EngineRejected(f"SGLang ({self.model}): {error.message}") from error
 
     async def _call(self, http: EngineHttp, path: str, body: dict[str, Any], timeout_s: float) -> None:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 
@@ -97,34 +96,12 @@ async def test_text_outside_ascii_arrives_whole(kit: Kit, running: Running) -> N
     assert "\ufffd" not in "".join(piece.text for piece in pieces[:-1])
 
 
-async def test_cancel_frees_the_memory(kit: Kit, running: Running) -> None:
-    pieces: list[Any] = []
-
-    async def chat() -> None:
-        pieces.extend(await collect(running.engine, kit.request("cancel", LONG, max_tokens=400)))
-
-    task = asyncio.create_task(chat())
-    while (await running.engine.report()).kv_used_bytes == 0:  # noqa: ASYNC110  (another process's memory)
-        await asyncio.sleep(0.05)
-    await running.engine.cancel("cancel")
-    await asyncio.wait_for(task, 5)
-    assert pieces[-1].finish == "cancelled"
-    assert len(pieces) < 400
-    report = await _settled(running.engine)
-    assert (report.running, report.kv_used_bytes) == (0, 0)
-
-
 async def test_closing_the_stream_frees_the_memory(kit: Kit, running: Running) -> None:
     async with aclosing(running.engine.stream(kit.request("close", LONG, max_tokens=400))) as stream:  # type: ignore[type-var]
         async for _ in stream:
             break
     report = await _settled(running.engine)
     assert (report.running, report.kv_used_bytes) == (0, 0)
-
-
-async def test_cancelling_an_unknown_chat_is_no_error(running: Running) -> None:
-    await running.engine.cancel("nobody")
-    assert await running.engine.alive()
 
 
 async def test_prompt_beyond_the_context_is_rejected(kit: Kit, running: Running) -> None:
@@ -174,21 +151,13 @@ async def test_requests_at_other_bits_are_refused(kit: Kit, running: Running) ->
         await collect(running.engine, kit.request("bits", "Hello", kv_bits=kit.other_bits))
 
 
-async def test_adapters_change_answers_and_come_and_go(kit: Kit, running: Running) -> None:
+async def test_an_adapter_changes_answers(kit: Kit, running: Running) -> None:
     if kit.adapter is None or not isinstance(running.engine, SglangEngine):
         pytest.skip("this engine serves no adapters")
     question = "What is the capital of France?"
 
-    async def ask() -> str:
-        return text_of(await collect(running.engine, kit.request("lora", question, max_tokens=6, adapter="noise")))
-
     plain = text_of(await collect(running.engine, kit.request("plain", question, max_tokens=6)))
-    changed = await ask()
+    changed = text_of(await collect(running.engine, kit.request("lora", question, max_tokens=6, adapter="noise")))
     assert changed != plain
-    await running.engine.unload_adapter("noise")
-    with pytest.raises(EngineRejected, match="noise"):
-        await ask()
-    await running.engine.load_adapter("noise", str(kit.adapter))
-    assert await ask() == changed
-    with pytest.raises(EngineRejected):
-        await running.engine.load_adapter("other", "/nowhere")
+    with pytest.raises(EngineRejected, match="other"):
+        await collect(running.engine, kit.request("none", question, max_tokens=6, adapter="other"))
