@@ -17,14 +17,14 @@ Progress = Callable[[str], None]  # words for the start-up display: "loading wei
 
 
 class EngineError(Exception):
-    """Whatever went wrong in an engine, translated at the seam.
+    """An engine's failure, translated at the seam.
 
     EngineError
     +-- EngineStartError     it did not come up; the message ends with its last log lines
-    +-- EngineUnavailable    it is gone or does not answer; the chat may be tried again
+    +-- EngineUnavailable    it does not run or does not answer; the chat may be tried again
     +-- EngineBusy           it is full right now; the chat may be tried again
-    +-- EngineRejected       it will never take this request; names what is wrong with it
-    +-- KvBitsUnsupported    these KV bits are not to be had; says which are
+    +-- EngineRejected       it will never take this request; the message names the reason
+    +-- KvBitsUnsupported    it cannot hold KV at these bits; the message names those it can
     """
 
 
@@ -33,7 +33,7 @@ class EngineStartError(EngineError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine is gone, hangs or answers nonsense. The chat was not finished and may be tried again."""
+    """The engine died, hangs or answers nonsense. The chat was not finished and may be tried again."""
 
 
 class EngineBusy(EngineError):
@@ -54,7 +54,7 @@ class EngineRequest:
 
     `prompt` is token ids where the host has the model's exact tokenizer, else text with the template's
     special tokens spelled out, to be parsed as such.
-    `salt` parts prefix caches: requests with different salts never share a cached prefix.
+    `salt` separates prefix caches: requests with different salts never share a cached prefix.
     """
 
     chat: str

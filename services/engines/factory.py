@@ -17,7 +17,7 @@ from services.engines.sglang_server import SglangOptions
 
 
 def engine_log(model: str, data_dir: Path) -> Path:
-    """Where a model's engine writes what it has to say."""
+    """The log file of a model's engine."""
     return data_dir / "logs" / f"engine-{model}.log"
 
 
@@ -60,7 +60,7 @@ def _llamacpp(model: str, settings: ModelConfig, weights: Path, log_path: Path) 
         )
     for name, given in {"quantization": settings.quantization, "adapters": settings.adapters}.items():
         if given:
-            raise ConfigError(f"models.{model}: {name} is for SGLang; the llama.cpp engine has no such thing")
+            raise ConfigError(f"models.{model}: {name} works with SGLang only; the llama.cpp engine has no such option")
     if settings.flags:
         raise ConfigError(f"models.{model}: the llama.cpp engine takes no flags")
     return LlamaCppEngine(

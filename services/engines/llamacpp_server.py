@@ -79,7 +79,7 @@ def main(argument: str) -> None:
         _check_port(parameters.port)
         serve(parameters)
     except OSError as error:
-        sys.exit(f"port {parameters.port} of 127.0.0.1 cannot be had: {error.strerror}")
+        sys.exit(f"port {parameters.port} of 127.0.0.1 cannot be used: {error.strerror}")
     except RuntimeError as error:
         sys.exit(f"llama.cpp did not start: {error}")
     # The library's threads do not all end on their own; its files and memory go with the process.

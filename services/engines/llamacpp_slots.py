@@ -1,4 +1,4 @@
-"""Which of llama.cpp's slots a chat gets, and whether it may reuse the prefix left there.
+"""Chooses a llama.cpp slot for each chat, and says whether the chat may reuse the prefix that the slot holds.
 
 llama.cpp matches prefixes by tokens alone; it knows no salt. So the adapter names the slot of every
 request, and lets a slot's cache be reused only by the salt that filled it:
@@ -61,7 +61,7 @@ class Slots:
             self._by_salt.setdefault(slot.salt, {})[slot.number] = slot
 
     def forget(self, slot: Slot) -> None:
-        """Nobody may reuse what is in the slot, because nobody knows it."""
+        """The slot's contents are unknown: no chat may reuse them."""
         if not slot.busy and slot.salt is not None:
             self._take_out(slot)
             self._empty.append(slot)

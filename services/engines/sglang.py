@@ -89,7 +89,7 @@ class SglangEngine:
     async def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
         """Run one chat. SGLang queues what it has no room for."""
         http, facts = self._up()
-        rid = f"{request.chat}.{next(self._numbers)}"  # a chat that is tried again must not meet its own ghost
+        rid = f"{request.chat}.{next(self._numbers)}"  # SGLang may still work on an earlier try of the same chat
         body = self._body(request, rid, facts)
         finished, tokens = False, 0
         events: EventStream | None = None
@@ -123,8 +123,8 @@ class SglangEngine:
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
         """Live with KV planes, else by a restart.
 
-        4 demotes every chat that SGLang has by now. 8 is for chats to come: of those that run it raises only the ones
-        that are still counted at 8, as after an order to 4 that failed; others have no memory for it.
+        4 demotes every chat that SGLang has now. 8 is for new chats: it raises only those running chats whose memory is
+        still reserved at 8 bits, as after a change to 4 that failed.
         """
         self._server.check_bits(bits)
         if self._server.control is not None and self._facts is not None and self._server.running:
@@ -278,7 +278,7 @@ class SglangEngine:
         return EngineRejected(words) if 400 <= status < 500 else EngineUnavailable(words)
 
     def _abort(self, http: EngineHttp, rid: str) -> None:
-        """Tell SGLang at once; it would notice the closed connection seconds later. Not waited for."""
+        """Tell SGLang at once, without waiting; it would notice the closed connection seconds later."""
 
         async def tell() -> None:
             with suppress(EngineUnavailable, HttpStatusError):
@@ -333,7 +333,7 @@ class SglangEngine:
             held, tokens = int(planes["bytes"]["used"]), sum(planes["tokens"].values())
         except (ControlError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): {error}") from error
-        # Which tokens of the pool are running chats' SGLang says only as a number, so bytes are split in proportion.
+        # SGLang counts the running chats' tokens and does not name them, so bytes are split in proportion.
         used = held * min(running_tokens, tokens) // tokens if tokens else 0
         return used, held - used
 

@@ -1,6 +1,6 @@
-"""What an SGLang process takes beside weights and pool, and whether a model fits on the GPU as it is now.
+"""How much memory an SGLang process takes beside weights and pool, and whether a model fits on the GPU as it is now.
 
-The latter is said in numbers before minutes of loading are spent on it.
+The check costs nothing and comes before minutes of loading.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def activation_bytes(model: ModelShape) -> int:
 
 
 def overhead_bytes(model: ModelShape, held_bytes: int, known_bytes: int) -> int:
-    """Beside `known_bytes` of weights and pool, of a server on a GPU that has read no prompt yet.
+    """Bytes beside `known_bytes` of weights and pool, for a server on a GPU that has read no prompt yet.
 
-    `held_bytes` as NVML tells; 0, where it does not tell processes apart, is as good as not known.
+    `held_bytes` comes from NVML; 0, where NVML cannot tell processes apart, counts as unknown.
     """
     beside = max(0, held_bytes - known_bytes) if held_bytes else CUDA_BYTES
     return beside + activation_bytes(model)

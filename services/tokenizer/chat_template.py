@@ -1,7 +1,7 @@
 """Chat templates: Jinja in a sandbox, set up as transformers sets it up (`utils/chat_template_utils.py`).
 
-The template comes with the model, so it is foreign code: no attribute of an object is reachable that the
-sandbox does not allow, and nothing that it is given can be changed by it.
+The template comes with the model, so it is foreign code: it reaches only the attributes that the sandbox
+allows, and can change nothing that it is given.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Generation(Extension):
 
 
 class ChatTemplate:
-    """One compiled template. Raises TemplateRejected at once for a template that is no Jinja."""
+    """One compiled template. Raises TemplateRejected at once for a template that is not valid Jinja."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(

@@ -29,7 +29,7 @@ class TokenizerError(ValueError):
 class Tokenizer:
     """One model's tokenizer and chat template. Encodes about 1 MB of text a second.
 
-    `harmless` is a text with its control tokens broken: nobody ends a turn from within and goes on as somebody else.
+    `harmless` breaks the control tokens in a text, so that no message can end its turn and speak as somebody else.
     """
 
     def __init__(

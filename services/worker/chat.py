@@ -27,8 +27,8 @@ from services.worker.latency_window import LatencyWindow
 from services.worker.parsers import Parsed, Parser
 from services.worker.reply_writer import ReplyWriter
 
-ATTEMPTS_MAX = 4  # over all workers that had the chat, where
-FAILURES_MIN = 2  # of them failed in this one's engine: workers that were killed say nothing of the chat
+ATTEMPTS_MAX = 4  # over all workers that had the chat, and
+FAILURES_MIN = 2  # in this worker's engine: a killed worker says nothing about the chat
 BUSY_S = 0.25
 BUSY_TRIES_MAX = 120
 
@@ -74,7 +74,7 @@ class RunningChat:
     taken_s: float = field(default_factory=monotonic)
 
     def cancel(self) -> None:
-        """Its client went away."""
+        """Its client left."""
         stop = self.claim is not None and not (self.cancelled or self.settling)
         self.cancelled = True
         if stop and self.task:
@@ -88,9 +88,11 @@ class RunningChat:
 
 
 async def run(running: RunningChat, context: WorkerContext) -> None:
-    """Claim, stream, settle; again when the engine fails under it. Every way out but being fenced or the worker's
-    own end settles the chat, so its client gets an answer or an error: a fault of ours, too, for who takes up a chat
-    that nobody settled only meets it again."""
+    """Claim, stream, settle; again when the engine fails under it.
+
+    Every way out settles the chat, so its client gets an answer or an error, except a fence and the worker's own end.
+    A bug settles it, too: another worker would only meet the same bug.
+    """
     try:
         end = await _attempts(running, context)
     except asyncio.CancelledError:
@@ -99,21 +101,21 @@ async def run(running: RunningChat, context: WorkerContext) -> None:
         end = ReplyEnd(Finish.CANCELLED)
     except Exception:
         log.exception("chat.fault", chat=running.chat)
-        end = _failure("engine_failed", "This chat met a fault of the host's.")
+        end = _failure("engine_failed", "An internal error ended this chat.")
     if end is not None and running.claim is not None:
         running.settling = True
         await settle(running, running.claim, end, context)
 
 
 async def _attempts(running: RunningChat, context: WorkerContext) -> ReplyEnd | None:
-    """How the chat ends; None when it had ended before. `running.claim` is the last attempt's."""
+    """How the chat ends; None if it had ended before. `running.claim` is the last attempt's."""
     failures = 0
     while True:
-        running.claim = None  # a cancellation during the step that counts attempts must not leave us with an old one
+        running.claim = None  # else a cancellation during the claim would leave the old one
         claim = running.claim = await retried(lambda: context.work.claim(running.entry, running.chat))
         if claim is None:
             return None
-        running.byte_seconds = max(running.byte_seconds, claim.kv_byte_seconds)  # of its own attempts it knows better
+        running.byte_seconds = max(running.byte_seconds, claim.kv_byte_seconds)  # what was stored may lag behind
         try:
             return await _attempt(running, claim, context)
         except EngineUnavailable as error:
@@ -122,7 +124,7 @@ async def _attempts(running: RunningChat, context: WorkerContext) -> ReplyEnd | 
             failures += 1
             if claim.attempt >= ATTEMPTS_MAX and failures >= FAILURES_MIN:
                 return _failure("engine_failed", f"The model failed {claim.attempt} times on this chat.")
-            await context.writer.flush()  # the next claim would fence what is left of this attempt, and so us
+            await context.writer.flush()  # the next claim would fence the rest of this attempt
 
 
 async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerContext) -> ReplyEnd:
@@ -200,7 +202,7 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
         output.put(parser.finish())
         context.supervisor.proved()
     except EngineBusy as error:
-        if output.place:  # what is written stays: the next attempt goes on after it
+        if output.place:  # what is written stays: the next attempt continues after it
             raise EngineUnavailable(str(error)) from error
         raise
     finally:
@@ -210,10 +212,10 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
 
 
 def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, context: WorkerContext) -> EngineRequest:
-    """What the engine gets. What earlier attempts wrote becomes part of the prompt: nothing is said twice.
+    """What the engine gets. Text that earlier attempts wrote becomes part of the prompt, so nothing is written twice.
 
-    A chat that was admitted before the engine changed its KV bits runs with those that the engine has now. One that was
-    lowered before the engine turned it away stays low: its reservation is.
+    A chat that was admitted before the engine changed its KV bits runs with the engine's present bits. A chat that was
+    lowered before the engine refused it stays low, as its reservation does.
     """
     payload, facts = claim.payload, context.supervisor.facts
     bits = min(claim.kv_bits, running.kv_bits or claim.kv_bits)

@@ -1,6 +1,6 @@
 """Commands to this worker, carried out one at a time: change of KV bits, sleep, wake, unload, load.
 
-Each ends in Redis with a result or an error, whatever happens to whoever sent it.
+Each ends in Redis with a result or an error, even if its sender is gone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from services.store.connection import QueueUnavailable, retried
 from services.worker.engine_supervisor import EngineSupervisor
 from services.worker.kv_change import DRAIN_POLL_S, ChangeCancelled, ChangeContext, ChangeFailed, Prompt, change_bits
 
-POLL_S = 1.0  # a hint that was lost costs so much
-REST_KEEP_S = 60.0  # a worker that comes back within it leaves a resting engine resting
+POLL_S = 1.0  # the delay after a lost hint
+REST_KEEP_S = 60.0  # a worker that comes back within it leaves a suspended engine suspended
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ def bits_to_start(desired: DesiredState, configured: int | str | None) -> KvBits
 
 @dataclass(frozen=True)
 class CommandDependencies:
-    """What orders are carried out with."""
+    """What commands are carried out with."""
 
     commands: Commands
     prompt: Prompt  # of probe chats
@@ -45,7 +45,7 @@ class CommandDependencies:
 
 
 class CommandRunner:
-    """A model's orders. `run` must be running; it raises EngineGone."""
+    """Runs one model's commands. `run` must be running; it raises EngineGone."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class CommandRunner:
         self._supervisor = supervisor
         self._dependencies = dependencies
         self._streaming = streaming  # chats that an engine works on; None: that this worker has at all
-        self._publish = publish  # describes the engine in Redis, so that nobody sees an order done before its effect
-        self._lowered = lowered  # after an engine lowered all its chats at once: tells the scheduler
+        self._publish = publish  # describes the engine in Redis, so that a command never looks done before its effect
+        self._lowered = lowered  # after an engine lowered all its chats at once: reports them to the scheduler
         self._hint = asyncio.Event()
         self._wake = False
         self._busy_at = 0.0
@@ -77,11 +77,11 @@ class CommandRunner:
         self._hint.set()
 
     def busy(self) -> None:
-        """A chat began or ended: none may be there whenever we look."""
+        """A chat began or ended, perhaps between two looks."""
         self._busy_at = asyncio.get_running_loop().time()
 
     async def start(self, last: tuple[EngineFacts, float] | None, now_s: float) -> None:
-        """Bring the engine up, or leave it resting where the worker before this one left it so a moment ago.
+        """Bring the engine up, or leave it suspended if the worker before this one left it so a moment ago.
 
         `last`: the engine as it was last described, and when. Raises EngineGone.
         """
@@ -172,7 +172,7 @@ class CommandRunner:
             case "wake" | "load":
                 await self._resume()
             case _:
-                raise ChangeFailed(f"This worker knows no order {command.kind!r}.")
+                raise ChangeFailed(f"This worker does not know the command {command.kind!r}.")
 
     async def _change_bits(self, command: Command) -> None:
         async def verified(bits: KvBits) -> None:
@@ -228,4 +228,4 @@ class CommandRunner:
 
 
 def _silent(_words: str) -> None:
-    """The engine's own words; an order says its own."""
+    """The engine's own words are dropped: a command reports its own."""

@@ -1,7 +1,7 @@
-"""Chats whose KV is lowered while they run, and the scheduler's hearing of it.
+"""Lowers the KV bits of running chats and reports it to the scheduler.
 
-Their memory is given to others once the scheduler heard. So only what the engine says it lowered is told: a chat that
-is still on its way there, in HTTP or in the engine's tokenizer, arrives with the bits that it was sent with.
+The scheduler then gives their memory to others. So only chats that the engine confirmed are reported: a chat that is
+still on its way, in HTTP or in the engine's tokenizer, arrives with the bits that it was sent with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.store.work import WorkConsumer
 from services.worker.chat import RunningChat
 from services.worker.engine_supervisor import EngineSupervisor
 
-AT_ONCE_MAX = 16  # an engine answers between two steps, all that asked meanwhile
+AT_ONCE_MAX = 16  # an engine answers all requests that came meanwhile between two steps
 AGAIN_S = 0.5
 LATE_S_MAX = 300.0  # for a chat that the engine does not have yet
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Demoter:
-    """Of one worker's chats: `running` is its own, by name."""
+    """`running` are one worker's chats, by name."""
 
     def __init__(self, work: WorkConsumer, supervisor: EngineSupervisor, running: Mapping[str, RunningChat]) -> None:
         self._work = work
@@ -36,14 +36,14 @@ class Demoter:
         self._late: set[asyncio.Task[None]] = set()
 
     async def one(self, chat: str, bits: KvBits) -> None:
-        """The scheduler wants the memory of one chat. Where it is not to be had, the scheduler asks again."""
+        """The scheduler wants the memory of one chat. If the engine refuses, the scheduler asks again."""
         running = self._running.get(chat)
         if running is not None and (why := await self._lower(running, bits)) is not None:
             log.warning("chat.not_demoted", chat=chat, bits=int(bits), why=why)
 
     async def everyone(self, bits: KvBits) -> None:
-        """After the engine was told to lower all it has. Returns when each was asked after; those on their way there
-        are asked after again, beside all else, until they are low or end."""
+        """After the engine lowered all chats that it has. Returns when each was checked; those that had not arrived are
+        checked again in the background until they are low or end."""
         if bits >= max(self._supervisor.facts.kv_bytes_per_token):
             return
         chats = list(self._running.values())

@@ -1,4 +1,4 @@
-"""The engine's supervisor inside its worker: start, watch, restart with back-off, rest, another engine in its place."""
+"""Supervises the engine of one worker: start, watch, restart with back-off, suspend, replace."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class EngineGone(Exception):
 
 
 class EngineSupervisor:
-    """Keeps one engine running. `ready` is set while chats may be sent to it, `settled` also while it rests: no chat is
-    served then, but one may be cancelled.
+    """Keeps one engine running. `ready` is set while chats may be sent to it; `settled` also while it is suspended,
+    when chats cannot be served but can be cancelled.
 
     Whoever changes the engine holds `changing`; `watch` leaves it alone then.
     """
@@ -35,7 +35,7 @@ class EngineSupervisor:
         self.engine = engine
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()
-        self.starts = 0  # which start of the engine this is: a chat's failure counts against the one that it ran on
+        self.starts = 0  # number of starts: a chat's failure counts against the start that it ran on
         self.changing = asyncio.Lock()
         self._model = model
         self._progress = progress
@@ -48,14 +48,14 @@ class EngineSupervisor:
 
     @property
     def facts(self) -> EngineFacts:
-        """What the running engine is, or the one that rests was. Only after `start` or `rest`."""
+        """Of the running engine, or of the one that was suspended. Only after `start` or `suspend`."""
         if self._facts is None:
             raise RuntimeError("the engine has not started yet")
         return self._facts
 
     @property
     def suspended(self) -> bool:
-        """Asleep or unloaded: not running, as it should be."""
+        """Asleep or unloaded: stopped on purpose."""
         return self._state in (EngineState.ASLEEP, EngineState.DOWN)
 
     @property
@@ -68,8 +68,10 @@ class EngineSupervisor:
             await self.ready.wait()
 
     async def suspect(self, start: int) -> None:
-        """A chat saw the engine's `start`th start fail. Chats that come after this returns wait until it was looked
-        after. A failure of a start that is over says nothing of the one after it."""
+        """A chat failed on the engine's `start`th start. Once this returns, new chats wait until it was checked.
+
+        Failures of an earlier start say nothing about the present one.
+        """
         if start != self.starts:
             return
         self._strikes += 1
@@ -79,7 +81,7 @@ class EngineSupervisor:
             self._dead.set()
 
     def proved(self) -> None:
-        """A chat came through."""
+        """A chat was answered."""
         self._strikes = 0
 
     async def start(self) -> None:
@@ -126,7 +128,7 @@ class EngineSupervisor:
             await self.start()
 
     def hold(self, state: EngineState = EngineState.DRAINING) -> None:
-        """No more chats go to the engine: those that come wait in Redis. Chats that stream go on."""
+        """Send no more chats to the engine: new ones wait in Redis, running ones go on."""
         self.ready.clear()
         self.settled.clear()
         self._state = state
@@ -146,7 +148,7 @@ class EngineSupervisor:
         log.info("engine.ready", model=self._model, kv_bits=int(facts.kv_bits))
 
     async def suspend(self, state: EngineState, facts: EngineFacts | None = None) -> None:
-        """End the engine, which the caller has drained: ASLEEP, or DOWN for unloaded. `facts`: it was not running.
+        """End the engine, which the caller has drained: ASLEEP, or DOWN for unloaded. `facts`: if it did not run.
 
         The caller holds `changing`. Raises EngineError.
         """
@@ -160,7 +162,7 @@ class EngineSupervisor:
         self._progress("asleep" if state is EngineState.ASLEEP else "unloaded")
 
     async def wake(self) -> None:
-        """Bring a resting engine up again. The caller holds `changing`. Raises EngineGone."""
+        """Bring a suspended engine up again. The caller holds `changing`. Raises EngineGone."""
         slept = self.asleep and self.engine.can_sleep
         self.hold(EngineState.STARTING)
         if slept:
@@ -174,7 +176,7 @@ class EngineSupervisor:
         await self.start()
 
     async def report(self) -> EngineReport:
-        """What to tell the scheduler now. An engine's figures are as old as it says, and no newer than now."""
+        """What to report to the scheduler. Figures are as old as the engine says, and never newer than now."""
         if self._state is EngineState.READY:
             with contextlib.suppress(EngineError):
                 report = await self.engine.report()

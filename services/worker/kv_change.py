@@ -27,18 +27,18 @@ DRAIN_POLL_S = 0.05
 PROBE_TOKENS = 8
 PROBE_S_MAX = 120.0
 
-Say = Callable[[float, str], Awaitable[None]]  # progress 0 to 1, words
+Report = Callable[[float, str], Awaitable[None]]  # progress 0 to 1, words
 Prompt = Sequence[int] | str
 
 log = structlog.get_logger()
 
 
 class ChangeFailed(Exception):
-    """The change was given up, and the model goes on with the bits it had. Says why."""
+    """The change was given up, and the model goes on with the bits it had. The message says why."""
 
 
 class ChangeCancelled(ChangeFailed):
-    """Somebody asked for it to be given up, in time."""
+    """The change was cancelled in time."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class ChangeContext:
     prompt: Prompt  # of the probe chat
     streaming: Callable[[Engine], int]  # chats that an engine works on
     verified: Callable[[KvBits], Awaitable[None]]  # writes the bits down
-    say: Say
+    say: Report
     cancelled: Callable[[], Awaitable[bool]]
     build: Callable[[KvBits], Engine] | None = None  # another engine for the same model
 
 
 async def change_bits(context: ChangeContext, bits: KvBits, how: str) -> None:
-    """Change, or raise ChangeFailed, or EngineGone where not even the old bits come up again."""
+    """Change, or raise ChangeFailed, or EngineGone if the engine does not start even with the old bits."""
     supervisor = context.supervisor
     async with supervisor.changing:
         if supervisor.facts.live_kv_bits:
@@ -138,18 +138,18 @@ async def _back(supervisor: EngineSupervisor, before: EngineFacts) -> None:
 
 
 async def _finished(context: ChangeContext, engine: Engine, *, cancellable: bool = False) -> None:
-    told = -1
+    reported = -1
     while (left := context.streaming(engine)) > 0:
         if cancellable and await context.cancelled():
             raise ChangeCancelled("cancelled while chats were finishing")
-        if left != told:
-            told = left
+        if left != reported:
+            reported = left
             await context.say(0.3, f"{left} running {'chat' if left == 1 else 'chats'} to finish")
         await asyncio.sleep(DRAIN_POLL_S)
 
 
 async def probe(engine: Engine, facts: EngineFacts, prompt: Prompt) -> int:
-    """Have a short chat with an engine that nobody else talks to yet. Returns tokens. Raises EngineError."""
+    """Have a short chat with an engine that serves no others yet. Returns tokens. Raises EngineError."""
     request = EngineRequest(
         chat=f"probe-{secrets.token_hex(6)}",
         prompt=prompt,
@@ -175,4 +175,4 @@ async def probe(engine: Engine, facts: EngineFacts, prompt: Prompt) -> int:
 
 
 def _silent(_words: str) -> None:
-    """The engine's own words; the change says its own."""
+    """The engine's own words are dropped: the change reports its own."""

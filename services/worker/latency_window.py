@@ -19,8 +19,8 @@ class LatencyWindow:
         self._prefills: deque[tuple[float, float, int]] = deque(maxlen=256)  # (when, seconds, tokens)
         self._firsts = 0  # first tokens since the last report
         self._tokens: dict[str, int] = {}  # chat -> tokens of KV that it holds now
-        self._paced = False  # the engine reports its pace itself, at times
-        self._told = False  # the engine reports its prefill speed itself, at times
+        self._reports_pace = False  # the engine has reported inter-token times
+        self._reports_prefill = False  # the engine has reported prefill speeds
 
     def started(self, chat: str, prompt_tokens: int) -> None:
         """A chat was handed to the engine."""
@@ -44,17 +44,17 @@ class LatencyWindow:
         self._tokens.pop(chat, None)
 
     def add_to(self, report: EngineReport, bytes_per_token: int) -> EngineReport:
-        """The engine's report with what was seen here. An engine that reports a figure itself knows better.
+        """The engine's report, completed with what was seen here. A figure that the engine reports itself wins.
 
         The time a token is a mean: a median would leave out the pauses for other chats' prompts.
         """
         since = report.at_s - WINDOW_S
         gaps = [(gap_s, tokens) for when, gap_s, tokens in self._gaps if when >= since]
         gap_s, tokens = sum(gap_s for gap_s, _ in gaps), sum(tokens for _, tokens in gaps)
-        # Ours takes what came from a cache for computed: never where the engine knows, though it be silent now.
-        self._told = self._told or bool(report.prefill_tokens_per_s)
-        self._paced = self._paced or bool(report.inter_token_s)
-        prefills = [] if self._told else [(s, tokens) for when, s, tokens in self._prefills if when >= since]
+        # Ours counts cached tokens as computed, so it is not used once the engine has reported its own.
+        self._reports_prefill = self._reports_prefill or bool(report.prefill_tokens_per_s)
+        self._reports_pace = self._reports_pace or bool(report.inter_token_s)
+        prefills = [] if self._reports_prefill else [(s, tokens) for when, s, tokens in self._prefills if when >= since]
         prompts = self._firsts
         if report.prefill_tokens:
             self._firsts = 0
@@ -63,7 +63,7 @@ class LatencyWindow:
             report,
             kv_used_bytes=report.kv_used_bytes or held,
             running=report.running or len(self._tokens),
-            inter_token_s=report.inter_token_s or (gap_s / tokens if tokens and not self._paced else None),
+            inter_token_s=report.inter_token_s or (gap_s / tokens if tokens and not self._reports_pace else None),
             prefill_tokens_per_s=report.prefill_tokens_per_s
             or (median(tokens / waited_s for waited_s, tokens in prefills) if prefills else None),
             prefill_tokens=report.prefill_tokens or sum(tokens for _, tokens in prefills),

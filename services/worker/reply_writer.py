@@ -1,4 +1,4 @@
-"""Replies of all chats, written in batches: what gathers while one batch is on its way is the next batch."""
+"""Writes the replies of all chats in batches: what gathers while one batch is on its way is the next batch."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Worker:
             await self._supervisor.engine.stop()
 
     async def _started(self) -> bool:
-        """False where the worker was told to stop before: Redis may be gone, and SGLang takes minutes."""
+        """False when `stop` was called first: Redis may be gone, and SGLang takes minutes."""
         starting = asyncio.create_task(self._start(), name="start")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
@@ -106,7 +106,7 @@ class Worker:
             if not starting.done():
                 log.info("worker.stopped_while_starting", model=self._model)
                 return False
-            starting.result()  # raises what ended it
+            starting.result()  # raises its error
             return True
         finally:
             await _end([starting, stopping])
@@ -134,7 +134,7 @@ class Worker:
         try:
             done, _ = await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
-                task.result()  # raises what ended it
+                task.result()  # raises its error
             background[-1].cancel()
             await self._drain()
         finally:
@@ -147,8 +147,7 @@ class Worker:
         await self._leave()
 
     async def _leave(self) -> None:
-        """End all work. What chats are left stay pending under this consumer's name: the next worker goes on with
-        them."""
+        """End all work. Chats that are left stay pending under this consumer's name; the next worker continues them."""
         held = self._held()
         for task in list(self._tasks):
             task.cancel()
@@ -179,7 +178,7 @@ class Worker:
                 taken = await self._work.take(free, TAKE_BLOCK_MS)
             except QueueUnavailable as error:
                 log.warning("worker.take_failed", why=str(error))
-                taken = await retried(self._work.mine)  # what a lost answer held is ours already, and new to us
+                taken = await retried(self._work.mine)  # a lost answer may have given us chats
             for entry, chat in taken:
                 self._begin(entry, chat)
 
@@ -202,7 +201,7 @@ class Worker:
             self._room.set()
 
     async def _keep(self) -> None:
-        """Keep what is ours, hear of lost cancellations, take over what dead workers left, write down what is held."""
+        """Renew claims, look for cancellations that were lost, take over chats of dead workers, store KV use."""
         while True:
             await asyncio.sleep(KEEP_S)
             try:
@@ -213,7 +212,7 @@ class Worker:
                 for entry, chat in await self._work.abandoned(ABANDONED_MS):
                     self._begin(entry, chat)
                 if self._supervisor.asleep and await self._work.backlog():
-                    self._command_runner.wake()  # dispatched as the engine fell asleep
+                    self._command_runner.wake()  # dispatched while the engine fell asleep
                 await self._work.held(self._held())
             except QueueUnavailable as error:
                 log.warning("worker.keep_failed", why=str(error))

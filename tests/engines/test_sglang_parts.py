@@ -228,7 +228,7 @@ def _engine(tmp_path: Path, **changes: object) -> SglangEngine:
     ("python", "words"),
     [
         ("/nowhere/python", "cannot run /nowhere/python: No such file"),
-        (sys.executable, "there is no SGLang in .*pip install"),
+        (sys.executable, "has no SGLang; .*pip install"),
         ("other-version", "has SGLang 0.5.10; this host works with 0.5.17 only"),
     ],
 )
