@@ -51,7 +51,6 @@ def settings_of(config: Config, registry: Registry, measured: Mapping[str, float
             name: TenantShare(
                 weight=record.config.weight,
                 chats_max=record.config.limits.chats_max,
-                tokens_per_minute_max=None,  # the gateway holds it before a ticket is written
                 kv_bytes_max=record.config.limits.kv_bytes_max,
                 overflow_microusd_max=_microusd(record.config.limits.overflow_usd_per_month),
             )

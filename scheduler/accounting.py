@@ -32,7 +32,6 @@ class ServiceCharge:
     """What a chat was charged when it was let in: an estimate, corrected when it settles."""
 
     counted: float  # in the tenant's counter
-    tokens: float  # for its tokens a minute
     prefill_s: float
     prompt_tokens_kept: int = 0
     new_of: str = ""  # the bot, where the chat opens a conversation
@@ -123,10 +122,7 @@ class Accounting:
         )
         share = self.settings.share(tenant)
         if share.limited and context.options:
-            tokens = ticket.prompt_tokens + self.limits.completion_estimate(ticket)
-            at = self.limits.blocked_s(tenant, share, context.options[-1][1], tokens, now_s)
-            if at is not None:
-                context.limit, context.limit_wait_s = at
+            context.limit = self.limits.reached(tenant, share, context.options[-1][1])
         return context
 
     def admit(
@@ -139,21 +135,18 @@ class Accounting:
         completion = self.limits.completion_estimate(ticket)
         cost = self.counters.cost(ticket.prompt_tokens, ticket.prompt_tokens - context.prompt_tokens_new, completion)
         prefill_s = device.prefill_s(ticket.model, context.prompt_tokens_new)
-        tokens = ticket.prompt_tokens + completion
         counted = self.counters.admit(ticket.tenant, cost, now_s)
         new_of = ticket.bot if ticket.opening else ""
-        charge = self._charges[ticket.chat] = ServiceCharge(
-            counted, tokens, prefill_s, context.prompt_tokens_kept, new_of
-        )
+        self._charges[ticket.chat] = ServiceCharge(counted, prefill_s, context.prompt_tokens_kept, new_of)
         device.add(ticket.model, size)
         device.prefill(prefill_s, now_s)
-        self.limits.take(ticket.tenant, size, charge.tokens)
+        self.limits.take(ticket.tenant, size)
         self.sessions.begin(ticket.tenant, ticket.session)
 
     def withdraw(self, chat: str, now_s: float) -> Reservation | None:
         """An admitted chat never ran: all of its charge is given back."""
         charge = self._charges.pop(chat, None)
-        held = self._release(chat, charge.tokens if charge else 0.0, now_s)
+        held = self._release(chat, now_s)
         if held is not None:
             self.sessions.drop(held.tenant, held.session)
             if charge is not None:
@@ -165,9 +158,9 @@ class Accounting:
 
     def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> Reservation | None:
         """A chat that was dispatched is over. `usage` None: it took nothing."""
-        charge = self._charges.pop(chat, None) or ServiceCharge(0.0, 0.0, 0.0)
+        charge = self._charges.pop(chat, None) or ServiceCharge(0.0, 0.0)
         tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
-        held = self._release(chat, charge.tokens - tokens, now_s)
+        held = self._release(chat, now_s)
         if held is None:
             return None
         self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, tokens)
@@ -191,18 +184,18 @@ class Accounting:
     def lost(self, chat: str, now_s: float) -> Reservation | None:
         """A chat is gone, and nobody said what it took: its estimate stands."""
         self._charges.pop(chat, None)
-        held = self._release(chat, 0.0, now_s)
+        held = self._release(chat, now_s)
         if held is not None:
             self.sessions.end(held.tenant, held.session, now_s + self.settings.session_idle_s, 0)
         return held
 
-    def _release(self, chat: str, tokens_over: float, now_s: float) -> Reservation | None:
+    def _release(self, chat: str, now_s: float) -> Reservation | None:
         held = self.ledger.release(chat, now_s)
         if held is not None:
             device = self.device_of(held.model)
             if device is not None:
                 device.remove(held.model, held.reserved_bytes)
-            self.limits.give(held.tenant, held.reserved_bytes, tokens_over)
+            self.limits.give(held.tenant, held.reserved_bytes)
         return held
 
     def demoted(self, chat: str, bits: KvBits, now_s: float) -> Reservation | None:
@@ -228,7 +221,7 @@ class Accounting:
         for held in self.ledger:
             if (at := self.device_of(held.model)) is not None:
                 at.add(held.model, held.reserved_bytes)
-            self.limits.take(held.tenant, held.reserved_bytes, 0.0)
+            self.limits.take(held.tenant, held.reserved_bytes)
             self.sessions.begin(held.tenant, held.session)
 
     def check_integrity(self) -> None:

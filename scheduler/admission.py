@@ -28,10 +28,10 @@ from scheduler.ledger import Account, reserve_bytes
 from scheduler.settings import SchedulerSettings
 from scheduler.step_time import StepTimeModel
 from services.contracts.chats import KvBits, Ticket
-from services.contracts.decisions import Decision, Outcome, Reason
+from services.contracts.decisions import Decision, Number, Outcome, Reason
 from services.contracts.engines import EngineFacts, EngineState
 
-Numbers = dict[str, float | int | str]
+Numbers = dict[str, Number]
 Options = tuple[tuple[KvBits, int], ...]
 
 # Looked up here once: each look at an enum's class costs as much as a call.
@@ -55,7 +55,6 @@ class AdmissionContext:
     prompt_tokens_kept: int = 0  # that the engine saw in the session's earlier turn
     over_share: bool = False  # the tenant holds more of this engine than its fair part
     limit: str | None = None  # the limit that the tenant is at
-    limit_wait_s: float = 0.0
 
 
 def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> Options:
@@ -141,7 +140,7 @@ def _closed_to_tenant(
 ) -> tuple[Reason, Numbers] | None:
     settings = device.settings
     if context.limit is not None:
-        return Reason.TENANT_LIMIT, {"limit": context.limit, "limit_wait_s": context.limit_wait_s}
+        return Reason.TENANT_LIMIT, {"limit": context.limit}
     if not context.over_share:
         return None
     slots_kept = int(settings.headroom * account.facts.chats_max)

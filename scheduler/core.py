@@ -29,6 +29,7 @@ from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.decisions import Decision, Reason, Reservation
 from services.contracts.devices import DeviceReport
 from services.contracts.engines import EngineFacts, EngineReport, EngineState, Learned
+from services.contracts.explanation import Explanation
 from services.contracts.snapshot import Snapshot
 
 
@@ -148,8 +149,10 @@ class Scheduler:
         entry = self.wait_queue.queues.entries.get(chat)
         if entry is not None:
             self._dispatch_cycle.leave(entry)
-        else:
-            self._dispatch_cycle.released(self.accounting.withdraw(chat, now_s), now_s)
+            self.decision_log.cancelled(chat, entry.ticket, now_s)
+        elif (held := self.accounting.withdraw(chat, now_s)) is not None:
+            self.decision_log.cancelled(chat, None, now_s)
+            self._dispatch_cycle.released(held, now_s)
 
     def undo(self, decision: Decision, now_s: float) -> None:
         """The dispatch of an admission was refused: the ticket was withdrawn meanwhile."""
@@ -166,15 +169,22 @@ class Scheduler:
 
     def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> None:
         """A chat that was dispatched is over. `usage` None: it took nothing."""
-        self._dispatch_cycle.released(self.accounting.settle(chat, usage, now_s), now_s)
+        self._over(self.accounting.settle(chat, usage, now_s), usage, now_s)
 
     def lost(self, chat: str, now_s: float) -> None:
         """A chat's reservation is gone, and nobody said what it took: its estimate stands."""
-        self._dispatch_cycle.released(self.accounting.lost(chat, now_s), now_s)
+        self._over(self.accounting.lost(chat, now_s), None, now_s)
+
+    def _over(self, held: Reservation | None, usage: ChatUsage | None, now_s: float) -> None:
+        if held is not None:
+            self.decision_log.ended(held, usage, now_s)
+            self._dispatch_cycle.released(held, now_s)
 
     def demoted(self, chat: str, bits: KvBits, now_s: float) -> None:
         """A running session's KV was lowered to `bits`: its reservation shrinks."""
-        self._dispatch_cycle.released(self.accounting.demoted(chat, bits, now_s), now_s)
+        held = self.accounting.demoted(chat, bits, now_s)
+        if held is not None:
+            self._dispatch_cycle.released(held, now_s)
 
     def step(self, now_s: float) -> list[Decision]:
         """Decide until nothing more moves. Admissions among the answers are already in the ledger."""
@@ -190,12 +200,10 @@ class Scheduler:
         return out
 
     def _due(self, now_s: float, out: list[Decision]) -> None:
-        """Deadlines that passed, tickets that waited long enough to overflow, limits and backlogs that ended."""
+        """Deadlines that passed, tickets that waited long enough to overflow, prefill backlogs that ended."""
         for what, name in self.wait_queue.timers.due(now_s):
             if what == "pace":
                 self._dispatch_cycle.paced(name)
-            elif what == "resume":
-                self._dispatch_cycle.mark_pending(*self.wait_queue.resume(name))
             elif (entry := self.wait_queue.queues.entries.get(name)) is not None:
                 reason: Reason | None = Reason.DEADLINE
                 if what == "overflow":
@@ -249,8 +257,8 @@ class Scheduler:
             for wanted in demotion.plan(entry.ticket, accounts[model], self.settings)
         ]
 
-    def explain(self, chat: str, now_s: float) -> dict[str, object]:
-        """Why the chat waits, runs or was refused, in numbers. Unknown or long gone: {"state": "unknown"}."""
+    def explain(self, chat: str, now_s: float) -> Explanation:
+        """Why the chat waits, runs, ended or was refused."""
         entry = self.wait_queue.queues.entries.get(chat)
         if entry is None:
             return self.decision_log.known(chat, self.accounting.ledger.get(chat), now_s)

@@ -91,10 +91,8 @@ class DispatchCycle:
                 self._holding.discard(model)
                 self.review()
 
-    def released(self, held: Reservation | None, now_s: float) -> None:
+    def released(self, held: Reservation, now_s: float) -> None:
         """A chat ended, or shrank."""
-        if held is None:
-            return
         model, tenant = held.model, held.tenant
         for throttled in self._wait_queue.resume(tenant):
             self._pending_models[throttled] = None
@@ -211,7 +209,7 @@ class DispatchCycle:
             if self._closed(decision, account, now_s):
                 return
             if decision.reason is _TENANT_LIMIT:
-                self._wait_queue.throttle(entry.flow, now_s + context.limit_wait_s)
+                self._wait_queue.throttle(entry.flow)
                 continue
             self._skip(entry, decision, context, account, now_s)
             retry_bytes = min(retry_bytes, entry.retry_bytes)

@@ -1,8 +1,6 @@
-"""Per-tenant limits: chats at once, tokens a minute, KV bytes. None is no limit.
+"""Per-tenant limits: chats at once and KV bytes, over all models. None is no limit.
 
-Tokens a minute is a bucket of one minute's tokens that fills evenly. A chat is charged its estimate
-at admission and the difference at settlement; one larger than the whole bucket goes when the bucket is
-full, and leaves it in debt. Fails open: a tenant with no limits set has none.
+Requests and tokens a minute are the gateway's. Fails open: a tenant with no limits set has none.
 """
 
 from __future__ import annotations
@@ -23,8 +21,6 @@ class LimitUse:
 
     chats: int = 0
     kv_bytes: int = 0
-    minute_tokens: float = 0.0  # taken from the bucket and not yet filled up again
-    at_s: float = 0.0
     completion_tokens: float | None = None  # smoothed, for estimates
 
 
@@ -34,48 +30,27 @@ class Limits:
     def __init__(self) -> None:
         self.use = defaultdict[str, LimitUse](LimitUse)
 
-    def minute_tokens(self, tenant: str, share: TenantShare, now_s: float) -> float:
-        """Tokens that still count against the minute."""
-        use = self.use[tenant]
-        if share.tokens_per_minute_max:
-            filled = (now_s - use.at_s) * share.tokens_per_minute_max / 60.0
-            use.minute_tokens = max(0.0, use.minute_tokens - max(0.0, filled))
-        use.at_s = max(use.at_s, now_s)
-        return use.minute_tokens
-
-    def blocked_s(
-        self, tenant: str, share: TenantShare, need_bytes: int, tokens: float, now_s: float
-    ) -> tuple[str, float] | None:
-        """None where the chat is within limits, else the limit's name and the seconds until it may pass.
-
-        Seconds are infinite where only a chat that ends can help.
-        """
+    def reached(self, tenant: str, share: TenantShare, need_bytes: int) -> str | None:
+        """The name of the limit that keeps a chat of this size waiting until another chat ends, or None."""
         use = self.use[tenant]
         if share.chats_max is not None and use.chats >= share.chats_max:
-            return "chats_max", float("inf")
+            return "chats_max"
         if share.kv_bytes_max is not None and use.kv_bytes + need_bytes > share.kv_bytes_max:
-            return "kv_bytes_max", float("inf")
-        most = share.tokens_per_minute_max
-        if most is not None:
-            over = self.minute_tokens(tenant, share, now_s) + min(tokens, most) - most
-            if over > 1e-6:
-                return "tokens_per_minute_max", over * 60.0 / max(most, 1e-9)
+            return "kv_bytes_max"
         return None
 
-    def take(self, tenant: str, kv_bytes: int, tokens: float) -> None:
+    def take(self, tenant: str, kv_bytes: int) -> None:
         use = self.use[tenant]
         use.chats += 1
         use.kv_bytes += kv_bytes
-        use.minute_tokens += tokens
 
-    def give(self, tenant: str, kv_bytes: int, tokens: float) -> None:
-        """A chat ended; `tokens` is what it was charged too much (or, negative, too little)."""
+    def give(self, tenant: str, kv_bytes: int) -> None:
+        """A chat ended."""
         use = self.use[tenant]
-        # Written out where all chats pass: a call of `max` takes 0.06 us, three of them half a percent of a decision.
-        chats, size, minute = use.chats - 1, use.kv_bytes - kv_bytes, use.minute_tokens - tokens
+        # Written out where all chats pass: a call of `max` takes 0.06 us.
+        chats, size = use.chats - 1, use.kv_bytes - kv_bytes
         use.chats = chats if chats > 0 else 0
         use.kv_bytes = size if size > 0 else 0
-        use.minute_tokens = minute if minute > 0.0 else 0.0
 
     def completed(self, tenant: str, tokens: int) -> None:
         """Learn how long the tenant's answers are."""

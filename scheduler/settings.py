@@ -20,7 +20,6 @@ class TenantShare:
 
     weight: float = 1.0
     chats_max: int | None = None
-    tokens_per_minute_max: int | None = None
     kv_bytes_max: int | None = None
     overflow_microusd_max: int | None = None  # a month, of all chats that go to other providers
     limited: bool = field(init=False)  # has a limit of its own
@@ -28,8 +27,7 @@ class TenantShare:
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"weight must be above 0, not {self.weight}")
-        limits = (self.chats_max, self.tokens_per_minute_max, self.kv_bytes_max)
-        object.__setattr__(self, "limited", limits != (None, None, None))
+        object.__setattr__(self, "limited", (self.chats_max, self.kv_bytes_max) != (None, None))
 
 
 @dataclass(frozen=True, slots=True)

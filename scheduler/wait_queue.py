@@ -99,12 +99,10 @@ class WaitQueue:
         if tenant not in self.queues.per_tenant:
             self._counters.leave(tenant)
 
-    def throttle(self, flow: FlowQueue, until_s: float) -> None:
-        """Take the tenant out of the model's order until `resume`, which a timer does at `until_s` at the latest."""
+    def throttle(self, flow: FlowQueue) -> None:
+        """Take the tenant out of the model's order until `resume`."""
         self._throttled.setdefault(flow.tenant, {})[flow.model] = None
         self.orders[flow.model].discard(flow.tenant)
-        if until_s != float("inf"):
-            self.timers.at(until_s, "resume", flow.tenant)
 
     def resume(self, tenant: str) -> list[str]:
         """Back into the order. Returns the models where the tenant has something waiting."""
@@ -120,7 +118,7 @@ class WaitQueue:
         self.timers.prune(self._counts, len(self.queues.entries))
 
     def _counts(self, name: str) -> bool:
-        return name in self.queues or name in self._throttled or name in self.orders
+        return name in self.queues or name in self.orders
 
     def check_integrity(self) -> None:
         """Raise AssertionError where the queues, or the weights of those that wait, are not what the flows hold."""

@@ -7,7 +7,8 @@ import asyncio
 from gateway.admin.auth import Actor, Viewer
 from gateway.admin.catalog import models
 from gateway.admin.common import Host, routes
-from gateway.admin.schemas import Explanation, HostDevice, Me, Overview
+from gateway.admin.schemas import HostDevice, Me, Overview
+from services.contracts.explanation import Explanation
 from services.devices.card import devices
 from services.planner.plan_inputs import card_of
 from services.store.explanations import explain
@@ -43,8 +44,8 @@ async def overview(host: Host, _: Viewer) -> Overview:
 
 @explain_router.get("/scheduler/explain/{chat}")
 async def explained(chat: str, host: Host, _: Viewer) -> Explanation:
-    """Why a chat waits, runs or was refused, in numbers. A chat that nobody knows is `unknown`."""
-    return Explanation.model_validate(await explain(host.connection, chat))
+    """Why a chat waits, runs, ended or was refused, in words and numbers. A chat that nobody knows is `unknown`."""
+    return await explain(host.connection, chat)
 
 
 def _me(actor: Actor) -> Me:

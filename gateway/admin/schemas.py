@@ -491,18 +491,6 @@ class AuditEntry(ResponseBody):
     after: Any = None
 
 
-class Explanation(ResponseBody):
-    """Why a chat waits, runs or was refused. Which numbers there are depends on the reason."""
-
-    model_config = ConfigDict(extra="allow")
-
-    chat: str
-    state: Literal["waiting", "running", "settled", "refused", "unknown"]
-    reason: str | None = None
-    why: str | None = None
-    numbers: dict[str, Any] = {}
-
-
 class HostDevice(ResponseBody):
     """A device that models run on, and its memory, if it is known."""
 

@@ -24,7 +24,7 @@ from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, event
 from gateway.dashboard.admin_client import AdminRefused
 from gateway.dashboard.controls import changing
 from gateway.dashboard.logins import Login
-from gateway.dashboard.render import page, spoken
+from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute
 from gateway.dashboard.security import HEADERS
 from gateway.metrics import RequestMetrics
@@ -149,7 +149,7 @@ def _measure(metrics: RequestMetrics | None, entries: list[ReplyEntry]) -> None:
 async def _why(dashboard: Dashboard, session: Login, chat: str) -> bytes:
     with contextlib.suppress(AdminRefused, QueueUnavailable):
         found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat)}")
-        why = spoken(found.get("why") or "Waits to be let in.")
+        why = found.get("why") or "Waits to be let in."
         return event({"why": why, "position": found.get("position")}, name="waiting")
     return PING
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -14,8 +13,6 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from gateway.dashboard.security import HEADERS
 from gateway.dashboard.view import count
 from services.contracts.units import bytes_in_words
-
-_BYTES = re.compile(r"\b(\d+)( bytes| (?=are to be had)| (?=more are kept))")  # scheduler/explain.py
 
 
 def page(template: str, status: int = 200, **values: object) -> HTMLResponse:
@@ -35,7 +32,6 @@ def _environment() -> Environment:
         "iso": iso,
         "amount": amount,
         "count": count,
-        "spoken": spoken,
     }
     return made
 
@@ -62,11 +58,6 @@ def amount(value: float | None) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:.2f} million"
     return f"{value:,.0f}"
-
-
-def spoken(words: str) -> str:
-    """A scheduler's sentence with its bytes as people read them."""
-    return _BYTES.sub(lambda found: bytes_in_words(float(found[1])) + found[2].removesuffix(" bytes"), words)
 
 
 def ago(at_s: float) -> str:

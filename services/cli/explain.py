@@ -1,16 +1,17 @@
-"""`bunkhouse explain CHAT`: why a chat waits, runs or was refused."""
+"""`bunkhouse explain CHAT`: why a chat waits, runs, ended or was refused."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from services.cli.errors import WRONG_INPUT, fail, out, told
 from services.cli.running import DEFAULT_DATA_DIR, state
+from services.contracts.explanation import Explanation
 from services.store.explanations import NoScheduler, explain
 from services.store.runtime import Runtime, open_runtime
 
@@ -25,14 +26,14 @@ def run(chat: str, config_path: Path | None, as_json: bool) -> None:
             config_path = Path(running["config"])
         found = asyncio.run(_ask(open_runtime(config_path), chat))
     if as_json:
-        out.print_json(data=found)
-    elif found["state"] != "unknown":
+        out.print_json(data=asdict(found))
+    elif found.state != "unknown":
         _show(found)
-    if found["state"] == "unknown":
-        fail(f"nobody knows the chat {chat!r}: it ended long ago, or never was")
+    if found.state == "unknown":
+        fail(f"nobody knows the chat {chat!r}: it ended long ago, or never existed")
 
 
-async def _ask(runtime: Runtime, chat: str) -> dict[str, Any]:
+async def _ask(runtime: Runtime, chat: str) -> Explanation:
     async with runtime.connect() as connection:
         try:
             return await explain(connection, chat)
@@ -41,13 +42,12 @@ async def _ask(runtime: Runtime, chat: str) -> dict[str, Any]:
             raise  # `fail` has ended the command
 
 
-def _show(found: dict[str, Any]) -> None:
-    out.print(Text(f"{found['chat']}: {found['state']}", "bold"))
-    if found.get("why"):
-        out.print(Text(str(found["why"])))
+def _show(found: Explanation) -> None:
+    out.print(Text(f"{found.chat}: {found.state}", "bold"))
+    if found.why:
+        out.print(Text(found.why))
     table = Table("", "", show_header=False, box=None, pad_edge=False)
-    numbers = found.get("numbers") or {}
-    for name, value in {**found, **numbers}.items():
+    for name, value in {**asdict(found), **found.numbers}.items():
         if name not in ("chat", "state", "why", "numbers") and value is not None:
             table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
     out.print(table)

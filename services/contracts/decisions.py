@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from services.contracts.chats import KvBits
 
+Number = float | int | str
+
 
 class Outcome(StrEnum):
     """What the scheduler says to a ticket."""
@@ -50,7 +52,7 @@ class Decision:
     retry_after_s: float | None = None
     position: int | None = None  # 1 = next in the tenant's queue
     expected_wait_s: float | None = None
-    numbers: Mapping[str, float | int | str] = field(default_factory=dict)
+    numbers: Mapping[str, Number] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

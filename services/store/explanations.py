@@ -1,14 +1,15 @@
-"""Why a chat waits, runs or was refused: the question goes to the scheduler through its events."""
+"""Why a chat waits, runs ended or was refused: the question goes to the scheduler through its events."""
 
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 import orjson
 
+from services.contracts.explanation import Explanation
 from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
+from services.store.records import decode
 
 ANSWER_S_MAX = 5.0  # a scheduler's lease runs out after 3
 ASKED_MAX = 2  # a question that falls into a scheduler's take-over is not heard
@@ -18,8 +19,8 @@ class NoScheduler(Exception):
     """No scheduler answered in time."""
 
 
-async def explain(connection: Connection, chat: str, answer_s_max: float = ANSWER_S_MAX) -> dict[str, Any]:
-    """`scheduler.explain`'s words and numbers for one chat. Raises NoScheduler, QueueUnavailable."""
+async def explain(connection: Connection, chat: str, answer_s_max: float = ANSWER_S_MAX) -> Explanation:
+    """The scheduler's answer for one chat. Raises NoScheduler, QueueUnavailable."""
     ask = secrets.token_hex(8)
     event = {"k": "explain", "d": orjson.dumps({"chat": chat, "ask": ask})}
     for _ in range(ASKED_MAX):
@@ -29,6 +30,5 @@ async def explain(connection: Connection, chat: str, answer_s_max: float = ANSWE
         read = connection.blocking.blpop([keys.explain(ask)], timeout=wait_s)
         answer = await connection.blocked(read, round(wait_s * 1000))
         if answer is not None:
-            found: dict[str, Any] = orjson.loads(answer[1])
-            return found
+            return decode(Explanation, answer[1])
     raise NoScheduler(f"No scheduler answered within {answer_s_max:g} s.")

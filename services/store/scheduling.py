@@ -11,6 +11,7 @@ from services.contracts.chats import KvBits, Ticket
 from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Reservation
 from services.contracts.engines import EngineView, Learned, provider_model
+from services.contracts.explanation import Explanation
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
@@ -210,11 +211,11 @@ class SchedulerStore:
             stored = await self._connection.redis.hvals(keys.LEARNED)
         return [decode(Learned, data) for data in stored]
 
-    async def explained(self, ask: str, explanation: dict[str, object]) -> None:
+    async def explained(self, ask: str, explanation: Explanation) -> None:
         """Answer a question, for whoever still waits for it."""
         with translated():
             async with self._connection.redis.pipeline(transaction=True) as pipe:
-                pipe.lpush(keys.explain(ask), orjson.dumps(explanation, option=ORJSON, default=str))
+                pipe.lpush(keys.explain(ask), encode(explanation))
                 pipe.pexpire(keys.explain(ask), EXPLAIN_KEEP_MS)
                 await pipe.execute()
 

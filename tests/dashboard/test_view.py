@@ -14,10 +14,11 @@ from gateway.admin.schemas import Overview
 from gateway.dashboard import view
 from gateway.dashboard.jobs import row
 from gateway.dashboard.recorder import buckets, median
-from gateway.dashboard.render import ago, amount, milliseconds, page, spoken
+from gateway.dashboard.render import ago, amount, milliseconds, page
 from gateway.dashboard.usage import UsagePage
 from gateway.metrics import Metrics
 from services.contracts.engines import EngineReport, EngineState
+from services.contracts.explanation import Explanation
 from services.contracts.units import bytes_in_words
 from tests.snapshots import MODEL
 
@@ -203,8 +204,14 @@ def test_numbers_as_people_write_them() -> None:
         "2.50 billion",
     ]
     assert ago(0).count(" ") == 1
-    sentence = "it needs 84934656 bytes, 12582912 are to be had (0 more are kept for tenants below their share)."
-    assert spoken(sentence) == "it needs 85 MB, 13 MB are to be had (0 B more are kept for tenants below their share)."
+
+
+def test_an_explanations_words_stand_as_they_are_and_its_numbers_have_units() -> None:
+    words = "It answers about order 84934656 bytes long."
+    found = Explanation(chat="c", state="refused", why=words, numbers={"need_bytes": 84934656})
+    html = bytes(page("parts/explained.html", chat=asdict(found)).body).decode()
+    assert words in html
+    assert "<dd>85 MB</dd>" in html
 
 
 def test_the_median_of_the_last_half_minute() -> None:

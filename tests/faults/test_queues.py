@@ -112,7 +112,7 @@ async def test_a_question_that_falls_into_a_take_over_is_answered(connection: Co
     asked = asyncio.create_task(explain(connection, "chat-1", 4.0))
     await asyncio.sleep(0.3)
     leading = await lead(connection, time.time)
-    assert (await asked)["state"] == "unknown"
+    assert (await asked).state == "unknown"
     leading.cancel()
     await asyncio.gather(leading, return_exceptions=True)
 
@@ -144,7 +144,7 @@ async def test_a_lease_that_ran_out_is_taken_up_at_once(connection: Connection) 
     await leader(connection, unlike=first)
     await connection.redis.persist(keys.LEASE)  # were it somebody else's, it would be so for ever
     await asyncio.sleep(0.5)  # whoever led before has heard of it: until then it answers still
-    assert (await explain(connection, "chat-1", 4.0))["state"] == "unknown", "nobody leads"
+    assert (await explain(connection, "chat-1", 4.0)).state == "unknown", "nobody leads"
     leading.cancel()
     await asyncio.gather(leading, return_exceptions=True)
 

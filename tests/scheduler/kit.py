@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from scheduler.core import Scheduler
@@ -101,4 +102,6 @@ class Host:
         return self.decided[chat].outcome, self.decided[chat].reason
 
     def why(self, chat: str) -> Mapping[str, Any]:
-        return self.scheduler.explain(chat, self.now_s)
+        """Its explanation, without what does not apply."""
+        found = asdict(self.scheduler.explain(chat, self.now_s))
+        return {name: value for name, value in found.items() if value is not None}

@@ -399,15 +399,6 @@ def test_a_tenant_at_its_own_limit_does_not_overflow_and_holds_nobody_up() -> No
     assert host.end("a1") == ["a2"]
 
 
-def test_tokens_a_minute_come_back_evenly() -> None:
-    host = Host(facts(), shares={"a": TenantShare(tokens_per_minute_max=120)})
-    assert host.send(ticket("c1", "a", tokens=100)) == ["c1"]
-    host.end("c1", used=usage(60, 60))
-    assert host.send(ticket("c2", "a", tokens=100)) == []
-    assert host.wait(30.0) == []
-    assert host.wait(30.1) == ["c2"]
-
-
 def test_a_tenant_holds_no_more_kv_than_its_limit() -> None:
     host = Host(facts("m"), facts("n"), shares={"a": TenantShare(kv_bytes_max=250)})
     assert host.send(ticket("c1", "a"), ticket("c2", "a", "n"), ticket("c3", "a", "n")) == ["c1", "c2"]

@@ -11,7 +11,7 @@ import pytest
 from scheduler.settings import SchedulerSettings, TenantShare
 from services.contracts.decisions import Reason
 
-from .kit import Host, facts, ticket
+from .kit import Host, facts, ticket, usage
 
 
 def test_a_waiting_chat_is_told_what_is_short_and_where_it_stands() -> None:
@@ -21,8 +21,8 @@ def test_a_waiting_chat_is_told_what_is_short_and_where_it_stands() -> None:
     why = host.why("c2")
     assert (why["state"], why["position"], why["waited_s"]) == ("waiting", 2, 2.0)
     assert why["numbers"] == {"need_bytes": 300, "available_bytes": 100, "kept_bytes": 0}
-    assert "300 bytes" in why["why"]
-    assert "100 are to be had" in why["why"]
+    assert "300 B" in why["why"]
+    assert "100 B are available" in why["why"]
 
 
 def test_the_wait_is_expected_from_how_fast_chats_end() -> None:
@@ -88,7 +88,21 @@ def test_running_settled_refused_and_unknown_chats() -> None:
     host.end("c")
     assert host.why("c")["state"] == "settled"
     assert (host.why("too-long")["state"], host.why("too-long")["reason"]) == ("refused", "never_fits")
-    assert host.why("nobody") == {"chat": "nobody", "state": "unknown"}
+    assert host.why("nobody") == {"chat": "nobody", "state": "unknown", "numbers": {}}
+
+
+def test_a_running_chat_and_one_that_ended_are_described_as_what_they_are() -> None:
+    host = Host(facts())
+    host.send(ticket("c", tokens=800), ticket("gone", tokens=800))
+    host.now_s += 4
+    assert host.why("c")["why"] == "It was let in 4.0 s ago and runs, with 800 B of KV memory reserved at 4 bits."
+    host.scheduler.cancel("gone", host.now_s)
+    host.end("c", used=usage(100, 60, ran_s=3.5))
+    host.now_s += 2
+    assert host.why("c")["why"] == "It ran and ended 2.0 s ago, after 60 tokens in 3.5 s."
+    assert (host.why("c")["completion_tokens"], host.why("c")["bot"]) == (60, "a/bot")
+    assert host.why("gone")["state"] == "cancelled"
+    assert host.why("gone")["why"] == "Its client left 2.0 s ago, before it ran."
 
 
 def test_a_chat_overtaken_too_often_is_named_to_those_who_wait_for_it() -> None:
