@@ -94,7 +94,7 @@ async def _own_chat(gateway: Gateway, call: Call, chat_id: str, *, take: bool) -
     info = None
     if _CHAT_ID.fullmatch(chat_id):
         with gateway.breaker:
-            info = await gateway.door.follow(chat_id, call.tenant, take=take)
+            info = await gateway.submissions.follow(chat_id, call.tenant, take=take)
     if info is None:
         raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its reply is no longer kept.", param="id")
     call.chat = chat_id

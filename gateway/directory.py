@@ -1,4 +1,4 @@
-"""Tenants, keys and bots as this process knows them.
+"""Tenants, keys, bots and engines as this process knows them.
 
 Answers come from memory. What keeps that safe is that a submission names the registry's version, and Redis refuses an
 older one: a revoked key or a changed bot counts from the next chat on, at any number of gateways.
@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
 from gateway.outcomes import Code, Refused
 from services.config.api_keys import ADMIN_PREFIX, digest
-from services.config.schema import BotConfig, LimitsConfig
+from services.config.schema import BotConfig, LimitsConfig, ModelConfig
+from services.contracts.engines import EngineFacts
+from services.contracts.snapshot import ModelSnapshot
 from services.store.connection import QueueUnavailable
 from services.store.registry import Keyring, Registry
 from services.store.submission import SubmissionClient
 
 RETRY_S = 0.2
+ENGINES_EVERY_S = 1.0
 UNKNOWN_KEY_RELOAD_S_MIN = 1.0  # a wrong key makes us look for a newer registry that often at most
 
 log = structlog.get_logger()
@@ -38,8 +41,10 @@ class ServedBot:
 class Directory:
     """The registry in memory, kept fresh by `watch`."""
 
-    def __init__(self, door: SubmissionClient, pepper: bytes, clock: Callable[[], float], admin_key: str = "") -> None:
-        self._door = door
+    def __init__(
+        self, submissions: SubmissionClient, pepper: bytes, clock: Callable[[], float], admin_key: str = ""
+    ) -> None:
+        self._submissions = submissions
         self._pepper = pepper
         self._clock = clock
         self._admin_digest = digest(admin_key, pepper) if admin_key else ""
@@ -60,7 +65,7 @@ class Directory:
         await asyncio.shield(self._reloading)
 
     async def _read(self) -> None:
-        registry = await self._door.registry()
+        registry = await self._submissions.registry()
         self._loaded_s = self._clock()
         if registry.version != self.registry.version:
             self.registry = registry
@@ -71,7 +76,7 @@ class Directory:
         """Read on every change until cancelled. A hint that was lost is made up for by STALE submissions."""
         while True:
             try:
-                async for _ in self._door.registry_changes():
+                async for _ in self._submissions.registry_changes():
                     await self.reload()
             except QueueUnavailable as error:
                 log.warning("registry.unavailable", why=str(error))
@@ -116,3 +121,61 @@ class Directory:
 
 def _unauthorized(message: str) -> Refused:
     return Refused(Code.INVALID_API_KEY, message, headers=((b"www-authenticate", b"Bearer"),))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNow:
+    """One model as the gateway sees it. `bits_available` holds one value where sessions cannot differ."""
+
+    bits_available: tuple[int, ...]  # up to those that an operator set for the model
+    live: bool  # sessions may differ in bits
+    context_tokens: int
+    pressure: float = 0.0  # part of the KV memory that is reserved, 0..1
+    bytes_per_token: Mapping[int, int] = field(default_factory=dict)  # by KV bits; empty until its engine was heard of
+
+
+class Engines:
+    """All models: as configured until their engines were heard of, kept fresh by `watch`."""
+
+    def __init__(self, submissions: SubmissionClient, models: Mapping[str, ModelConfig]) -> None:
+        self._submissions = submissions
+        self._now = {name: _as_configured(model) for name, model in models.items()}
+
+    def get(self, model: str) -> EngineNow | None:
+        """The model now; None where this host has none of that name."""
+        return self._now.get(model)
+
+    async def look(self) -> None:
+        """Read once. What cannot be read stays as it was last seen. Raises QueueUnavailable."""
+        snapshot = await self._submissions.snapshot()
+        for model, seen in (await self._submissions.engines()).items():
+            if model in self._now:
+                account = snapshot.models.get(model) if snapshot else None
+                pressure = self._now[model].pressure if account is None else _pressure(account)
+                self._now[model] = engine_now(seen.facts, pressure)
+
+    async def watch(self) -> None:
+        """Look until cancelled. What was last seen counts on while Redis is away."""
+        while True:
+            try:
+                await self.look()
+            except QueueUnavailable as error:
+                log.warning("engines.unavailable", why=str(error))
+            await asyncio.sleep(ENGINES_EVERY_S)
+
+
+def _as_configured(model: ModelConfig) -> EngineNow:
+    if model.kv_bits == "mixed":
+        return EngineNow((4, 8), True, model.context_tokens)
+    return EngineNow((model.kv_bits,), False, model.context_tokens)
+
+
+def engine_now(facts: EngineFacts, pressure: float = 0.0) -> EngineNow:
+    """As the engine describes itself."""
+    live, most = facts.live_kv_bits, int(facts.kv_bits)
+    bits = tuple(sorted(bits for bits in facts.kv_bytes_per_token if bits <= most)) if live else (most,)
+    return EngineNow(bits, live, facts.context_tokens, pressure, facts.kv_bytes_per_token)
+
+
+def _pressure(account: ModelSnapshot) -> float:
+    return min(1.0, account.reserved_bytes / account.budget_bytes) if account.budget_bytes else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ from services.process import logs
 from services.process.children import raise_open_files_limit
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 
-CONFIG_ENV = "BUNKHOUSE_CONFIG"
 KEEP_ALIVE_S = 30
 BACKLOG = 4096
 DRAIN_POLL_S = 0.05
@@ -51,11 +49,6 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
 def create_app(runtime: Runtime) -> App:
     """The ASGI application of one host."""
     return App(lambda: opened(runtime))
-
-
-def create() -> App:
-    """For `uvicorn --factory gateway.main:create`, with the configuration's path in BUNKHOUSE_CONFIG."""
-    return create_app(open_runtime(Path(os.environ[CONFIG_ENV])))
 
 
 class Server(uvicorn.Server):

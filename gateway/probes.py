@@ -29,9 +29,10 @@ async def ready(gateway: Gateway, call: Call) -> None:
             with gateway.breaker:
                 if gateway.directory.version == 0:
                     missing.append("registry")
-                if await gateway.door.snapshot() is None:
+                if await gateway.submissions.snapshot() is None:
                     missing.append("scheduler")
-                models = {name: _state(gateway, seen.report) for name, seen in (await gateway.door.engines()).items()}
+                engines = await gateway.submissions.engines()
+                models = {name: _state(gateway, seen.report) for name, seen in engines.items()}
             if not any(state in SERVING for state in models.values()):
                 missing.append("models")
         except QueueUnavailable:
@@ -50,5 +51,5 @@ async def metrics(gateway: Gateway, call: Call) -> None:
     """This process's counters, and the host's state as the scheduler last saw it."""
     gateway.metrics.host.snapshot = None
     with contextlib.suppress(QueueUnavailable), gateway.breaker:
-        gateway.metrics.host.snapshot = await gateway.door.snapshot()
+        gateway.metrics.host.snapshot = await gateway.submissions.snapshot()
     await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])

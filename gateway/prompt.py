@@ -7,18 +7,88 @@ the event loop busy for longer than a few milliseconds.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.directory import ServedBot
-from gateway.engines import EngineNow
+from gateway.directory import EngineNow, ServedBot
 from gateway.outcomes import Code, Refused
-from gateway.prefix_tokens import PrefixTokens
 from gateway.request import ChatRequest
 from services.config.schema import Config
 from services.model_files.weights import resolve
 from services.tokenizer.chat_template import TemplateRejected
 from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+PREFIXES_MAX = 1_000
+TOKENS_MAX = 8_192  # of one: thousand of them are 64 MB at most
+TRIAL = "Hello, is this in stock?"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixEntry:
+    """`text` is empty where a bot's prompts have no beginning in common. Templates may name the `day`."""
+
+    system: str
+    day: int
+    text: str = ""
+    ids: Sequence[int] = ()
+
+
+class PrefixTokens:
+    """Token ids of what all prompts of a bot begin with: its system prompt, which may be most of a prompt.
+
+    A tokenizer splits a text at its special tokens first, so the ids up to the end of one do not depend on what
+    follows. A template may put the system prompt elsewhere, though, or a tokenizer treat the text's beginning in its
+    own way; so each prefix is tried on a whole prompt before it is used. Entries are kept by bot: how long a prompt
+    takes must not tell one tenant what another's says. Safe to use from several threads: at worst a prefix is made
+    twice.
+    """
+
+    def __init__(self) -> None:
+        self._prefixes: dict[tuple[str, str], PrefixEntry] = {}  # by bot and model
+
+    def known(self, bot: ServedBot) -> PrefixEntry | None:
+        """The bot's prefix, if it was made."""
+        prefix = self._prefixes.get((bot.id, bot.config.model))
+        return prefix if prefix is not None and (prefix.system, prefix.day) == (bot.config.system, today()) else None
+
+    def encode(self, bot: ServedBot, tokenizer: Tokenizer, text: str) -> list[int]:
+        """As `tokenizer.encode`, of a rendered conversation of this bot."""
+        prefix = self.known(bot) or self._make(bot, tokenizer)
+        if prefix.text and text.startswith(prefix.text):
+            return [*prefix.ids, *tokenizer.encode(text[len(prefix.text) :])]
+        return tokenizer.encode(text)
+
+    def _make(self, bot: ServedBot, tokenizer: Tokenizer) -> PrefixEntry:
+        prefix = prefix_of(bot.config.system, tokenizer)
+        while len(self._prefixes) >= PREFIXES_MAX:
+            self._prefixes.pop(next(iter(self._prefixes), ("", "")), None)
+        self._prefixes[bot.id, bot.config.model] = prefix
+        return prefix
+
+
+def prefix_of(system: str, tokenizer: Tokenizer) -> PrefixEntry:
+    """A system prompt's prefix, tried on one prompt."""
+    none = PrefixEntry(system, today())
+    first = {"role": "system", "content": system}
+    try:
+        alone = tokenizer.render([first], add_generation_prompt=False)
+        whole = tokenizer.render([first, {"role": "user", "content": TRIAL}])
+    except TemplateRejected:
+        return none
+    text = alone[: tokenizer.last_special_end(alone)]
+    if not system or not text or not whole.startswith(text):
+        return none
+    ids = tokenizer.encode(text)
+    if len(ids) > TOKENS_MAX or [*ids, *tokenizer.encode(whole[len(text) :])] != tokenizer.encode(whole):
+        return none
+    return PrefixEntry(system, none.day, text, tuple(ids))
+
+
+def today() -> int:
+    """UTC days since 1970."""
+    return int(time.time() // 86_400)
+
 
 INLINE_CHARS_MAX = 8_192  # about 3 ms of tokenizing
 THREADS_MAX = 2
@@ -43,7 +113,7 @@ class Prompts:
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         self._tokenizers = tokenizers
-        self._heads = PrefixTokens()
+        self._prefixes = PrefixTokens()
         self._threads = asyncio.Semaphore(THREADS_MAX)
 
     @classmethod
@@ -61,8 +131,8 @@ class Prompts:
             raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
         tokenizer = self._tokenizers[bot.config.model]
         messages = conversation(bot.config.system, request, tokenizer.harmless)
-        head = self._heads.known(bot) if request.messages[0].role in ("user", "assistant") else None
-        if chars - (len(head.text) if head else 0) <= INLINE_CHARS_MAX:
+        prefix = self._prefixes.known(bot) if request.messages[0].role in ("user", "assistant") else None
+        if chars - (len(prefix.text) if prefix else 0) <= INLINE_CHARS_MAX:
             tokens, content = self._tokenized(bot, tokenizer, messages)
         else:
             async with self._threads:
@@ -80,7 +150,7 @@ class Prompts:
             raise Refused(Code.INVALID_VALUE, f"The model's chat template: {error}", param="messages") from None
         if not tokenizer.exact:
             return tokenizer.count(text), tokenizer.prompt(text)
-        ids = self._heads.encode(bot, tokenizer, text)
+        ids = self._prefixes.encode(bot, tokenizer, text)
         return len(ids), ids
 
 

@@ -247,7 +247,7 @@ async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
     keep_s = gateway.config.gateway.reply_keep_s
     with suppress(QueueUnavailable):
         await retried(
-            lambda: gateway.door.cancel(chat.ticket, keep_s, gateway.clock(), readers=chat.readers),
+            lambda: gateway.submissions.cancel(chat.ticket, keep_s, gateway.clock(), readers=chat.readers),
             pauses_s=CANCEL_PAUSES_S,
             tries_max=len(CANCEL_PAUSES_S) + 1,
         )

@@ -1,4 +1,4 @@
-"""What a gateway process holds while it runs."""
+"""What a gateway process holds while it runs, and the circuit breaker around its steps on Redis."""
 
 from __future__ import annotations
 
@@ -6,17 +6,45 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from time import monotonic
 
-from gateway.breaker import Breaker
-from gateway.directory import Directory
-from gateway.engines import Engines
+from gateway.directory import Directory, Engines
 from gateway.metrics import Metrics
 from gateway.prompt import Prompts
 from services.config.host_secrets import Secrets
 from services.config.schema import Config
-from services.store.connection import Connection
+from services.store.connection import Connection, QueueUnavailable
 from services.store.replies import Reader, ReplyHub
 from services.store.submission import SubmissionClient
+
+PAUSE_S = 0.5
+
+
+class CircuitBreaker:
+    """`with breaker:` around a step that needs Redis. When Redis does not answer, one request finds out for all.
+
+    After a failure requests are refused for PAUSE_S without asking Redis; then one goes through as a probe, and the
+    rest wait for its result. So a Redis that hangs costs each client one short timeout at most.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, pause_s: float = PAUSE_S) -> None:
+        self._clock = clock
+        self._pause_s = pause_s
+        self._again_s: float | None = None  # None: Redis answers
+
+    def __enter__(self) -> None:
+        if self._again_s is None:
+            return
+        now_s = self._clock()
+        if now_s < self._again_s:
+            raise QueueUnavailable("Redis did not answer a moment ago")
+        self._again_s = now_s + self._pause_s  # this one is the probe
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._again_s = None
+        elif isinstance(error, QueueUnavailable):
+            self._again_s = self._clock() + self._pause_s
 
 
 @dataclass
@@ -36,15 +64,15 @@ class Gateway:
 
     def __post_init__(self) -> None:
         scheduler = self.config.scheduler
-        self.door = SubmissionClient(
+        self.submissions = SubmissionClient(
             self.connection,
             waiting_max=scheduler.waiting_max,
             waiting_per_tenant_max=scheduler.waiting_per_tenant_max,
         )
         self.hub = ReplyHub(self.connection)
-        self.breaker = Breaker()
-        self.directory = Directory(self.door, self.secrets.pepper, self.clock, self.secrets.admin_key)
-        self.engines = Engines(self.door, self.config.models)
+        self.breaker = CircuitBreaker()
+        self.directory = Directory(self.submissions, self.secrets.pepper, self.clock, self.secrets.admin_key)
+        self.engines = Engines(self.submissions, self.config.models)
         self.metrics = Metrics()
 
     def in_background(self, work: Coroutine[object, object, None]) -> None:

@@ -8,9 +8,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from gateway.directory import ServedBot
-from gateway.engines import EngineNow
-from gateway.kv_policies.chat_bits import choose
+from gateway.directory import EngineNow, ServedBot
+from gateway.kv_policies import choose
 from gateway.kv_policies.task_classifier import classify
 from gateway.outcomes import Code, Refused
 from gateway.prompt import Prompt, conversation
@@ -89,7 +88,7 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
         windows = windows_of(tenant, limits, ticket.tokens_max, ticket.created_s) if caller.limited else ()
         with gateway.breaker:
             try:
-                submission = await gateway.door.submit(
+                submission = await gateway.submissions.submit(
                     ticket,
                     payload,
                     registry_version=version,
@@ -131,7 +130,7 @@ async def _prepare(
 async def _has_money(gateway: Gateway, tenant: str, now_s: float) -> bool:
     """Whether a tenant may still spend on other providers this month."""
     most = gateway.directory.limits(tenant).overflow_usd_per_month
-    return most is None or await gateway.door.spent_usd(tenant, now_s) < most
+    return most is None or await gateway.submissions.spent_usd(tenant, now_s) < most
 
 
 def _ticket_for(
@@ -216,7 +215,7 @@ async def _join(gateway: Gateway, submission: Submission, tenant: str) -> Admitt
     """The chat that an Idempotency-Key stands for. Raises Refused when it stands for another question."""
     if submission.outcome is Submitted.REUSED:
         raise Refused(Code.IDEMPOTENCY_KEY, "This Idempotency-Key was used before for another request. Use a new one.")
-    info = await gateway.door.follow(submission.chat, tenant, take=True)
+    info = await gateway.submissions.follow(submission.chat, tenant, take=True)
     if info is None:
         raise Refused(
             Code.IDEMPOTENCY_KEY,
@@ -234,7 +233,9 @@ async def _abandon(gateway: Gateway, ticket: Ticket, grace_s: float) -> None:
     for pause_s in ABANDON_AFTER_S:
         await asyncio.sleep(pause_s)
         try:
-            if await gateway.door.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock(), readers=0):
+            if await gateway.submissions.cancel(
+                ticket, gateway.config.gateway.reply_keep_s, gateway.clock(), readers=0
+            ):
                 return
         except QueueUnavailable:
             continue

@@ -10,8 +10,8 @@ from gateway.admin.catalog import at_bits, configured, quality_of
 from gateway.admin.common import Host, bot_of, note, routes
 from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import BotKv, BotKvAnswer
-from gateway.engines import EngineNow, engine_now
-from gateway.kv_policies.chat_bits import choose
+from gateway.directory import EngineNow, engine_now
+from gateway.kv_policies import choose
 from gateway.state import Gateway
 from services.config.schema import BotConfig, KvPolicyConfig
 from services.contracts.chats import Task
@@ -29,7 +29,7 @@ async def put_kv(tenant: str, bot: str, wanted: BotKv, host: Host, actor: Operat
     before = bot_of(await read_registry(host.connection), tenant, bot)
     after = _policy(wanted)
     configured(host, before.model)
-    engine = (await host.door.engines()).get(before.model)
+    engine = (await host.submissions.engines()).get(before.model)
     _check(before, after, engine)
     if not wanted.dry_run:
 

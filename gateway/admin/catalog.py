@@ -36,7 +36,7 @@ def configured(gateway: Gateway, model: str) -> ModelConfig:
 
 async def models(gateway: Gateway) -> list[Model]:
     """All models, in the configuration's order. Raises QueueUnavailable."""
-    seen, snapshot = await gateway.door.engines(), await gateway.door.snapshot()
+    seen, snapshot = await gateway.submissions.engines(), await gateway.submissions.snapshot()
     registry = await read_registry(gateway.connection)
     found = []
     for name, config in gateway.config.models.items():

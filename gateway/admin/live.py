@@ -45,7 +45,7 @@ async def demote(host: Gateway, model: str, chats: list[str], bits: int) -> bool
     until_s = asyncio.get_running_loop().time() + DEMOTED_S_MAX
     while left and asyncio.get_running_loop().time() < until_s:
         for chat in list(left):
-            info = await host.door.chat(chat)
+            info = await host.submissions.chat(chat)
             if info is None or info.state == "done" or (info.kv_bits or 16) <= bits:
                 left.discard(chat)
         if left:

@@ -29,7 +29,7 @@ async def overview(host: Host, _: Viewer) -> Overview:
     cards = await asyncio.to_thread(lambda: {name: card_of(host.config, name) for name in devices(host.config)})
     return Overview(
         at_s=host.clock(),
-        snapshot=await host.door.snapshot(),
+        snapshot=await host.submissions.snapshot(),
         models=await models(host),
         devices=[
             HostDevice(

@@ -57,7 +57,7 @@ async def show(tenant: str, session: SessionId, host: Host, _: Viewer) -> Sessio
 async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host, actor: Operator) -> SessionKvAnswer:
     """KV bits of one conversation. Chats that run are lowered at once; later ones start with these bits."""
     found = _shown(await _stored(host, tenant, session), await _held(host))
-    engine = (await host.door.engines()).get(found.model)
+    engine = (await host.submissions.engines()).get(found.model)
     sizes = await _checked_sizes(host, found, engine, wanted.bits)
     running = [chat for chat in found.chats if chat.state != "waiting" and (chat.kv_bits or 0) > wanted.bits]
     freed = sum(
@@ -93,7 +93,7 @@ async def end(tenant: str, session: SessionId, host: Host, actor: Operator) -> S
     cancelled = []
     for chat in held.chats.get((tenant, session), ()):
         keep_s = host.config.gateway.reply_keep_s
-        if await host.door.cancel(held.tickets[chat.chat], keep_s, host.clock()):
+        if await host.submissions.cancel(held.tickets[chat.chat], keep_s, host.clock()):
             cancelled.append(chat.chat)
     await SessionStore(host.connection).forget(tenant, session)
     await noted(host, note(host, actor, "session.end", f"{tenant}/{session}", after={"cancelled": cancelled}))
@@ -142,7 +142,7 @@ async def _held(host: Gateway) -> HeldSession:
         )
         held.chats.setdefault((ticket.tenant, ticket.session), []).append(chat)
     for reservation in reservations:
-        info = await host.door.chat(reservation.chat)
+        info = await host.submissions.chat(reservation.chat)
         if info is None or info.state == "done":
             continue
         held.tickets[reservation.chat] = info.ticket

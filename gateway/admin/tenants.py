@@ -85,8 +85,8 @@ def _changeable(record: TenantRecord) -> dict[str, Any]:
 
 async def _uses(host: Gateway) -> dict[str, TenantUse]:
     """What tenants hold now. The month's tokens are those of the usage counters."""
-    snapshot = await host.door.snapshot()
-    waits = await host.door.waiting_by_tenant()
+    snapshot = await host.submissions.snapshot()
+    waits = await host.submissions.waiting_by_tenant()
     today = day_now(host.clock())
     month: dict[str, int] = {}
     for row in await rows(host.connection, f"{today[:8]}01", today):

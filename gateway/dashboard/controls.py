@@ -62,14 +62,14 @@ def _kv(routes: APIRouter, dashboard: Dashboard) -> None:
         path = f"/models/{quote(model, safe='')}"
         if not session.operates:  # the admin API refuses a viewer even the dry run
             return page("parts/problem.html", words="Your key may look but not change KV bits.", job=None)
-        answer = await dashboard.backstage.ask(session.key, "PUT", f"{path}/kv", body={"bits": bits, "dry_run": True})
+        answer = await dashboard.admin.ask(session.key, "PUT", f"{path}/kv", body={"bits": bits, "dry_run": True})
         return page("parts/dry_run.html", model=model, plan=answer["plan"], bits=bits)
 
     @routes.post("/dashboard/models/{model}/kv/{bits}")
     async def change(request: Request, model: str, bits: Bits) -> Response:
         session = await changing(dashboard, request)
         path = f"/models/{quote(model, safe='')}/kv"
-        answer = await dashboard.backstage.ask(session.key, "PUT", path, body={"bits": bits, "dry_run": False})
+        answer = await dashboard.admin.ask(session.key, "PUT", path, body={"bits": bits, "dry_run": False})
         return page("parts/changed.html", model=model, bits=bits, done=answer["done"], job=answer["job"])
 
 
@@ -77,36 +77,36 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/tenants")
     async def tenants(request: Request) -> Response:
         session = await dashboard.session(request)
-        tenants = await dashboard.backstage.get(session.key, "/tenants")
+        tenants = await dashboard.admin.get(session.key, "/tenants")
         first, last = _days(dashboard.gateway.clock())
-        report = await dashboard.backstage.get(session.key, "/usage", **{"from": first, "to": last})
+        report = await dashboard.admin.get(session.key, "/usage", **{"from": first, "to": last})
         return page(
             "tenants.html",
             page="Tenants",
             session=session,
             tenants=tenants["items"],
             usage=UsagePage.of(report, first, last),
-            widgets=[_embedded(dashboard, place, _base(request)) for place in dashboard.widgets.tokens.all()],
+            widgets=[_embedded(dashboard, site, _base(request)) for site in dashboard.widgets.sites.all()],
         )
 
     @routes.get("/dashboard/usage.csv")
     async def usage_csv(request: Request) -> Response:
         session = await dashboard.session(request)
         first, last = _days(dashboard.gateway.clock())
-        body = await dashboard.backstage.text(session.key, "/usage", **{"from": first, "to": last, "format": "csv"})
+        body = await dashboard.admin.text(session.key, "/usage", **{"from": first, "to": last, "format": "csv"})
         headers = HEADERS | {"content-disposition": f'attachment; filename="usage-{first}-{last}.csv"'}
         return Response(body, media_type="text/csv", headers=headers)
 
 
 def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     async def listed(session: Login) -> dict[str, Any]:
-        jobs = await dashboard.backstage.get(session.key, "/jobs", limit=str(JOBS_MAX))
+        jobs = await dashboard.admin.get(session.key, "/jobs", limit=str(JOBS_MAX))
         return {"session": session, "jobs": [row(job) for job in jobs["items"]]}
 
     @routes.get("/dashboard/jobs")
     async def jobs(request: Request) -> Response:
         session = await dashboard.session(request)
-        models = await dashboard.backstage.get(session.key, "/models")
+        models = await dashboard.admin.get(session.key, "/models")
         measurable = [model for model in models["items"] if ENGINE_KINDS[model["engine"]].measures_quality]
         return page("jobs.html", page="Jobs", measurable=measurable, **await listed(session))
 
@@ -117,7 +117,7 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/parts/job/{job}")
     async def one(request: Request, job: str, bits: Annotated[int, Query(ge=4, le=16)], model: str) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.backstage.get(session.key, f"/jobs/{quote(job, safe='')}")
+        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}")
         return page("parts/change_job.html", job=found, bits=bits, model=model)
 
     @routes.post("/dashboard/jobs/new/{kind}")
@@ -125,13 +125,13 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         session = await changing(dashboard, request)
         form = await form_of(request)
         args = {"model": form.get("model", "")} if kind == "quality" else {}
-        await dashboard.backstage.ask(session.key, "POST", "/jobs", body={"kind": kind, "args": args})
+        await dashboard.admin.ask(session.key, "POST", "/jobs", body={"kind": kind, "args": args})
         return page("parts/jobs.html", **await listed(session))
 
     @routes.get("/dashboard/jobs/{job}/proposals")
     async def proposals(request: Request, job: str) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.backstage.get(session.key, f"/jobs/{quote(job, safe='')}")
+        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}")
         result = found["result"] or {}
         changed = result.get("changed", [])
         proposed = [] if changed else result.get("proposals", [])
@@ -143,13 +143,13 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.post("/dashboard/jobs/{job}/apply")
     async def apply(request: Request, job: str) -> Response:
         session = await changing(dashboard, request)
-        done = await dashboard.backstage.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/apply")
+        done = await dashboard.admin.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/apply")
         return page("parts/applied.html", changed=done["changed"], left=done["left"])
 
     @routes.post("/dashboard/jobs/{job}/{verb}")
     async def act(request: Request, job: str, verb: Literal["cancel", "retry"]) -> Response:
         session = await changing(dashboard, request)
-        await dashboard.backstage.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/{verb}")
+        await dashboard.admin.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/{verb}")
         return HTMLResponse("", 204, HEADERS)
 
 
@@ -158,14 +158,14 @@ def _base(request: Request) -> str:
     return str(request.base_url.replace(scheme="https") if is_secure(request) else request.base_url)
 
 
-def _embedded(dashboard: Dashboard, place: WidgetSite, base: str) -> dict[str, Any]:
+def _embedded(dashboard: Dashboard, site: WidgetSite, base: str) -> dict[str, Any]:
     """A widget with the line that its shop puts on its pages, and what its webhooks are signed with."""
-    snippet = f'<script src="{base}widget.js" data-token="{place.token}" defer></script>'
-    secret = webhook_secret(place.bot, dashboard.gateway.secrets.pepper) if place.widget.handover_webhook else None
+    snippet = f'<script src="{base}widget.js" data-token="{site.token}" defer></script>'
+    secret = webhook_secret(site.bot, dashboard.gateway.secrets.pepper) if site.widget.handover_webhook else None
     return {
-        "bot": place.bot,
-        "origins": place.widget.allowed_origins,
-        "demo": place.widget.demo,
+        "bot": site.bot,
+        "origins": site.widget.allowed_origins,
+        "demo": site.widget.demo,
         "snippet": snippet,
         "secret": secret,
     }

@@ -38,9 +38,9 @@ def body_bytes_max(path: str, most: int) -> int:
 class Pages:
     """All pages of one gateway process: an ASGI application."""
 
-    def __init__(self, gateway: Gateway, backstage: AdminClient) -> None:
+    def __init__(self, gateway: Gateway, admin: AdminClient) -> None:
         self.widgets = Widgets(gateway)
-        self.dashboard = Dashboard(gateway, backstage, self.widgets)
+        self.dashboard = Dashboard(gateway, admin, self.widgets)
         self._app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         for part in (router, controls, playground):
             self._app.include_router(part.router(self.dashboard))
@@ -71,8 +71,8 @@ async def _untaken(request: Request, error: Exception) -> Response:
 @asynccontextmanager
 async def opened(gateway: Gateway) -> AsyncIterator[Pages]:
     """The pages, with everything that runs beside their requests."""
-    async with AdminClient(admin_app(gateway)) as backstage:
-        pages = Pages(gateway, backstage)
+    async with AdminClient(admin_app(gateway)) as admin:
+        pages = Pages(gateway, admin)
         outbox = background.begin(pages.widgets.outbox.run())
         charts = asyncio.create_task(pages.dashboard.recorder.run())  # a gateway without charts still serves chats
         try:

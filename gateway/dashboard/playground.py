@@ -60,7 +60,7 @@ def router(dashboard: Dashboard) -> APIRouter:
     @routes.get("/dashboard/playground")
     async def playground(request: Request) -> Response:
         session = await dashboard.session(request)
-        bots = await dashboard.backstage.get(session.key, "/bots")
+        bots = await dashboard.admin.get(session.key, "/bots")
         return page("playground.html", page="Playground", session=session, bots=bots["items"])
 
     @routes.post("/dashboard/playground/chats")
@@ -101,7 +101,7 @@ def router(dashboard: Dashboard) -> APIRouter:
     async def stop(request: Request, chat: ChatId) -> Response:
         await changing(dashboard, request)
         ticket = (await _own(dashboard, chat)).ticket
-        await gateway.door.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock())
+        await gateway.submissions.cancel(ticket, gateway.config.gateway.reply_keep_s, gateway.clock())
         return Response(status_code=204, headers=HEADERS)
 
     return routes
@@ -109,7 +109,7 @@ def router(dashboard: Dashboard) -> APIRouter:
 
 async def _own(dashboard: Dashboard, chat: str) -> ChatInfo:
     """A chat of the playground: the dashboard shows nobody a customer's answer. Raises Refused."""
-    info = await dashboard.gateway.door.chat(chat)
+    info = await dashboard.gateway.submissions.chat(chat)
     if info is None or not info.ticket.session.startswith("playground-"):
         raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
     return info
@@ -148,8 +148,8 @@ def _measure(metrics: RequestMetrics | None, entries: list[ReplyEntry]) -> None:
 
 async def _why(dashboard: Dashboard, session: Login, chat: str) -> bytes:
     with contextlib.suppress(AdminRefused, QueueUnavailable):
-        found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat)}")
-        why = found.get("why") or "Waits to be let in."
+        found = await dashboard.admin.get(session.key, f"/scheduler/explain/{quote(chat)}")
+        why = found.get("why") or "This chat waits to be admitted."
         return event({"why": why, "position": found.get("position")}, name="waiting")
     return PING
 

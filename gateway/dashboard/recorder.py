@@ -35,8 +35,8 @@ class HostSample:
 class Recorder:
     """`run` samples until cancelled."""
 
-    def __init__(self, door: SubmissionClient, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._door = door
+    def __init__(self, submissions: SubmissionClient, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._submissions = submissions
         self._metrics = metrics
         self._clock = clock
         self._counts: deque[dict[float, float]] = deque(maxlen=FIRST_TOKEN_WINDOW)
@@ -51,7 +51,7 @@ class Recorder:
     async def _now(self) -> HostSample:
         """What is known now. A snapshot that is not whole, as of a scheduler of another version, is a gap, too."""
         try:
-            snapshot = await self._door.snapshot()
+            snapshot = await self._submissions.snapshot()
         except QueueUnavailable:
             snapshot = None
         return HostSample(self._clock()) if snapshot is None or snapshot.unread else self._sample(snapshot)

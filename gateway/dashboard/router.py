@@ -71,12 +71,12 @@ class LoginNeeded(Exception):
 class Dashboard:
     """What all routes share."""
 
-    def __init__(self, gateway: Gateway, backstage: AdminClient, widgets: Widgets) -> None:
+    def __init__(self, gateway: Gateway, admin: AdminClient, widgets: Widgets) -> None:
         self.gateway = gateway
         self.widgets = widgets
-        self.backstage = backstage
+        self.admin = admin
         self.sessions = Logins(gateway.connection, gateway.secrets.pepper, gateway.clock)
-        self.recorder = Recorder(gateway.door, gateway.metrics, gateway.clock)
+        self.recorder = Recorder(gateway.submissions, gateway.metrics, gateway.clock)
 
     async def session(self, request: Request) -> Login:
         """Who asks. Raises LoginNeeded, QueueUnavailable."""
@@ -88,9 +88,9 @@ class Dashboard:
     async def now(self, session: Login) -> dict[str, Any]:
         """Values of the page Now. Raises AdminRefused, QueueUnavailable."""
         overview, engines, jobs, measured = await asyncio.gather(
-            self.backstage.get(session.key, "/overview"),
-            self.gateway.door.engines(),
-            self.backstage.get(session.key, "/jobs", limit=str(JOBS_SHOWN)),
+            self.admin.get(session.key, "/overview"),
+            self.gateway.submissions.engines(),
+            self.admin.get(session.key, "/jobs", limit=str(JOBS_SHOWN)),
             read_measured(self.gateway.connection),
         )
         reports = {name: engine.report for name, engine in engines.items()}
@@ -150,7 +150,7 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
         await sessions.count_try(address)
         key = form.get("key", "").strip()
         try:
-            me = await dashboard.backstage.get(key, "/me") if key.isascii() and key.isprintable() else None
+            me = await dashboard.admin.get(key, "/me") if key.isascii() and key.isprintable() else None
         except AdminRefused as refused:
             me = None
             if refused.status not in (401, 403):
@@ -201,14 +201,14 @@ def _explain(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/waiting/{tenant}")
     async def waiting(request: Request, tenant: str) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.backstage.get(session.key, "/sessions", tenant=tenant, limit="200")
+        found = await dashboard.admin.get(session.key, "/sessions", tenant=tenant, limit="200")
         chats = [
             (seen["session"], chat) for seen in found["items"] for chat in seen["chats"] if chat["state"] == "waiting"
         ]
         chats.sort(key=lambda pair: float(pair[1]["since_s"]))
         shown = chats[:WAITING_SHOWN]
         told = await asyncio.gather(
-            *(dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat['chat'])}") for _, chat in shown),
+            *(dashboard.admin.get(session.key, f"/scheduler/explain/{quote(chat['chat'])}") for _, chat in shown),
         )
         rows = [(name, why) for (name, _), why in zip(shown, told, strict=True)]
         return page("parts/waiting.html", tenant=tenant, rows=rows, more=len(chats) - len(shown))
@@ -216,7 +216,7 @@ def _explain(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/explain")
     async def explain(request: Request, chat: Annotated[str, Query(max_length=80)]) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.backstage.get(session.key, f"/scheduler/explain/{quote(chat.strip(), safe='')}")
+        found = await dashboard.admin.get(session.key, f"/scheduler/explain/{quote(chat.strip(), safe='')}")
         return page("parts/explained.html", chat=found)
 
 

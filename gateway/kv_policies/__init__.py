@@ -16,8 +16,11 @@ is refused (fails closed) instead of served lower.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from gateway.directory import EngineNow
+from services.config.schema import ONE_PRECISION, KvPolicyConfig
 from services.contracts.chats import KvBits, Task
 
 
@@ -72,3 +75,30 @@ def policy(name: str, **options: object) -> Policy:
 
 
 NAMES = ("fixed", "auto", "pressure", "medical", "finance", "manufacturing", "retail")
+
+
+def choose(config: KvPolicyConfig, task: Task, engine: EngineNow) -> KvChoice:
+    """What a chat asks for: its bot's policy, applied to its task and to what the engine holds now.
+
+    Where sessions cannot differ in bits the engine's own are asked for, and only the policy's lowest floor counts: the
+    bot promises it for every chat. Raises ValueError for a policy that does not take the bot's options.
+    """
+    chosen_by = policy_of(config)
+    if not engine.live:
+        floor = KvBits(config.promised_bits)
+        return KvChoice(max(KvBits(engine.bits_available[0]), floor), floor, demotable=False)
+    chosen = chosen_by.choose(task, engine.bits_available, engine.pressure)
+    if config.demotable is None:
+        return chosen
+    return chosen._replace(demotable=config.demotable and chosen.floor < chosen.wanted)
+
+
+@lru_cache(maxsize=512)
+def policy_of(config: KvPolicyConfig) -> Policy:
+    """The policy with the bot's options. Raises ValueError for options that `KvPolicyConfig.problem` names."""
+    if config.policy in ONE_PRECISION:
+        return policy(config.policy, bits=config.promised_bits)
+    low, high = config.promised_bits, config.ceiling
+    if config.policy == "pressure":
+        return policy(config.policy, low=low, high=max(low, min(high, 8)))
+    return policy(config.policy, floor=low, ceiling=high)

@@ -1,4 +1,4 @@
-"""One visitor's message becomes a chat of the bot; its answer is kept in the conversation and told to the page.
+"""One visitor's message becomes a chat of the bot; its answer is kept in the conversation and shown to the page.
 
 The page may reload, move on or lose its network: the answer goes on. Only one that no page has read for READ_S is
 cancelled, so that nobody's tokens are made for nothing.
@@ -45,43 +45,43 @@ class WidgetChats:
         self._store = store
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def ask(self, place: WidgetSite, talk: Conversation, text: str, call: str) -> Conversation:
+    async def ask(self, site: WidgetSite, conversation: Conversation, text: str, call: str) -> Conversation:
         """Submit one message. Returns the conversation with its pending turn. Raises Refused, QueueUnavailable."""
         chat = new_chat_id()
-        if not await self._store.hold(talk.session, chat):
+        if not await self._store.hold(conversation.session, chat):
             raise Refused(Code.RATE_LIMIT, "Please wait for the answer before writing on.", retry_after_s=2.0)
         try:
-            ticket = await self._submit(place, talk, text, chat, call)
+            ticket = await self._submit(site, conversation, text, chat, call)
         except BaseException:
             with contextlib.suppress(QueueUnavailable):
-                await self._store.let_go(talk.session)
+                await self._store.let_go(conversation.session)
             raise
         now_s = self._gateway.clock()
         said = (
             ConversationTurn(who="visitor", text=text, at_s=now_s),
             ConversationTurn(who="bot", text="", at_s=now_s, chat=chat),
         )
-        asked = talk.model_copy(update={"turns": (*talk.turns, *said)})
-        await self._store.save(asked, place.widget.keep_days)
+        asked = conversation.model_copy(update={"turns": (*conversation.turns, *said)})
+        await self._store.save(asked, site.widget.keep_days)
         await self._store.reading(chat)
-        keeper = asyncio.create_task(self._keep(place, talk.session, ticket))
+        keeper = asyncio.create_task(self._keep(site, conversation.session, ticket))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
         return asked
 
-    async def _submit(self, place: WidgetSite, talk: Conversation, text: str, chat: str, call: str) -> Ticket:
+    async def _submit(self, site: WidgetSite, conversation: Conversation, text: str, chat: str, call: str) -> Ticket:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
-        said = [(turn.who, turn.text) for turn in talk.turns if turn.text]
+        said = [(turn.who, turn.text) for turn in conversation.turns if turn.text]
         said.append(("visitor", text))
-        caller = Caller.of(place.tenant, call, session=f"widget-{talk.session}")
+        caller = Caller.of(site.tenant, call, session=f"widget-{conversation.session}")
         while True:
             said = list(dropwhile(lambda turn: turn[0] == "bot", said))  # templates want a user to begin
             request = ChatRequest.model_validate(
                 {
-                    "model": place.bot,
+                    "model": site.bot,
                     "messages": alternating(said),
                     "stream": True,
-                    "temperature": place.widget.temperature,
+                    "temperature": site.widget.temperature,
                 }
             )
             try:
@@ -91,23 +91,26 @@ class WidgetChats:
                     raise for_visitor(refused) from refused
                 said = said[1:]
 
-    async def talk(self, place: WidgetSite, session: str) -> Conversation:
+    async def conversation(self, site: WidgetSite, session: str) -> Conversation:
         """A conversation of this bot. Raises Refused, QueueUnavailable."""
-        found = await self._store.read(place.bot, session)
+        found = await self._store.read(site.bot, session)
         if found is None:
             raise Refused(Code.NOT_FOUND, "There is no such conversation, or it was forgotten.")
         return found
 
-    async def settled(self, place: WidgetSite, talk: Conversation) -> Conversation:
+    async def settled(self, site: WidgetSite, conversation: Conversation) -> Conversation:
         """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
-        if talk.pending is None:
-            return talk
-        with self._gateway.hub.follow(talk.pending, START) as reader:
+        if conversation.pending is None:
+            return conversation
+        with self._gateway.hub.follow(conversation.pending, START) as reader:
             entries = await reader.read(LATE_S)
         end = next((entry.end for entry in entries if entry.end), None)
-        if end is None and (entries or await self._gateway.door.chat(talk.pending) is not None):
-            return talk
-        return await self._finish(place, talk.session, "".join(entry.text for entry in entries), end) or talk
+        if end is None and (entries or await self._gateway.submissions.chat(conversation.pending) is not None):
+            return conversation
+        return (
+            await self._finish(site, conversation.session, "".join(entry.text for entry in entries), end)
+            or conversation
+        )
 
     async def close(self) -> None:
         """Leave all answers to themselves: another gateway finds them ended."""
@@ -115,7 +118,7 @@ class WidgetChats:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
-    async def _keep(self, place: WidgetSite, session: str, ticket: Ticket) -> None:
+    async def _keep(self, site: WidgetSite, session: str, ticket: Ticket) -> None:
         """Follow one answer to its end and write it down."""
         parts: list[str] = []
         end: ReplyEnd | None = None
@@ -132,24 +135,24 @@ class WidgetChats:
                     await self._cancel_unread(ticket)
         metrics.close(end, "ok" if end else Code.NO_NEWS.value)
         try:
-            await self._finish(place, session, "".join(parts), end)
+            await self._finish(site, session, "".join(parts), end)
         except (QueueUnavailable, Refused) as error:
-            log.warning("widget.answer_not_kept", bot=place.bot, chat=ticket.chat, why=str(error))
+            log.warning("widget.answer_not_kept", bot=site.bot, chat=ticket.chat, why=str(error))
 
     async def _cancel_unread(self, ticket: Ticket) -> None:
         with contextlib.suppress(QueueUnavailable):
             if self._gateway.clock() - ticket.created_s > READ_S and not await self._store.is_read(ticket.chat):
                 keep_s = self._gateway.config.gateway.reply_keep_s
-                await self._gateway.door.cancel(ticket, keep_s, self._gateway.clock())
+                await self._gateway.submissions.cancel(ticket, keep_s, self._gateway.clock())
 
-    async def _finish(self, place: WidgetSite, session: str, text: str, end: ReplyEnd | None) -> Conversation | None:
-        talk = await self.talk(place, session)
-        if talk.pending is None:
+    async def _finish(self, site: WidgetSite, session: str, text: str, end: ReplyEnd | None) -> Conversation | None:
+        conversation = await self.conversation(site, session)
+        if conversation.pending is None:
             return None
         finish = end.finish.value if end else Finish.ERROR.value
-        last = talk.turns[-1].model_copy(update={"text": text, "finish": finish})
-        done = talk.model_copy(update={"turns": (*talk.turns[:-1], last)})
-        await self._store.save(done, place.widget.keep_days)
+        last = conversation.turns[-1].model_copy(update={"text": text, "finish": finish})
+        done = conversation.model_copy(update={"turns": (*conversation.turns[:-1], last)})
+        await self._store.save(done, site.widget.keep_days)
         await self._store.let_go(session)
         return done
 
@@ -194,10 +197,10 @@ def event_of(entry: ReplyEntry) -> bytes:
         return event({"text": entry.text}, entry_id=entry.id)
     if entry.end is None:
         return b""
-    told = {"finish": entry.end.finish.value}
+    shown = {"finish": entry.end.finish.value}
     if entry.end.finish in WORDS:
-        told["message"] = WORDS[entry.end.finish]
-    return event(told, name="end")
+        shown["message"] = WORDS[entry.end.finish]
+    return event(shown, name="end")
 
 
 def for_visitor(refused: Refused) -> Refused:

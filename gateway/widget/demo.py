@@ -51,15 +51,15 @@ def add(routes: APIRouter, demo: Callable[[], WidgetSite | None]) -> None:
 
     @routes.get("/widget/demo", include_in_schema=False)
     async def page() -> HTMLResponse:
-        place = demo()
-        body = _read("demo.html") if place else _read("demo_off.html")
-        body = body.replace("{{token}}", escape(place.token if place else ""))
+        site = demo()
+        body = _read("demo.html") if site else _read("demo_off.html")
+        body = body.replace("{{token}}", escape(site.token if site else ""))
         headers = {
             "content-security-policy": CSP,
             "x-content-type-options": "nosniff",
             "referrer-policy": "same-origin",
         }
-        return HTMLResponse(body, 200 if place else 404, headers)
+        return HTMLResponse(body, 200 if site else 404, headers)
 
     @routes.get("/widget/demo/{name}", include_in_schema=False)
     async def file(name: str) -> Response:

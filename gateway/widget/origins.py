@@ -21,23 +21,23 @@ PREFLIGHT = {  # beside those of any answer, to a browser that asks first
 }
 
 
-def check(place: WidgetSite, headers: Mapping[str, str], *, writes: bool) -> None:
+def check(site: WidgetSite, headers: Mapping[str, str], *, writes: bool) -> None:
     """Raises Refused for a page that is not allowed. The host's own page may read without naming an origin."""
     origin = headers.get("origin")
     if origin is None:
         if writes or headers.get("sec-fetch-site", "same-origin") != "same-origin":
             raise _not_allowed("A page that names no origin")
-    elif allowed(place, headers) is None:
+    elif allowed(site, headers) is None:
         raise _not_allowed(origin)
 
 
-def allowed(place: WidgetSite, headers: Mapping[str, str]) -> str | None:
+def allowed(site: WidgetSite, headers: Mapping[str, str]) -> str | None:
     """The origin that a request names, where its page may use the widget."""
     origin = headers.get("origin")
     if origin is None:
         return None
-    listed = origin.lower() in place.widget.allowed_origins
-    return origin if listed or (place.widget.demo and _is_own(origin, headers)) else None
+    listed = origin.lower() in site.widget.allowed_origins
+    return origin if listed or (site.widget.demo and _is_own(origin, headers)) else None
 
 
 def allow(origin: str | None) -> dict[str, str]:

@@ -49,7 +49,7 @@ Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class Said(BaseModel):
+class VisitorMessage(BaseModel):
     """A visitor's message."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +96,7 @@ class TurnShown(BaseModel):
     finish: str | None
 
 
-class TalkShown(BaseModel):
+class ConversationShown(BaseModel):
     """A conversation as its visitor sees it. `pending`: the chat being answered."""
 
     session: str
@@ -105,7 +105,7 @@ class TalkShown(BaseModel):
     handed_over: bool
 
 
-class Told(BaseModel):
+class HandoverAccepted(BaseModel):
     """The handover was taken in."""
 
     session: str
@@ -145,45 +145,45 @@ class Widgets:
         self.store = ConversationStore(gateway.connection)
         self.answers = WidgetChats(gateway, self.store)
         self.outbox = Outbox(gateway.connection, gateway.secrets.pepper, gateway.clock)
-        self._tokens: WidgetSites | None = None
+        self._sites: WidgetSites | None = None
 
     @property
-    def tokens(self) -> WidgetSites:
+    def sites(self) -> WidgetSites:
         """Of the registry as it is now."""
         registry = self.gateway.directory.registry
-        if self._tokens is None or self._tokens.version != registry.version:
-            self._tokens = WidgetSites(registry, self.gateway.secrets.pepper)
-        return self._tokens
+        if self._sites is None or self._sites.version != registry.version:
+            self._sites = WidgetSites(registry, self.gateway.secrets.pepper)
+        return self._sites
 
     def demo(self) -> WidgetSite | None:
         """The bot of the demo page, if there is one now."""
-        return self.tokens.demo()
+        return self.sites.demo()
 
-    def place(self, request: Request, token: str) -> WidgetSite:
+    def site(self, request: Request, token: str) -> WidgetSite:
         """The bot of a request from an allowed page. Raises Refused."""
-        place = self.tokens.place(token)
-        if place is None:
+        site = self.sites.site(token)
+        if site is None:
             raise Refused(Code.NOT_FOUND, "There is no such widget.")
-        origins.check(place, request.headers, writes=request.method != "GET")
-        return place
+        origins.check(site, request.headers, writes=request.method != "GET")
+        return site
 
     def cors(self, path: str, headers: Mapping[str, str]) -> list[Header]:
         """What lets the page that asks read the answer, whatever it is. Nothing outside the widget's API."""
         if not path.startswith(API):
             return []
-        place = self.tokens.place(path.removeprefix(API).partition("/")[0])
-        origin = None if place is None else origins.allowed(place, headers)
+        site = self.sites.site(path.removeprefix(API).partition("/")[0])
+        origin = None if site is None else origins.allowed(site, headers)
         return [(name.encode(), value.encode("latin-1")) for name, value in origins.allow(origin).items()]
 
-    async def count(self, place: WidgetSite, request: Request) -> None:
+    async def count(self, site: WidgetSite, request: Request) -> None:
         """Count a message against visitor and bot. Raises Refused, QueueUnavailable."""
-        visitor = self._visitor(place, request)
-        widget = place.widget
-        await self._count({visitor: widget.messages_per_minute, place.token: widget.messages_per_minute_all})
+        visitor = self._visitor(site, request)
+        widget = site.widget
+        await self._count({visitor: widget.messages_per_minute, site.token: widget.messages_per_minute_all})
 
-    async def count_handover(self, place: WidgetSite, request: Request) -> None:
+    async def count_handover(self, site: WidgetSite, request: Request) -> None:
         """Count a handover. Raises Refused, QueueUnavailable."""
-        await self._count({f"ho:{self._visitor(place, request)}": HANDOVERS_PER_MINUTE})
+        await self._count({f"ho:{self._visitor(site, request)}": HANDOVERS_PER_MINUTE})
 
     async def _count(self, limits: Mapping[str, int]) -> None:
         wait_s = await self.store.count(limits, self.gateway.clock())
@@ -191,64 +191,64 @@ class Widgets:
             words = "Too many messages in a short time. Please wait a moment."
             raise Refused(Code.RATE_LIMIT, words, retry_after_s=wait_s)
 
-    def _visitor(self, place: WidgetSite, request: Request) -> str:
+    def _visitor(self, site: WidgetSite, request: Request) -> str:
         """Stands for a visitor's address in Redis without telling it."""
         address = request.client.host if request.client else ""
-        mac = hmac.new(self.gateway.secrets.pepper, f"{place.token} {address}".encode(), hashlib.sha256)
+        mac = hmac.new(self.gateway.secrets.pepper, f"{site.token} {address}".encode(), hashlib.sha256)
         return mac.hexdigest()[:24]
 
 
 def router(widgets: Widgets) -> APIRouter:
     """All routes of the widget."""
     routes = APIRouter(route_class=WidgetRoute, tags=["widget"])
-    _talking(routes, widgets)
+    _writing(routes, widgets)
     _reading(routes, widgets)
     demo.add(routes, widgets.demo)
     return routes
 
 
-def _talking(routes: APIRouter, widgets: Widgets) -> None:
+def _writing(routes: APIRouter, widgets: Widgets) -> None:
     @routes.post("/widget/v1/{token}/messages", status_code=202)
-    async def message(request: Request, token: Token, said: Said) -> MessageAccepted:
+    async def message(request: Request, token: Token, said: VisitorMessage) -> MessageAccepted:
         """A visitor says something."""
-        place = widgets.place(request, token)
-        await widgets.count(place, request)
+        site = widgets.site(request, token)
+        await widgets.count(site, request)
         if said.session is None:
-            talk = Conversation.new(place.bot, widgets.gateway.clock())
+            conversation = Conversation.new(site.bot, widgets.gateway.clock())
         else:
-            talk = await widgets.answers.settled(place, await widgets.answers.talk(place, said.session))
+            conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, said.session))
         call = request.headers.get("x-request-id", "widget")
-        asked = await widgets.answers.ask(place, talk, said.text, call)
+        asked = await widgets.answers.ask(site, conversation, said.text, call)
         return MessageAccepted(session=asked.session, chat=asked.pending or "")
 
     @routes.post("/widget/v1/{token}/handover", status_code=202)
-    async def handover(request: Request, token: Token, asked: Handover) -> Told:
+    async def handover(request: Request, token: Token, asked: Handover) -> HandoverAccepted:
         """A visitor asks for a person. WidgetChats at once; the webhook is called in the background."""
-        place = widgets.place(request, token)
-        if place.widget.handover_webhook is None:
+        site = widgets.site(request, token)
+        if site.widget.handover_webhook is None:
             raise Refused(Code.NOT_FOUND, "This bot hands nobody over.")
-        await widgets.count_handover(place, request)
+        await widgets.count_handover(site, request)
         now_s = widgets.gateway.clock()
         if asked.session is None:
-            talk = Conversation.new(place.bot, now_s)
+            conversation = Conversation.new(site.bot, now_s)
         else:
-            talk = await widgets.answers.talk(place, asked.session)
-        talk = talk.model_copy(update={"handed_over_s": now_s})
-        await widgets.store.save(talk, place.widget.keep_days)
-        letter = await widgets.outbox.put(place, talk, contact=asked.contact, note=asked.note, page=asked.page)
-        return Told(session=talk.session, id=letter)
+            conversation = await widgets.answers.conversation(site, asked.session)
+        conversation = conversation.model_copy(update={"handed_over_s": now_s})
+        await widgets.store.save(conversation, site.widget.keep_days)
+        delivery = await widgets.outbox.put(site, conversation, contact=asked.contact, note=asked.note, page=asked.page)
+        return HandoverAccepted(session=conversation.session, id=delivery)
 
 
 def _reading(routes: APIRouter, widgets: Widgets) -> None:
     @routes.options("/widget/v1/{token}/{rest:path}", include_in_schema=False)
     async def preflight(request: Request, token: Token, rest: str) -> Response:  # noqa: ARG001  (part of the path)
-        widgets.place(request, token)
+        widgets.site(request, token)
         return Response(status_code=204, headers=origins.PREFLIGHT)
 
     @routes.get("/widget/v1/{token}/config")
     async def config(request: Request, token: Token) -> Shown:
         """What the widget looks like."""
-        widget = widgets.place(request, token).widget
+        widget = widgets.site(request, token).widget
         return Shown(
             title=widget.title,
             greeting=widget.greeting,
@@ -258,26 +258,26 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         )
 
     @routes.get("/widget/v1/{token}/sessions/{session}")
-    async def session(request: Request, token: Token, session: SessionId) -> TalkShown:
+    async def session(request: Request, token: Token, session: SessionId) -> ConversationShown:
         """What was said so far."""
-        place = widgets.place(request, token)
-        talk = await widgets.answers.settled(place, await widgets.answers.talk(place, session))
-        return TalkShown(
-            session=talk.session,
-            turns=[TurnShown(who=t.who, text=t.text, chat=t.chat, finish=t.finish) for t in talk.turns],
-            pending=talk.pending,
-            handed_over=talk.handed_over_s is not None,
+        site = widgets.site(request, token)
+        conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, session))
+        return ConversationShown(
+            session=conversation.session,
+            turns=[TurnShown(who=t.who, text=t.text, chat=t.chat, finish=t.finish) for t in conversation.turns],
+            pending=conversation.pending,
+            handed_over=conversation.handed_over_s is not None,
         )
 
     @routes.get("/widget/v1/{token}/chats/{chat}/stream", response_class=StreamingResponse)
     async def stream(request: Request, token: Token, chat: ChatId) -> StreamingResponse:
         """One answer as server-sent events, from Last-Event-ID on."""
-        place = widgets.place(request, token)
+        site = widgets.site(request, token)
         after = request.headers.get("last-event-id") or START
         if not ENTRY_ID.fullmatch(after):
             raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
-        info = await widgets.gateway.door.chat(chat)
-        if info is None or info.ticket.bot != place.bot:
+        info = await widgets.gateway.submissions.chat(chat)
+        if info is None or info.ticket.bot != site.bot:
             raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
         return StreamingResponse(widgets.answers.relay(chat, after), media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 

@@ -39,26 +39,26 @@ class WidgetSites:
 
     def __init__(self, registry: Registry, pepper: bytes) -> None:
         self.version = registry.version
-        self._places: dict[str, WidgetSite] = {}
+        self._sites: dict[str, WidgetSite] = {}
         for tenant, record in registry.tenants.items():
             for name, config in record.config.bots.items():
                 if config.widget is not None:
                     bot = f"{tenant}/{name}"
                     token = token_of(bot, config.widget.token_number, pepper)
-                    self._places[token] = WidgetSite(token, tenant, bot, config, config.widget)
+                    self._sites[token] = WidgetSite(token, tenant, bot, config, config.widget)
 
-    def place(self, token: str) -> WidgetSite | None:
+    def site(self, token: str) -> WidgetSite | None:
         """The bot behind a token, or None."""
-        return self._places.get(token)
+        return self._sites.get(token)
 
     def of_bot(self, bot: str) -> WidgetSite | None:
         """The widget of `tenant/bot`, or None where it has none."""
-        return next((place for place in self._places.values() if place.bot == bot), None)
+        return next((site for site in self._sites.values() if site.bot == bot), None)
 
     def all(self) -> list[WidgetSite]:
         """Every widget, by bot."""
-        return sorted(self._places.values(), key=lambda place: place.bot)
+        return sorted(self._sites.values(), key=lambda site: site.bot)
 
     def demo(self) -> WidgetSite | None:
         """The first bot that may be tried on this host's demo page."""
-        return next((place for place in self._places.values() if place.widget.demo), None)
+        return next((site for site in self._sites.values() if site.widget.demo), None)

@@ -114,7 +114,7 @@ class Admin:
             deadline_s=now_s + 60,
         )
         version = (await read_registry(self.gateway.connection)).version
-        answer = await self.gateway.door.submit(ticket, Payload("hello", "salt"), registry_version=version)
+        answer = await self.gateway.submissions.submit(ticket, Payload("hello", "salt"), registry_version=version)
         assert answer.outcome is Submitted.OK
         return ticket
 

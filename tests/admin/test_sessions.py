@@ -48,7 +48,7 @@ async def test_ending_a_session_cancels_what_waits_and_runs(admin: Admin) -> Non
     await admin.submit("c2")
     ended = await admin.ask("DELETE", "/sessions/acme/s1")
     assert sorted(ended["cancelled"]) == ["c1", "c2"]
-    waiting = await admin.gateway.door.chat("c2")
+    waiting = await admin.gateway.submissions.chat("c2")
     assert waiting is not None
     assert (waiting.state, waiting.finish) == ("done", Finish.CANCELLED)
     await admin.refused(404, "GET", "/sessions/acme/s1")

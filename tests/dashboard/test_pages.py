@@ -91,7 +91,7 @@ async def test_refused_pages_and_admin_calls_are_counted_as_refused(operator: Op
 
 async def test_a_playground_chat_without_room_to_wait_reaches_usage(operator: Operator) -> None:
     await operator.log_in()
-    operator.stage.gateway.door._bounds = (2000, 0)
+    operator.stage.gateway.submissions._bounds = (2000, 0)
     chat = {"bot": "globex/returns", "session": "playful-session", "messages": [{"role": "user", "content": "Hello"}]}
     answer = await operator.post("/dashboard/playground/chats", chat)
     assert answer.status_code == 429

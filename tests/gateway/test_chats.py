@@ -69,14 +69,14 @@ async def test_a_stream_as_bytes(host: Host) -> None:
 
 
 async def test_news_that_outrun_the_submissions_own_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    submit = host.state.door.submit
+    submit = host.state.submissions.submit
 
     async def late(*args: Any, **more: Any) -> Any:
         answer = await submit(*args, **more)
         await until(lambda: host.driver.settled)
         return answer
 
-    monkeypatch.setattr(host.state.door, "submit", late)
+    monkeypatch.setattr(host.state.submissions, "submit", late)
     stream = await host.client().chat.completions.create(model="support", messages=HELLO, stream=True)
     chunks = [chunk async for chunk in stream]
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -158,7 +158,7 @@ async def test_an_idle_stream_is_kept_open(hosts: HostFactory) -> None:
 
 async def test_fifty_at_once(host: Host) -> None:
     client = host.client()
-    host.state.door._bounds = (1000, 1000)
+    host.state.submissions._bounds = (1000, 1000)
 
     async def one(number: int) -> str:
         stream = await client.chat.completions.create(

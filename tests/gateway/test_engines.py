@@ -11,8 +11,8 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import engines
-from gateway.engines import EngineNow, Engines
+from gateway import directory
+from gateway.directory import EngineNow, Engines
 from services.contracts.chats import KvBits
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.contracts.snapshot import Snapshot
@@ -36,7 +36,7 @@ async def test_a_gateway_outlives_a_description_that_is_not_whole(
     redis_url: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a scheduler or worker of another version writes it. The gateway ended, again at every start."""
-    monkeypatch.setattr(engines, "LOOK_S", 0.01)
+    monkeypatch.setattr(directory, "ENGINES_EVERY_S", 0.01)
 
     def described(reserved: int) -> Snapshot:
         return snapshot(replace(MODEL, model="small", reserved_bytes=reserved))

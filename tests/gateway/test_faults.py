@@ -65,14 +65,14 @@ async def test_a_chat_whose_submission_was_not_answered_is_there_for_its_key(
     script = Script(pieces=[f"{number} " for number in range(20)], pause_s=0.2)
     async with hosts(resume_grace_s=10.0) as host:
         host.driver.script_for = lambda _: script
-        submit = host.state.door.submit
+        submit = host.state.submissions.submit
 
         async def unanswered(*args: Any, **options: Any) -> None:
             await submit(*args, **options)
             raise QueueUnavailable("Redis fell silent")
 
         with monkeypatch.context() as silent:
-            silent.setattr(host.state.door, "submit", unanswered)
+            silent.setattr(host.state.submissions, "submit", unanswered)
             error_of(await host.ask(GOOD, **{"idempotency-key": "once"}), 503, "queue_unavailable")
         await asyncio.sleep(1.0)  # a chat without a key is given up by then
         answer = await host.ask(GOOD, **{"idempotency-key": "once"})

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import prefix_tokens
+from gateway import prompt
 from gateway.directory import ServedBot
-from gateway.prefix_tokens import PrefixTokens, head_of
+from gateway.prompt import PrefixTokens, prefix_of
 from services.config.schema import BotConfig
 from services.model_files.weights import resolve
 from services.tokenizer.chat_template import ChatTemplate
@@ -44,7 +44,7 @@ def test_ids_are_those_of_the_whole_text(system: str, words: list[str]) -> None:
 
 
 def test_a_system_prompt_is_a_head() -> None:
-    head = head_of(SYSTEM, TOKENIZER)
+    head = prefix_of(SYSTEM, TOKENIZER)
     assert head.text.endswith("<|im_end|>")
     assert SYSTEM in head.text
     assert list(head.ids) == TOKENIZER.encode(head.text)
@@ -53,7 +53,7 @@ def test_a_system_prompt_is_a_head() -> None:
 @pytest.mark.parametrize("source", [INSIDE, AFTER, REFUSES])
 def test_templates_that_put_it_elsewhere_have_none_or_a_true_one(source: str) -> None:
     tokenizer = templated(source)
-    assert SYSTEM not in head_of(SYSTEM, tokenizer).text
+    assert SYSTEM not in prefix_of(SYSTEM, tokenizer).text
     if source is not REFUSES:
         text = tokenizer.render([{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Hi"}])
         assert PrefixTokens().encode(bot(SYSTEM), tokenizer, text) == tokenizer.encode(text)
@@ -66,13 +66,13 @@ def test_a_changed_bot_and_a_new_day_make_it_anew(monkeypatch: pytest.MonkeyPatc
     assert kept.known(bot(SYSTEM)) is not None
     assert kept.known(bot("Another.")) is None
     assert kept.known(bot(SYSTEM, "acme/sales")) is None
-    day = prefix_tokens.today()
-    monkeypatch.setattr(prefix_tokens, "today", lambda: day + 1)
+    day = prompt.today()
+    monkeypatch.setattr(prompt, "today", lambda: day + 1)
     assert kept.known(bot(SYSTEM)) is None
 
 
 def test_not_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix_tokens, "HEADS_MAX", 3)
+    monkeypatch.setattr(prompt, "PREFIXES_MAX", 3)
     kept = PrefixTokens()
     for number in range(5):
         kept.encode(bot(SYSTEM, f"acme/{number}"), TOKENIZER, "x")

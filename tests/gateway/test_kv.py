@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.engines import EngineNow
-from gateway.kv_policies.chat_bits import choose, policy_of
+from gateway.directory import EngineNow
+from gateway.kv_policies import choose, policy_of
 from services.config.schema import KvPolicyConfig
 from services.contracts.chats import Task
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.breaker import PAUSE_S
+from gateway.state import PAUSE_S
 from services.config.schema import LimitsConfig
 from services.contracts.chats import Payload, Ticket
 from services.store.connection import Connection, QueueUnavailable, connect
@@ -202,7 +202,7 @@ async def test_a_retry_is_not_refused_for_its_own_charge(hosts: HostFactory, lim
 async def test_a_submission_that_did_not_reach_redis_costs_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     await host.change(limited(requests_per_minute=1, tokens_per_minute=500))
     with monkeypatch.context() as silent:
-        silent.setattr(host.state.door, "submit", unreached)
+        silent.setattr(host.state.submissions, "submit", unreached)
         error_of(await host.ask({**GOOD, "max_tokens": 400}), 503, "queue_unavailable")
     await asyncio.sleep(2 * PAUSE_S)
     assert (await host.ask({**GOOD, "max_tokens": 400})).status_code == 200

@@ -24,7 +24,7 @@ WIDGET = WidgetConfig(allowed_origins=("https://shop.example",))
 def place_of(widget: WidgetConfig) -> WidgetSite:
     bot = BotConfig(model="m", widget=widget)
     registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig(bots={"help": bot}))})
-    found = WidgetSites(registry, PEPPER).place(token_of("acme/help", widget.token_number, PEPPER))
+    found = WidgetSites(registry, PEPPER).site(token_of("acme/help", widget.token_number, PEPPER))
     assert found is not None
     return found
 
@@ -80,7 +80,7 @@ def test_a_higher_token_number_ends_the_old_token() -> None:
     assert token_of("acme/help", 1, PEPPER) != token_of("acme/other", 1, PEPPER)
     renewed = place_of(WIDGET.model_copy(update={"token_number": 2}))
     registry = Registry(version=1, tenants={"acme": TenantRecord(config=TenantConfig(bots={"help": renewed.config}))})
-    assert WidgetSites(registry, PEPPER).place(token_of("acme/help", 1, PEPPER)) is None
+    assert WidgetSites(registry, PEPPER).site(token_of("acme/help", 1, PEPPER)) is None
 
 
 async def test_preflight_and_answers_over_http(page: Page) -> None:

@@ -66,19 +66,19 @@ async def test_a_message_whose_submission_was_not_answered_is_cancelled(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = page.stage.gateway
-    submit, chats = gateway.door.submit, []
+    submit, chats = gateway.submissions.submit, []
 
     async def unanswered(ticket: Any, *args: Any, **options: Any) -> None:
         await submit(ticket, *args, **options)
         chats.append(ticket.chat)
         raise QueueUnavailable("Redis fell silent")
 
-    monkeypatch.setattr(gateway.door, "submit", unanswered)
+    monkeypatch.setattr(gateway.submissions, "submit", unanswered)
     answer = await page.post("messages", {"text": "crowd"})
     assert answer.status_code == 503
     monkeypatch.undo()
 
     async with asyncio.timeout(15):
-        while (info := await gateway.door.chat(chats[0])) is None or info.state != "done":  # noqa: ASYNC110  (in Redis)
+        while (info := await gateway.submissions.chat(chats[0])) is None or info.state != "done":  # noqa: ASYNC110  (in Redis)
             await asyncio.sleep(0.01)
     assert info.finish is Finish.CANCELLED

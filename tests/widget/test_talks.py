@@ -56,8 +56,8 @@ async def test_the_bot_knows_what_was_said_before(page: Page) -> None:
     again = await page.say("And delivery?", asked["session"])
     assert again["session"] == asked["session"]
     await page.read(again["chat"])
-    info = await page.stage.gateway.door.chat(again["chat"])
-    first = await page.stage.gateway.door.chat(asked["chat"])
+    info = await page.stage.gateway.submissions.chat(again["chat"])
+    first = await page.stage.gateway.submissions.chat(asked["chat"])
     assert info is not None
     assert first is not None
     assert info.ticket.prompt_tokens > first.ticket.prompt_tokens + 40
@@ -76,7 +76,7 @@ def strict_page(page: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
 async def _keep_turns(page: Page, session: str, turns: list[tuple[str, str]]) -> None:
     """As if this had been said. A bot's turn without text is an answer that ended before its first word."""
     store = ConversationStore(page.stage.connection)
-    place = WidgetSites(page.stage.gateway.directory.registry, page.stage.secrets.pepper).place(page.token)
+    place = WidgetSites(page.stage.gateway.directory.registry, page.stage.secrets.pepper).site(page.token)
     assert place is not None
     talk = await store.read(place.bot, session)
     assert talk is not None
@@ -107,7 +107,7 @@ async def test_a_long_conversation_loses_its_oldest_turns_only(strict_page: Page
     await _keep_turns(strict_page, asked["session"], said * 8)  # of forty texts the context takes about twenty
     again = await strict_page.say("Are you there?", asked["session"])
     await strict_page.read(again["chat"])
-    info = await strict_page.stage.gateway.door.chat(again["chat"])
+    info = await strict_page.stage.gateway.submissions.chat(again["chat"])
     assert info is not None
     assert 6_800 < info.ticket.prompt_tokens < 8_192
 
