@@ -15,7 +15,7 @@ LOCUST_ENV := $(CACHE)/locust-2.47.0
 AUDIT_ENV := $(CACHE)/pip-audit-2.10.1
 
 .PHONY: help up install dev test lint format lock browser sglang-env litellm-env locust-env clean faults soak
-.PHONY: fuzz audit audit-env
+.PHONY: fuzz audit audit-env test-fast
 .PHONY: bench-gateway bench-scheduler bench-kv-quality bench-evidence bench-house
 
 help: ## Show this
@@ -31,6 +31,9 @@ dev: $(BIN)/.installed-dev ## Install what tests and linters need, too
 test: ## Lint, check types, run all tests, real Redis and real engines included
 	@$(MAKE) --no-print-directory -j 4 dev $(SGLANG_WEIGHTS)/config.json locust-env browser
 	@scripts/check
+
+test-fast: dev ## Run the tests that need no whole host, engine or browser (90 s on two cores)
+	@scripts/check --fast
 
 lint: dev ## Lint and check types only
 	@scripts/check --no-tests

@@ -20,6 +20,49 @@ from services.process.children import mortal
 from tests.host_process import LAPTOP, HostProcess, run_host
 
 START_S_MAX = 10.0
+SHARED_FIXTURES = ("laptop_host", "hosted", "running")  # a host or an engine for the whole run
+SLOW = (  # tests of a whole host, an engine or a browser: `make test-fast` leaves them out
+    "browser/",
+    "end_to_end/",
+    "engines/test_conformance",
+    "engines/test_llamacpp",
+    "evidence/loadtest/test_foreign_tools",
+    "evidence/loadtest/test_load_host",
+    "evidence/prove/test_prove_real",
+    "faults/test_",
+    "host/test_supervisor",
+    "jobs/",
+    "overflow/test_overflow",
+    "security/",
+    "tokenizer/",
+    "worker/",
+)
+FAST = ("faults/test_pipe", "faults/test_queues")
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks slow tests, and says which tests run in one process where several run side by side (`pytest -n 2`)."""
+    for item in items:
+        if _is_slow(item):
+            item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if hasattr(config, "workerinput"):  # what takes longest begins first; the many short files fill the gaps
+        items.sort(key=lambda item: not item.get_closest_marker("slow"))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    name = item.path.relative_to(TESTS).as_posix()
+    return item.get_closest_marker("sglang") is not None or (name.startswith(SLOW) and not name.startswith(FAST))
+
+
+def _group(item: pytest.Item) -> str:
+    """One SGLang server at a time; then whoever shares a costly fixture; else the file, for the fixtures of modules."""
+    if item.get_closest_marker("sglang"):
+        return "sglang"
+    names = getattr(item, "fixturenames", ())
+    return next((name for name in SHARED_FIXTURES if name in names), item.path.relative_to(TESTS).as_posix())
 
 
 @pytest.fixture(scope="session")

@@ -90,5 +90,5 @@ def test_scripts_can_be_run(path: Path) -> None:
 
 def test_make_knows_its_targets() -> None:
     shown = subprocess.run(["make", "-C", str(ROOT), "help"], check=True, capture_output=True, text=True).stdout
-    for target in ("up", "test", "lint", "lock", "clean", "sglang-env"):
+    for target in ("up", "test", "test-fast", "lint", "lock", "clean", "sglang-env"):
         assert re.search(rf"^{target} ", shown, re.MULTILINE)
