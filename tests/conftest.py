@@ -21,18 +21,21 @@ from tests.host_process import LAPTOP, HostProcess, run_host
 
 START_S_MAX = 10.0
 SHARED_FIXTURES = ("laptop_host", "hosted", "running")  # a host or an engine for the whole run
-SLOW = (  # tests of a whole host, an engine or a browser: `make test-fast` leaves them out
+SLOW = (  # tests of a whole host, a gateway's processes, an engine or a browser: `make test-fast` leaves them out
     "browser/",
     "end_to_end/",
     "engines/test_conformance",
     "engines/test_llamacpp",
     "evidence/loadtest/test_foreign_tools",
     "evidence/loadtest/test_load_host",
+    "evidence/prove/test_logits",
     "evidence/prove/test_prove_real",
     "faults/test_",
+    "gateway/test_process",
     "host/test_supervisor",
     "jobs/",
     "overflow/test_overflow",
+    "overflow/test_provider",
     "security/",
     "tokenizer/",
     "worker/",

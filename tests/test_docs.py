@@ -9,9 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOPS = "benchmarks|docker|docs|examples|gateway|scheduler|scripts|services|tests"
-DOCUMENTS = sorted(
-    path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "CHANGELOG.md"
-)
+DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "CHANGELOG.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
