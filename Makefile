@@ -64,7 +64,7 @@ bench-evidence: dev ## The claim "twice as many models" against the last GPU run
 bench-scheduler: dev ## Decisions a second, fairness, goodput and sessions, in the simulator
 	@$(BIN)/python -m benchmarks.scheduler
 
-faults: dev ## A thousand chats under each of 20 faults: kills, a slow Redis, a hung engine, a clock that jumps (an hour)
+faults: dev ## A thousand chats under each of 24 faults: kills, a slow Redis, a hung engine, a clock that jumps (an hour)
 	@$(BIN)/python -m tests.faults.harness
 
 soak: dev ## An hour of chats; memory, files and Redis watched

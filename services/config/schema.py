@@ -14,18 +14,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork
 
 from services.config.urls import is_loopback, unusable
+from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
+from services.config.yaml_file import YamlFile
 from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
 
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be used. The message names file, line, key and value."""
 
 
 def parse_bytes(value: object) -> int:
@@ -286,41 +284,11 @@ class Config(Section):
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check one file. Raises ConfigError with the line of each thing that is wrong."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        node = yaml.compose(text)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping with `models` and `tenants`")
-    _refuse_repeated(path, node)
-    _override(data, environ)
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        problems = [_describe(path, node, problem) for problem in error.errors()]
-        raise ConfigError("\n".join(problems)) from error
-    _check_references(path, node, config)
+    file = YamlFile(path)
+    _override(file.data, environ)
+    config = file.read_as(Config)
+    _check_references(file, config)
     return config
-
-
-def _refuse_repeated(path: Path, node: yaml.Node | None) -> None:
-    """YAML's reader takes the last of two sections with one name, and says nothing."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated(path, item)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        if key.value in seen:
-            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is there twice")
-        seen.add(key.value)
-        _refuse_repeated(path, value)
 
 
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -336,54 +304,29 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
         target[last] = yaml.safe_load(value)
 
 
-def _check_references(path: Path, node: yaml.Node | None, config: Config) -> None:
+def _check_references(file: YamlFile, config: Config) -> None:
     for tenant, settings in config.tenants.items():
         for bot, wanted in settings.bots.items():
             where = ("tenants", tenant, "bots", bot)
             if wanted.model not in config.models:
                 raise ConfigError(
-                    f"{_place(path, node, (*where, 'model'))}: model {wanted.model!r} is not under `models` "
+                    f"{file.place((*where, 'model'))}: model {wanted.model!r} is not under `models` "
                     f"(there are: {', '.join(config.models)})"
                 )
             model = config.models[wanted.model]
             if wanted.adapter is not None and wanted.adapter not in model.adapters:
                 raise ConfigError(
-                    f"{_place(path, node, (*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
+                    f"{file.place((*where, 'adapter'))}: {wanted.adapter!r} is no adapter of {wanted.model}"
                 )
             if (problem := wanted.problem()) is not None:
                 option, why = problem
-                raise ConfigError(f"{_place(path, node, (*where, *option.split('.')))}: {option}: {why}")
+                raise ConfigError(f"{file.place((*where, *option.split('.')))}: {option}: {why}")
             most = 8 if model.kv_bits == "mixed" else model.kv_bits
             if wanted.kv.promised_bits > most:
                 raise ConfigError(
-                    f"{_place(path, node, (*where, 'kv'))}: this policy promises {wanted.kv.promised_bits} KV bits and "
+                    f"{file.place((*where, 'kv'))}: this policy promises {wanted.kv.promised_bits} KV bits and "
                     f"{wanted.model} holds {most}: every chat would be refused. Give the bot {most} bits or the model "
                     f"{wanted.kv.promised_bits}"
                 )
             if wanted.overflow is not None and wanted.overflow not in config.overflow:
-                raise ConfigError(
-                    f"{_place(path, node, (*where, 'overflow'))}: {wanted.overflow!r} is not under `overflow`"
-                )
-
-
-def _describe(path: Path, node: yaml.Node | None, problem: Mapping[str, Any]) -> str:
-    location = tuple(str(part) for part in problem["loc"])
-    what = "unknown key" if problem["type"] == "extra_forbidden" else str(problem["msg"])
-    shown = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
-    return f"{_place(path, node, location)}: {'.'.join(location)}: {what}{shown}"
-
-
-def _place(path: Path, node: yaml.Node | None, location: tuple[str, ...]) -> str:
-    """`file:line` of the deepest part of `location` that the file has."""
-    line = node.start_mark.line if node is not None else 0
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == part]
-        elif isinstance(node, yaml.SequenceNode) and part.isdigit():
-            pairs = [(node.value[int(part)], node.value[int(part)])]
-        else:
-            pairs = []
-        if not pairs:
-            continue
-        line, node = pairs[0][0].start_mark.line, pairs[0][1]
-    return f"{path}:{line + 1}"
+                raise ConfigError(f"{file.place((*where, 'overflow'))}: {wanted.overflow!r} is not under `overflow`")

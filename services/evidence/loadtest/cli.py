@@ -17,6 +17,7 @@ import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 
+from services.config.yaml_file import ConfigError, YamlFile
 from services.contracts.scenario import Scenario
 from services.http_stream.client import StreamClient
 from services.process.children import raise_open_files_limit
@@ -30,7 +31,6 @@ from .record import Run, RunFileError, RunWriter, read_run
 from .report import fairness_of, render_report, scenario_of, window_of
 from .runner import Runner
 from .stream import CountTokens
-from .yamlfile import YamlError, read_yaml_model
 
 app = typer.Typer(help="Load tests against any OpenAI-compatible server.", no_args_is_help=True)
 
@@ -47,10 +47,10 @@ def loadtest(
 ) -> None:
     """Run a scenario, write JSON lines and an HTML report."""
     try:
-        plan = _changed(read_yaml_model(scenario, Scenario), url, duration_s)
+        plan = _changed(YamlFile(scenario).read_as(Scenario), url, duration_s)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             path = loop.run(run_scenario(plan, out, Console(stderr=True)))
-    except (YamlError, ValueError) as error:
+    except (ConfigError, ValueError) as error:
         raise _complaint(str(error)) from error
     run = read_run(path)
     page = out / "report.html"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.config.yaml_file import ConfigError, YamlFile
 from services.contracts.scenario import Bursty, Diurnal, Poisson, Scenario
 from services.evidence.loadtest.arrivals import arrival_times
 from services.evidence.loadtest.session import plan_session
-from services.evidence.loadtest.yamlfile import YamlError, read_yaml_model
 from tests.evidence.loadtest.helpers import scenario
 
 GOOD = """\
@@ -29,7 +29,7 @@ tenants:
 def _load(folder: Path, text: str) -> None:
     path = folder / "s.yaml"
     path.write_text(text, encoding="utf-8")
-    read_yaml_model(path, Scenario)
+    YamlFile(path).read_as(Scenario)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def _load(folder: Path, text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_scenario_is_refused_with_its_line(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
-    with pytest.raises(YamlError) as caught:
+    with pytest.raises(ConfigError) as caught:
         _load(tmp_path, GOOD.replace(*change))
     assert complaint in str(caught.value)
 
 
 def test_every_wrong_line_is_named(tmp_path: Path) -> None:
-    with pytest.raises(YamlError) as caught:
+    with pytest.raises(ConfigError) as caught:
         _load(tmp_path, GOOD.replace("name: day", "name: day\nx: 1\ny: 2"))
     assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["x", "y"]
 
@@ -67,7 +67,7 @@ def test_the_examples_are_valid() -> None:
     paths = sorted(Path("examples/loadtest").glob("*.yaml"))
     assert len(paths) >= 5
     for path in paths:
-        assert read_yaml_model(path, Scenario).tenants
+        assert YamlFile(path).read_as(Scenario).tenants
 
 
 @given(st.integers(0, 10**6))

@@ -58,8 +58,10 @@ class Figures:
         return words + left + (f"; {self.lost_why[:3]}" if self.lost_why else "")
 
 
-async def audit(scenario: str, told: list[Told], connection: Connection, took_s: float) -> Figures:
-    """Clients' words against Redis's."""
+async def audit(
+    scenario: str, told: list[Told], connection: Connection, took_s: float, *, forgets: bool = False
+) -> Figures:
+    """Clients' words against Redis's. `forgets`: what Redis no longer has is no difference."""
     figures = Figures(scenario, sent=len(told), took_s=round(took_s, 1))
     figures.left_over = await _left_over(connection)
     doubled_keys = await _answered_twice(connection, {one.job.key for one in told})
@@ -72,7 +74,7 @@ async def audit(scenario: str, told: list[Told], connection: Connection, took_s:
             figures.refused += 1
             figures.refused_why[one.why] = figures.refused_why.get(one.why, 0) + 1
             continue
-        wrong = one.why if one.outcome is Outcome.LOST else await _differs(connection, one)
+        wrong = one.why if one.outcome is Outcome.LOST else await _differs(connection, one, forgets=forgets)
         if wrong:
             figures.lost += 1
             figures.lost_why.append(f"{one.job.key}: {wrong}")
@@ -82,11 +84,13 @@ async def audit(scenario: str, told: list[Told], connection: Connection, took_s:
     return figures
 
 
-async def _differs(connection: Connection, told: Told) -> str:
+async def _differs(connection: Connection, told: Told, *, forgets: bool) -> str:
     """How a client's answer differs from the stored one; empty when it is the same."""
     entries = [
         decode_entry(place, values) for place, values in await connection.redis.xrange(keys.reply(told.chats[-1]))
     ]
+    if forgets and not entries:
+        return ""
     ends = [entry.end for entry in entries if entry.end is not None]
     if len(ends) != 1:
         return f"{len(ends)} ends"

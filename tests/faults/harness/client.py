@@ -17,7 +17,8 @@ from services.http_stream.sse import SseEvent, SseParser
 PAUSE_S = 0.25  # before the first try again; then twice as long each time
 PAUSE_S_MAX = 2.0
 TRY_AGAIN = frozenset({"queue_unavailable", "draining", "handed_over"})
-NO_REASON = frozenset({"internal_error", "cancelled", "chat_not_found"})  # nobody asked for any of these
+# Nobody asked for any of these.
+NO_REASON = frozenset({"internal_error", "cancelled", "chat_not_found", "invalid_api_key"})
 
 
 class Outcome(StrEnum):
@@ -93,7 +94,10 @@ class Refusal(Exception):
 
 
 class Client:
-    """`url` and `headers` are asked anew for each try: a host may come back elsewhere."""
+    """`url` and `headers` are asked anew for each try: a host may come back elsewhere.
+
+    `asks_anew`: a chat that the host has forgotten is asked for once more from its beginning.
+    """
 
     def __init__(
         self,
@@ -101,8 +105,11 @@ class Client:
         url: Callable[[], str],
         headers: Callable[[str], dict[str, str]],
         patience_s: float,
+        *,
+        asks_anew: bool = False,
     ) -> None:
         self._http, self._url, self._headers, self._patience_s = http, url, headers, patience_s
+        self._asks_anew = asks_anew
 
     async def have(self, told: Told) -> None:
         """The chat, to its end or to the end of the client's patience."""
@@ -119,6 +126,9 @@ class Client:
             except Refusal as refused:
                 told.why = refused.code
                 told.retries[refused.code] += 1
+                if self._asks_anew and refused.code == "chat_not_found":
+                    told.restart()
+                    continue
                 if refused.code not in TRY_AGAIN:
                     told.outcome = Outcome.LOST if refused.code in NO_REASON else Outcome.REFUSED
                     return

@@ -64,10 +64,15 @@ class Load:
         """Chats that were asked for and have not ended."""
         return len(self._begun) - len(self.told)
 
+    @property
+    def streams(self) -> list[Told]:
+        """Chats in mid-stream."""
+        return [told for told in self._begun if told.places and told.finish is None and told not in self.told]
+
     async def streaming(self) -> None:
         """Return when some chat is in mid-stream, or all have ended."""
         while len(self.told) < len(self._todo):
-            if any(told.places and told.finish is None and told not in self.told for told in self._begun):
+            if self.streams:
                 return
             await asyncio.sleep(POLL_S)
 

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
+import httpx
+import psutil
+
 from tests.faults.harness.audit import Figures, audit
+from tests.faults.harness.client import Told
 from tests.faults.harness.load import TOKENS, Load, jobs
 from tests.faults.harness.scene import MODEL, FaultScene
 
@@ -53,8 +57,10 @@ class Scenario:
     """`where`: the kind of host that it needs (tests.faults.harness.scene)."""
 
     hurt: Hurt
-    where: Literal["up", "clock", "redis", "engine"]
+    where: Literal["up", "two gateways", "clock", "redis", "engine"]
     begin: float = 0.15  # the part of the chats that has ended by then
+    tokens: tuple[int, ...] = ()  # instead of the plan's
+    forgets: bool = False  # Redis does, so clients ask for forgotten chats anew
 
 
 def killing(part: str) -> Hurt:
@@ -98,6 +104,61 @@ async def clock_jumps(scene: FaultScene, plan: Plan) -> None:
     for off_s in (600, -600, 0):
         scene.clock.set(off_s)
         await asyncio.sleep(plan.spell_s)
+
+
+async def torn_file(scene: FaultScene, plan: Plan) -> None:
+    """Redis dies, and zero bytes stand behind its last write, as a power cut leaves them."""
+    for number in range(plan.times):
+        await asyncio.sleep(plan.pause_s if number else 0)
+        redis = await scene.find(*PARTS["redis"])
+        redis.suspend()
+        (file,) = (scene.runtime.config.data_dir / "redis" / "appendonlydir").glob("*.incr.aof")
+        with file.open("ab") as stream:
+            stream.write(bytes(4096))
+        redis.kill()
+        await asyncio.to_thread(psutil.wait_procs, [redis], 5)
+
+
+async def model_renamed(scene: FaultScene, plan: Plan) -> None:
+    """The host stops with chats under way, and starts with its model under another name."""
+    assert scene.restart is not None
+    assert scene.config_path is not None
+    text = scene.config_path.read_text()
+    scene.config_path.write_text(
+        text.replace(f"  {MODEL}:\n", "  renamed:\n").replace(f"model: {MODEL}", "model: renamed")
+    )
+    await scene.restart()
+
+
+async def second_readers(scene: FaultScene, plan: Plan) -> None:
+    """Each stream gets a second reader, at whichever gateway process takes it, which leaves in mid-stream."""
+    assert scene.load is not None
+    seen: set[str] = set()
+    until_s = monotonic() + plan.spell_s
+    while monotonic() < until_s:
+        fresh = [told for told in scene.load.streams if told.job.key not in seen]
+        seen |= {told.job.key for told in fresh}
+        await asyncio.gather(*(_read_a_little(scene, told) for told in fresh))
+        await asyncio.sleep(0.1)
+    assert seen, "no chat was in mid-stream"
+
+
+async def _read_a_little(scene: FaultScene, told: Told) -> None:
+    url = f"{scene.url}/v1/chats/{told.chats[-1]}/stream"
+    async with (
+        httpx.AsyncClient(timeout=30.0) as http,
+        http.stream(  # a connection of its own
+            "GET", url, headers=scene.headers(told.job.tenant)
+        ) as answer,
+    ):
+        async for _ in answer.aiter_bytes():
+            return
+
+
+async def redis_data_lost(scene: FaultScene, plan: Plan) -> None:
+    """Redis comes back empty, or somebody flushed it."""
+    async with scene.redis_now() as connection:
+        await connection.redis.flushall()
 
 
 def redis_slow(delay_s: float) -> Hurt:
@@ -174,6 +235,9 @@ SCENARIOS: dict[str, Scenario] = {
     "kill all in turn": Scenario(all_in_turn, "up", 0.05),
     "told to stop": Scenario(told_to_stop, "up"),
     "engine stopped": Scenario(engine_stands_still, "up"),
+    "torn file": Scenario(torn_file, "up"),
+    "model renamed": Scenario(model_renamed, "up"),  # the last on its host: the other parts' names say `one`
+    "second reader": Scenario(second_readers, "two gateways", begin=0.0, tokens=(300,)),
     "clock jumps": Scenario(clock_jumps, "clock"),
     "redis 50 ms": Scenario(redis_slow(0.05), "redis"),
     "redis 500 ms": Scenario(redis_slow(0.5), "redis"),
@@ -182,6 +246,7 @@ SCENARIOS: dict[str, Scenario] = {
     "redis cut off": Scenario(redis_cut_off, "redis"),
     "redis disk full": Scenario(redis_disk_full, "redis"),
     "redis memory full": Scenario(redis_memory_full, "redis"),
+    "redis data lost": Scenario(redis_data_lost, "redis", forgets=True),
     "engine hangs": Scenario(engine_in_a_mood("hang"), "engine"),
     "engine sends garbage": Scenario(engine_in_a_mood("garbage"), "engine"),
     "engine busy": Scenario(engine_in_a_mood("busy"), "engine"),
@@ -193,7 +258,8 @@ async def play(name: str, scene: FaultScene, plan: Plan) -> Figures:
     scenario = SCENARIOS[name]
     await scene.ready()
     began_s = monotonic()
-    load = Load(scene.client(), jobs(plan.count, plan.per_s, f"{name} {plan.seed}", plan.tokens))
+    todo = jobs(plan.count, plan.per_s, f"{name} {plan.seed}", scenario.tokens or plan.tokens)
+    scene.load = load = Load(scene.client(asks_anew=scenario.forgets), todo)
     try:
         await load.until(scenario.begin)
         await load.streaming()
@@ -203,7 +269,8 @@ async def play(name: str, scene: FaultScene, plan: Plan) -> Figures:
         told = await load.all()
     finally:
         await load.drop()
+    await scene.ready()  # the last fault may have come after the last chat
     async with scene.redis_now() as connection:
-        figures = await audit(name, told, connection, monotonic() - began_s)
+        figures = await audit(name, told, connection, monotonic() - began_s, forgets=scenario.forgets)
     figures.under_way = (before, after)
     return figures

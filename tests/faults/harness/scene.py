@@ -29,7 +29,7 @@ from services.store.connection import Connection, QueueUnavailable
 from services.store.runtime import Runtime
 from tests.faults.harness.client import Client
 from tests.faults.harness.clock import Clock
-from tests.faults.harness.load import http_client
+from tests.faults.harness.load import Load, http_client
 from tests.faults.harness.proxy import Proxy
 from tests.host_process import ROOT, HostProcess, find_child, run_host
 
@@ -76,10 +76,12 @@ class FaultScene:
     restart: Callable[[], Awaitable[None]] | None = None  # SIGTERM, and up again on the same folder and port
     clock: Clock | None = None
     direct: str | None = None  # its Redis past the proxy
+    config_path: Path | None = None
+    load: Load | None = None  # the scenario's chats
     http: Any = field(default_factory=http_client)
 
-    def client(self) -> Client:
-        return Client(self.http, lambda: self.url, self.headers, PATIENCE_S)
+    def client(self, *, asks_anew: bool = False) -> Client:
+        return Client(self.http, lambda: self.url, self.headers, PATIENCE_S, asks_anew=asks_anew)
 
     def headers(self, tenant: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.keys[tenant]}"}
@@ -179,7 +181,7 @@ async def supervised(
 
     try:
         runtime = Runtime.from_config(path, {"BUNKHOUSE__DATA_DIR": str(folder / "data"), **named})
-        scene = FaultScene(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart)
+        scene = FaultScene(host.url, host.keys, runtime, host.process.pid, host=host, restart=restart, config_path=path)
         async with scene.http:
             yield scene
     finally:
@@ -264,5 +266,18 @@ def _process(command: list[str], log_path: Path, environ: dict[str, str]) -> Ite
             process.wait()
 
 
+@asynccontextmanager
+async def two_gateways(folder: Path) -> AsyncIterator[FaultScene]:
+    """`bunkhouse up` with two gateway processes, which wait for a reader's return for no longer than a chat lasts."""
+    async with supervised(folder, processes=2, resume_grace_s=0.5) as scene:
+        yield scene
+
+
 # By `Scenario.where`.
-PLACES = {"up": supervised, "clock": with_a_clock, "redis": behind_proxy, "engine": behind_engine_proxy}
+PLACES = {
+    "up": supervised,
+    "two gateways": two_gateways,
+    "clock": with_a_clock,
+    "redis": behind_proxy,
+    "engine": behind_engine_proxy,
+}
