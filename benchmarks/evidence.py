@@ -1,4 +1,4 @@
-"""`make bench-evidence`: the claim "twice as many models" against what the last GPU run measured.
+"""`make bench-evidence`: compare the claim "twice as many models" with the last GPU run.
 
 Reads docs/benchmarks/capacity.json (benchmarks/gpu/capacity.py); prints the ratios, writes them to evidence.json beside
 it, docs/evidence.md and the charts in docs/images. What misses its bound, or was not run, is named in the page's first
@@ -108,14 +108,16 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
     lines = [
         "# Twice as many models: the evidence",
         "",
-        f"{verdict} Measured {found['date']} on one {found['gpu']}, its memory limited to {card:g} GiB, with models of "
-        "the Qwen2.5-7B and QwQ-32B shapes in 4-bit AWQ weights (random values: time and memory depend on shapes "
-        f"alone), {context:,} tokens a session, inter-token target {found['inter_token_target_ms']:g} ms at the "
-        "99th percentile.",
+        f"{verdict} Measured on {found['date']} on one {found['gpu']} with its memory limited to {card:g} GiB. The "
+        "models have the shapes of Qwen2.5-7B and QwQ-32B in 4-bit AWQ weights with random values, because time and "
+        f"memory depend on shapes alone. Sessions have {context:,} tokens; the inter-token target is "
+        f"{found['inter_token_target_ms']:g} ms at the 99th percentile.",
         "",
         *(f"![{title}](images/{name}.svg)" for name, title, _ in charts(found)),
         "",
-        "| 4 bits against 16 | seen | bound | article |",
+        "The article is an account of 4-bit KV caches with QwQ-32B in LM Studio on one 24 GB GPU.",
+        "",
+        "| 4 bits against 16 | measured | bound | article |",
         "| --- | --- | --- | --- |",
     ]
     for bound in BOUNDS:
@@ -143,7 +145,7 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
         [
             *lines,
             "",
-            f"Models each have {found['sessions_each']} sessions, all of them decoding at once within the target.",
+            f"Each model has {found['sessions_each']} sessions, which all decode at once within the target.",
             "",
             "How it was measured: benchmarks/gpu/capacity.py. Raw: benchmarks/capacity.json.",
             "",

@@ -42,10 +42,12 @@ def loadtest(
     scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.")],
     url: Annotated[str | None, typer.Option(help="API base, such as http://127.0.0.1:8000/v1.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for run.jsonl and report.html.")] = Path("loadtest-out"),
-    duration_s: Annotated[float | None, typer.Option(min=0.1, help="Instead of the scenario's.")] = None,
+    duration_s: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds of load, instead of the scenario's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Run a scenario, write JSON lines and an HTML report."""
+    """Run a scenario; write one JSON line per chat and an HTML report."""
     try:
         plan = _changed(YamlFile(scenario).read_as(Scenario), url, duration_s)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
@@ -65,10 +67,10 @@ def loadtest(
 @app.command()
 def report(
     run_file: Annotated[Path, typer.Argument(help="A run's run.jsonl.")],
-    out: Annotated[Path | None, typer.Option(help="The page; beside the run if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html beside the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
 ) -> None:
-    """Make the HTML report of a run again."""
+    """Write the HTML report of a run again, or print its figures."""
     run = _read(run_file)
     if as_json:
         typer.echo(orjson.dumps(summary(run)).decode())
@@ -85,7 +87,7 @@ def compare(
     b: Annotated[Path, typer.Argument(help="The run that changed something.")],
     out: Annotated[Path | None, typer.Option(help="Write the comparison as an HTML page, too.")] = None,
 ) -> None:
-    """Compare two runs: what is clearly better or worse, and what may be chance."""
+    """Compare two runs, and name the differences that are beyond chance."""
     runs = _read(a), _read(b)
     headings = ComparisonRow("measure", "A", "B", "change", "verdict")
     for row in (headings, *compare_runs(*runs)):
@@ -105,14 +107,14 @@ def prove(
         str | None,
         typer.Option(help="Memory to fill, such as 24GB. Default: memory.card, else what the models take at 16 bits."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Which of its models; the first if not given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which of its models. Default: the first.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for prove.html, prove.md and prove.json.")] = Path("prove-out"),
-    quick: Annotated[bool, typer.Option(help="A fifth of the work: for a first look.")] = False,
+    quick: Annotated[bool, typer.Option(help="A fifth of the work, for a first look.")] = False,
     first_token_s: Annotated[float | None, typer.Option(min=0.001, help="Latency target.")] = None,
     inter_token_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency target.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
 ) -> None:
-    """Measure the article's claims on this machine: memory, room, speed and quality at 16, 8 and 4 KV bits."""
+    """Measure memory, capacity, speed and quality at 16, 8 and 4 KV bits, beside the article's claims."""
     from services.evidence.prove.cli import run  # noqa: PLC0415  (a load test needs no engine)
 
     run(

@@ -22,7 +22,7 @@ class ComparisonRow:
     a_text: str
     b_text: str
     change_text: str
-    verdict: str  # "B is better" | "B is worse" | "no clear difference" | "cannot be told"
+    verdict: str  # "B is better" | "B is worse" | "no clear difference" | "too few chats"
 
     @property
     def tone(self) -> str:
@@ -87,7 +87,7 @@ def render_comparison(a: Run, b: Run, a_name: str, b_name: str) -> str:
 
 def _verdict(a: Interval | None, b: Interval | None, *, more_is_better: bool) -> str:
     if a is None or b is None:
-        return "cannot be told"
+        return "too few chats"
     if b[0] > a[2]:
         return "B is better" if more_is_better else "B is worse"
     if b[2] < a[0]:

@@ -43,8 +43,8 @@ def parse(at_s: float, text: str) -> KvSample | None:
 
 
 async def watch(http: StreamClient, now: Callable[[], float], on_sample: Callable[[KvSample], None]) -> None:
-    """Sample until cancelled; ends by itself where the server is no Bunkhouse."""
-    # A host that has only just started names its gauges before it has values for them: that is no reason to stop.
+    """Sample until cancelled. Ends by itself if the server is not a Bunkhouse host."""
+    # A host that has just started names its gauges before it has values for them.
     while True:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):

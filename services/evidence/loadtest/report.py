@@ -29,8 +29,8 @@ METHODS = (
     "Lost and doubled: event ids that jump or repeat, more pieces than the server's own token count, and (where the "
     "scenario names a tokenizer) texts clearly shorter than that count. A stream "
     "without finish reason and [DONE] counts as broken.",
-    "Queue wait and KV bits are what a Bunkhouse says in its answers, KV memory what its /metrics say once a second; "
-    "other servers say nothing of it.",
+    "Queue wait and KV bits come from a Bunkhouse host's answers, KV memory from its /metrics once a second; "
+    "other servers do not report it.",
     "Quantiles are order statistics of the counted chats, with no smoothing.",
 )
 

@@ -3,8 +3,8 @@
 The check, for every stream:
 
 - event ids that are whole numbers must rise by one: a jump is lost events, a repeat or a step back doubled ones;
-- ids such as 1-17 (Bunkhouse: attempt and place) must rise from text to text; a jump is no loss there, because a
-  host that falls behind joins pieces;
+- ids such as 1-17 (Bunkhouse: attempt and place) must rise from text to text; a jump is allowed, because a host that
+  falls behind joins pieces;
 - where a tokenizer is given, a text that is clearly shorter than `usage.completion_tokens` has lost some;
 - more pieces of text than `usage.completion_tokens` are doubled tokens (a piece may hold several: fewer are
   not lost ones);
@@ -108,7 +108,7 @@ class ChatStream:
             self._fault_once("an event that is not JSON")
             return
         if not isinstance(value, dict):
-            self._fault_once("an event that is no JSON object")
+            self._fault_once("an event that is not a JSON object")
             return
         if "error" in value:
             self.error = error_label(200, value)

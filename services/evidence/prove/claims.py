@@ -1,4 +1,7 @@
-"""The article's claims A1 to A15 with what was measured here beside each, and every figure's method."""
+"""The claims A1 to A15 of the article, each beside the figure measured here, and every figure's method.
+
+The article is an account of 4-bit KV caches with QwQ-32B (4-bit weights) in LM Studio on one 24 GB GPU.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ METHODS = {
     "alike. Each precision has an engine of its own; the others rest meanwhile. First token: with the prefill, once.",
     "predictions": "Next-token distributions on the corpus' dialogues, one token a call against the quantized cache "
     "(not one pass over the text). The divergence is from 16 bits, over the likeliest 1,000 tokens and the rest as one "
-    "bucket, so the true one is no smaller.",
+    "bucket, so the true divergence is at least this large.",
     "questions": "Questions of the corpus with checkable answers, greedy, the same ones at every precision; 95% "
     "intervals after Wilson. `Same answer` compares the texts word for word with those at 16 bits.",
     "style": "One minus the cosine of character trigram profiles over answers to creative requests and complaints, "
@@ -40,9 +43,9 @@ METHODS = {
     "contention": "Lower quartile of chats' mean time between tokens with two models at 16 bits, one chat each, "
     "over that with one.",
     "change": "Longest time that the engine took to change its KV bits in this run.",
-    "article": "The article's own case is arithmetic here: QwQ-32B has 64 layers and 8 KV heads of dimension 128, so a "
-    "token takes {per_token:.0f} kB at 16 bits. Saving {saved} GB at 4 bits (q4_0, 4.5 bits with scales) means a "
-    "cache of about {tokens:,.0f} tokens.",
+    "article": "The article (4-bit KV caches with QwQ-32B in LM Studio, 24 GB) is checked by arithmetic: "
+    "QwQ-32B has 64 layers and 8 KV heads of dimension 128, so a token takes {per_token:.0f} kB at 16 bits. Saving "
+    "{saved} GB at 4 bits (q4_0, 4.5 bits with scales) means a cache of about {tokens:,.0f} tokens.",
 }
 
 

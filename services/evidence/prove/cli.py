@@ -61,7 +61,7 @@ def run(
 def _new_results(
     config: Config, subject: Subject, card: str | None, targets: LatencyTargets, settings: Settings
 ) -> Results:
-    """Results with nothing measured yet. Raises ValueError for a card that is no size."""
+    """Results with nothing measured yet. Raises ValueError for a card that is not a size."""
     models = len(config.models)
     set_card = parse_bytes(card) if card is not None else config.memory.card
     card_bytes = 0 if set_card == "auto" else int(set_card)

@@ -72,7 +72,7 @@ class Study:
         """Whether `part` of the time is over. Notes what is left out then."""
         if self._seconds() < part * self._settings.seconds_max:
             return False
-        self.results.notes.append(f"Left out, the time was over: {what}.")
+        self.results.notes.append(f"Left out for lack of time: {what}.")
         return True
 
     @property
@@ -106,7 +106,7 @@ class Study:
         return [speed.long_prompt(self.subject.tokenizer, tokens, seed) for seed in range(speed.PROMPTS)]
 
     async def _bring(self, running: RunningEngine, at: MeasuredAtBits) -> Engine | None:
-        """The engine at this precision; None, and a note, where it cannot be had. Raises for 16 bits."""
+        """The engine at this precision; None, and a note, if it cannot run. Raises for 16 bits."""
         try:
             found = await running.at(at.bits)
         except (KvBitsUnsupported, EngineStartError, ConfigError) as error:
