@@ -1,8 +1,8 @@
 """Tokenizers for the gateway and the workers: token counts, token ids and the chat template.
 
-`load_tokenizer` reads either a GGUF file's own metadata or a Hugging Face folder. Where the family is
-known the ids equal the engine's own and `exact` is true; else `count` is an upper bound (a token of these
-vocabularies is at least one byte) and prompts go to the engine as text.
+`load_tokenizer` reads either a GGUF file's own metadata or a Hugging Face folder. Where the family is known the ids
+equal the engine's own and `exact` is true. Else prompts go to the engine as text, and `count` comes from a tokenizer
+built of the same vocabulary, or, where that is of an unknown sort, is an upper bound: a token is at least one byte.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from services.tokenizer.chat_template import CHATML, ChatTemplate
 from services.tokenizer.control_tokens import breaker
-from services.tokenizer.gguf_tokenizer import build_fast_tokenizer, gguf_control_tokens, gguf_special_tokens
+from services.tokenizer.gguf_tokenizer import (
+    counting_tokenizer,
+    exact_tokenizer,
+    gguf_adds_bos,
+    gguf_control_tokens,
+    gguf_special_tokens,
+)
 
 _JSON_BYTES_MAX = 64 << 20
 
@@ -39,9 +45,12 @@ class Tokenizer:
         bos: str | None,
         source: Path,
         control: Iterable[str] = (),
+        *,
+        counting: FastTokenizer | None = None,
     ) -> None:
         self.harmless = breaker(control)
         self._fast = fast
+        self._counting = fast or counting
         self._template = template
         self._bos = bos  # what the engine would put before every prompt that is text
         self._source = source
@@ -89,8 +98,10 @@ class Tokenizer:
         return self.encode(text) if self.exact else text.removeprefix(self._bos or "")
 
     def count(self, text: str) -> int:
-        """Tokens of `text`; when not `exact`, an upper bound."""
-        return len(self.encode(text)) if self.exact else len(text.encode(errors="replace")) + 2
+        """Tokens of `text`. When not `exact`, near the engine's own count, or an upper bound."""
+        if self._counting is None:
+            return len(text.encode(errors="replace")) + 2
+        return len(self._counting.encode(text, add_special_tokens=False).ids)
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: object
@@ -126,15 +137,10 @@ def _from_gguf(path: Path) -> Tokenizer:
     if source is None and "<|im_start|>" in metadata.get("tokenizer.ggml.tokens", ()):
         source = CHATML
     template = ChatTemplate(source, special) if source else None
-    fast = build_fast_tokenizer(metadata)
-    bos = special.get("bos_token") if _wants_bos(metadata) else None
-    return Tokenizer(fast, template, bos, path, gguf_control_tokens(metadata))
-
-
-def _wants_bos(metadata: Mapping[str, Any]) -> bool:
-    """llama.cpp puts a BOS before prompts of the Llama 3 family even where the file does not say so."""
-    default = metadata.get("tokenizer.ggml.pre") in {"llama3", "llama-v3", "llama-bpe"}
-    return bool(metadata.get("tokenizer.ggml.add_bos_token", default))
+    fast = exact_tokenizer(metadata)
+    counting = counting_tokenizer(metadata) if fast is None else None
+    bos = special.get("bos_token") if gguf_adds_bos(metadata) else None
+    return Tokenizer(fast, template, bos, path, gguf_control_tokens(metadata), counting=counting)
 
 
 def _from_folder(folder: Path) -> Tokenizer:

