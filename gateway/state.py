@@ -64,12 +64,13 @@ class Gateway:
 
     def __post_init__(self) -> None:
         scheduler = self.config.scheduler
+        self.hub = ReplyHub(self.connection)
         self.submissions = SubmissionClient(
             self.connection,
             waiting_max=scheduler.waiting_max,
             waiting_per_tenant_max=scheduler.waiting_per_tenant_max,
+            reply_channel=self.hub.channel,
         )
-        self.hub = ReplyHub(self.connection)
         self.breaker = CircuitBreaker()
         self.directory = Directory(self.submissions, self.secrets.pepper, self.clock, self.secrets.admin_key)
         self.engines = Engines(self.submissions, self.config.models)

@@ -22,7 +22,7 @@ from services.store.sockets import KINDS, pack
 from services.store.subscriber import Hear, listen
 
 SCRIPTS = (
-    *("submit", "cancel", "follow", "registry", "take_delivery"),  # gateways
+    *("submit", "cancel", "follow", "attend", "registry", "take_delivery"),  # gateways
     *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
     *("claim", "write", "held", "settle"),  # workers
     *("command", "withdraw", "take_command"),  # the admin API and workers
@@ -31,8 +31,8 @@ SCRIPTS = (
 PREPENDED = {
     "dispatch": ("leave", "ready"),
     "overflow": ("leave", "ready"),
-    "refuse": ("leave", "give_back"),
-    "settle": ("give_back",),
+    "refuse": ("leave", "give_back", "show"),
+    "settle": ("give_back", "show"),
 }
 PAUSE_S = 0.5
 RETRY_PAUSES_S = (0.05, 0.2, 0.5, 1.0)

@@ -4,7 +4,8 @@ key                     type    holds
 bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream), asked
                                 (digest of the question that came with an Idempotency-Key), charge (until it ends),
                                 reserved_microusd (of `spent`, where it went to another provider), kv_byte_seconds
-                                (held so far)
+                                (held so far), followers (channels of the gateway processes that follow the
+                                reply, until it ends)
 bh:reply:CHAT           stream  the answer; entry ids are ATTEMPT-PLACE, so a newer attempt fences an older one
 bh:wait:TENANT          zset    waiting chats by arrival number
 bh:waiting              hash    tenant -> how many of its chats wait
@@ -77,8 +78,12 @@ CELERY_UNACKED_INDEX = CELERY_PREFIX + "unacked_index"  # zset: delivery tag -> 
 GROUP = "workers"
 
 # Channels carry hints. What they tell of is stored; a lost hint costs time, never a token.
-REPLY_HINTS = "bh:hint:replies"
 REGISTRY_HINTS = "bh:hint:registry"
+
+
+def reply_channel(process: str) -> str:
+    """Channel on which one gateway process hears of the replies that it follows."""
+    return f"bh:hint:replies:{process}"
 
 
 def chat(chat_id: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Reader:
     def __init__(self, chat: str, after: str) -> None:
         self.chat = chat
         self.after = after
+        self.ended = False
         self._news: list[ReplyEntry] = []
         self._woken = False
         self._waiter: asyncio.Future[None] | None = None
@@ -52,6 +54,7 @@ class Reader:
             entries = [entry for entry in entries if place_of(entry.id) > here]
         if entries:
             self.after = entries[-1].id
+            self.ended = entries[-1].end is not None
             self._news += entries
             self.wake()
 
@@ -103,7 +106,10 @@ class ReplyHub:
     """All reply streams that this process relays. `run` must be running."""
 
     def __init__(self, connection: Connection) -> None:
+        self.channel = keys.reply_channel(secrets.token_hex(8))  # news of the chats followed here, and of no others
         self._connection = connection
+        self._attended: set[str] = set()  # chats whose news come to `channel`
+        self._left: list[str] = []  # chats that ran when their last reader left
         self._readers: dict[str, set[Reader]] = defaultdict(set)
         self._dirty: set[str] = set()
         self._work = asyncio.Event()
@@ -113,7 +119,9 @@ class ReplyHub:
         """A reader of one reply, from the entry after `after`. `fresh`: there is nothing yet, news will come."""
         reader = Reader(chat, after)
         self._readers[chat].add(reader)
-        if not fresh:
+        if fresh:
+            self._attended.add(chat)
+        else:
             self._mark([chat])
         try:
             yield reader
@@ -122,6 +130,10 @@ class ReplyHub:
             self._readers[chat].discard(reader)
             if not self._readers[chat]:
                 del self._readers[chat]
+                self._attended.discard(chat)
+                if not reader.ended and (not fresh or reader.after != after):
+                    self._left.append(chat)
+                    self._work.set()
 
     async def run(self) -> None:
         """Read for all readers until cancelled. Outlasts a Redis that goes away."""
@@ -150,7 +162,7 @@ class ReplyHub:
     async def _listen(self) -> None:
         while True:
             try:
-                await self._connection.listen(keys.REPLY_HINTS, self._hear)
+                await self._connection.listen(self.channel, self._hear)
             except QueueUnavailable:
                 await asyncio.sleep(RETRY_S)
 
@@ -164,12 +176,27 @@ class ReplyHub:
             await self._work.wait()
             self._work.clear()
             chats, self._dirty = self._dirty, set()
+            left, self._left = self._left, []
             readers = [reader for chat in chats for reader in self._readers.get(chat, ())]
             try:
+                await self._attend([chat for chat in left if chat not in self._readers], wanted=False)
+                new = [chat for chat in chats if chat not in self._attended]
+                self._attended.update(chat for chat in await self._attend(new, wanted=True) if chat in self._readers)
                 await self._read_for(readers)
             except QueueUnavailable:
                 await asyncio.sleep(RETRY_S)
                 self._mark(list(chats))
+
+    async def _attend(self, chats: list[str], *, wanted: bool) -> list[str]:
+        """Have the news of chats come to `channel`, or no longer. Returns those that there are.
+
+        Before their streams are read: what is written after that comes as news.
+        """
+        if not chats:
+            return []
+        names = [keys.chat(chat) for chat in chats]
+        known = await self._connection.script("attend", names, [self.channel, int(wanted)])
+        return [chat for chat, there in zip(chats, known, strict=True) if there]
 
     async def _read_for(self, readers: list[Reader]) -> None:
         if not readers:

@@ -179,7 +179,6 @@ class SchedulerStore:
                 encode(ReplyEnd(Finish.ERROR, error=error)),
                 counter,
                 REPLY_KEEP_S,
-                keys.REPLY_HINTS,
                 "",
                 "",
             ],

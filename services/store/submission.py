@@ -64,8 +64,16 @@ class ChatInfo:
 class SubmissionClient:
     """Chats come in here. Every method raises QueueUnavailable when Redis does not answer in time."""
 
-    def __init__(self, connection: Connection, *, waiting_max: int = 2000, waiting_per_tenant_max: int = 500) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        waiting_max: int = 2000,
+        waiting_per_tenant_max: int = 500,
+        reply_channel: str = "",  # ReplyHub.channel of the process that serves the chats submitted here
+    ) -> None:
         self._connection = connection
+        self._reply_channel = reply_channel
         self._records = EngineRecords(connection)
         self._bounds = (waiting_max, waiting_per_tenant_max)
 
@@ -114,6 +122,7 @@ class SubmissionClient:
                 SESSION_KEEP_S,
                 asked,
                 to_give_back(windows),
+                self._reply_channel,
                 *(value for window in windows for value in (window.amount, window.most, window.keep_s)),
             ],
         )
@@ -146,7 +155,7 @@ class SubmissionClient:
         answer = await self._connection.script(
             "refuse",
             refuse_keys(ticket, now_s),
-            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, keys.REPLY_HINTS, "cancel", readers],
+            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, "cancel", readers],
         )
         return bool(answer == b"ok")
 

@@ -146,19 +146,19 @@ class WorkConsumer:
         has started is news only with its first piece, which spares readers a turn; who waits longer for that one finds
         the start in the stream.
         """
-        news: list[object] = []
-        args: list[object] = [keys.REPLY_HINTS, b""]
+        written: list[str] = []
+        args: list[object] = []
         for line in lines:
-            place = f"{line.attempt}-{line.place}"
+            place, field = f"{line.attempt}-{line.place}", TEXT_FIELDS[line.content]
+            piece = (line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens, field)
+            news = orjson.dumps(piece)
             if line.start is not None:
                 bits, queue_s = line.start
                 start = {"b": bits, "q": queue_s, "s": self.served_by}
-                news.append((line.chat, QUEUED, f"{line.attempt}-0", start))
-            field = TEXT_FIELDS[line.content]
-            news.append((line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens, field))
-            args += (place, field, line.text, line.tokens)
-        args[1] = orjson.dumps(news)
-        refused = await self._connection.script("write", [keys.reply(line.chat) for line in lines], args)
+                news = orjson.dumps((line.chat, QUEUED, f"{line.attempt}-0", start)) + b"," + news
+            written += (keys.reply(line.chat), keys.chat(line.chat))
+            args += (place, field, line.text, line.tokens, news)
+        refused = await self._connection.script("write", written, args)
         return {lines[number - 1].chat for number in refused if await self._fenced(lines[number - 1])}
 
     async def _fenced(self, line: ReplyPiece) -> bool:
@@ -202,7 +202,6 @@ class WorkConsumer:
                 event,
                 keep_s,
                 keys.GROUP,
-                keys.REPLY_HINTS,
                 *counters(usage, end.finish, code),
                 *(("overflow_chats", 1) if usage and end.served_by != HERE else ()),
             ],

@@ -2,11 +2,11 @@
 -- KEYS: registry-version, waiting, wait:T, arrivals, chat, reply, events, idempotency ('' when none), session, sessions,
 --       then a counter for each window
 -- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s, session, bot, model, now_s,
---       session_keep_s, digest of the question ('' without a key), what to give back at the end ('' = nothing), then for
---       each window: amount, most, seconds to keep
+--       session_keep_s, digest of the question ('' without a key), what to give back at the end ('' = nothing),
+--       channel of the gateway process that serves it ('' = none), then for each window: amount, most, seconds to keep
 -- Answers {'ok', place, used...}: with each window's use now | {'limited', n, used...}: the n-th window has no room |
 -- {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat} | {'reused', chat}: the key stands for another question
-local WINDOW, ARG = 11, 16 -- where the windows begin, in KEYS and in ARGV
+local WINDOW, ARG = 11, 17 -- where the windows begin, in KEYS and in ARGV
 local function with_use(answer)
   for i = WINDOW, #KEYS do answer[#answer + 1] = tonumber(redis.call('GET', KEYS[i]) or '0') end
   return answer
@@ -59,6 +59,7 @@ if KEYS[8] ~= '' then
   redis.call('HSET', KEYS[5], 'asked', ARGV[14])
 end
 if ARGV[15] ~= '' then redis.call('HSET', KEYS[5], 'charge', ARGV[15]) end
+if ARGV[16] ~= '' then redis.call('HSET', KEYS[5], 'followers', ARGV[16]) end
 for i = WINDOW, #KEYS do
   local at = ARG + 3 * (i - WINDOW)
   redis.call('INCRBY', KEYS[i], ARGV[at])
