@@ -17,8 +17,7 @@ from gateway.app import App
 from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
-from services.process import garbage as heap
-from services.process import logs
+from services.process import garbage, logs
 from services.process.children import raise_open_files_limit
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 
@@ -124,7 +123,7 @@ def serve(config_path: Path) -> None:
     with listening(bounds.host, bounds.port) as listener:
         host, port = listener.getsockname()[:2]
         log.info("gateway.listens", host=host, port=port)
-        Server(app, config, bounds.drain_s, heap.settle).run(sockets=[listener])
+        Server(app, config, bounds.drain_s, garbage.freeze_heap).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:

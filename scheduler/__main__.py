@@ -23,7 +23,7 @@ from services.config.schema import Config, ConfigError
 from services.contracts.devices import DeviceReport, gpu_index
 from services.devices.card import bandwidths, devices
 from services.devices.telemetry import GpuSource
-from services.process import garbage as heap
+from services.process import garbage
 from services.process.logs import setup
 from services.store.bandwidth import read_measured
 from services.store.connection import Connection, QueueUnavailable
@@ -151,7 +151,7 @@ async def serve(runtime: Runtime) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         stopping = asyncio.create_task(stopped.wait())
-        heap.settle()
+        garbage.freeze_heap()
         done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
         for task in [*tasks, stopping]:
             task.cancel()

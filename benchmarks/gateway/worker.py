@@ -14,7 +14,7 @@ from services.engines.http import EngineHttp
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.engines.llamacpp_slots import Slots
 from services.model_files.weights import resolve
-from services.process import garbage as heap
+from services.process import garbage
 from services.process.logs import setup
 from services.store.runtime import open_runtime
 from services.store.work import WorkConsumer
@@ -67,7 +67,7 @@ async def main(config: Path, model: str, port: int) -> None:
     async with runtime.connect() as connection:
         bench = WorkConsumer(connection, model, f"{model}@0")
         worker = Worker(model, engine, load_tokenizer(weights), bench, reply_keep_s=30, drain_s=1, clock=time.time)
-        heap.settle()
+        garbage.freeze_heap()
         await worker.run()
 
 

@@ -1,4 +1,4 @@
-"""All commands of `bunkhouse`, by name. What a command needs is imported when it runs: `--help` stays quick."""
+"""All commands of `bunkhouse`. A command imports what it needs when it runs, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def chat(
     bot: Annotated[str, typer.Argument(metavar="TENANT/BOT", help="For example acme/support.")],
     *,
     config: Annotated[
-        str | None, typer.Option(help="The host's YAML file. Default: of the host that runs here.")
+        str | None, typer.Option(help="The host's YAML file. Default: that of the host running here.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Another host's address.")] = None,
     key: Annotated[str | None, typer.Option(envvar="BUNKHOUSE_API_KEY", help="An API key.", show_envvar=True)] = None,
-    message: Annotated[str | None, typer.Option("-m", "--message", help="Say only this.")] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", help="Send this one message.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.3,
     as_json: AsJson = False,
 ) -> None:
@@ -71,7 +71,7 @@ def chat(
 @app.command()
 def ps(
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="Default: of the host that runs here.")
+        Path | None, typer.Argument(metavar="CONFIG", help="Default: that of the host running here.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +84,7 @@ def ps(
 @app.command()
 def explain(
     chat: Annotated[str, typer.Argument(metavar="CHAT", help="A chat's id: chatcmpl-...")],
-    config: Annotated[Path | None, typer.Option(help="Default: of the host that runs here.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Default: that of the host running here.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain in numbers why a chat waits, runs or was refused."""
@@ -95,7 +95,7 @@ def explain(
 
 @app.command(hidden=True)
 def seed(config: ConfigPath) -> None:
-    """Fetch the configuration's weights, write its tenants and keys into Redis (`up` does it by itself)."""
+    """Fetch the weights, write tenants and keys into Redis (`up` does both itself)."""
     from services.cli.seed import run  # noqa: PLC0415
 
     run(config)
@@ -120,8 +120,8 @@ def version(as_json: AsJson = False) -> None:
     run(as_json)
 
 
-def _passed_on(name: str, words: str) -> None:
-    """A command of the measuring tools: it reads its own options, and is imported only when it is called."""
+def _forward(name: str, words: str) -> None:
+    """A command of services.evidence, which reads its own options and is imported when it is called."""
 
     @app.command(
         name,
@@ -135,7 +135,7 @@ def _passed_on(name: str, words: str) -> None:
         tools([name, *context.args], prog_name="bunkhouse")
 
 
-_passed_on("loadtest", "Run a load test against any OpenAI-compatible server.")
-_passed_on("report", "Show a load test's figures.")
-_passed_on("compare", "Compare two load tests.")
-_passed_on("prove", "Measure memory, room, speed and quality at 16, 8 and 4 KV bits on this machine.")
+_forward("loadtest", "Run a load test against any OpenAI-compatible server.")
+_forward("report", "Show a load test's figures.")
+_forward("compare", "Compare two load tests.")
+_forward("prove", "Measure memory, capacity, speed and quality at 16, 8 and 4 KV bits on this machine.")

@@ -11,7 +11,7 @@ import orjson
 from rich.text import Text
 
 from services.cli.client import ChatAnswer, ChatClient, ChatFailed
-from services.cli.errors import WRONG_INPUT, err, fail, out, told
+from services.cli.errors import WRONG_INPUT, err, fail, out, reported_errors
 from services.cli.running import RunningHost, find
 
 COMMANDS = "/new   start a new conversation\n/quit  end the chat, as Ctrl-D does\n/help  show this"
@@ -31,7 +31,7 @@ def run(
     tenant, _, name = bot.partition("/")
     if not name:
         fail(f"{bot!r} is not a bot's name: write TENANT/BOT, for example acme/support", WRONG_INPUT)
-    with told():
+    with reported_errors():
         host = RunningHost(url, key) if url and key else find(config, tenant).replaced(url, key)
     if host.url is None:
         fail("no host runs here (no `bunkhouse up` on this data_dir); name one with --url", WRONG_INPUT)

@@ -1,7 +1,7 @@
-"""Errors as a person reads them, and exit codes.
+"""Error messages and exit codes.
 
-0  it worked (a host that was told to stop, too)
-1  it failed: the message says what and why
+0  success, also of a host that was asked to stop
+1  failure: the message says what failed and why
 2  the command line or the configuration is wrong
 """
 
@@ -30,7 +30,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reported_errors() -> Iterator[None]:
     """Known errors leave this block as a message on stderr and an exit code; unknown ones keep their traceback."""
     try:
         yield
@@ -41,6 +41,6 @@ def told() -> Iterator[None]:
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Say it and end the command. Raises typer.Exit."""
+    """Print the message and end the command. Raises typer.Exit."""
     err.print(Text("error: ", "bold red") + Text(message), soft_wrap=True)
     raise typer.Exit(code)

@@ -9,28 +9,29 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.errors import WRONG_INPUT, fail, out, told
-from services.cli.running import DEFAULT_DATA_DIR, state
+from services.cli.errors import WRONG_INPUT, fail, out, reported_errors
+from services.cli.running import DEFAULT_DATA_DIR
 from services.contracts.explanation import Explanation
+from services.host.state_file import read_state
 from services.store.explanations import NoScheduler, explain
 from services.store.runtime import Runtime, open_runtime
 
 
 def run(chat: str, config_path: Path | None, as_json: bool) -> None:
-    """Print what the scheduler says. Exit code 1 when none answers, or nobody knows the chat."""
-    with told():
+    """Print the scheduler's answer. Exit code 1 when no scheduler answers, or the chat is unknown."""
+    with reported_errors():
         if config_path is None:
-            running = state(DEFAULT_DATA_DIR)
+            running = read_state(DEFAULT_DATA_DIR)
             if running is None:
                 fail("no host runs here (no `bunkhouse up` on .bunkhouse); name its --config", WRONG_INPUT)
-            config_path = Path(running["config"])
+            config_path = Path(running.config)
         found = asyncio.run(_ask(open_runtime(config_path), chat))
     if as_json:
         out.print_json(data=asdict(found))
     elif found.state != "unknown":
         _show(found)
     if found.state == "unknown":
-        fail(f"nobody knows the chat {chat!r}: it ended long ago, or never existed")
+        fail(f"the chat {chat!r} is unknown: it ended long ago, or never existed")
 
 
 async def _ask(runtime: Runtime, chat: str) -> Explanation:

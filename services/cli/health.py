@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from services.cli.errors import fail, out, told
+from services.cli.errors import fail, out, reported_errors
 from services.contracts.engines import EngineState
 from services.store.runtime import Runtime, open_runtime
 from services.store.submission import SubmissionClient
@@ -20,8 +20,8 @@ MODEL = "model "
 
 
 def run(config_path: Path, part: str) -> None:
-    """`part`: gateway, scheduler, jobs, or `model NAME`. Exit code 1, with the reason, when it is not well."""
-    with told():
+    """`part`: gateway, scheduler, jobs, or `model NAME`. Exit code 1, with the reason, when it is unhealthy."""
+    with reported_errors():
         runtime = open_runtime(config_path)
         trouble = asyncio.run(_trouble(runtime, part))
     if trouble:
@@ -44,13 +44,13 @@ async def _trouble(runtime: Runtime, part: str) -> str | None:
 async def _model(runtime: Runtime, door: SubmissionClient, name: str) -> str | None:
     if name not in runtime.config.models:
         models = ", ".join(MODEL + each for each in runtime.config.models)
-        return f"no such part; there are gateway, scheduler, jobs, {models}"
+        return f"no such part; the parts are gateway, scheduler, jobs, {models}"
     seen = (await door.engines()).get(name)
     if seen is None:
         return "its worker has not reported yet"
     silent_s = time.time() - seen.report.at_s
     if silent_s > REPORT_AGE_S_MAX:
-        return f"its worker was silent for {silent_s:.0f} s"
+        return f"its worker has been silent for {silent_s:.0f} s"
     return "its engine is down" if seen.report.state is EngineState.DOWN else None
 
 

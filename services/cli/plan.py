@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from services.cli.errors import FAILED, out, told
+from services.cli.errors import FAILED, out, reported_errors
 from services.config.schema import load
 from services.planner.plan import plan, planned_shape
 from services.planner.table import show
@@ -15,7 +15,7 @@ from services.planner.words import as_json
 
 def run(config_path: Path, json: bool) -> None:
     """Print the plan. Exit code 1 when it does not fit."""
-    with told():
+    with reported_errors():
         planned = plan(load(config_path), planned_shape)
     if json:
         out.print_json(data=as_json(planned))

@@ -1,46 +1,79 @@
-"""`bunkhouse ps`: processes and models of the host that runs here."""
+"""`bunkhouse ps`: processes and models of a running host."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.table import Table
 
-from services.cli.errors import WRONG_INPUT, fail, out, told
-from services.cli.running import DEFAULT_DATA_DIR, state
+from services.cli.errors import WRONG_INPUT, fail, out, reported_errors
+from services.cli.running import DEFAULT_DATA_DIR
 from services.contracts.decisions import Reservation
 from services.contracts.engines import EngineView
+from services.host.child import ChildStatus
+from services.host.state_file import read_state
 from services.planner.words import size
 from services.store.runtime import Runtime, open_runtime
 from services.store.scheduling import SchedulerStore
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """One process of the host, with all that it started. `memory_bytes` is resident memory."""
+
+    name: str
+    pid: int | None
+    state: str
+    restarts: int
+    memory_bytes: int | None
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One model. `running` chats are on the engine; `admitted` ones hold a reservation."""
+
+    model: str
+    engine: str
+    state: str
+    heard_s_ago: float
+    kv_bits: int
+    kv_budget_bytes: int
+    kv_used_bytes: int
+    kv_cached_bytes: int
+    kv_reserved_bytes: int
+    running: int
+    admitted: int
+    chats_max: int
+
+
 def run(config_path: Path | None, as_json: bool) -> None:
     """Print what runs. Exit code 1 when Redis does not answer."""
-    with told():
+    with reported_errors():
         if config_path is None:
-            running = state(DEFAULT_DATA_DIR)
+            running = read_state(DEFAULT_DATA_DIR)
             if running is None:
                 fail("no host runs here (no `bunkhouse up` on .bunkhouse); name its CONFIG", WRONG_INPUT)
-            config_path = Path(running["config"])
+            config_path = Path(running.config)
         _show(open_runtime(config_path), as_json)
 
 
 def _show(runtime: Runtime, as_json: bool) -> None:
     now_s = time.time()
-    running = state(runtime.config.data_dir)
+    running = read_state(runtime.config.data_dir)
     engines, held = asyncio.run(_look(runtime))
-    processes = [_process(child, now_s) for child in running["children"]] if running else []
+    processes = [_process(child, now_s) for child in running.children] if running else []
     models = [_model(seen, held, now_s) for seen in sorted(engines, key=lambda seen: seen.facts.model)]
     if as_json:
-        out.print_json(data={"url": running["url"] if running else None, "processes": processes, "models": models})
+        rows = {"processes": [asdict(row) for row in processes], "models": [asdict(row) for row in models]}
+        out.print_json(data={"url": running.url if running else None, **rows})
         return
     if running:
-        out.print(f"{running['url']}, up for {_ago(now_s - running['started_s'])}", highlight=False)
+        out.print(f"{running.url}, up for {_ago(now_s - running.started_s)}", highlight=False)
         out.print(_process_table(processes))
     out.print(_model_table(models))
 
@@ -51,62 +84,63 @@ async def _look(runtime: Runtime) -> tuple[list[EngineView], list[Reservation]]:
         return await desk.engines(), await desk.reservations()
 
 
-def _process(child: dict[str, Any], now_s: float) -> dict[str, Any]:
+def _process(child: ChildStatus, now_s: float) -> ProcessRow:
     memory = None
-    if child["pid"] is not None:
+    if child.pid is not None:
         try:
-            process = psutil.Process(child["pid"])
+            process = psutil.Process(child.pid)
             family = [process, *process.children(recursive=True)]
             memory = sum(each.memory_info().rss for each in family)
         except psutil.NoSuchProcess:
             pass
-    return {**child, "memory_bytes": memory, "for_s": round(now_s - child.pop("since_s"), 1)}
+    for_s = round(now_s - child.since_s, 1)
+    return ProcessRow(child.name, child.pid, child.state.value, child.restarts, memory, for_s)
 
 
-def _model(seen: EngineView, held: list[Reservation], now_s: float) -> dict[str, Any]:
+def _model(seen: EngineView, held: list[Reservation], now_s: float) -> ModelRow:
     facts, report = seen.facts, seen.report
     mine = [each for each in held if each.model == facts.model]
-    return {
-        "model": facts.model,
-        "engine": facts.engine,
-        "state": report.state.value,
-        "heard_s_ago": round(now_s - report.at_s, 1),
-        "kv_bits": int(facts.kv_bits),
-        "kv_budget_bytes": facts.kv_budget_bytes,
-        "kv_used_bytes": report.kv_used_bytes,
-        "kv_cached_bytes": report.kv_cached_bytes,
-        "kv_reserved_bytes": sum(each.reserved_bytes for each in mine),
-        "running": report.running,
-        "admitted": len(mine),
-        "chats_max": facts.chats_max,
-    }
+    return ModelRow(
+        model=facts.model,
+        engine=facts.engine,
+        state=report.state.value,
+        heard_s_ago=round(now_s - report.at_s, 1),
+        kv_bits=int(facts.kv_bits),
+        kv_budget_bytes=facts.kv_budget_bytes,
+        kv_used_bytes=report.kv_used_bytes,
+        kv_cached_bytes=report.kv_cached_bytes,
+        kv_reserved_bytes=sum(each.reserved_bytes for each in mine),
+        running=report.running,
+        admitted=len(mine),
+        chats_max=facts.chats_max,
+    )
 
 
-def _process_table(processes: list[dict[str, Any]]) -> Table:
+def _process_table(rows: list[ProcessRow]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("process", "pid", "state", "for", "restarts", "memory"):
         table.add_column(name, justify="left" if name in ("process", "state") else "right")
-    for each in processes:
-        memory = size(each["memory_bytes"]) if each["memory_bytes"] is not None else "-"
-        pid = str(each["pid"] or "-")
-        table.add_row(each["name"], pid, each["state"], _ago(each["for_s"]), str(each["restarts"]), memory)
+    for each in rows:
+        memory = size(each.memory_bytes) if each.memory_bytes is not None else "-"
+        pid = str(each.pid or "-")
+        table.add_row(each.name, pid, each.state, _ago(each.for_s), str(each.restarts), memory)
     return table
 
 
-def _model_table(models: list[dict[str, Any]]) -> Table:
+def _model_table(rows: list[ModelRow]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("model", "state", "heard", "KV bits", "chats", "KV used", "reserved", "of"):
+    for name in ("model", "state", "reported", "KV bits", "chats", "KV used", "reserved", "budget"):
         table.add_column(name, justify="left" if name in ("model", "state") else "right")
-    for each in models:
+    for each in rows:
         table.add_row(
-            each["model"],
-            each["state"],
-            f"{_ago(each['heard_s_ago'])} ago",
-            str(each["kv_bits"]),
-            f"{each['running']}/{each['chats_max']}",
-            size(each["kv_used_bytes"]),
-            size(each["kv_reserved_bytes"]),
-            size(each["kv_budget_bytes"]),
+            each.model,
+            each.state,
+            f"{_ago(each.heard_s_ago)} ago",
+            str(each.kv_bits),
+            f"{each.running}/{each.chats_max}",
+            size(each.kv_used_bytes),
+            size(each.kv_reserved_bytes),
+            size(each.kv_budget_bytes),
         )
     return table
 

@@ -1,18 +1,15 @@
-"""Finds the host that runs on this machine: what `bunkhouse up` wrote beside its data."""
+"""Finds the host that runs on this machine."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
-
-import psutil
+from typing import Self
 
 from services.config.api_keys import ready_key
 from services.config.host_secrets import load_secrets
 from services.config.schema import Config, load
-from services.host.host import STATE_FILE
+from services.host.state_file import read_state
 
 DEFAULT_DATA_DIR = Path(".bunkhouse")
 
@@ -29,30 +26,20 @@ class RunningHost:
         return replace(self, url=url or self.url, key=key or self.key)
 
 
-def state(data_dir: Path) -> dict[str, Any] | None:
-    """What `bunkhouse up` on this folder says of itself; None when none runs."""
-    try:
-        told: dict[str, Any] = json.loads((data_dir / STATE_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    return told if psutil.pid_exists(told["pid"]) else None
-
-
 def config_of(path: str | None) -> Config | None:
-    """The configuration named, or that of the host on the usual data folder. Raises ConfigError."""
-    if path is None:
-        told = state(DEFAULT_DATA_DIR)
-        path = told["config"] if told else None
+    """The named configuration, or that of the host on the default data folder. Raises ConfigError."""
+    if path is None and (running := read_state(DEFAULT_DATA_DIR)):
+        path = running.config
     return load(Path(path)) if path else None
 
 
 def find(config_path: str | None, tenant: str) -> RunningHost:
-    """The running host and the tenant's ready key, as far as they are known. Raises ConfigError, SecretsError."""
+    """The running host and the tenant's ready key, where they are known. Raises ConfigError, SecretsError."""
     config = config_of(config_path)
     if config is None:
         return RunningHost(None, None)
-    told = state(config.data_dir)
+    running = read_state(config.data_dir)
     section = config.tenants.get(tenant)
     ready = section is not None and section.ready_key
     key = ready_key(tenant, load_secrets(config.data_dir).pepper) if ready else None
-    return RunningHost(told["url"] if told else None, key)
+    return RunningHost(running.url if running else None, key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.cli.errors import out, told
+from services.cli.errors import out, reported_errors
 from services.config.api_keys import ready_key
 from services.host.host import seed
 from services.model_files.weights import resolve
@@ -14,7 +14,7 @@ from services.store.runtime import Runtime, open_runtime
 
 def run(config_path: Path) -> None:
     """Fetch weights that are named on a hub, write tenants and keys into Redis, and print the ready keys."""
-    with told():
+    with reported_errors():
         runtime = open_runtime(config_path)
         for weights in {model.weights for model in runtime.config.models.values()}:
             resolve(weights)

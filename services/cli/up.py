@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.cli.errors import fail, out, told
+from services.cli.errors import fail, out, reported_errors
 from services.host.display import Display, JsonDisplay, TerminalDisplay
 from services.host.host import LOGS, Host
 from services.planner.plan import plan
@@ -16,7 +16,7 @@ from services.store.runtime import open_runtime
 
 def run(config_path: Path, as_json: bool) -> None:
     """Run a host in the foreground. The supervisor's own log goes to a file, beside those of its children."""
-    with told():
+    with reported_errors():
         runtime = open_runtime(config_path)
         planned = plan(runtime.config)
         if not planned.fits:

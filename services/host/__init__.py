@@ -1,10 +1,11 @@
-"""Behind `bunkhouse up`: brings a host up in order, keeps it up, takes it down in order.
+"""Behind `bunkhouse up`: starts a host's processes, keeps them running, stops them in order.
 
-host       the whole: start, wait until ready, keep, stop
-programs   what is started beside Redis: gateway, scheduler, a worker for each model and provider, jobs
-child      one program kept running
-restarts   when to try again, and when to give up
-claims     that the data folder and the port are this host's alone
-readiness  what start-up still waits for
-display    what the terminal shows
+host        the whole: start, wait until ready, supervise, stop
+programs    the processes beside Redis: gateway, scheduler, a worker for each model and provider, jobs
+child       one process kept running
+restarts    when a process is restarted, and when it is given up
+claims      locks the data folder and checks the port
+readiness   what start-up still waits for
+display     what the terminal shows
+state_file  what other commands read of a running host
 """

@@ -1,4 +1,4 @@
-"""One program kept running: started, watched, started again, stopped."""
+"""One program kept running: started, watched, restarted, stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import structlog
 
-from services.host.programs import HOPELESS_CODE, Program
+from services.host.programs import CONFIG_ERROR_CODE, Program
 from services.host.restarts import Restarts
 from services.process import children as process
 from services.store.embedded_redis import EmbeddedRedisError
@@ -26,13 +26,13 @@ class ChildState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
-    WAITING = "waiting"  # it died, and is started again after a pause
+    WAITING = "waiting"  # it died, and a pause precedes its restart
     GAVE_UP = "gave up"
     STOPPED = "stopped"
 
 
 class GaveUp(Exception):
-    """A child that does not stay up. The message ends with its last log lines."""
+    """A child kept dying and is not restarted. The message ends with its last log lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Child:
 
     def __init__(self, program: Program, changed: Callable[[Child], None], restarts: Restarts | None = None) -> None:
         self.program = program
-        self.last_words = ""  # why it died last
+        self.last_error = ""  # why it died last
         self._changed = changed
         self._restarts = restarts or Restarts()
         self._state = ChildState.STARTING
@@ -71,53 +71,53 @@ class Child:
         """Keep it up until cancelled; the caller then stops it. Raises GaveUp."""
         loop = asyncio.get_running_loop()
         while True:
-            self._enter(ChildState.STARTING)
+            self._set_state(ChildState.STARTING)
             began_s = loop.time()
-            code = await self._live()
+            code = await self._run_once()
             now_s = loop.time()
-            pause_s = None if code == HOPELESS_CODE else self._restarts.died(now_s, now_s - began_s)
-            log.error("child.died", child=self.name, why=self.last_words, again_in_s=pause_s)
+            pause_s = None if code == CONFIG_ERROR_CODE else self._restarts.died(now_s, now_s - began_s)
+            log.error("child.died", child=self.name, why=self.last_error, again_in_s=pause_s)
             if pause_s is None:
-                self._enter(ChildState.GAVE_UP)
-                raise GaveUp(self._obituary(code))
-            self._enter(ChildState.WAITING)
+                self._set_state(ChildState.GAVE_UP)
+                raise GaveUp(self._failure(code))
+            self._set_state(ChildState.WAITING)
             await asyncio.sleep(pause_s)
 
     async def stop(self) -> None:
-        """End the program and all that is below it. Safe to call twice."""
+        """End the program and every process below it. Safe to call twice."""
         await self.program.stop()
-        self._enter(ChildState.STOPPED)
+        self._set_state(ChildState.STOPPED)
         log.info("child.stopped", child=self.name)
 
-    async def _live(self) -> int | None:
-        """From one start to the death after it. Returns the exit code, None where it did not even start."""
+    async def _run_once(self) -> int | None:
+        """Start it and wait for its end. Returns the exit code, None where it did not start."""
         try:
             await self.program.start()
         except (OSError, EmbeddedRedisError) as error:
-            self.last_words = str(error)
+            self.last_error = str(error)
             return None
         running = self.program.process
         if running is None:
             raise RuntimeError(f"{self.name} started without a process")
-        self._enter(ChildState.RUNNING)
+        self._set_state(ChildState.RUNNING)
         log.info("child.started", child=self.name, pid=running.pid)
         code = await running.wait()
         await self.program.stop()  # what it left behind in its process group
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        self.last_words = f"it ended ({how})"
+        self.last_error = f"it ended ({how})"
         return code
 
-    def _enter(self, state: ChildState) -> None:
+    def _set_state(self, state: ChildState) -> None:
         self._state = state
         self._since_s = time.time()
         self._changed(self)
 
-    def _obituary(self, code: int | None) -> str:
+    def _failure(self, code: int | None) -> str:
         tries = (
-            f"says that trying again is of no use ({self.last_words})"
-            if code == HOPELESS_CODE
+            f"cannot run as it is configured ({self.last_error})"
+            if code == CONFIG_ERROR_CODE
             else f"died {self._restarts.deaths_max} times within {self._restarts.window_s:.0f} s; the last time, "
-            f"{self.last_words}"
+            f"{self.last_error}"
         )
         lines = "(it cannot be read)"
         with contextlib.suppress(OSError):

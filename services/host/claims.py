@@ -1,4 +1,4 @@
-"""What must be this host's alone: its data folder and its port."""
+"""Claims what two hosts cannot share: the data folder and the port."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from services.process.ports import free_port
 
 
 class AlreadyClaimed(Exception):
-    """The data folder or the port belongs to somebody else. The message names it and who that is."""
+    """The data folder or the port is in use. The message names it, and the process that uses it."""
 
 
 @contextmanager
 def data_dir_lock(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder. Raises AlreadyClaimed. The kernel gives the lock back however this process ends."""
+    """Lock the data folder. Raises AlreadyClaimed. The kernel releases the lock however this process ends."""
     path = data_dir / "lock"
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
 
 
 def gateway_port(host: str, port: int) -> int:
-    """The port that the gateway will bind. Raises AlreadyClaimed, and says who holds it."""
+    """The port that the gateway will bind. Raises AlreadyClaimed, with the process that holds it."""
     try:
         return free_port(host, port)
     except socket.gaierror as error:
-        raise AlreadyClaimed(f"gateway.host {host!r} is no address of this machine: {error.strerror}") from error
+        raise AlreadyClaimed(f"gateway.host {host!r} is not an address of this machine: {error.strerror}") from error
     except OSError as error:
         raise AlreadyClaimed(
-            f"gateway.port {port} on {host} cannot be used: {error.strerror}{_holder(port)}. Set another one: "
+            f"gateway.port {port} on {host} cannot be used: {error.strerror}{_holder(port)}. Set another port: "
             f"BUNKHOUSE__GATEWAY__PORT={port + 1} bunkhouse up ..."
         ) from error
 

@@ -1,4 +1,4 @@
-"""What `bunkhouse up` shows: live rows on a terminal, lines elsewhere, JSON where a program reads."""
+"""What `bunkhouse up` prints: live rows on a terminal, lines elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DEMO_TEMPERATURE = 0.3  # a small model wanders at the API's default of 1
 
 
 class Display(Protocol):
-    """Where the supervisor tells what happens."""
+    """Where the supervisor reports what happens."""
 
     def steps(self, steps: Sequence[Step]) -> None:
-        """Start-up goes on."""
+        """Show how far start-up is."""
 
     def ready(
         self, url: str, keys: Mapping[str, str], chats: Mapping[str, str], took_s: float, secrets_file: str

@@ -7,9 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import asdict
 
-import orjson
 import structlog
 
 from services.config.api_keys import ready_key
@@ -19,16 +17,16 @@ from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
 from services.host.programs import Program, programs
 from services.host.readiness import Readiness
-from services.process.log_files import kept_short
+from services.host.state_file import STATE_FILE, HostState, write_state
+from services.process.log_files import rotated_logs
 from services.store import registry_edit
 from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.engine_records import EngineRecords
 from services.store.runtime import PATIENCE_S, Runtime, redis_dir, redis_socket
 
-LOOK_S = 0.2
+POLL_S = 0.2
 LOGS = "logs"
-STATE_FILE = "host.json"
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
 
 log = structlog.get_logger()
@@ -54,7 +52,7 @@ class Host:
         self._serving = False
 
     async def run(self) -> None:
-        """Up, until SIGINT, SIGTERM or SIGHUP. Raises Taken, HostFailed, QueueUnavailable."""
+        """Up, until SIGINT, SIGTERM or SIGHUP. Raises AlreadyClaimed, HostFailed, QueueUnavailable."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup bunkhouse up` outlives its terminal
@@ -62,7 +60,7 @@ class Host:
         with data_dir_lock(self._config.data_dir):
             port = gateway_port(self._config.gateway.host, self._config.gateway.port)
             self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
-            async with kept_short(self._logs_dir):
+            async with rotated_logs(self._logs_dir):
                 try:
                     await self._start(port)
                     await self._until_ready()
@@ -99,7 +97,7 @@ class Host:
         child = self._keep(redis)
         self._groups.append([child])
         while child.status.state is not ChildState.RUNNING:
-            await self._watch(LOOK_S / 10)
+            await self._watch(POLL_S / 10)
             self._check_stop()
 
     def _keep(self, program: Program) -> Child:
@@ -109,13 +107,13 @@ class Host:
 
     def _changed(self, child: Child) -> None:
         if child.status.state is ChildState.WAITING:
-            self._tell(f"{child.name} died: {child.last_words}. It is started again.")
+            self._report(f"{child.name} died: {child.last_error}. It is started again.")
         try:
             self._write_state()
         except OSError as error:  # on a full disk running chats wait; so do those who read this file
             log.error("host.state_not_written", why=str(error))
 
-    def _tell(self, words: str) -> None:
+    def _report(self, words: str) -> None:
         """To the operator, whose terminal may be gone, or be a file on a full disk."""
         with contextlib.suppress(OSError):
             self._display.event(words)
@@ -125,18 +123,9 @@ class Host:
         self._tell(words)
 
     def _write_state(self) -> None:
-        children = [asdict(each.status) for each in self._children]
-        state = {
-            "pid": os.getpid(),
-            "url": self._url,
-            "config": str(self._runtime.config_path.absolute()),
-            "started_s": self._begin_s,
-            "children": children,
-        }
-        path = self._config.data_dir / STATE_FILE
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(orjson.dumps(state))
-        fresh.replace(path)
+        children = tuple(child.status for child in self._children)
+        config = str(self._runtime.config_path.absolute())
+        write_state(self._config.data_dir, HostState(os.getpid(), self._url, config, self._begin_s, children))
 
     async def _until_ready(self) -> None:
         async with self._runtime.connect(PATIENCE_S) as connection:
@@ -145,7 +134,7 @@ class Host:
                 steps = await readiness.look()
                 while not all(step.done for step in steps):
                     self._display.steps(steps)
-                    await self._watch(LOOK_S)
+                    await self._watch(POLL_S)
                     self._check_stop()
                     steps = await readiness.look()
             finally:
@@ -166,7 +155,7 @@ class Host:
             raise HostFailed("stopped before it was ready")
 
     async def _watch(self, seconds: float) -> None:
-        """Wait that long, or until told to stop. Raises HostFailed when a part that is needed gave up."""
+        """Wait that long, or until asked to stop. Raises HostFailed when a part that is needed gave up."""
         asked = asyncio.create_task(self._stop_asked.wait())
         ended, _ = await asyncio.wait({asked, *self._tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
@@ -175,13 +164,13 @@ class Host:
             self._gave_up(child, task.exception())
 
     def _gave_up(self, child: Child, error: BaseException | None) -> None:
-        """While starting, every part is needed; later, a model that is gone leaves the others serving."""
+        """During start-up every part is needed. Later, the others serve on without a model that gave up."""
         if not isinstance(error, GaveUp):
             raise HostFailed(f"{child.name}: {error!r}") from error
         log.error("child.gave_up", child=child.name)
         if not self._serving or not child.name.startswith(("worker", "overflow", "jobs")):
             raise HostFailed(str(error)) from error
-        self._tell(f"Going on without it: {error}")
+        self._report(f"The others go on without it: {error}")
 
     async def _stop(self) -> None:
         for task in self._tasks:
@@ -189,13 +178,13 @@ class Host:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for group in self._groups:
             for error in await asyncio.gather(*(child.stop() for child in group), return_exceptions=True):
-                if error is not None:  # whatever it is, the groups after this one must be stopped, too
+                if error is not None:  # whatever it is, the next groups must be stopped, too
                     log.error("child.stop_failed", why=repr(error))
         (self._config.data_dir / STATE_FILE).unlink(missing_ok=True)
 
 
 async def seed(connection: Connection, runtime: Runtime) -> None:
-    """Bring the stored registry up to the configuration, and forget what an earlier run said of its engines.
+    """Bring the stored registry up to the configuration, and delete an earlier run's reports on its engines.
 
     Raises QueueUnavailable.
     """

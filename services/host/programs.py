@@ -1,4 +1,4 @@
-"""What a host consists of, in the order in which it stops."""
+"""The programs of a host, in the order in which they stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 from services.config.schema import Config
 from services.process import children as process
 
-HOPELESS_CODE = 2  # a process of ours ends with it when its configuration is wrong
+CONFIG_ERROR_CODE = 2  # exit status of our programs when the configuration is wrong
 SCHEDULER_STOP_S_MAX = 5.0
 ENGINE_STOP_S_MAX = 10.0
 JOBS_STOP_S_MAX = 10.0
@@ -41,7 +41,7 @@ class PythonProgram:
         self.name = name
         self.log_path = log_path
         self.process: asyncio.subprocess.Process | None = None
-        # -P: a file called gateway.py where the user happens to stand must not be taken for ours.
+        # -P: a gateway.py in the user's current folder must not be imported in place of ours.
         self._argv = [sys.executable, "-P", "-m", *command]
         self._stop_s_max = stop_s_max
         self._env = env
@@ -55,7 +55,7 @@ class PythonProgram:
 
 
 def programs(config: Config, config_path: Path, logs_dir: Path, env: Mapping[str, str]) -> list[list[Program]]:
-    """All but Redis, in groups: a group is stopped after the one before it has ended. Starting needs no order."""
+    """All but Redis, in groups. A group stops when the one before it has ended; all start at once."""
     path = str(config_path)
 
     def program(name: str, module: str, stop_s_max: float, *more: str) -> Program:

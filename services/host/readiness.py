@@ -1,4 +1,4 @@
-"""What a host's start-up still waits for."""
+"""What start-up still waits for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Step:
 
 
 class Readiness:
-    """Looks at Redis and the gateway. `started_s`: reports older than it are of an earlier run."""
+    """Asks Redis and the gateway. Reports from before `started_s` belong to an earlier run."""
 
     def __init__(self, config: Config, connection: Connection, gateway_url: str, started_s: float) -> None:
         self._config = config
@@ -34,7 +34,7 @@ class Readiness:
         self._http = httpx.AsyncClient(base_url=gateway_url, timeout=HTTP_S_MAX, trust_env=False)
 
     async def look(self) -> list[Step]:
-        """Where each part of the host is now."""
+        """The state of each part now."""
         try:
             steps = [await self._scheduler(), *await self._models()]
         except QueueUnavailable as error:
@@ -42,11 +42,11 @@ class Readiness:
         return [await self._gateway(all(step.done for step in steps)), *steps]
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def _gateway(self, others_done: bool) -> Step:
-        """Alive counts until the others are up; then it must say itself that it can serve."""
+        """Until the others are up it only has to be alive; then `/ready` must answer."""
         try:
             answer = await self._http.get("/ready" if others_done else "/health")
         except httpx.TransportError:

@@ -1,1 +1,1 @@
-"""Processes of this host: children that never outlive their parent, logs, garbage collection."""
+"""What every process needs of its own: children that never outlive it, logs, ports, garbage collection."""

@@ -2,8 +2,8 @@
 
 Every long-running child of the host (engines, Redis, gateway, workers) is started here: in a process
 group of its own, with its output in a log file, and with the kernel asked to kill it when the parent dies.
-The kernel's promise covers the child itself; what the child starts must watch its own parent (SGLang's
-processes do), or be started through here too. Beside them, this process's own limit on open files.
+The kernel's promise covers the child itself. What the child starts must watch its own parent (SGLang's
+processes do), or be started through here, too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _POLL_S = 0.02
 
 
 def raise_open_files_limit() -> int:
-    """Lift this process's soft limit on open files to the hard one, and return it. A shell's usual 1,024 would be a
-    gateway's limit on clients, and one that shows as connections that hang."""
+    """Lift this process's soft limit on open files to the hard one, and return it. With a shell's usual 1,024 a
+    gateway's next client would hang."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -34,9 +34,9 @@ def raise_open_files_limit() -> int:
 
 
 def mortal(argv: Sequence[str], death_signal: signal.Signals = signal.SIGKILL) -> list[str]:
-    """The command that runs `argv` in a process which gets `death_signal` when the thread that starts it ends.
+    """A command that runs `argv` and sends it `death_signal` when the thread that started it ends.
 
-    Where `argv` cannot be run, it says so on stderr and exits with a status that is not 0.
+    Where `argv` cannot be run, the command prints why on stderr and exits with a status other than 0.
     """
     return [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(death_signal)), *argv]
 
@@ -99,7 +99,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group still holds memory and ports. Zombies hold nothing."""
+    """Whether the group has a process that is not a zombie: one that holds memory and ports."""
     for process in psutil.process_iter(["status"]):
         try:
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:

@@ -1,4 +1,4 @@
-"""What a process does with its heap once it has started."""
+"""Garbage collection of a process that has started."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 import ctypes
 import gc
 
-YOUNG_OBJECTS_MAX = 10_000  # before they are looked through for garbage; Python's own 700 is a few requests' worth
+YOUNG_OBJECTS_MAX = 10_000  # between two collections; Python's own 700 come with a few requests
 
 
-def settle() -> None:
-    """Call once, when all that lives as long as the process has been made.
+def freeze_heap() -> None:
+    """Call once, when every object that lives as long as the process exists.
 
-    Garbage collections leave those objects out from here on: one over all of a gateway's takes a tenth of a second, in
-    which no token moves. And what start-up freed goes back to the system.
+    Garbage collections leave those objects out from here on: one over all of a gateway's objects takes a tenth of a
+    second, in which no token moves. Memory that start-up freed goes back to the system.
     """
     gc.collect()
     gc.freeze()

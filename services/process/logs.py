@@ -1,4 +1,4 @@
-"""Logs: one line an event, JSON where no terminal reads them, secrets masked wherever they stand.
+"""Logs: one line for each event, JSON unless a terminal reads them, secrets masked everywhere.
 
 Structlog's own loggers and the standard library's (uvicorn, redis, celery) go through the same steps.
 A request's id and the like are bound with `structlog.contextvars.bind_contextvars`.
@@ -30,7 +30,7 @@ _QUIET = ("httpx", "httpcore", "asyncio", "urllib3", "celery.app.trace", "celery
 
 def setup(process: str, json: bool | None = None, level: str = "INFO", stream: TextIO | None = None) -> None:
     """Make this process log as `process`, to `stream` (None: stderr). `json`: None decides by whether that is a
-    terminal. Servers that bring a logging configuration of their own must be told not to (uvicorn: log_config=None).
+    terminal. Servers with a logging configuration of their own must not use it (uvicorn: log_config=None).
     """
     given = sys.stderr if stream is None else stream
     as_json = not given.isatty() if json is None else json
@@ -69,7 +69,7 @@ def setup(process: str, json: bool | None = None, level: str = "INFO", stream: T
 
 
 def log_file(path: Path) -> TextIO:
-    """A file to log to. Unbuffered: what a full disk did not take would be tried, and fail, again when it is closed."""
+    """A file to log to. Unbuffered: a full disk's refusal would be repeated, as an error, when a buffer is closed."""
     return io.TextIOWrapper(path.open("ab", buffering=0), encoding="utf-8", write_through=True)
 
 
@@ -104,7 +104,7 @@ def _masked(value: Any) -> Any:
 
 
 class _Lossy:
-    """A stream that loses what it cannot write. On a full disk that is a line; an error here would be the process."""
+    """A stream that drops what it cannot write: a full disk costs lines, not the process."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

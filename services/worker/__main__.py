@@ -22,9 +22,9 @@ from services.engines.base import Engine
 from services.engines.factory import build_engine, engine_log
 from services.model_files.weights import WeightsError, resolve
 from services.planner.plan import settled
-from services.process import garbage as heap
+from services.process import garbage
 from services.process.children import raise_open_files_limit
-from services.process.log_files import kept_short
+from services.process.log_files import rotated_logs
 from services.process.logs import setup
 from services.store.bandwidth import ensure_measured
 from services.store.commands import Commands
@@ -75,9 +75,9 @@ async def serve(runtime: Runtime, model: str) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        heap.settle()
+        garbage.freeze_heap()
         log_path = engine_log(model, runtime.config.data_dir)
-        async with kept_short(log_path.parent, log_path.name):
+        async with rotated_logs(log_path.parent, log_path.name):
             await worker.run()
 
 

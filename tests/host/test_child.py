@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from services.host.child import Child, ChildState, GaveUp
-from services.host.programs import HOPELESS_CODE
+from services.host.programs import CONFIG_ERROR_CODE
 from services.host.restarts import Restarts
 from services.process import children as process
 from services.process import logs
@@ -55,8 +55,8 @@ async def test_five_deaths_are_the_end_and_its_last_lines_are_told(tmp_path: Pat
 
 
 async def test_a_wrong_configuration_is_not_tried_again(tmp_path: Path) -> None:
-    made, states = child(f"print('bad key'); raise SystemExit({HOPELESS_CODE})", tmp_path)
-    with pytest.raises(GaveUp, match=r"(?s)of no use.*bad key"):
+    made, states = child(f"print('bad key'); raise SystemExit({CONFIG_ERROR_CODE})", tmp_path)
+    with pytest.raises(GaveUp, match=r"(?s)cannot run as it is configured.*bad key"):
         await made.run()
     assert states.count(ChildState.RUNNING) == 1
 
@@ -74,7 +74,7 @@ async def test_a_killed_one_comes_back_and_can_be_stopped(tmp_path: Path) -> Non
     first = await pid_of(made, None)
     os.kill(first, 9)
     second = await pid_of(made, first)
-    assert made.last_words == "it ended (killed by signal 9)"
+    assert made.last_error == "it ended (killed by signal 9)"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await made.stop()

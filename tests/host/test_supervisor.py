@@ -195,7 +195,7 @@ def test_a_model_that_cannot_be_served_ends_the_start_with_its_last_words(folder
     config = write_config(folder, CONFIG.replace("    threads: 1\n", "    flags: [--nonsense]\n"))
     with up(config) as host, pytest.raises(AssertionError) as caught:
         host.ready()
-    assert "worker small says that trying again is of no use" in str(caught.value)
+    assert "worker small cannot run as it is configured" in str(caught.value)
     assert "the llama.cpp engine takes no flags" in str(caught.value)
     assert host.process.returncode == 1
 
