@@ -120,7 +120,7 @@ class Host:
 
     def _repaired(self, words: str) -> None:
         log.warning("redis.file_cut", what=words)
-        self._tell(words)
+        self._report(words)
 
     def _write_state(self) -> None:
         children = tuple(child.status for child in self._children)
