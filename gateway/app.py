@@ -89,7 +89,7 @@ class App:
             await call.refuse(refused)
         except QueueUnavailable as error:
             log.warning("queues.unavailable", request=call.request_id, why=str(error))
-            await call.refuse(Refused(Code.QUEUE_UNAVAILABLE, "The host's queue does not answer. Try again soon."))
+            await call.refuse(Refused(Code.QUEUE_UNAVAILABLE, "Redis does not answer. Try again soon."))
         except ClientGone:
             raise
         except Exception:  # the process's outermost handler: one request's bug must not take others down
@@ -97,7 +97,9 @@ class App:
             call.label = Code.INTERNAL.value
             if call.status:
                 raise
-            await call.refuse(Refused(Code.INTERNAL, "Something went wrong on this host. It was logged."))
+            await call.refuse(
+                Refused(Code.INTERNAL, "An internal error occurred. It was logged under this request's x-request-id.")
+            )
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -138,7 +140,7 @@ def _routed(gateway: Gateway, call: Call) -> Awaitable[None]:
             call.route = CHAT_PREFIX + "{id}/stream"
             _allow(call, "GET")
             return chats.resume(gateway, call, chat_id)
-    raise Refused(Code.NOT_FOUND, f"There is nothing at {call.method} {path}.")
+    raise Refused(Code.NOT_FOUND, f"{call.method} {path} does not exist.")
 
 
 def _allow(call: Call, method: str) -> None:

@@ -94,7 +94,7 @@ class Call:
                 message = await self._receive()
         except TimeoutError:
             raise Refused(
-                Code.READ_TIMEOUT, "The request's body did not come in time.", headers=((b"connection", b"close"),)
+                Code.READ_TIMEOUT, "The request body did not arrive in time.", headers=((b"connection", b"close"),)
             ) from None
         if message["type"] != "http.request":
             raise ClientGone
@@ -198,7 +198,7 @@ class _Bounded:
 
 
 def _too_large(bytes_max: int) -> Refused:
-    return Refused(Code.BODY_TOO_LARGE, f"The request's body is larger than {bytes_max} bytes.")
+    return Refused(Code.BODY_TOO_LARGE, f"The request body is larger than {bytes_max} bytes.")
 
 
 def _outcome(status: int, headers: Iterable[Header]) -> str:

@@ -55,7 +55,9 @@ async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
     refuse_while_draining(gateway)
     after = call.header(b"last-event-id") or call.query("last_event_id") or START
     if not ENTRY_ID.fullmatch(after):
-        raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
+        raise Refused(
+            Code.INVALID_VALUE, "Last-Event-ID must be an event id of this host, such as 1-5.", param="last_event_id"
+        )
     info = await _own_chat(gateway, call, chat_id, take=True)
     call.overhead_s = call.elapsed_s
     chat = Admitted(info.ticket, after, info.readers, waits=info.state == "waiting")
@@ -96,7 +98,7 @@ async def _own_chat(gateway: Gateway, call: Call, chat_id: str, *, take: bool) -
         with gateway.breaker:
             info = await gateway.submissions.follow(chat_id, call.tenant, take=take)
     if info is None:
-        raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its reply is no longer kept.", param="id")
+        raise Refused(Code.CHAT_NOT_FOUND, "This chat does not exist, or its reply is no longer kept.", param="id")
     call.chat = chat_id
     return info
 
@@ -125,5 +127,7 @@ def refuse_internal_headers(call: Call) -> None:
 def refuse_while_draining(gateway: Gateway) -> None:
     if gateway.draining:
         raise Refused(
-            Code.DRAINING, "This gateway is going down. Another one takes over.", headers=((b"connection", b"close"),)
+            Code.DRAINING,
+            "This gateway is shutting down. Retry: another gateway takes over.",
+            headers=((b"connection", b"close"),),
         )

@@ -93,7 +93,7 @@ class Directory:
             await self.reload()  # it may have been made a moment ago
             tenant = self._keyring.tenant_of(key, self._clock())
         if tenant is None and self._is_admin(key):
-            raise _unauthorized("This is an admin key: it is for /admin/v1. Chats take a tenant's API key.")
+            raise _unauthorized("This is an admin key, for /admin/v1. Chats need a tenant's API key.")
         if tenant is None:
             raise _unauthorized("This API key is not valid.")
         return tenant

@@ -16,7 +16,7 @@ _PER_MODEL = (
     ("cached_bytes", "bunkhouse_kv_cached_bytes", "KV memory kept for reuse; given up when room is short."),
     ("free_bytes", "bunkhouse_kv_free_bytes", "KV memory that is neither reserved nor withheld."),
     ("drift_bytes", "bunkhouse_kv_drift_bytes", "Engine's report above the ledger."),
-    ("running", "bunkhouse_chats_running", "Chats let in and not yet settled."),
+    ("running", "bunkhouse_chats_running", "Chats admitted and not yet settled."),
 )
 
 
@@ -59,7 +59,7 @@ class HostCollector(Collector):
             waiting.add_metric((tenant,), count)
         yield waiting
         drift = GaugeMetricFamily(
-            "bunkhouse_device_drift_bytes", "Memory of a device that strangers use.", labels=("device",)
+            "bunkhouse_device_drift_bytes", "Memory of a device that other programs use.", labels=("device",)
         )
         for device, there in self.snapshot.devices.items():
             if there.drift_bytes is not None:

@@ -24,8 +24,8 @@ from services.store.replies import ENTRY_ID
 
 PATH = "/openapi.json"
 ABOUT = (
-    "OpenAI's chat API for the bots of one host. What is not described here is refused by name. Every answer carries "
-    "`x-request-id`; refusals that can be tried again carry `retry-after` and `retry-after-ms`."
+    "OpenAI's chat API for the bots of one host. Parameters that are not described here are refused by name. Every "
+    "answer carries `x-request-id`; refusals that can be tried again carry `retry-after` and `retry-after-ms`."
 )
 
 _KEY = (Code.INVALID_API_KEY, Code.QUEUE_UNAVAILABLE)
@@ -67,7 +67,7 @@ class Facts(_Given):
 
 
 class AnswerMessage(_Given):
-    """What the bot said."""
+    """The bot's answer."""
 
     role: Literal["assistant"]
     content: str
@@ -96,14 +96,14 @@ class Completion(_Given):
 
 
 class ReplyFailure(_Given):
-    """Why a chat ended badly."""
+    """Why a chat failed."""
 
     code: str
     message: str
 
 
 class Chat(_Given):
-    """Where a chat is. `completion` is there once it ended well, `error` once it ended badly."""
+    """The state of a chat. `completion` is set once it succeeded, `error` once it failed."""
 
     id: str
     object: Literal["chat"]
@@ -144,7 +144,7 @@ class Health(_Given):
 
 
 class Ready(_Given):
-    """Whether a chat sent here now has a chance, and what is missing for it."""
+    """Whether chats can be served now, and what is missing."""
 
     ready: bool
     missing: list[Literal["draining", "redis", "registry", "scheduler", "models"]]
@@ -152,7 +152,7 @@ class Ready(_Given):
 
 
 class Error(_Given):
-    """What is wrong, in words and as a code."""
+    """An error, in words and as a code."""
 
     message: str
     type: str
@@ -204,7 +204,7 @@ def _paths() -> dict[str, Any]:
         "/v1/chats/{id}": {
             "get": _operation(
                 "Look up a chat",
-                "Where the chat is, with its completion once it is done, for as long as its reply is kept.",
+                "The state of a chat, with its completion once it is done, for as long as its reply is kept.",
                 _json("Chat"),
                 (*_KEY, Code.CHAT_NOT_FOUND),
                 parameters=[chat_id],
@@ -213,13 +213,13 @@ def _paths() -> dict[str, Any]:
         "/v1/chats/{id}/stream": {
             "get": _operation(
                 "Resume a stream",
-                "The reply from the event after `Last-Event-ID` on, from its beginning without one.",
+                "The reply after the event `Last-Event-ID`, or from its beginning.",
                 _EVENTS,
                 (*_KEY, Code.CHAT_NOT_FOUND, Code.INVALID_VALUE, *_AFTER_THE_QUEUE),
                 parameters=[
                     chat_id,
                     _parameter("Last-Event-ID", "header", _EVENT_ID, "The last event that was read."),
-                    _parameter("last_event_id", "query", _EVENT_ID, "The same, where no header can be set."),
+                    _parameter("last_event_id", "query", _EVENT_ID, "The same, for clients that cannot set headers."),
                     _parameter("include_usage", "query", {"enum": ["0", "1", "false", "true"]}, "Ends with usage."),
                 ],
             )
@@ -231,7 +231,7 @@ def _paths() -> dict[str, Any]:
                 "By `tenant/bot` or `bot`.",
                 _json("Model"),
                 (*_KEY, Code.MODEL_NOT_FOUND, Code.NOT_FOUND),
-                parameters=[_parameter("id", "path", {"type": "string"}, "The slash may stand as it is.")],
+                parameters=[_parameter("id", "path", {"type": "string"}, "The slash need not be escaped.")],
             )
         },
         "/health": {"get": _open("Health", "200 as long as the process runs.", _json("Health"))},
@@ -251,9 +251,9 @@ def _paths() -> dict[str, Any]:
 def _create() -> dict[str, Any]:
     found = _operation(
         "Ask a bot",
-        "Waits until the scheduler lets the chat in, then answers whole, or with `stream: true` as events. Of "
-        "`max_tokens` and `max_completion_tokens` send one; `stream_options` needs `stream: true`; the messages must "
-        "hold text. `metadata.task` is one of the host's tasks, `metadata.session` names the conversation.",
+        "Waits until the scheduler admits the chat, then answers with one object, or with `stream: true` as events. "
+        "Send one of `max_tokens` and `max_completion_tokens`; `stream_options` needs `stream: true`; the messages "
+        "must contain text. `metadata.task` is one of the host's tasks, `metadata.session` names the conversation.",
         {"content": {**_json("Completion")["content"], **_EVENTS["content"]}},
         [code for code in Code if code not in _ELSEWHERE],
         parameters=[
@@ -265,7 +265,7 @@ def _create() -> dict[str, Any]:
                 "another request it is refused.",
             ),
             _parameter("X-Bunkhouse-Session", "header", _SESSION, "The conversation that this chat belongs to."),
-            _parameter("X-OpenWebUI-Chat-Id", "header", _SESSION, "The same, as Open WebUI says it."),
+            _parameter("X-OpenWebUI-Chat-Id", "header", _SESSION, "The same, as Open WebUI sends it."),
         ],
     )
     found["requestBody"] = {"required": True, **_json("ChatRequest")}

@@ -155,7 +155,7 @@ class Prompts:
 
 
 def conversation(system: str, request: ChatRequest, harmless: Callable[[str], str]) -> list[dict[str, str]]:
-    """The messages, made harmless, with the bot's own system prompt before whatever the client calls system or
+    """The messages, made harmless, with bot's default system prompt before whatever the client calls system or
     developer."""
     messages = [
         {"role": "system" if message.role == "developer" else message.role, "content": harmless(message.text)}

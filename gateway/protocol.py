@@ -14,6 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES_MAX = 64 * 1024
+PIECE_BYTES = 16 * 1024  # a head is measured by what the parser was fed, so it may pass the bound by so much
 STUCK_S_MAX = 60.0
 SLACK_S = 1.0  # the application's own answer goes first
 
@@ -50,13 +51,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
-        if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not (self._deaf or self.transport.is_closing()):
-            self._cut(_TOO_LARGE, b"The request's head is too large.", b"headers_too_large")
+        for start in range(0, len(data), PIECE_BYTES):
+            if self._deaf or (start and self.transport.is_closing()):
+                return
+            piece = data[start : start + PIECE_BYTES]
+            if self._in_head:
+                self._head_bytes += len(piece)
+                if self._head_bytes > HEAD_BYTES_MAX and b"\r\n\r\n" not in piece:
+                    self._cut(_TOO_LARGE, b"The request headers are too large.", b"headers_too_large")
+                    return
+            super().data_received(piece)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -105,7 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head and self._head_bytes:
-            self._cut(_TOO_SLOW, b"The request's head did not come in time.", b"request_timeout")
+            self._cut(_TOO_SLOW, b"The request headers did not arrive in time.", b"request_timeout")
         elif self._in_head or self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 

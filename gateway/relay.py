@@ -63,8 +63,8 @@ class Feed:
             raise HandedOver
         if monotonic() > self._until_s:
             if self._started:
-                raise Refused(Code.NO_NEWS, f"The model has said nothing for {SILENCE_S_MAX:.0f} s.")
-            raise Refused(Code.DEADLINE, "This chat was not let in before its deadline. Try again later.")
+                raise Refused(Code.NO_NEWS, f"The model has sent nothing for {SILENCE_S_MAX:.0f} s.")
+            raise Refused(Code.DEADLINE, "This chat was not admitted before its deadline. Try again later.")
         return entries
 
 
@@ -256,6 +256,6 @@ async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
 def _handed_over() -> Refused:
     return Refused(
         Code.HANDED_OVER,
-        "This gateway is going down. The chat goes on: GET /v1/chats/{x-bunkhouse-chat}/stream with Last-Event-ID, or "
-        "ask again with the same Idempotency-Key.",
+        "This gateway is shutting down. The chat continues: GET /v1/chats/{x-bunkhouse-chat}/stream with "
+        "Last-Event-ID, or ask again with the same Idempotency-Key.",
     )

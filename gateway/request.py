@@ -96,7 +96,7 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How a stream is told."""
+    """What a stream contains."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -219,7 +219,7 @@ def _asks_for_something(value: object, neutral: tuple[object, ...]) -> bool:
 
 def _unsupported_words(name: str) -> str:
     if name == "n":
-        return "n: only 1 answer a request is supported."
+        return "n: only one answer per request is supported."
     if not UNSUPPORTED[name]:
         return f"{name} is set by the host and cannot be set by a client."
     return f"{name} is not supported."
@@ -227,7 +227,7 @@ def _unsupported_words(name: str) -> str:
 
 def _check_together(request: ChatRequest) -> None:
     if not any(message.text.strip() for message in request.messages):
-        raise Refused(Code.INVALID_VALUE, "The messages hold no text.", param="messages")
+        raise Refused(Code.INVALID_VALUE, "The messages contain no text.", param="messages")
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         raise Refused(
             Code.INVALID_VALUE, "max_tokens and max_completion_tokens differ; send one.", param="max_completion_tokens"

@@ -23,7 +23,7 @@ async def index(host: Host, _: Owner) -> Page[Admin]:
 
 @router.post("/admins", status_code=status.HTTP_201_CREATED)
 async def create(new: AdminNew, host: Host, actor: Owner) -> AdminShown:
-    """A new admin key. The answer is the only place where it ever stands."""
+    """A new admin key. The key is shown only in this answer."""
     known = await admin_keys(host.connection)
     if len(known) >= ADMINS_MAX:
         raise Conflict(f"There are {ADMINS_MAX} admin keys. Revoke one first.", code="too_many")

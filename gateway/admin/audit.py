@@ -65,6 +65,6 @@ def _csv(shown: list[AuditEntry]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A table program must not take a name for a formula."""
+    """Keeps a spreadsheet from reading a name as a formula."""
     text = orjson.dumps(value).decode() if isinstance(value, (dict, list)) else "" if value is None else str(value)
     return f"'{text}" if text[:1] in "=+-@" and text else text

@@ -49,7 +49,7 @@ async def identify(gateway: Gateway, key: str) -> Actor:
         if hmac.compare_digest(presented, admin.digest):
             return Actor(admin.name, admin.role)
     if Keyring(gateway.directory.registry, pepper).tenant_of(key, gateway.clock()) is not None:
-        raise Unauthorized("This is a tenant's API key. The admin API takes admin keys; a tenant's key is for /v1.")
+        raise Unauthorized("This is a tenant's API key, for /v1. The admin API needs an admin key.")
     raise Unauthorized("This admin key is not valid.")
 
 

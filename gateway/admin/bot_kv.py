@@ -91,7 +91,7 @@ def _engine_now(host: Gateway, model: str, engine: EngineView | None) -> EngineN
 
 def _words(bits_now: int, bits_new: int, engine: EngineNow) -> str:
     if not engine.live:
-        return f"All chats of this model have {engine.bits_available[0]} bits; what counts of the policy is its floor."
+        return f"All chats of this model have {engine.bits_available[0]} bits; only the policy's floor applies."
     if bits_now == bits_new:
-        return f"An ordinary chat keeps {bits_new} bits."
-    return f"An ordinary chat goes from {bits_now} to {bits_new} bits, from the next one on."
+        return f"A typical chat keeps {bits_new} bits."
+    return f"A typical chat changes from {bits_now} to {bits_new} bits, starting with the next chat."

@@ -84,7 +84,7 @@ def check(config: Config, bot: BotConfig) -> None:
     if model is None:
         raise BadValue(f"There is no model {bot.model!r}; there are {', '.join(config.models)}.", param="model")
     if bot.adapter is not None and bot.adapter not in model.adapters:
-        raise BadValue(f"{bot.adapter!r} is no adapter of {bot.model}.", param="adapter")
+        raise BadValue(f"The model {bot.model} has no adapter {bot.adapter!r}.", param="adapter")
     if bot.overflow is not None and bot.overflow not in config.overflow:
         raise BadValue(f"{bot.overflow!r} is not under `overflow` in the configuration.", param="overflow")
     if bot.context_tokens is not None and bot.context_tokens > model.context_tokens:

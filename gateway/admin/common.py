@@ -18,10 +18,10 @@ DESCRIPTIONS = {
     400: "A value that cannot be used; names the parameter.",
     401: "No admin key, or one that is not valid.",
     403: "The key's role may not do this.",
-    404: "No such thing.",
-    409: "Not as things are now; `job` names the job in the way.",
+    404: "Not found.",
+    409: "Not possible in the present state; `job` names a job in progress.",
     413: "The body is too large.",
-    415: "The body is no JSON by its Content-Type.",
+    415: "The Content-Type is not application/json.",
     503: "Redis or the scheduler does not answer.",
 }
 # By reference, and not as `model`: that would build a validator for each of them in each route.

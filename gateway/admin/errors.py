@@ -1,4 +1,4 @@
-"""Every way the admin API says no, as `{"error": {message, type, param, code, ...}}`.
+"""Every refusal of the admin API, as `{"error": {message, type, param, code, ...}}`.
 
 AdminError           what a resource raises
 +-- BadValue         400  invalid_value: names the parameter
@@ -47,7 +47,7 @@ TYPES = {
 
 
 class AdminError(Exception):
-    """An answer that is no success. `more` goes into the error beside its message."""
+    """An error answer. `more` goes into the error beside its message."""
 
     status = 400
     code = "invalid_value"
@@ -83,21 +83,21 @@ class Forbidden(AdminError):
 
 
 class NotFound(AdminError):
-    """No such thing."""
+    """Not found."""
 
     status = 404
     code = "not_found"
 
 
 class Conflict(AdminError):
-    """It cannot be done as things are now."""
+    """The present state does not allow it."""
 
     status = 409
     code = "conflict"
 
 
 class DoesNotFit(Conflict):
-    """The card has not the memory for it."""
+    """The device has too little memory for it."""
 
     code = "does_not_fit"
 
@@ -160,7 +160,7 @@ def _most_telling(found: Sequence[Any]) -> Any:
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     words = {
-        404: f"There is nothing at {request.url.path}.",
+        404: f"{request.url.path} does not exist.",
         405: f"{request.url.path} does not take {request.method}.",
     }
     codes = {404: "not_found", 405: "method_not_allowed"}
@@ -171,9 +171,7 @@ async def _framework(request: Request, error: Exception) -> Response:
 
 async def _no_queue(request: Request, error: Exception) -> Response:
     log.warning("queues.unavailable", path=request.url.path, why=str(error))
-    return problem(
-        503, "The host's queue does not answer. Try again soon.", "queue_unavailable", headers={"retry-after": "1"}
-    )
+    return problem(503, "Redis does not answer. Try again soon.", "queue_unavailable", headers={"retry-after": "1"})
 
 
 async def _too_many(_request: Request, error: Exception) -> Response:

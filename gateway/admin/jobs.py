@@ -106,7 +106,7 @@ async def started(host: Gateway, actor: Actor, kind: str, target: str, args: dic
 
 def job_running(what: str, job: str) -> Conflict:
     """Another job is in the way."""
-    return Conflict(f"Another job has {what!r} right now: {job}.", code="job_running", job=job)
+    return Conflict(f"Another job is changing {what!r}: {job}.", code="job_running", job=job)
 
 
 def shown(job: StoredJob) -> Job:
@@ -131,7 +131,7 @@ def _check_model(host: Gateway, model: str) -> None:
     if config is None:
         raise BadValue(f"There is no model {model!r}.", param="args.model")
     if not config.kind.measures_quality:
-        raise BadValue("Quality is measured through llama.cpp, which reads GGUF files alone.", param="args.model")
+        raise BadValue("Quality is measured with llama.cpp, which reads GGUF files only.", param="args.model")
 
 
 def _check_scenario(text: str) -> None:
@@ -145,4 +145,4 @@ def _check_day(day: str) -> None:
     try:
         day_before(day, 0)
     except ValueError as error:
-        raise BadValue(f"{day!r} is no day: {error}.", param="args.day") from None
+        raise BadValue(f"{day!r} is not a day: {error}.", param="args.day") from None

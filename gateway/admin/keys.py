@@ -30,7 +30,7 @@ async def index(tenant: str, host: Host, _: Viewer) -> Page[ApiKey]:
 
 @router.post("/tenants/{tenant}/keys", status_code=status.HTTP_201_CREATED)
 async def create(tenant: str, new: KeyNew, host: Host, actor: Operator) -> ApiKeyShown:
-    """A new key. The answer is the only place where it ever stands."""
+    """A new key. The key is shown only in this answer."""
     now_s = host.clock()
     made, key = _make(host, tenant, None if new.expires_in_s is None else now_s + new.expires_in_s)
 

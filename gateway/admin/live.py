@@ -18,13 +18,13 @@ async def live_change(host: Gateway, model: str, bits: int) -> None:
     """KV bits of a model that changes while chats run. Raises Conflict, Unavailable, QueueUnavailable."""
     commands, order = Commands(host.connection), f"live-{secrets.token_hex(6)}"
     if not await commands.send(model, Command(order, "kv_bits", {"bits": bits, "how": "live"}, at_s=host.clock())):
-        raise Conflict(f"{model} carries out another command right now.", code="busy")
+        raise Conflict(f"{model} is carrying out another command.", code="busy")
     command = await _ended(commands, model, order)
     if command is None:
         await commands.withdraw(model, order, "not taken in time")
         raise Unavailable(f"The worker of {model} did not answer within {ANSWER_S_MAX:.0f} s.", code="no_worker")
     if command.state is not CommandState.DONE:
-        raise Conflict(f"{command.error} {model} goes on with the bits it had.", code="rolled_back")
+        raise Conflict(f"{command.error} {model} keeps its previous bits.", code="rolled_back")
 
 
 async def _ended(commands: Commands, model: str, order: str) -> Command | None:

@@ -100,7 +100,7 @@ class ErrorBody(ResponseBody):
 
 
 class Problem(ResponseBody):
-    """Every answer that is no success."""
+    """Every error answer."""
 
     error: ErrorBody
 

@@ -81,7 +81,7 @@ async def put_kv(tenant: str, session: SessionId, wanted: SessionKv, host: Host,
         chats=[chat.chat for chat in running],
         freed_bytes=freed,
         quality_new=at_bits(await quality_of(host, found.model), wanted.bits),
-        words=f"{len(running)} running chats are lowered; the next ones start with {wanted.bits} bits.",
+        words=f"{len(running)} running chats are lowered; later chats start with {wanted.bits} bits.",
     )
 
 
@@ -103,7 +103,7 @@ async def end(tenant: str, session: SessionId, host: Host, actor: Operator) -> S
 async def _checked_sizes(host: Gateway, found: Session, engine: EngineView | None, bits: int) -> Mapping[int, int]:
     """Bytes a token at each precision, if the session can have these bits. Raises BadValue, Conflict."""
     if engine is None:
-        raise Conflict(f"{found.model} was not heard of.", code="not_up")
+        raise Conflict(f"{found.model} has sent no report yet.", code="not_up")
     if not engine.facts.live_kv_bits:
         raise Conflict(
             f"All sessions of {found.model} have the same KV bits ({int(engine.facts.kv_bits)}). Change the model's.",
@@ -123,7 +123,7 @@ async def _checked_sizes(host: Gateway, found: Session, engine: EngineView | Non
 async def _stored(host: Gateway, tenant: str, session: str) -> StoredSession:
     stored = await SessionStore(host.connection).read(tenant, session)
     if stored is None:
-        raise NotFound(f"The tenant {tenant!r} has no session {session!r} lately.", param="session")
+        raise NotFound(f"The tenant {tenant!r} has no recent session {session!r}.", param="session")
     return stored
 
 

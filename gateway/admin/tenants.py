@@ -54,7 +54,7 @@ async def change(tenant: str, wanted: TenantChange, host: Host, actor: Operator)
     """Change the weight, or all limits. A limit below what is in use lets running chats finish and new ones wait."""
     changes = wanted.model_dump(exclude_unset=True)
     if any(changes.get(name, 0) is None for name in ("weight", "limits")):
-        raise BadValue("Leave out what stays as it is; null is no value.", param="weight")
+        raise BadValue("Leave out what stays unchanged; null is not allowed here.", param="weight")
     if wanted.limits is not None:
         changes["limits"] = wanted.limits
 

@@ -55,7 +55,7 @@ def _day(day: str | None, param: str) -> str | None:
     try:
         day_before(day, DAYS_MAX)
     except (ValueError, OverflowError) as error:
-        raise BadValue(f"{day!r} is no day: {error}.", param=param) from None
+        raise BadValue(f"{day!r} is not a day: {error}.", param=param) from None
     return day
 
 

@@ -61,7 +61,11 @@ def _kv(routes: APIRouter, dashboard: Dashboard) -> None:
         session = await dashboard.session(request)
         path = f"/models/{quote(model, safe='')}"
         if not session.operates:  # the admin API refuses a viewer even the dry run
-            return page("parts/problem.html", words="Your key may look but not change KV bits.", job=None)
+            return page(
+                "parts/problem.html",
+                words="Your role can view but not change KV bits. Changing them needs the role operator.",
+                job=None,
+            )
         answer = await dashboard.admin.ask(session.key, "PUT", f"{path}/kv", body={"bits": bits, "dry_run": True})
         return page("parts/dry_run.html", model=model, plan=answer["plan"], bits=bits)
 

@@ -88,7 +88,7 @@ def _autotune(result: dict[str, Any]) -> str:
     elif result["proposals"]:
         words = count(len(result["proposals"]), "proposal")
     else:
-        return f"nothing left to propose: {dropped} dropped" if dropped else "nothing to propose"
+        return f"no proposals left: {dropped} dropped" if dropped else "no proposals"
     return f"{words}; {dropped} dropped" if dropped else words
 
 

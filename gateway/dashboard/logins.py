@@ -86,7 +86,7 @@ class Logins:
         now_s = self._clock()
         if await self._store.count_try(address, now_s) > TRIES_PER_MINUTE:
             raise Refused(
-                Code.RATE_LIMIT, "Too many tries. Wait a minute.", retry_after_s=_MINUTE_S - now_s % _MINUTE_S
+                Code.RATE_LIMIT, "Too many failed logins. Wait a minute.", retry_after_s=_MINUTE_S - now_s % _MINUTE_S
             )
 
     async def succeeded(self, address: str) -> None:

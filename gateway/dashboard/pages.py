@@ -61,9 +61,9 @@ async def _untaken(request: Request, error: Exception) -> Response:
     known = error if isinstance(error, HTTPException) else HTTPException(404)
     headers = tuple((name.encode(), value.encode()) for name, value in (known.headers or {}).items())
     if known.status_code == 400:
-        refused = Refused(Code.INVALID_JSON, "The request's body cannot be read as JSON.", headers=headers)
+        refused = Refused(Code.INVALID_JSON, "The request body is not valid JSON.", headers=headers)
     else:
-        words = f"There is nothing at {request.method} {request.url.path}."
+        words = f"{request.method} {request.url.path} does not exist."
         refused = Refused(Code.METHOD if known.status_code == 405 else Code.NOT_FOUND, words, headers=headers)
     return refusal(refused) if request.url.path.startswith(WIDGET) else told(request, refused)
 

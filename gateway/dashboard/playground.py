@@ -67,7 +67,7 @@ def router(dashboard: Dashboard) -> APIRouter:
     async def ask(request: Request, asked: PlaygroundChat) -> Response:
         session = await changing(dashboard, request)
         if not session.operates:
-            raise Refused(Code.INVALID_API_KEY, "Your key may look but not chat: a chat counts as its tenant's.")
+            raise Refused(Code.INVALID_API_KEY, "Your role can view but not chat. Chatting needs the role operator.")
         tenant = asked.bot.partition("/")[0]
         chat = ChatRequest(
             model=asked.bot,
@@ -87,7 +87,7 @@ def router(dashboard: Dashboard) -> APIRouter:
         session = await dashboard.session(request)
         after = request.headers.get("last-event-id") or START
         if not ENTRY_ID.fullmatch(after):
-            raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.")
+            raise Refused(Code.INVALID_VALUE, "Last-Event-ID must be an event id of this host, such as 1-5.")
         ticket = (await _own(dashboard, chat)).ticket
         metrics = None
         if after == START:  # a second connection has missed the beginning
@@ -111,7 +111,7 @@ async def _own(dashboard: Dashboard, chat: str) -> ChatInfo:
     """A chat of the playground: the dashboard shows nobody a customer's answer. Raises Refused."""
     info = await dashboard.gateway.submissions.chat(chat)
     if info is None or not info.ticket.session.startswith("playground-"):
-        raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
+        raise Refused(Code.CHAT_NOT_FOUND, "This chat does not exist, or its answer is no longer kept.")
     return info
 
 

@@ -252,7 +252,7 @@ def told(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         return _problem(422, str(error.errors()[0]["msg"]), Code.INVALID_VALUE, part)
     if not isinstance(error, Refused):
-        error = Refused(Code.QUEUE_UNAVAILABLE, "The host's queue does not answer right now.")
+        error = Refused(Code.QUEUE_UNAVAILABLE, "Redis does not answer right now. Try again soon.")
     answer = _problem(error.row.status, error.message, error.counted_as, part)
     answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
     return answer

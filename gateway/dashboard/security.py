@@ -41,7 +41,7 @@ def check_same_site(request: Request) -> None:
     origin = request.headers.get("origin")
     own = origin is not None and origin.partition("://")[2] == request.headers.get("host")
     if site not in (None, "same-origin") or (origin is not None and not own) or (site is None and origin is None):
-        raise Refused(Code.INVALID_API_KEY, "This came from another site, so nothing was changed.")
+        raise Refused(Code.INVALID_API_KEY, "This request came from another site, so nothing was changed.")
 
 
 def check_csrf(request: Request, session: Login) -> None:
@@ -49,4 +49,4 @@ def check_csrf(request: Request, session: Login) -> None:
     check_same_site(request)
     given = request.headers.get(CSRF_HEADER, "")
     if not hmac.compare_digest(given.encode(), session.csrf.encode()):  # of text, it takes ASCII only
-        raise Refused(Code.INVALID_API_KEY, "This page is out of date. Load it again.")
+        raise Refused(Code.INVALID_API_KEY, "This page is out of date. Reload it.")

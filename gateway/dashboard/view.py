@@ -29,15 +29,15 @@ KINDS = {
     "unplanned": "Not planned",
 }
 WHY = {
-    "room": "goes in next",
-    "kv_memory": "KV memory is taken",
-    "bandwidth": "bandwidth is taken",
-    "first_token": "prompts before it are read",
-    "chats_max": "all slots are taken",
+    "room": "next to be admitted",
+    "kv_memory": "no KV memory is free",
+    "bandwidth": "no memory bandwidth is free",
+    "first_token": "earlier prompts are being read",
+    "chats_max": "no slot is free",
     "tenant_limit": "at its own limit",
-    "telemetry_stale": "engine was not heard of",
+    "telemetry_stale": "no report from the engine",
     "model_down": "engine is down",
-    "model_asleep": "model sleeps",
+    "model_asleep": "model is asleep",
     "kv_bits": "engine's KV bits are below its floor",
 }
 
@@ -163,13 +163,13 @@ class Now:
     def sentence(self) -> str:
         """The state of the host in words."""
         if not self.scheduler:
-            return "No scheduler runs, so no chat is let in."
+            return "No scheduler is running, so no chat is admitted."
         ready = sum(row.state == "ready" and not row.stale for row in self.models)
         serving = f"{count(ready, 'model')} of {len(self.models)} ready," if ready < len(self.models) else ""
         serving = serving or f"{count(ready, 'model')} {'serves' if ready == 1 else 'serve'}"
         chats = count(self.running, "chat") if self.running else "no chat"
         waits = f"{count(self.waiting, 'chat')} {'waits' if self.waiting == 1 else 'wait'}"
-        return f"{serving} {chats}. {waits if self.waiting else 'Nobody waits'}."
+        return f"{serving} {chats}. {waits if self.waiting else 'No chat is waiting'}."
 
 
 def now(overview: Overview, reports: Mapping[str, EngineReport], bandwidth_bytes_per_s: Mapping[str, float]) -> Now:

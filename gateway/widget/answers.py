@@ -49,7 +49,9 @@ class WidgetChats:
         """Submit one message. Returns the conversation with its pending turn. Raises Refused, QueueUnavailable."""
         chat = new_chat_id()
         if not await self._store.hold(conversation.session, chat):
-            raise Refused(Code.RATE_LIMIT, "Please wait for the answer before writing on.", retry_after_s=2.0)
+            raise Refused(
+                Code.RATE_LIMIT, "Please wait for the answer before writing another message.", retry_after_s=2.0
+            )
         try:
             ticket = await self._submit(site, conversation, text, chat, call)
         except BaseException:
@@ -95,7 +97,7 @@ class WidgetChats:
         """A conversation of this bot. Raises Refused, QueueUnavailable."""
         found = await self._store.read(site.bot, session)
         if found is None:
-            raise Refused(Code.NOT_FOUND, "There is no such conversation, or it was forgotten.")
+            raise Refused(Code.NOT_FOUND, "This conversation does not exist, or it has expired.")
         return found
 
     async def settled(self, site: WidgetSite, conversation: Conversation) -> Conversation:

@@ -64,7 +64,7 @@ def add(routes: APIRouter, demo: Callable[[], WidgetSite | None]) -> None:
     @routes.get("/widget/demo/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         if name not in FILES:
-            raise Refused(Code.NOT_FOUND, "There is no such file.")
+            raise Refused(Code.NOT_FOUND, "This file does not exist.")
         return Response(
             _read(name), media_type=KINDS[name.rpartition(".")[2]], headers={"cache-control": "max-age=300"}
         )

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -39,7 +40,8 @@ from services.store.replies import ENTRY_ID, START
 API = "/widget/v1/"
 TEXT_CHARS_MAX = 2000
 BODY_BYTES_MAX = 16_384
-HANDOVERS_PER_MINUTE = 3
+HANDOVERS_PER_MINUTE = 3  # of one visitor
+HANDOVERS_PER_MINUTE_ALL = 30  # of all visitors of one widget
 
 Token = Annotated[str, Path(pattern=r"^bhw-[0-9a-f]{32}$")]
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{32}$")]
@@ -163,7 +165,7 @@ class Widgets:
         """The bot of a request from an allowed page. Raises Refused."""
         site = self.sites.site(token)
         if site is None:
-            raise Refused(Code.NOT_FOUND, "There is no such widget.")
+            raise Refused(Code.NOT_FOUND, "This widget does not exist.")
         origins.check(site, request.headers, writes=request.method != "GET")
         return site
 
@@ -175,18 +177,29 @@ class Widgets:
         origin = None if site is None else origins.allowed(site, headers)
         return [(name.encode(), value.encode("latin-1")) for name, value in origins.allow(origin).items()]
 
-    async def count(self, site: WidgetSite, request: Request) -> None:
-        """Count a message against visitor and bot. Raises Refused, QueueUnavailable."""
-        visitor = self._visitor(site, request)
-        widget = site.widget
-        await self._count({visitor: widget.messages_per_minute, site.token: widget.messages_per_minute_all})
+    async def count_message(self, site: WidgetSite, request: Request) -> None:
+        """Count a message against its visitor. Raises Refused, QueueUnavailable."""
+        await self._count(self._visitor(site, request), site.widget.messages_per_minute)
+
+    @asynccontextmanager
+    async def counted_for_all(self, site: WidgetSite) -> AsyncIterator[None]:
+        """Count a message against all visitors of the widget, unless it is refused inside. Raises Refused,
+        QueueUnavailable."""
+        now_s = self.gateway.clock()
+        await self._count(site.token, site.widget.messages_per_minute_all)
+        try:
+            yield
+        except Refused:
+            await self.store.uncount(site.token, now_s)
+            raise
 
     async def count_handover(self, site: WidgetSite, request: Request) -> None:
-        """Count a handover. Raises Refused, QueueUnavailable."""
-        await self._count({f"ho:{self._visitor(site, request)}": HANDOVERS_PER_MINUTE})
+        """Count a handover against its visitor, then against all. Raises Refused, QueueUnavailable."""
+        await self._count(f"ho:{self._visitor(site, request)}", HANDOVERS_PER_MINUTE)
+        await self._count(f"ho:{site.token}", HANDOVERS_PER_MINUTE_ALL)
 
-    async def _count(self, limits: Mapping[str, int]) -> None:
-        wait_s = await self.store.count(limits, self.gateway.clock())
+    async def _count(self, what: str, most: int) -> None:
+        wait_s = await self.store.count(what, most, self.gateway.clock())
         if wait_s is not None:
             words = "Too many messages in a short time. Please wait a moment."
             raise Refused(Code.RATE_LIMIT, words, retry_after_s=wait_s)
@@ -212,13 +225,14 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
     async def message(request: Request, token: Token, said: VisitorMessage) -> MessageAccepted:
         """A visitor says something."""
         site = widgets.site(request, token)
-        await widgets.count(site, request)
+        await widgets.count_message(site, request)
         if said.session is None:
             conversation = Conversation.new(site.bot, widgets.gateway.clock())
         else:
             conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, said.session))
         call = request.headers.get("x-request-id", "widget")
-        asked = await widgets.answers.ask(site, conversation, said.text, call)
+        async with widgets.counted_for_all(site):
+            asked = await widgets.answers.ask(site, conversation, said.text, call)
         return MessageAccepted(session=asked.session, chat=asked.pending or "")
 
     @routes.post("/widget/v1/{token}/handover", status_code=202)
@@ -226,7 +240,7 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
         """A visitor asks for a person. WidgetChats at once; the webhook is called in the background."""
         site = widgets.site(request, token)
         if site.widget.handover_webhook is None:
-            raise Refused(Code.NOT_FOUND, "This bot hands nobody over.")
+            raise Refused(Code.NOT_FOUND, "This bot has no handover.")
         await widgets.count_handover(site, request)
         now_s = widgets.gateway.clock()
         if asked.session is None:
@@ -275,10 +289,14 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         site = widgets.site(request, token)
         after = request.headers.get("last-event-id") or START
         if not ENTRY_ID.fullmatch(after):
-            raise Refused(Code.INVALID_VALUE, "Last-Event-ID is no event id of this host.", param="last_event_id")
+            raise Refused(
+                Code.INVALID_VALUE,
+                "Last-Event-ID must be an event id of this host, such as 1-5.",
+                param="last_event_id",
+            )
         info = await widgets.gateway.submissions.chat(chat)
         if info is None or info.ticket.bot != site.bot:
-            raise Refused(Code.CHAT_NOT_FOUND, "No such chat, or its answer is no longer kept.")
+            raise Refused(Code.CHAT_NOT_FOUND, "This chat does not exist, or its answer is no longer kept.")
         return StreamingResponse(widgets.answers.relay(chat, after), media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 
 

@@ -203,6 +203,9 @@ class WidgetConfig(Section):
 
     def problem(self) -> tuple[str, str] | None:
         """The option that cannot be used, and why. No validator: what is stored must stay readable."""
+        for origin in self.allowed_origins:
+            if why := unusable(origin):
+                return "allowed_origins", why
         why = unusable(self.handover_webhook) if self.handover_webhook is not None else None
         return ("handover_webhook", why) if why is not None else None
 

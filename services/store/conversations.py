@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -91,15 +90,17 @@ class ConversationStore:
         with translated():
             return bool(await self._redis.exists(keys.widget_read(chat)))
 
-    async def count(self, limits: Mapping[str, int], now_s: float) -> float | None:
-        """Count one message against `what -> messages a minute`. Seconds until the next minute where a limit was
-        passed, else None."""
+    async def count(self, what: str, most: int, now_s: float) -> float | None:
+        """Count one message. Seconds until the next minute where there were more than `most` in this one, else None."""
         minute = int(now_s // _MINUTE_S)
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
-                for name in limits:
-                    pipe.incr(keys.widget_rate(name, minute))
-                    pipe.expire(keys.widget_rate(name, minute), 2 * _MINUTE_S)
-                counts = (await pipe.execute())[::2]
-        passed = any(count > most for count, most in zip(counts, limits.values(), strict=True))
-        return (minute + 1) * _MINUTE_S - now_s if passed else None
+                pipe.incr(keys.widget_rate(what, minute))
+                pipe.expire(keys.widget_rate(what, minute), 2 * _MINUTE_S)
+                count, _ = await pipe.execute()
+        return (minute + 1) * _MINUTE_S - now_s if count > most else None
+
+    async def uncount(self, what: str, now_s: float) -> None:
+        """Take one message back that was counted at `now_s`."""
+        with translated():
+            await self._redis.decr(keys.widget_rate(what, int(now_s // _MINUTE_S)))

@@ -95,7 +95,7 @@ export const dashboard = {
     await page.locator("#kv-smollm2-1\\.7b-8").click();
     const sheet = page.getByRole("dialog");
     await sheet.getByRole("button", { name: "Change to 8 bits" }).click();
-    await sheet.getByRole("heading", { name: "smollm2-1.7b goes to 8 bits" }).waitFor();
+    await sheet.getByRole("heading", { name: "smollm2-1.7b: changing to 8 bits" }).waitFor();
     await sheet.getByText("succeeded").waitFor({ timeout: 60_000 });
     await page.keyboard.press("Escape");
     await until(page, () => document.getElementById("kv-smollm2-1.7b-8").getAttribute("aria-pressed") === "true");
@@ -221,7 +221,7 @@ export const dashboard = {
     await page.evaluate(() => { document.querySelector('meta[name="csrf"]').content = "of an earlier session"; });
     await page.getByRole("button", { name: "Propose" }).click();
     const sheet = page.getByRole("dialog");
-    await sheet.getByText("This page is out of date. Load it again.").waitFor();
+    await sheet.getByText("This page is out of date. Reload it.").waitFor();
     await page.waitForTimeout(1500); // a tick has passed, and painted over nothing
     assert.ok(await sheet.isVisible());
     assert.equal(await page.locator("#jobs [role=alert]").count(), 0, "the list is still there");

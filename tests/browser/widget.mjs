@@ -113,7 +113,7 @@ export const widget = {
     await page.waitForTimeout(6000); // the host has written it down
     await context.setOffline(false);
     await page.locator(".turn.bot", { hasText: LAST_WORDS }).waitFor();
-    assert.equal(await page.getByText("The answer is no longer there.").count(), 0);
+    assert.equal(await page.getByText("This answer is no longer available.").count(), 0);
   },
 
   async a_page_that_loads_while_the_host_is_away_gets_its_widget(tools) {

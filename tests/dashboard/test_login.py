@@ -88,7 +88,7 @@ async def test_a_change_needs_the_pages_token(operator: Operator) -> None:
     for token in ("", "0" * 64):
         answer = await operator.post("/dashboard/models/qwen3-8b/kv/4", **{"x-csrf-token": token})
         assert answer.status_code == 401
-        assert "Load it again" in answer.text
+        assert "Reload it" in answer.text
     latin = {b"origin": operator.stage.url.encode(), b"x-csrf-token": b"\xe9" * 64}
     refused = await operator.http.post("/dashboard/models/qwen3-8b/kv/4", headers=latin)
     assert refused.status_code == 401

@@ -29,7 +29,7 @@ async def test_why_proposals_were_dropped_can_be_read(operator: Operator) -> Non
     await attempt.end(JobState.SUCCEEDED, "done", 0.0, result={"proposals": [], "dropped": dropped, "changed": []})
     await operator.log_in()
     page = (await operator.http.get("/dashboard/jobs")).text
-    assert "nothing left to propose: 1 dropped" in page
+    assert "no proposals left: 1 dropped" in page
     [sheet] = re.findall(r'hx-get="([^"]+/proposals)"', page)
     shown = (await operator.http.get(sheet)).text
     assert "alder-ash/shop" in shown
@@ -60,7 +60,7 @@ async def test_an_address_that_is_none_is_told_as_a_page(operator: Operator) -> 
         (await operator.http.get("/dashboard/logout"), 405),
     ):
         assert answer.status_code == status
-        assert "This did not work." in answer.text
+        assert "Something went wrong." in answer.text
         assert "content-security-policy" in answer.headers
     assert answer.headers["allow"] == "POST"
 

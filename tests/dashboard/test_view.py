@@ -148,12 +148,12 @@ def test_words() -> None:
     silent = overview(m=account())
     silent["snapshot"] = None
     now = now_of(silent, {}, {})
-    assert now.sentence == "No scheduler runs, so no chat is let in."
+    assert now.sentence == "No scheduler is running, so no chat is admitted."
     assert now.tenants == []
     down = overview(m=account())
     down["models"][0]["state"] = "down"
     assert now_of(down, {}, {}).sentence.startswith("0 models of 1 ready")
-    assert now_of(overview(m=account()), {}, {}).tenants[0].why == "KV memory is taken"
+    assert now_of(overview(m=account()), {}, {}).tenants[0].why == "no KV memory is free"
 
 
 def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
@@ -249,12 +249,12 @@ def job(**given: Any) -> dict[str, Any]:
         (job(state="running", words="draining", result=None), "draining"),
         (job(state="failed", error="It did not fit."), "It did not fit."),
         (job(kind="usage_rollup", result={"day": "2026-11-23", "rows": 1}), "summed up 2026-11-23: 1 row"),
-        (job(kind="autotune", result={"proposals": []}), "nothing to propose"),
+        (job(kind="autotune", result={"proposals": []}), "no proposals"),
         (job(kind="autotune", result={"proposals": [1, 2]}), "2 proposals"),
         (job(kind="autotune", result={"proposals": [1], "changed": ["a/b"]}), "changed a/b"),
         (
             job(kind="autotune", result={"proposals": [], "dropped": [1, 2]}),
-            "nothing left to propose: 2 dropped",
+            "no proposals left: 2 dropped",
         ),
         (job(kind="autotune", result={"proposals": [1], "dropped": [1]}), "1 proposal; 1 dropped"),
         (

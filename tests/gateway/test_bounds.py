@@ -248,6 +248,17 @@ async def test_an_endless_head(host: Host) -> None:
         assert b"headers_too_large" in answer
 
 
+@pytest.mark.parametrize("requests_before", [0, 1])
+async def test_a_large_head_in_one_piece(host: Host, requests_before: int) -> None:
+    async with connected(host) as (reader, writer):
+        for _ in range(requests_before):
+            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            await reader.readuntil(b'"ok"}')
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nx-large: " + b"y" * 120_000 + b"\r\n\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+
+
 async def test_an_unknown_key_is_told_before_its_body_came(host: Host) -> None:
     async with connected(host) as (reader, writer):
         writer.write(head(1_000_000, "nonsense"))

@@ -170,3 +170,17 @@ async def test_script_and_demo_page(page: Page) -> None:
     assert config["title"] == "Alder & Ash"
     assert config["handover"] is True
     assert BOT not in str(config)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://*", "https://shop.example ", "https://*.shop.example", "https://a b.example"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    found = WidgetConfig(allowed_origins=(origin,)).problem()
+    assert found is not None
+    assert found[0] == "allowed_origins"
+
+
+@pytest.mark.parametrize("origin", ["https://shop.example", "https://shop.example:8443", "http://127.0.0.1:8000"])
+def test_an_origin_of_a_page_is_taken(origin: str) -> None:
+    assert WidgetConfig(allowed_origins=(origin,)).problem() is None

@@ -44,7 +44,7 @@ document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
 });
 
 document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
-  if (ctx && !isLive(ctx)) toast("The host did not answer. Look whether it changed.");
+  if (ctx && !isLive(ctx)) toast("The host did not answer. Check whether the change was made.");
 });
 
 document.addEventListener("htmx:before:swap", (event) => {
@@ -78,7 +78,7 @@ async function copy(words) {
     box.select();
     const done = document.execCommand("copy");
     box.remove();
-    if (!done) { toast("This browser does not let the page copy. Select it by hand."); return; }
+    if (!done) { toast("Copying is blocked in this browser. Select the text by hand."); return; }
   }
   toast("Copied");
 }

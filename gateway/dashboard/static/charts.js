@@ -25,7 +25,7 @@ function draw(name, series, data) {
     known?.plot.destroy();
     charts.delete(name);
     document.querySelector(`[data-keys="${name}"]`).replaceChildren();
-    return blank(box, "No chat in the last ten minutes.");
+    return blank(box, "No chats in the last ten minutes.");
   }
   const shape = series.map((one) => one.label).join("|") + matchMedia("(prefers-color-scheme: dark)").matches;
   if (known?.shape === shape) {

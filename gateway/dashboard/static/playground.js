@@ -67,7 +67,7 @@ function facts(end) {
 async function* events(path, after, signal) {
   const headers = after ? { "last-event-id": after } : {};
   const answer = await fetch(path, { headers, signal });
-  if (!answer.ok) throw new Error("The answer is no longer there.");
+  if (!answer.ok) throw new Error("This answer is no longer available.");
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ;) {
     const { value, done } = await reader.read();
@@ -86,7 +86,7 @@ async function* events(path, after, signal) {
 }
 
 function problemOf(html) {
-  return new DOMParser().parseFromString(html, "text/html").querySelector(".alert")?.textContent ?? "This did not work.";
+  return new DOMParser().parseFromString(html, "text/html").querySelector(".alert")?.textContent ?? "Something went wrong.";
 }
 
 async function read(chat, answer) {
@@ -99,7 +99,7 @@ async function read(chat, answer) {
       for await (const { id, event, data } of events(`/dashboard/playground/chats/${chat}`, after, abort.signal)) {
         tries = 0;
         if (id) after = id;
-        if (event === "waiting") answer.told.replaceChildren(el("span", "", data.why ?? "Waits to be let in."));
+        if (event === "waiting") answer.told.replaceChildren(el("span", "", data.why ?? "This chat waits to be admitted."));
         if (event === "start") answer.told.replaceChildren(bitsFact(data.kv_bits), fact("waited", ms(data.queue_ms)));
         if (event === "message") {
           const near = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 60;
@@ -114,7 +114,7 @@ async function read(chat, answer) {
     }
     await new Promise((done) => setTimeout(done, RETRY_MS));
   }
-  throw new Error("The host was lost in the middle of the answer.");
+  throw new Error("The connection to the host was lost during the answer.");
 }
 
 async function say(text) {
@@ -181,7 +181,7 @@ heat?.addEventListener("input", () => { document.getElementById("heat-shown").va
 function anew() {
   messages = [];
   session = crypto.randomUUID?.() ?? Math.random().toString(36).slice(2).padEnd(12, "0");
-  turns.replaceChildren(el("div", "empty", el("p", "", "Nothing was said yet."),
+  turns.replaceChildren(el("div", "empty", el("p", "", "No messages yet."),
     el("p", "quiet", "Each answer comes with its KV bits, its wait in the queue, the time to its first token and its speed.")));
   turns.firstElementChild.id = "blank";
 }

@@ -67,7 +67,7 @@
     const headers = { accept: "text/event-stream" };
     if (after) headers["last-event-id"] = after;
     const answer = await fetch(new URL(path, base), { headers, credentials: "omit", cache: "no-store" });
-    if (!answer.ok) throw new Failure("The answer is no longer there.", answer.status);
+    if (!answer.ok) throw new Failure("This answer is no longer available.", answer.status);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
@@ -219,7 +219,7 @@
           el("button", { class: "plain", type: "button", "aria-label": "Close chat", onclick: () => this.close() },
             icon(ICONS.close))),
         this.log, this.spoken, this.suggestions, this.notice, this.form,
-        el("footer", {}, el("span", {}, "Answers come from an assistant and can be wrong."), this.human || ""));
+        el("footer", {}, el("span", {}, "Answers come from an AI assistant and can be wrong."), this.human || ""));
       root.append(this.panel, this.bubble);
       this.bubbleOf("bot", config.greeting);
       document.body.append(this.host);
@@ -415,9 +415,9 @@
         for (const turn of talk.turns) {
           if (turn.chat && turn.chat === talk.pending) continue;
           if (turn.text) this.bubbleOf(turn.who, turn.text);
-          if (turn.finish === "error" || turn.finish === "cancelled") this.line("This answer was not finished.");
+          if (turn.finish === "error" || turn.finish === "cancelled") this.line("This answer was not completed.");
         }
-        if (talk.handed_over) this.line("A person was asked to join. You will hear from us.");
+        if (talk.handed_over) this.line("You asked for a person. Our team will write to you.");
         this.toEnd(true);
         if (talk.pending) {
           const same = kept.pending?.chat === talk.pending ? kept.pending : { after: null, text: "" };
@@ -452,7 +452,7 @@
         }
       }, onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); done(); } } },
         el("h3", {}, "Talk to a person"),
-        el("p", {}, "We pass this conversation on, and somebody from the team writes to you."),
+        el("p", {}, "We forward this conversation to our team, and a person will write to you."),
         el("label", {}, "Where can we reach you?", contact),
         el("label", {}, "Anything to add? (optional)", note),
         el("p", { class: "notice", role: "alert", hidden: true }),
@@ -466,7 +466,7 @@
       const told = await call("handover", { session: this.session, contact, note, page: location.href });
       this.session = told.session;
       memory.write({ session: told.session });
-      const words = "Thank you. Your conversation was passed on, and somebody will write to you.";
+      const words = "Thank you. We have forwarded your conversation, and a person will write to you.";
       this.line(words);
       this.spoken.textContent = words;
       this.suggestions.hidden = true;
