@@ -16,7 +16,6 @@ from gateway.state import Gateway
 from services.store.connection import QueueUnavailable
 
 Handler = Callable[[Gateway, Call], Awaitable[None]]
-Routed = tuple[str, Callable[[], Awaitable[None]]]
 
 ROUTES: dict[str, tuple[str, Handler]] = {
     "/v1/chat/completions": ("POST", chats.create),

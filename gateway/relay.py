@@ -36,7 +36,6 @@ class Feed:
     def __init__(self, gateway: Gateway, chat: Admitted, reader: Reader) -> None:
         self._gateway = gateway
         self._reader = reader
-        self._ticket = chat.ticket
         self._started = not chat.waits
         wait_s = chat.ticket.deadline_s - gateway.clock() + DEADLINE_SLACK_S
         self._until_s = monotonic() + (max(DEADLINE_SLACK_S, wait_s) if chat.waits else SILENCE_S_MAX)

@@ -29,7 +29,6 @@ from services.contracts.engine_kinds import ENGINE_KINDS
 
 JOBS_MAX = 50
 DAYS = 14
-CSV_BYTES_MAX = 64 * 2**20
 
 Bits = Annotated[int, Path(ge=4, le=16)]
 

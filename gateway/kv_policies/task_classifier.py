@@ -28,7 +28,6 @@ _WHY_MAX = 5
 _LETTERS_MAX = 40  # in one branch of a pattern
 
 Classified = tuple[Task, float, tuple[str, ...]]
-Classifier = Callable[[str], Classified]  # the seam: anything of this shape can take its place
 
 # A search for one of a few characters takes a tenth of one for \b, for \w or in any case. So a pattern here begins with
 # a character and looks back from it: (?<!\w.) says that a word begins there.

@@ -152,12 +152,13 @@ async def test_a_finished_stream_can_be_read_again(host: Host) -> None:
     assert (tail.text, tail.done) == ("", True)
 
 
-async def test_a_stream_goes_on_at_another_gateway(host: Host, redis_url: str, tokenizer: Any) -> None:
-    host.driver.script_for = lambda _: SLOW
-    heard = Heard()
-    await begin(host, heard, 5)
-    async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
-        await go_on(host.http, url, heard)
+async def test_a_stream_goes_on_at_another_gateway(hosts: HostFactory, redis_url: str, tokenizer: Any) -> None:
+    async with hosts(resume_grace_s=60.0) as host:
+        host.driver.script_for = lambda _: SLOW
+        heard = Heard()
+        await begin(host, heard, 5)
+        async with gateway_on(redis_url, host.config, tokenizer) as (_, _, url, _):
+            await go_on(host.http, url, heard)
     assert heard.text == SLOW_TEXT
     assert not host.driver.cancelled
 

