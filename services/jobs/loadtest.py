@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from services.config.api_keys import digest, new_key
 from services.config.schema import GatewayConfig
 from services.contracts.scenario import BadScenario, Scenario, parse_scenario
-from services.evidence.loadtest.cli import summary
+from services.evidence.loadtest.figures import summary
 from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_run
 from services.evidence.loadtest.runner import Runner
 from services.http_stream.client import StreamClient
@@ -63,7 +63,7 @@ async def run(context: Context) -> JobData:
     done = read_run(path)
     if done.chats and not http.reached:
         raise JobFailed(_reached_nobody(done))
-    return {"figures": summary(done), "records": str(path)}
+    return {"figures": summary(done).as_json(), "records": str(path)}
 
 
 async def _watched(context: Context, plan: Scenario, http: StreamClient, writer: RunWriter) -> None:

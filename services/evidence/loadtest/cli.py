@@ -6,10 +6,9 @@ import asyncio
 import platform
 import secrets
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
@@ -24,11 +23,11 @@ from services.process.children import raise_open_files_limit
 
 from .compare import ComparisonRow, render_comparison
 from .compare import compare as compare_runs
-from .figures import by_tenant, counted, figures
+from .figures import summary
 from .meter import watch
 from .progress import run_with_progress
 from .record import Run, RunFileError, RunWriter, read_run
-from .report import fairness_of, render_report, scenario_of, window_of
+from .report import render_report
 from .runner import Runner
 from .stream import CountTokens
 
@@ -57,10 +56,8 @@ def loadtest(
     run = read_run(path)
     page = out / "report.html"
     page.write_text(render_report(run), encoding="utf-8")
-    if as_json:
-        typer.echo(orjson.dumps(summary(run)).decode())
-    else:
-        _print_summary(run)
+    _show(run, as_json)
+    if not as_json:
         typer.echo(f"report: {page}\nrecords: {path}")
 
 
@@ -72,12 +69,11 @@ def report(
 ) -> None:
     """Write the HTML report of a run again, or print its figures."""
     run = _read(run_file)
+    _show(run, as_json)
     if as_json:
-        typer.echo(orjson.dumps(summary(run)).decode())
         return
     page = out or run_file.with_name("report.html")
     page.write_text(render_report(run), encoding="utf-8")
-    _print_summary(run)
     typer.echo(f"report: {page}")
 
 
@@ -188,34 +184,24 @@ def _counter(weights: str | None) -> CountTokens | None:
     return tokenizer.count
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """A run's figures as plain values: `total`, `tenants`, `fairness`."""
-    scenario = scenario_of(run)
-    window = window_of(scenario)
-    chats = counted(run.chats, window)
-    tenants = by_tenant(chats, scenario.targets, window)
-    return {
-        "scenario": scenario.name,
-        "total": asdict(figures(chats, scenario.targets, window)),
-        "tenants": {name: asdict(f) for name, f in tenants.items()},
-        "fairness": fairness_of(scenario, tenants),
-    }
-
-
-def _print_summary(run: Run) -> None:
-    total = summary(run)["total"]
-    first = total["first_token"]
-    typer.echo(f"{total['chats']} chats: {', '.join(f'{n} {r}' for r, n in total['results'].items())}")
-    if warmup_s := scenario_of(run).warmup_s:
+def _show(run: Run, as_json: bool) -> None:
+    found = summary(run)
+    if as_json:
+        typer.echo(orjson.dumps(found.as_json()).decode())
+        return
+    total = found.total
+    typer.echo(f"{total.chats} chats: {', '.join(f'{n} {r}' for r, n in total.results.items())}")
+    if warmup_s := found.scenario.warmup_s:
         early = sum(chat.intended_s < warmup_s for chat in run.chats)
         typer.echo(f"{early} more in the warm-up are not counted")
-    if first["p50"] is not None:
-        typer.echo(f"first token: median {first['p50']:.3f} s, p95 {first['p95']:.3f} s, p99 {first['p99']:.3f} s")
+    first = total.first_token
+    if first.count:
+        typer.echo(f"first token: median {first.p50:.3f} s, p95 {first.p95:.3f} s, p99 {first.p99:.3f} s")
     typer.echo(
-        f"good: {total['good_share']:.1%}, {total['goodput_chats_per_s']:.3g} chats/s; "
-        f"{total['tokens_per_s']:.1f} tokens/s; lost {total['lost']}, doubled {total['doubled']}"
+        f"good: {total.good_share:.1%}, {total.goodput_chats_per_s:.3g} chats/s; "
+        f"{total.tokens_per_s:.1f} tokens/s; lost {total.lost}, doubled {total.doubled}"
     )
-    for reason, number in total["reasons"].items():
+    for reason, number in total.reasons.items():
         typer.echo(f"  {number} x {reason}")
 
 

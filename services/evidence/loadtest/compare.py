@@ -9,9 +9,9 @@ from services.evidence import charts
 from services.evidence.page import render
 from services.evidence.statistics import Interval, quantile, quantile_interval, share_interval
 
-from .figures import counted, figures, is_good
+from .figures import is_good, summary
 from .record import ChatRecord, Result, Run
-from .report import scenario_of, window_of
+from .report import latency_charts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,7 @@ class ComparisonRow:
 
 def compare(a: Run, b: Run) -> list[ComparisonRow]:
     """All rows: latencies by quantile, shares, then plain figures without a verdict."""
-    sides = [(scenario_of(run), run) for run in (a, b)]
-    chats = [counted(run.chats, window_of(scenario)) for scenario, run in sides]
+    sides = [summary(run) for run in (a, b)]
     rows = []
     measures: tuple[tuple[str, Callable[[ChatRecord], float | None]], ...] = (
         ("first token", lambda c: c.first_token_s),
@@ -41,15 +40,15 @@ def compare(a: Run, b: Run) -> list[ComparisonRow]:
         ("queue wait", lambda c: c.queue_s),
     )
     for name, measure in measures:
-        values = [[v for c in side if (v := measure(c)) is not None] for side in chats]
+        values = [[v for c in side.chats if (v := measure(c)) is not None] for side in sides]
         if all(values):
             rows += [_quantile_row(f"{name}, p{q * 100:.0f}", values[0], values[1], q) for q in (0.5, 0.95, 0.99)]
-    stayed = [[c for c in side if c.result is not Result.ABANDONED] for side in chats]
-    good = [sum(is_good(c, s.targets) for c in side) for side, (s, _) in zip(stayed, sides, strict=True)]
+    stayed = [[c for c in side.chats if c.result is not Result.ABANDONED] for side in sides]
+    good = [sum(is_good(c, side.scenario.targets) for c in chats) for chats, side in zip(stayed, sides, strict=True)]
     refused = [sum(c.result is Result.REFUSED for c in side) for side in stayed]
     rows.append(_share_row("good chats", good, stayed, more_is_better=True))
     rows.append(_share_row("refused chats", refused, stayed, more_is_better=False))
-    found = [figures(side, s.targets, window_of(s)) for side, (s, _) in zip(chats, sides, strict=True)]
+    found = [side.total for side in sides]
     rows.append(_plain_row("goodput, chats/s", *(f.goodput_chats_per_s for f in found)))
     rows.append(_plain_row("answer tokens/s", *(f.tokens_per_s for f in found)))
     rows.append(_plain_row("lost or doubled", *(float(f.lost + f.doubled) for f in found)))
@@ -66,22 +65,16 @@ def render_comparison(a: Run, b: Run, a_name: str, b_name: str) -> str:
         lede += f"B is clearly better in: {'; '.join(better)}. "
     if worse:
         lede += f"B is clearly worse in: {'; '.join(worse)}."
-    scenarios = [scenario_of(run) for run in (a, b)]
-    sides = [(n, counted(r.chats, window_of(s))) for n, r, s in zip("AB", (a, b), scenarios, strict=True)]
-    first = [(n, [c.first_token_s for c in side if c.first_token_s is not None]) for n, side in sides]
-    between = [(n, [c.inter_token_s for c in side if c.inter_token_s is not None]) for n, side in sides]
+    one, two = summary(a), summary(b)
     return render(
         "compare.html",
         title="Two load tests compared",
         a_name=a_name,
         b_name=b_name,
         lede=lede.strip(),
-        warnings=[] if scenarios[0] == scenarios[1] else ["The two runs had different scenarios."],
+        warnings=[] if one.scenario == two.scenario else ["The two runs had different scenarios."],
         rows=rows,
-        charts=[
-            charts.distribution("First token; share of chats", first, "first token", charts.duration),
-            charts.distribution("Between tokens; share of chats", between, "between tokens", charts.duration),
-        ],
+        charts=latency_charts([("A", one.chats), ("B", two.chats)]),
     )
 
 

@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from services.contracts.scenario import Targets
-from services.evidence.statistics import Spread, spread
+from services.contracts.scenario import Scenario, Targets
+from services.evidence.statistics import Spread, jain, spread
 
-from .record import ChatRecord, Result
+from .record import ChatRecord, Result, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +127,38 @@ def by_tenant(chats: Sequence[ChatRecord], targets: Targets, window: MeasuredWin
 def counted(chats: Sequence[ChatRecord], window: MeasuredWindow) -> list[ChatRecord]:
     """The chats that count: meant to be sent within the window."""
     return [c for c in chats if window.start_s <= c.intended_s < window.end_s]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run's figures are read from: its scenario, the counted chats, and both in numbers.
+
+    `fairness` is Jain's index over the scenario's tenants; one that got nothing counts as 0. None: nothing was served.
+    """
+
+    scenario: Scenario
+    chats: Sequence[ChatRecord]
+    total: Figures
+    tenants: Mapping[str, Figures]
+    fairness: float | None
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values."""
+        tenants = {name: asdict(found) for name, found in self.tenants.items()}
+        total = asdict(self.total)
+        return {"scenario": self.scenario.name, "total": total, "tenants": tenants, "fairness": self.fairness}
+
+
+def summary(run: Run) -> Summary:
+    """The chats that count are those meant to be sent after the warm-up and before the load's end."""
+    scenario = Scenario.model_validate(run.head["scenario"])
+    window = MeasuredWindow(scenario.warmup_s, scenario.duration_s)
+    chats = counted(run.chats, window)
+    tenants = by_tenant(chats, scenario.targets, window)
+    total = figures(chats, scenario.targets, window)
+    return Summary(scenario, chats, total, tenants, fairness_of(scenario, tenants))
+
+
+def fairness_of(scenario: Scenario, tenants: Mapping[str, Figures]) -> float | None:
+    """Jain's index of tokens a second by weight."""
+    return jain([(tenants[t.name].tokens_per_s if t.name in tenants else 0.0) / t.weight for t in scenario.tenants])

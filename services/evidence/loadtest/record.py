@@ -7,7 +7,7 @@ All `*_s` are seconds since the run's start, but for durations, which say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -84,7 +84,7 @@ class ChatRecord:
 class Run:
     """A finished run, as read back from its file."""
 
-    head: dict[str, Any]  # scenario, url, started, machine
+    head: Mapping[str, object]  # scenario, url, started, machine
     chats: tuple[ChatRecord, ...]
     samples: tuple[KvSample, ...] = ()
 
@@ -96,10 +96,10 @@ class RunFileError(Exception):
 class RunWriter:
     """Writes a run's JSON lines as they come, so that a killed run keeps what it had."""
 
-    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+    def __init__(self, path: Path, head: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("wb")
-        self._write({"kind": "run"} | head)
+        self._write({"kind": "run", **head})
 
     def add(self, chat: ChatRecord) -> None:
         self._write({"kind": "chat"} | asdict(chat))
@@ -107,7 +107,7 @@ class RunWriter:
     def sample(self, sample: KvSample) -> None:
         self._write({"kind": "sample"} | asdict(sample))
 
-    def _write(self, value: dict[str, Any]) -> None:
+    def _write(self, value: Mapping[str, object]) -> None:
         self._file.write(orjson.dumps(value) + b"\n")
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class RunWriter:
 
 def read_run(path: Path) -> Run:
     """Read a run back. Raises RunFileError."""
-    head: dict[str, Any] | None = None
+    head: Mapping[str, object] | None = None
     chats: list[ChatRecord] = []
     samples: list[KvSample] = []
     for number, value in _lines(path):

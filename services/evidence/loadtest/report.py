@@ -10,9 +10,9 @@ from markupsafe import Markup
 from services.contracts.scenario import Scenario
 from services.evidence import charts
 from services.evidence.page import render
-from services.evidence.statistics import Spread, jain, quantile
+from services.evidence.statistics import Spread, quantile
 
-from .figures import Figures, MeasuredWindow, by_tenant, counted, figures
+from .figures import Figures, Summary, summary
 from .meter import KvSample
 from .record import ChatRecord, Result, Run
 
@@ -35,24 +35,10 @@ METHODS = (
 )
 
 
-def scenario_of(run: Run) -> Scenario:
-    """The scenario that a run was made from."""
-    return Scenario.model_validate(run.head["scenario"])
-
-
-def window_of(scenario: Scenario) -> MeasuredWindow:
-    """The part of the run that is counted: after the warm-up, up to the load's end."""
-    return MeasuredWindow(scenario.warmup_s, scenario.duration_s)
-
-
 def render_report(run: Run) -> str:
     """The page, as HTML."""
-    scenario = scenario_of(run)
-    window = window_of(scenario)
-    chats = counted(run.chats, window)
-    total = figures(chats, scenario.targets, window)
-    tenants = by_tenant(chats, scenario.targets, window)
-    fairness = fairness_of(scenario, tenants)
+    found = summary(run)
+    scenario, total, tenants, fairness = found.scenario, found.total, found.tenants, found.fairness
     return render(
         "report.html",
         title=f"Load test: {scenario.name}",
@@ -62,7 +48,7 @@ def render_report(run: Run) -> str:
         lede=_lede(total, scenario),
         warnings=warnings(total),
         tiles=_tiles(total),
-        charts=[*_time_charts(run.chats, scenario), *_host_charts(run.samples), *_spread_charts(chats, tenants)],
+        charts=[*_time_charts(run.chats, scenario), *_host_charts(run.samples), *_spread_charts(found)],
         latencies=list(_latencies(total)),
         tenants=[_tenant_row(scenario, name, f) for name, f in tenants.items()],
         fairness="nothing was served" if fairness is None else f"{fairness:.3f}",
@@ -70,11 +56,6 @@ def render_report(run: Run) -> str:
         methods=METHODS,
         scenario_text=yaml.safe_dump(run.head["scenario"], allow_unicode=True, sort_keys=False),
     )
-
-
-def fairness_of(scenario: Scenario, tenants: dict[str, Figures]) -> float | None:
-    """Jain's index over the scenario's tenants; one that got nothing counts as 0. None: nothing was served."""
-    return jain([(tenants[t.name].tokens_per_s if t.name in tenants else 0.0) / t.weight for t in scenario.tenants])
 
 
 def warnings(total: Figures) -> list[str]:
@@ -227,22 +208,21 @@ def _host_charts(samples: Sequence[KvSample]) -> list[Markup]:
     ]
 
 
-def _spread_charts(chats: Sequence[ChatRecord], tenants: dict[str, Figures]) -> list[Markup]:
-    first = [
-        (name, [c.first_token_s for c in chats if c.tenant == name and c.first_token_s is not None])
-        for name in list(tenants)[:5]
-    ]
-    between = [
-        (name, [c.inter_token_s for c in chats if c.tenant == name and c.inter_token_s is not None])
-        for name in list(tenants)[:5]
-    ]
+def _spread_charts(found: Summary) -> list[Markup]:
+    shown = list(found.tenants.items())
+    sides = [(name, [chat for chat in found.chats if chat.tenant == name]) for name, _ in shown[:5]]
     bars = [
         charts.Bar(name, f.tokens_per_s, f"{f.tokens_per_s:.3g}/s", min(5, place))
-        for place, (name, f) in enumerate(list(tenants.items())[:12], 1)
+        for place, (name, f) in enumerate(shown[:12], 1)
     ]
-    share = "; share of chats"
+    return [*latency_charts(sides), charts.bar_chart("Answer tokens a second, by tenant", bars)]
+
+
+def latency_charts(sides: Sequence[tuple[str, Sequence[ChatRecord]]]) -> list[Markup]:
+    """Distributions of first tokens and of times between tokens, a line for each side."""
+    first = [(name, [c.first_token_s for c in chats if c.first_token_s is not None]) for name, chats in sides]
+    between = [(name, [c.inter_token_s for c in chats if c.inter_token_s is not None]) for name, chats in sides]
     return [
         charts.distribution("Share of chats whose first token came within", first, "first token", charts.duration),
-        charts.distribution(f"Mean time between tokens{share}", between, "between tokens", charts.duration),
-        charts.bar_chart("Answer tokens a second, by tenant", bars),
+        charts.distribution("Mean time between tokens; share of chats", between, "between tokens", charts.duration),
     ]

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -25,9 +27,46 @@ from . import arrivals
 from .record import ChatRecord, Result
 from .session import SessionPlan, TurnPlan, plan_session
 from .stream import ChatStream, CountTokens, error_label, read_headers
-from .tally import RunCounts
 
 OnRecord = Callable[[ChatRecord], None]
+RECENT_CHATS_MAX = 2_000
+
+
+@dataclass(slots=True)
+class TenantTally:
+    """One tenant's counts."""
+
+    results: Counter[Result] = field(default_factory=Counter)
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class RunCounts:
+    """Counts over the whole run so far, and the last chats for their latencies."""
+
+    active: int = 0
+    active_max: int = 0
+    results: Counter[Result] = field(default_factory=Counter)
+    tenants: dict[str, TenantTally] = field(default_factory=dict)
+    tokens: int = 0
+    recent: deque[ChatRecord] = field(default_factory=lambda: deque(maxlen=RECENT_CHATS_MAX))
+
+    def began(self) -> None:
+        self.active += 1
+        self.active_max = max(self.active_max, self.active)
+
+    def ended(self, record: ChatRecord) -> None:
+        self.active -= 1
+        self.results[record.result] += 1
+        self.tokens += record.tokens
+        tenant = self.tenants.setdefault(record.tenant, TenantTally())
+        tenant.results[record.result] += 1
+        tenant.tokens += record.tokens
+        self.recent.append(record)
+
+    def recent_first_tokens(self, since_s: float) -> list[float]:
+        """Seconds to the first token of chats that ended after `since_s`."""
+        return [r.first_token_s for r in self.recent if r.end_s >= since_s and r.first_token_s is not None]
 
 
 class Runner:
@@ -41,10 +80,9 @@ class Runner:
         *,
         run_id: str,
         on_record: OnRecord,
-        tally: RunCounts | None = None,
         count_tokens: CountTokens | None = None,
     ) -> None:
-        self.tally = tally or RunCounts()
+        self.tally = RunCounts()
         self._scenario = scenario
         self._http = http
         self._clock = clock
@@ -168,7 +206,7 @@ class Runner:
 
     def _request(self, plan: SessionPlan, messages: list[dict[str, str]]) -> tuple[bytes, dict[str, str]]:
         tenant = plan.tenant
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "model": tenant.model,
             "messages": messages,
             "max_tokens": tenant.max_tokens,

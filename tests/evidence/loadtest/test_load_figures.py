@@ -9,9 +9,8 @@ import pytest
 
 from services.contracts.scenario import Targets
 from services.evidence import charts
-from services.evidence.loadtest.figures import MeasuredWindow, counted, figures, is_good
+from services.evidence.loadtest.figures import MeasuredWindow, counted, fairness_of, figures, is_good
 from services.evidence.loadtest.record import ChatRecord, Result
-from services.evidence.loadtest.report import fairness_of
 from services.evidence.statistics import jain, quantile, quantile_interval, share_interval
 from tests.evidence.loadtest.helpers import scenario
 
