@@ -3,14 +3,12 @@
 capacity   how many hold, by bisection; pure
 memory     what fits on a card; pure
 subject    the model that is measured, and its engines
-running    one engine at a time, at the precision asked for
 chats      chats through an engine, timed
 speed      decoding at each precision
 room       models and sessions that hold the targets
 logits     the engine's next-token distributions
 quality    perplexity, divergence, accuracy
-style      distance between answers; pure
-divergence how far one distribution is from another; pure
+distances  between answers, and between distributions; pure
 study      all of it, in order
 results    everything that was measured
 claims     the article's claims beside it

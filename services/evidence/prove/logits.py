@@ -26,7 +26,7 @@ from services.engines.sglang import SglangEngine
 from services.engines.sglang_server import SglangOptions, SglangServer
 from services.kvplanes.keys import extra_key
 
-from .divergence import Distribution
+from .distances import Distribution
 from .subject import Subject
 
 TOP = 1000

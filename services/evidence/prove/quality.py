@@ -14,7 +14,7 @@ from services.evidence.checker import Question, is_correct
 from services.evidence.corpus import dialogues, questions
 
 from .chats import Clock, Talker
-from .divergence import Distribution, divergence, likeliest, surprise
+from .distances import Distribution, divergence, likeliest, surprise
 from .logits import Logits
 from .results import Fidelity, Share
 

@@ -22,13 +22,12 @@ from services.evidence.corpus import dialogues
 
 from . import quality, speed
 from .chats import Talker
+from .distances import distance
 from .logits import logits_of
 from .memory import Sizes, held
 from .results import MeasuredAtBits, Results
 from .room import models_held, sessions_held
-from .running import RunningEngine, silent
-from .style import distance
-from .subject import Subject
+from .subject import RunningEngine, Subject, silent
 
 BITS = (16, 8, 4)
 TEXTS = 2

@@ -1,12 +1,15 @@
-"""The model that is put to the proof, and its engine at a chosen precision and size."""
+"""The model that is measured, and its engines: at a chosen precision and size, or one that changes its precision."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.config.schema import Config, ConfigError, ModelConfig
+from services.contracts.chats import KvBits
 from services.contracts.engine_kinds import Pool
+from services.contracts.engines import EngineFacts
 from services.engines.base import Engine
 from services.engines.factory import build_engine
 from services.model_files.shape import ModelShape
@@ -61,3 +64,46 @@ def subject_of(config: Config, name: str | None, folder: Path) -> Subject:
         settings = settings.model_copy(update={"kv_bits": 16})
     weights = resolve(settings.weights)
     return Subject(chosen, settings, weights, shape_in(weights), load_tokenizer(weights), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A running engine at one precision. `change_s` None: it was started, not changed."""
+
+    engine: Engine
+    facts: EngineFacts
+    change_s: float | None
+
+
+class RunningEngine:
+    """One engine at a time, changed to the precision asked for where that works, else replaced.
+
+    Use `at` for every precision in turn, and `stop` at the end.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._engine: Engine | None = None
+        self._planes = False
+
+    async def at(self, bits: int) -> At:
+        """The engine at `bits`. Raises EngineError and ConfigError."""
+        planes = self._subject.with_planes(bits)
+        if self._engine is not None and planes == self._planes:
+            begun = time.perf_counter()
+            facts = await self._engine.set_kv_bits(KvBits(bits), silent)
+            return At(self._engine, facts, time.perf_counter() - begun)
+        await self.stop()
+        engine = self._engine = self._subject.engine(bits)
+        self._planes = planes
+        return At(engine, await engine.start(silent), None)
+
+    async def stop(self) -> None:
+        """End the engine, if one runs."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.stop()
+
+
+def silent(_words: str) -> None:
+    """A Progress that says nothing."""
