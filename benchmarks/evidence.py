@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from benchmarks.output import write
 from services.evidence.charts import Bar, bar_file
 from services.evidence.prove.memory import Sizes, held
 
 DOCS = Path("docs")
+TEMPLATE = Path(__file__).with_name("evidence.md.jinja")
 BITS = ("16", "8", "4")
 CACHES = {"16": "bf16, stock SGLang", "8": "fp8, stock SGLang", "4": "KV planes"}
 
@@ -103,54 +106,19 @@ def missed(figures: Mapping[str, float | None]) -> list[str]:
 def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
     """Markdown."""
     short = missed(figures)
-    verdict = f"Missed: {'; '.join(short)}." if short else "Every bound is reached."
-    card, context = found["card_gib"], found["context_tokens"]
-    lines = [
-        "# Twice as many models: the evidence",
-        "",
-        f"{verdict} Measured on {found['date']} on one {found['gpu']} with its memory limited to {card:g} GiB. The "
-        "models have the shapes of Qwen2.5-7B and QwQ-32B in 4-bit AWQ weights with random values, because time and "
-        f"memory depend on shapes alone. Sessions have {context:,} tokens; the inter-token target is "
-        f"{found['inter_token_target_ms']:g} ms at the 99th percentile.",
-        "",
-        *(f"![{title}](images/{name}.svg)" for name, title, _ in charts(found)),
-        "",
-        "The article is an account of 4-bit KV caches with QwQ-32B in LM Studio on one 24 GB GPU.",
-        "",
-        "| 4 bits against 16 | measured | bound | article |",
-        "| --- | --- | --- | --- |",
-    ]
-    for bound in BOUNDS:
-        value, article = figures[bound.name], bound.article
-        seen = "-" if value is None else f"{value:.2f}x"
-        lines.append(
-            f"| {bound.words} | {seen} | {bound.at_least:g}x | {'-' if article is None else f'{article:g}x'} |"
-        )
-    whole = f"{found['mix']['card_gib']:g} GiB" if "mix" in found else "the whole card"
-    lines += ["", f"| KV | 7B models | models on {whole} | sessions | longest QwQ-32B chat | bytes a token, 7B |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
-    counts, fit, large = models(found), models_by_memory(found), mixed(found)
-    for bits in BITS:
-        at = found["sessions"]["at"][bits]
-        ran = str(counts[bits]) if counts else f"not run ({fit[bits]} by memory)"
-        beside = "none within the target" if large else "not run"
-        if large.get(bits):
-            beside = f"QwQ-32B and {large[bits] - 1} of 7B"
-        long = f"{found['qwq']['at'][bits]['longest_context']:,} tokens" if "qwq" in found else "not run"
-        lines.append(
-            f"| {bits} bits ({CACHES[bits]}) | {ran} | {beside} | {at['within_target']} ({at['by_memory']} by memory) "
-            f"| {long} | {at['bytes_per_token']:,} |"
-        )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Each model has {found['sessions_each']} sessions, which all decode at once within the target.",
-            "",
-            "How it was measured: benchmarks/gpu/capacity.py. Raw: benchmarks/capacity.json.",
-            "",
-        ]
+    template = jinja2.Template(TEMPLATE.read_text(), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    text: str = template.render(
+        found=found,
+        figures=figures,
+        verdict=f"Missed: {'; '.join(short)}." if short else "Every bound is reached.",
+        charts=charts(found),
+        bounds=BOUNDS,
+        caches=CACHES,
+        counts=models(found),
+        fit=models_by_memory(found),
+        large=mixed(found),
     )
+    return text
 
 
 def charts(found: Mapping[str, Any]) -> list[tuple[str, str, list[Bar]]]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,24 @@ def run_host(data_dir: Path, config: Path, start_s_max: float = START_S_MAX, **o
         finally:
             host.process.send_signal(signal.SIGTERM)
             host.process.wait(30)
+
+
+@contextmanager
+def program(
+    argv: Sequence[str], log_path: Path, environ: Mapping[str, str] | None = None, stop_s_max: float = 15.0
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One process, its output in a file; SIGTERM at the end, and SIGKILL when that does not end it."""
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, **(environ or {})}, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(stop_s_max)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def command(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import yaml
 
 from services.config.api_keys import ready_key
 from services.config.host_secrets import load_secrets
+from tests.host_process import program
 
 ROOT = Path(__file__).parents[2]
 ENGINE_CPU, STACK_CPU = 1, 0
@@ -46,27 +47,12 @@ class Stack:
         return sum(process.memory_info().rss for process in found) / 1e6
 
 
-@contextmanager
 def running(
     command: list[str], cpus: set[int], folder: Path, env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A pinned process, with its output in a file, killed at the end."""
-    with (folder / f"{Path(command[0]).name}-{len(list(folder.iterdir()))}.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["taskset", "-c", ",".join(map(str, sorted(cpus))), *command],
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-            env=os.environ | (env or {}),
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A pinned process, with its output in a file, ended at the end."""
+    log = folder / f"{Path(command[0]).name}-{len(list(folder.iterdir()))}.log"
+    return program(["taskset", "-c", ",".join(map(str, sorted(cpus))), *command], log, env, 10.0)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -91,6 +92,19 @@ async def closed_loop(
     return seen
 
 
+def together(loops: Sequence[Loop]) -> Loop:
+    """Loops that ran side by side, as one."""
+    return Loop(
+        gaps_s=[gap_s for loop in loops for gap_s in loop.gaps_s],
+        firsts_s=[first_s for loop in loops for first_s in loop.firsts_s],
+        paces_s=[pace_s for loop in loops for pace_s in loop.paces_s],
+        pieces=sum(loop.pieces for loop in loops),
+        took_s=max(loop.took_s for loop in loops),
+        failed=sum(loop.failed for loop in loops),
+        errors=[loop.errors[0] for loop in loops if loop.errors][:1],
+    )
+
+
 def ms(value_s: float | None) -> float | None:
     """Seconds as milliseconds; None for nan."""
     return None if value_s is None or math.isnan(value_s) else round(value_s * 1000, 3)
@@ -102,6 +116,7 @@ def figures(seen: Loop) -> dict[str, float | int | None]:
         "inter_token_p50_ms": ms(percentile(seen.gaps_s, 0.5)),
         "inter_token_p99_ms": ms(percentile(seen.gaps_s, 0.99)),
         "pace_p50_ms": ms(percentile(seen.paces_s, 0.5)),
+        "pace_p99_ms": ms(percentile(seen.paces_s, 0.99)),
         "first_token_p50_ms": ms(percentile(seen.firsts_s, 0.5)),
         "first_token_p99_ms": ms(percentile(seen.firsts_s, 0.99)),
         "tokens_per_s": round(seen.pieces / seen.took_s, 1),

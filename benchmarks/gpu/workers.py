@@ -239,26 +239,14 @@ async def admission(host: HostProcess, config: Path, options: argparse.Namespace
             peak = max(peak, used_bytes())
             await asyncio.sleep(0.5)
         watching.cancel()
-        loops = flooding.result()
-        took_s = max(loop.took_s for loop in loops)
-        gaps = [gap for loop in loops for gap in loop.gaps_s]
-        paces = [pace for loop in loops for pace in loop.paces_s]
-        firsts = [first for loop in loops for first in loop.firsts_s]
-        within = sum(pace * 1000 <= options.target_ms for pace in paces)
+        seen = load.together(flooding.result())
+        within = sum(pace_s * 1000 <= options.target_ms for pace_s in seen.paces_s)
         found[name] = {
-            "took_s": round(took_s, 1),
-            "inter_token_p50_ms": load.ms(percentile(gaps, 0.5)),
-            "inter_token_p99_ms": load.ms(percentile(gaps, 0.99)),
-            "pace_p50_ms": load.ms(percentile(paces, 0.5)),
-            "pace_p99_ms": load.ms(percentile(paces, 0.99)),
-            "first_token_p50_ms": load.ms(percentile(firsts, 0.5)),
-            "first_token_p99_ms": load.ms(percentile(firsts, 0.99)),
-            "tokens_per_s": round(len(gaps) / took_s, 1),
-            "chats": len(paces),
+            "took_s": round(seen.took_s, 1),
+            **load.figures(seen),
             "chats_within_target": within,
-            "goodput_chats_per_s": round(within / took_s, 2),
-            "failed": sum(loop.failed for loop in loops),
-            "errors": [loop.errors[0] for loop in loops if loop.errors][:1],
+            "goodput_chats_per_s": round(within / seen.took_s, 2),
+            "errors": seen.errors,
             "memory_peak_bytes": peak,
         }
         print(name, json.dumps(found[name]), file=sys.stderr, flush=True)

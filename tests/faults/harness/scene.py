@@ -31,7 +31,7 @@ from tests.faults.harness.client import Client
 from tests.faults.harness.clock import Clock
 from tests.faults.harness.load import Load, http_client
 from tests.faults.harness.proxy import Proxy
-from tests.host_process import ROOT, HostProcess, find_child, run_host
+from tests.host_process import HostProcess, find_child, program, run_host
 
 MODEL = "one"
 PATIENCE_S = 900.0  # a chat may be the last of a thousand
@@ -225,7 +225,8 @@ async def behind_engine_proxy(folder: Path) -> AsyncIterator[FaultScene]:
             ["scheduler", str(path)],
             ["tests.faults.harness.engine_worker", str(path), MODEL, str(mood)],
         ):
-            stack.enter_context(_process(command, folder / f"{command[0]}.log", environ))
+            log_path = folder / f"{command[0]}.log"
+            stack.enter_context(program([sys.executable, "-m", *command], log_path, environ))
         keys = {tenant: ready_key(tenant, runtime.secrets.pepper) for tenant in runtime.config.tenants}
         scene = FaultScene(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
         async with scene.http:
@@ -249,21 +250,6 @@ async def _seeded(runtime: Runtime) -> None:
                 return
     finally:
         await connection.close()
-
-
-@contextmanager
-def _process(command: list[str], log_path: Path, environ: dict[str, str]) -> Iterator[None]:
-    with log_path.open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environ, stdout=log, stderr=log)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @asynccontextmanager
