@@ -236,7 +236,9 @@ SCENARIOS: dict[str, Scenario] = {
     "told to stop": Scenario(told_to_stop, "up"),
     "engine stopped": Scenario(engine_stands_still, "up"),
     "torn file": Scenario(torn_file, "up"),
-    "model renamed": Scenario(model_renamed, "up", begin=0.0, tokens=(160,)),  # the last on its host: the other parts' names say `one`
+    "model renamed": Scenario(
+        model_renamed, "up", tokens=(160,)
+    ),  # the last on its host: the other parts' names say `one`
     "second reader": Scenario(second_readers, "two gateways", begin=0.0, tokens=(300,)),
     "clock jumps": Scenario(clock_jumps, "clock"),
     "redis 50 ms": Scenario(redis_slow(0.05), "redis"),
