@@ -158,7 +158,8 @@ class Accounting:
 
     def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> Reservation | None:
         """A chat that was dispatched is over. `usage` None: it took nothing."""
-        charge = self._charges.pop(chat, None) or ServiceCharge(0.0, 0.0)
+        known = self._charges.pop(chat, None)
+        charge = known or ServiceCharge(0.0, 0.0)
         tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
         held = self._release(chat, now_s)
         if held is None:
@@ -172,7 +173,7 @@ class Accounting:
                     self.prefix_cache.turn_settled(held.model, charge.prompt_tokens_kept, usage.cached_tokens)
                 elif charge.new_of:
                     self.prefix_cache.session_settled(held.model, charge.new_of, usage.cached_tokens)
-            if usage.ran_s is not None:
+            if usage.ran_s is not None and known is not None:
                 account = self.ledger.accounts.get(held.model)
                 beside = len(account.reservations) if account else 0
                 self.service_rate.settled(held.model, usage.ran_s, beside + 1)

@@ -143,13 +143,19 @@ def _closed_to_tenant(
         return Reason.TENANT_LIMIT, {"limit": context.limit}
     if not context.over_share:
         return None
-    slots_kept = int(settings.headroom * account.facts.chats_max)
+    slots_kept = _slots_kept(account.facts.chats_max, settings.headroom)
     if account.chats_free <= slots_kept:
         return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": slots_kept}
     backlog_s = device.prefill_backlog_s(now_s)
     if settings.latency_headroom and backlog_s > 0:
         return Reason.FIRST_TOKEN, {"backlog_s": backlog_s, "ahead_s_max": 0.0}
     return None
+
+
+def _slots_kept(slots: int, headroom: float) -> int:
+    """Slots kept from a tenant above its share: at least one, where there are two, so that a few slots are no reason
+    to wait for a whole answer."""
+    return max(int(headroom * slots), min(1, slots - 1)) if headroom else 0
 
 
 def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:

@@ -7,11 +7,15 @@ Seconds. Workers measure durations: the wall clock, by which chats are let in, m
 a mean over settlements: chats that were let in together end together, and an engine whose report is late gets no new
 ones for a moment, which must not look like a slow model. Unknown (None) until a chat of the model was settled, or while
 none runs; nothing is refused early then.
+
+A stall is not the engine's pace: chats that ran before this scheduler took over are left out (what made it take over
+stalled them, too), and one run counts as a few usual ones at most.
 """
 
 from __future__ import annotations
 
 _SMOOTHING = 0.05
+_OUTLIER = 4.0  # a run counts as at most so many usual ones
 
 
 class ServiceRate:
@@ -24,7 +28,10 @@ class ServiceRate:
     def settled(self, model: str, seconds: float, running: int) -> None:
         """A chat is over; `running` counts it and those that ran beside it."""
         before = self.duration_s.get(model)
-        self.duration_s[model] = seconds if before is None else before + _SMOOTHING * (seconds - before)
+        if before is None:
+            self.duration_s[model] = seconds
+        else:
+            self.duration_s[model] = before + _SMOOTHING * (min(seconds, _OUTLIER * before) - before)
         usual = self._running.get(model, float(running))
         self._running[model] = usual + _SMOOTHING * (running - usual)
 

@@ -448,6 +448,36 @@ def test_whoever_takes_over_counts_what_runs() -> None:
     assert host.end("old") == ["new", "turn"]
 
 
+def _refused_of_a_crowd(host: Host) -> int:
+    """150 chats ask for an engine that takes half a second for each and serves 8 at once."""
+    host.send(*(ticket(f"crowd {number}", tokens=10, deadline_s=host.now_s + 30.0) for number in range(150)))
+    return sum(decision.outcome is Outcome.REJECT for decision in host.decided.values())
+
+
+def test_chats_that_stalled_while_redis_was_full_say_nothing_of_the_engine() -> None:
+    """Whoever takes over after it has only them to learn from."""
+    host = Host(facts(chats_max=8))
+    host.scheduler.restore(
+        [Reservation(f"old {number}", "a", "s", "m", KvBits.FOUR, 10, NOW_S, 10) for number in range(8)], host.now_s
+    )
+    host.now_s += 12.0
+    host.report("m")
+    host.end(*(f"old {number}" for number in range(8)), used=usage(5, 5, ran_s=12.0))
+    assert _refused_of_a_crowd(host) == 0
+
+
+def test_one_stall_among_many_chats_makes_no_slow_engine() -> None:
+    host = Host(facts(chats_max=8))
+    for number in range(30):
+        host.send(ticket(f"usual {number}", tokens=10))
+        host.end(f"usual {number}", used=usage(5, 5, ran_s=0.5))
+    stalled = host.send(*(ticket(f"stalled {number}", tokens=10) for number in range(8)))
+    host.now_s += 12.0
+    host.report("m")
+    host.end(*stalled, used=usage(5, 5, ran_s=12.0))
+    assert _refused_of_a_crowd(host) == 0
+
+
 @pytest.mark.parametrize("end", ["settled", "refused", "lost", "withdrawn"])
 def test_a_chat_that_was_taken_over_can_end_in_any_way(end: str) -> None:
     host = Host(facts())

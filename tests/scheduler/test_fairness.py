@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,3 +143,21 @@ def test_the_front_holds_the_first_of_all(actions: list[tuple[str, int]]) -> Non
         assert {key[2] for key in order.front} <= members
     order.refresh()
     assert [key[2] for key in order.front] == sorted(members, key=lambda n: keys[n])[:3]
+
+
+@pytest.mark.parametrize("slots", range(2, 12))
+def test_a_quiet_tenant_finds_a_slot_under_a_flood_however_few_there_are(slots: int) -> None:
+    host = Host(facts(chats_max=slots), headroom=0.1)
+    host.send(ticket("seen", "quiet", tokens=10))
+    host.end("seen")
+    flood = host.send(*(ticket(f"f{number}", "flood", tokens=10) for number in range(2 * slots)))
+    assert len(flood) == slots - 1
+    assert host.send(ticket("q", "quiet", tokens=10)) == ["q"]
+
+
+def test_one_slot_is_for_whoever_comes_first() -> None:
+    host = Host(facts(chats_max=1), headroom=0.1)
+    host.send(ticket("seen", "quiet", tokens=10))
+    host.end("seen")
+    assert host.send(ticket("f", "flood", tokens=10), ticket("f2", "flood", tokens=10)) == ["f"]
+    assert host.end("f") == ["f2"]
