@@ -22,6 +22,7 @@ from services.config.yaml_file import YamlFile
 from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
 
 ENV_PREFIX = "BUNKHOUSE__"
+WEIGHT_MIN, WEIGHT_MAX = 0.001, 1000.0  # of tenants; beyond, virtual counters lose their precision
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -220,7 +221,7 @@ class BotConfig(Section):
     context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
     max_tokens_default: int = Field(default=256, ge=1)
     task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
-    queue_wait_s_max: float = Field(default=60.0, gt=0)
+    queue_wait_s_max: float = Field(default=60.0, gt=0, le=3600)  # well below store.submission.CHAT_KEEP_S
     overflow: str | None = None  # a name under `overflow`
     priority: int = Field(default=0, ge=-10, le=10)
     widget: WidgetConfig | None = None
@@ -247,7 +248,7 @@ class LimitsConfig(Section):
 class TenantConfig(Section):
     """A customer."""
 
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=WEIGHT_MIN, le=WEIGHT_MAX)
     limits: LimitsConfig = LimitsConfig()
     ready_key: bool = False  # `bunkhouse up` derives one from the host's secret and prints it
     bots: dict[Name, BotConfig] = {}

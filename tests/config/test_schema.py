@@ -50,6 +50,14 @@ def test_a_good_file_is_read_with_defaults(path: Path) -> None:
             "promises 16 KV bits and small holds 8",
         ),
         ("        model: small", "        model: small\n        kv: {policy: fixed}", 10, "needs bits"),
+        (
+            "        model: small",
+            "        model: small\n        queue_wait_s_max: 20000",
+            10,
+            "less than or equal to 3600",
+        ),
+        ("        model: small", "        model: small\n    weight: 1.0e-320", 10, "greater than or equal to 0.001"),
+        ("        model: small", "        model: small\n    weight: 1.0e+9", 10, "less than or equal to 1000"),
         ("        model: small", "        model: small\n        kv: {floor: 8, ceiling: 4}", 10, "above the ceiling 4"),
         ("        model: small", "        model: small\n        kv: {policy: finance, ceiling: 4}", 10, "promises 8"),
         (
