@@ -111,7 +111,7 @@ class Accounting:
         ticket = entry.ticket
         if entry.facts is not account.facts:
             choices = options(ticket, account.facts, self.settings)
-            entry.weighed(account.facts, choices, never(ticket, account.facts, choices))
+            entry.weighed(account.facts, choices, never(ticket, account.facts, choices, self.settings))
         tenant = ticket.tenant
         context = AdmissionContext(entry.options, ticket.prompt_tokens, 0, self.over_share(tenant, account, now_s))
         if entry.turn:
@@ -123,6 +123,7 @@ class Accounting:
         share = self.settings.share(tenant)
         if share.limited and context.options:
             context.limit = self.limits.reached(tenant, share, context.options[-1][1])
+            context.bytes_left = self.limits.bytes_left(tenant, share)
         return context
 
     def admit(

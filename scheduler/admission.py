@@ -4,6 +4,7 @@ In order, and the first that holds decides:
 
     1. deadline passed                                             -> reject, deadline
     2. larger than the model's context, or than its whole KV pool  -> overflow or reject, never_fits
+       larger than its tenant's limit of KV bytes                  -> reject, never_fits
     3. the engine cannot hold KV at the ticket's floor             -> overflow or reject, kv_bits
     4. engine not ready, telemetry stale, no slot free, or with
        more than `prefill_ahead_s_max` of prompts to work off      -> wait
@@ -55,6 +56,7 @@ class AdmissionContext:
     prompt_tokens_kept: int = 0  # that the engine saw in the session's earlier turn
     over_share: bool = False  # the tenant holds more of this engine than its fair part
     limit: str | None = None  # the limit that the tenant is at
+    bytes_left: int | None = None  # of the tenant's own limit
 
 
 def options(ticket: Ticket, facts: EngineFacts, settings: SchedulerSettings) -> Options:
@@ -88,7 +90,7 @@ def decide(
     """Decide for one ticket; `device` is the one that the account's engine is on. Changes nothing."""
     if now_s >= ticket.deadline_s:
         return _too_late(ticket, now_s)
-    refused = never(ticket, account.facts, context.options)
+    refused = never(ticket, account.facts, context.options, device.settings)
     if refused is not None:
         return refused
     return decide_now(ticket, account, device, context, now_s)
@@ -158,13 +160,17 @@ def _slots_kept(slots: int, headroom: float) -> int:
     return max(int(headroom * slots), min(1, slots - 1)) if headroom else 0
 
 
-def never(ticket: Ticket, facts: EngineFacts, choices: Options) -> Decision | None:
+def never(ticket: Ticket, facts: EngineFacts, choices: Options, settings: SchedulerSettings) -> Decision | None:
     """The refusals that no waiting can change."""
     least = choices[-1][1] if choices else 0
+    allowed = settings.share(ticket.tenant).kv_bytes_max
+    if allowed is not None and least > allowed:  # nor another provider: the limit is the tenant's own
+        numbers: Numbers = {"need_bytes": least, "kv_bytes_max": allowed}
+        return Decision(ticket.chat, Outcome.REJECT, Reason.NEVER_FITS, ticket.kv_bits, numbers=numbers)
     tokens = ticket.tokens_max
     if choices and least <= facts.kv_budget_bytes and tokens <= facts.context_tokens:
         return None
-    reason, numbers = Reason.NEVER_FITS, Numbers()
+    reason, numbers = Reason.NEVER_FITS, {}
     if tokens > facts.context_tokens:
         numbers = {"tokens": tokens, "context_tokens": facts.context_tokens}
     elif not choices:
@@ -191,6 +197,8 @@ def _fit(ticket: Ticket, account: Account, device: StepTimeModel, context: Admis
     available = account.available_bytes
     reason, numbers = _KV_MEMORY, Numbers()
     for bits, need in context.options:
+        if context.bytes_left is not None and need > context.bytes_left:
+            continue  # at its last precision it is within the limit
         kept = headroom if headroom >= need else 0
         if need > available - kept:
             reason = _KV_MEMORY

@@ -125,7 +125,7 @@ class Scheduler:
             return
         account = self.accounting.ledger.accounts.get(ticket.model)
         choices = options(ticket, account.facts, self.settings) if account else ()
-        refused = never(ticket, account.facts, choices) if account else None
+        refused = never(ticket, account.facts, choices, self.settings) if account else None
         if refused is not None:
             self._out.append(self.decision_log.record(ticket, refused, now_s))
             return

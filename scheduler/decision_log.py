@@ -29,7 +29,7 @@ SENTENCES = {
     Reason.TELEMETRY_STALE: "The engine has not reported for {age_s:.1f} s, so it counts as full.",
     Reason.MODEL_DOWN: "The model's engine is not up ({state}).",
     Reason.MODEL_ASLEEP: "The model sleeps and has to be woken.",
-    Reason.NEVER_FITS: "It is larger than the model's context or than all of its KV memory.",
+    Reason.NEVER_FITS: "It is larger than the model's context, than all of its KV memory, or than its tenant's limit.",
     Reason.KV_BITS: "The engine holds KV at {engine_bits} bits, its floor is {floor}.",
     Reason.DEADLINE: "It waited until its deadline, or would have.",
     Reason.QUEUE_FULL: "The queue was full: {waiting} chats waited, {waiting_tenant} of its tenant.",

@@ -32,12 +32,14 @@ class Limits:
 
     def reached(self, tenant: str, share: TenantShare, need_bytes: int) -> str | None:
         """The name of the limit that keeps a chat of this size waiting until another chat ends, or None."""
-        use = self.use[tenant]
-        if share.chats_max is not None and use.chats >= share.chats_max:
+        if share.chats_max is not None and self.use[tenant].chats >= share.chats_max:
             return "chats_max"
-        if share.kv_bytes_max is not None and use.kv_bytes + need_bytes > share.kv_bytes_max:
-            return "kv_bytes_max"
-        return None
+        left = self.bytes_left(tenant, share)
+        return "kv_bytes_max" if left is not None and need_bytes > left else None
+
+    def bytes_left(self, tenant: str, share: TenantShare) -> int | None:
+        """What the tenant may still reserve; None: as much as there is."""
+        return None if share.kv_bytes_max is None else share.kv_bytes_max - self.use[tenant].kv_bytes
 
     def take(self, tenant: str, kv_bytes: int) -> None:
         use = self.use[tenant]

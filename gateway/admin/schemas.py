@@ -57,14 +57,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.config.schema import (
-    WEIGHT_MAX,
-    WEIGHT_MIN,
     Bits,
     BotConfig,
     EngineName,
     KvPolicyConfig,
     LimitsConfig,
     Name,
+    Weight,
 )
 from services.contracts.snapshot import Snapshot
 
@@ -128,16 +127,14 @@ class TenantNew(RequestBody):
     """A new customer."""
 
     name: Annotated[Name, Field(examples=["acme"])]
-    weight: Annotated[
-        float, Field(ge=WEIGHT_MIN, le=WEIGHT_MAX, description="Fair share against the other tenants.")
-    ] = 1.0
+    weight: Annotated[Weight, Field(description="Fair share against the other tenants.")] = 1.0
     limits: Annotated[LimitsConfig, Field(examples=[{"requests_per_minute": 60, "chats_max": 8}])] = LimitsConfig()
 
 
 class TenantChange(RequestBody):
     """What to change. `limits` replaces all limits; leave out what stays."""
 
-    weight: Annotated[float | None, Field(ge=WEIGHT_MIN, le=WEIGHT_MAX, examples=[2.0])] = None
+    weight: Annotated[Weight | None, Field(examples=[2.0])] = None
     limits: LimitsConfig | None = None
 
 

@@ -22,7 +22,6 @@ from services.config.yaml_file import YamlFile
 from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
 
 ENV_PREFIX = "BUNKHOUSE__"
-WEIGHT_MIN, WEIGHT_MAX = 0.001, 1000.0  # of tenants; beyond, virtual counters lose their precision
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -45,6 +44,7 @@ def _check_name(name: str) -> str:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Name = Annotated[str, AfterValidator(_check_name)]
+Weight = Annotated[float, Field(ge=0.001, le=1000)]  # beyond, virtual counters lose their precision
 Bits = Literal[4, 8, 16]
 
 
@@ -248,7 +248,7 @@ class LimitsConfig(Section):
 class TenantConfig(Section):
     """A customer."""
 
-    weight: float = Field(default=1.0, ge=WEIGHT_MIN, le=WEIGHT_MAX)
+    weight: Weight = 1.0
     limits: LimitsConfig = LimitsConfig()
     ready_key: bool = False  # `bunkhouse up` derives one from the host's secret and prints it
     bots: dict[Name, BotConfig] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scheduler.refusal_texts import refusal
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
 from services.contracts.chats import KvBits
 from services.contracts.decisions import Outcome, Reason, Reservation
@@ -403,6 +404,35 @@ def test_a_tenant_holds_no_more_kv_than_its_limit() -> None:
     host = Host(facts("m"), facts("n"), shares={"a": TenantShare(kv_bytes_max=250)})
     assert host.send(ticket("c1", "a"), ticket("c2", "a", "n"), ticket("c3", "a", "n")) == ["c1", "c2"]
     assert host.end("c1") == ["c3"]
+
+
+def test_a_chat_above_its_tenants_limit_is_refused_at_once_and_holds_nobody_up() -> None:
+    shares = {"a": TenantShare(kv_bytes_max=250)}
+    host = Host(facts(), shares=shares)
+    huge = ticket("huge", "a", tokens=300, overflow=True)
+    assert host.send(huge, ticket("small", "a", tokens=100)) == ["small"]
+    assert host.answer("huge") == (Outcome.REJECT, Reason.NEVER_FITS), "a limit is no reason to go elsewhere"
+    assert host.decided["huge"].numbers == {"need_bytes": 300, "kv_bytes_max": 250}
+    assert refusal(host.decided["huge"]) == (
+        "This chat needs 300 B of KV memory, and its tenant's limit is 250 B. Shorten the prompt or lower max_tokens."
+    )
+
+
+def test_a_limit_lowered_live_refuses_what_waits_for_more() -> None:
+    host = Host(facts(), shares={"a": TenantShare(kv_bytes_max=900)})
+    host.send(ticket("b", "b", tokens=900))
+    host.send(ticket("huge", "a", tokens=300), ticket("small", "a", tokens=150))
+    host.scheduler.configure(replace(host.scheduler.settings, shares={"a": TenantShare(kv_bytes_max=250)}))
+    host.end("b")
+    assert host.answer("huge") == (Outcome.REJECT, Reason.NEVER_FITS)
+    assert host.answer("small")[0] is Outcome.ADMIT
+
+
+def test_a_chat_takes_the_precision_that_its_tenants_limit_leaves() -> None:
+    host = Host(facts(), shares={"a": TenantShare(kv_bytes_max=250)})
+    wide: dict[str, Any] = {"kv_bits": KvBits.SIXTEEN, "kv_bits_floor": KvBits.FOUR, "demotable": True}
+    assert host.send(ticket("c1", "a", tokens=100, **wide), ticket("c2", "a", tokens=50, **wide)) == ["c1", "c2"]
+    assert [host.decided[chat].reserve_bytes for chat in ("c1", "c2")] == [200, 50]
 
 
 def test_limits_changed_live_let_the_parked_go() -> None:
