@@ -45,10 +45,11 @@ class RateCharge:
 
 
 def to_give_back(windows: Sequence[RateWindow]) -> str:
-    """What stands in a chat's hash until it ends: tokens charged, and the windows that hold them ('' for none). That it
-    was asked for stays counted, however it ends."""
-    held = [window for window in windows if window.what != "requests"]
-    return " ".join((str(held[0].amount), *(window.key for window in held))) if held else ""
+    """What a chat's hash keeps until it ends: tokens charged, the windows that hold them, and the window of its request
+    ('' without limits). The request itself is given back only if the host refuses the chat (give_back.lua)."""
+    tokens = max((window.amount for window in windows if window.what != "requests"), default=0)
+    keys_of = (f"requests={window.key}" if window.what == "requests" else window.key for window in windows)
+    return " ".join((str(tokens), *keys_of)) if windows else ""
 
 
 def windows_of(tenant: str, limits: LimitsConfig, tokens: int, now_s: float) -> list[RateWindow]:

@@ -13,6 +13,7 @@ import pytest
 from gateway.state import PAUSE_S
 from services.config.schema import LimitsConfig
 from services.contracts.chats import Payload, Ticket
+from services.contracts.decisions import Reason
 from services.store.connection import Connection, QueueUnavailable, connect
 from services.store.rate_limits import MINUTE_S, windows_of
 from services.store.registry import Registry
@@ -122,6 +123,22 @@ async def test_requests_a_minute(host: Host) -> None:
     assert 0 < float(refused.headers["x-ratelimit-reset-requests"].rstrip("s")) <= 60
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert (await host.ask({**GOOD, "model": "returns"}, GLOBEX)).status_code == 200
+
+
+async def test_a_chat_that_this_host_refused_uses_up_no_request(host: Host) -> None:
+    await host.change(limited(requests_per_minute=2, tokens_per_minute=100_000))
+    host.driver.script_for = lambda _: Script(refuse=(Reason.MODEL_DOWN, "The model is down.", None))
+    assert all([(await host.ask(GOOD)).status_code == 503 for _ in range(4)])
+    host.driver.script_for = lambda _: Script()
+    assert (await host.ask(GOOD)).status_code == 200
+    counted = await host.connection.redis.keys("bh:limit:acme:requests:*")
+    assert sum([int(await host.connection.redis.get(key)) for key in counted]) == 1
+
+
+async def test_a_request_that_cannot_be_served_stays_counted(host: Host) -> None:
+    await host.change(limited(requests_per_minute=1))
+    host.driver.script_for = lambda _: Script(refuse=(Reason.NEVER_FITS, "It never fits.", None))
+    assert [(await host.ask(GOOD)).status_code for _ in range(2)] == [400, 429]
 
 
 async def test_tokens_a_minute(host: Host) -> None:

@@ -244,7 +244,7 @@ async def test_a_settled_chat_gives_back_what_it_did_not_take_once(host: Host) -
         assert await used(host, windows) == [1, 5, 5]
 
 
-async def test_a_chat_that_takes_nothing_gives_back_everything_but_its_request(host: Host) -> None:
+async def test_a_chat_that_the_host_fails_gives_back_everything(host: Host) -> None:
     failed = ticket("failed")
     windows = await submit_charged(host, failed)
     await host.dispatch(failed)
@@ -252,11 +252,11 @@ async def test_a_chat_that_takes_nothing_gives_back_everything_but_its_request(h
     await host.bench.claim(entry, failed.chat)
     end = ReplyEnd(Finish.ERROR, error=ReplyError("engine_failed", "It broke."))
     await host.bench.settle(failed, 1, end, usage=None, keep_s=60, now_s=NOW_S)
-    assert await used(host, windows) == [1, 0, 0]
+    assert await used(host, windows) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("refused", [True, False])
-async def test_a_chat_that_was_never_let_in_gives_back_everything_but_its_request(host: Host, refused: bool) -> None:
+async def test_a_chat_that_was_never_let_in_gives_back_its_tokens(host: Host, refused: bool) -> None:
     chat = ticket()
     windows = await submit_charged(host, chat)
     if refused:
@@ -265,7 +265,7 @@ async def test_a_chat_that_was_never_let_in_gives_back_everything_but_its_reques
     else:
         assert await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
         assert not await host.door.cancel(chat, keep_s=60, now_s=NOW_S)
-    assert await used(host, windows) == [1, 0, 0]
+    assert await used(host, windows) == [0 if refused else 1, 0, 0], "the request too, if the host refused the chat"
 
 
 async def test_a_window_that_is_over_does_not_come_back(host: Host) -> None:
