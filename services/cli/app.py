@@ -101,6 +101,26 @@ def seed(config: ConfigPath) -> None:
     run(config)
 
 
+@app.command("export")
+def export_(
+    config: ConfigPath, file: Annotated[Path, typer.Argument(metavar="FILE", help="Is replaced if it exists.")]
+) -> None:
+    """Write what only Redis knows into a file: tenants, keys, admin keys, usage."""
+    from services.cli.backup import run_export  # noqa: PLC0415
+
+    run_export(config, file)
+
+
+@app.command("import")
+def import_(
+    config: ConfigPath, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote.")]
+) -> None:
+    """Put back what `export` wrote, after Redis lost its data."""
+    from services.cli.backup import run_import  # noqa: PLC0415
+
+    run_import(config, file)
+
+
 @app.command()
 def health(
     config: ConfigPath,

@@ -92,6 +92,24 @@ async def rows(connection: Connection, first: str, last: str) -> list[UsageCount
     return sorted(found, key=lambda row: (row.day or "", row.tenant or "", row.bot or ""))
 
 
+async def restore_row(connection: Connection, row: UsageCounts) -> bool:
+    """Store one row's counters again, unless its bot or its day was counted since. Raises QueueUnavailable."""
+    if row.day is None or row.tenant is None or row.bot is None:
+        raise ValueError("a row of usage has a day, a tenant and a bot")
+    name = keys.usage(row.day, row.tenant, row.bot)
+    counters = {each: getattr(row, each) for each in (*_INTEGERS, *_FLOATS)}
+    counters |= {f"{FINISH}{each}": amount for each, amount in row.finishes.items()}
+    counters |= {f"{REFUSED}{each}": amount for each, amount in row.refused.items()}
+    with translated():
+        if await connection.redis.exists(name) or await connection.redis.hexists(keys.ROLLUP, row.day):
+            return False
+        async with connection.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(name, mapping=counters)
+            pipe.sadd(keys.USAGES, name)
+            await pipe.execute()
+    return True
+
+
 async def roll_up(connection: Connection, day: str, now_s: float) -> list[UsageCounts]:
     """Keep a day's rows for good. The same day again gives the same. Raises QueueUnavailable."""
     found = await rows(connection, day, day)

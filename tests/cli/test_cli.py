@@ -121,6 +121,26 @@ def test_seed_and_health_with_a_server_of_ones_own(
     assert "no scheduler holds the lease" in runner.invoke(app, ["health", str(config), "scheduler"]).stderr
 
 
+def test_what_only_redis_knows_is_exported_and_imported(
+    runner: CliRunner, config: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE_REDIS_URL", redis_url)
+    assert runner.invoke(app, ["seed", str(config)]).exit_code == 0
+    file = tmp_path / "host.export.json"
+    file.write_text("an older one")
+    written = runner.invoke(app, ["export", str(config), str(file)])
+    assert (written.exit_code, file.stat().st_mode & 0o777) == (0, 0o600)
+    assert "1 tenants" in written.stdout
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    assert "Imported 1 tenants" in runner.invoke(app, ["import", str(config), str(file)]).stdout
+    (tmp_path / "data" / "secrets.json").unlink()
+    refused = runner.invoke(app, ["import", str(config), str(file)])
+    assert (refused.exit_code, "other secrets" in refused.stderr.replace("\n", " ")) == (1, True)
+    missing = runner.invoke(app, ["import", str(config), str(tmp_path / "none.json")])
+    assert (missing.exit_code, "cannot be read" in missing.stderr.replace("\n", " ")) == (2, True)
+
+
 def test_seed_fetches_weights_first(
     runner: CliRunner, config: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path
 ) -> None:
