@@ -62,9 +62,7 @@ def settings_of(config: Config, registry: Registry, measured: Mapping[str, float
         waiting_max=config.scheduler.waiting_max,
         waiting_per_tenant_max=config.scheduler.waiting_per_tenant_max,
         overflow_after_s=config.scheduler.overflow_after_s,
-        overflow_usd_per_million_tokens={
-            name: provider.usd_per_million_tokens for name, provider in config.overflow.items()
-        },
+        overflow_prices={name: provider.price for name, provider in config.overflow.items()},
     )
 
 

@@ -19,6 +19,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.wait_queue import WaitQueue
 from services.contracts.chats import Ticket
 from services.contracts.decisions import Decision, Outcome, Reason
+from services.contracts.prices import TokenPrice
 
 RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1.0, 120.0
 _ASK_AGAIN_S = 1.0
@@ -99,5 +100,6 @@ class Overload:
 
 
 def microusd(ticket: Ticket, settings: SchedulerSettings) -> int:
-    """What a chat may cost at its bot's other provider: each of its tokens, to the last."""
-    return ceil(settings.overflow_usd_per_million_tokens.get(ticket.overflow_to or "", 0.0) * ticket.tokens_max)
+    """The most that a chat can cost at its bot's other provider."""
+    price = settings.overflow_prices.get(ticket.overflow_to or "", TokenPrice())
+    return ceil(price.microusd(ticket.prompt_tokens, ticket.max_tokens))

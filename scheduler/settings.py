@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.contracts.prices import TokenPrice
+
 
 @dataclass(frozen=True, slots=True)
 class ModelTargets:
@@ -42,7 +44,7 @@ class SchedulerSettings:
     waiting_max: int = 2000  # tickets over all tenants
     waiting_per_tenant_max: int = 500
     overflow_after_s: float = 10.0
-    overflow_usd_per_million_tokens: Mapping[str, float] = field(default_factory=dict)  # by provider
+    overflow_prices: Mapping[str, TokenPrice] = field(default_factory=dict)  # by provider
     drift_bytes_max: int = 256 * 2**20  # ledger against engine reports, per engine
     page_tokens: int = 16  # reservations are whole pages of so many tokens
     output_weight: float = 2.0  # a generated token's price, in prompt tokens

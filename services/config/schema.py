@@ -20,6 +20,7 @@ from services.config.urls import is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
 from services.config.yaml_file import YamlFile
 from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
+from services.contracts.prices import TokenPrice
 
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -261,6 +262,15 @@ class OverflowConfig(Section):
     api_base: str | None = None
     api_key_file: Path | None = None
     usd_per_million_tokens: float = Field(ge=0, allow_inf_nan=False)  # counts against a tenant's cap; 0: it is free
+    usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # None: as above
+    usd_per_million_completion_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # None: as above
+
+    @property
+    def price(self) -> TokenPrice:
+        """Of prompts and of answers."""
+        prompt, completion = self.usd_per_million_prompt_tokens, self.usd_per_million_completion_tokens
+        both = self.usd_per_million_tokens
+        return TokenPrice(both if prompt is None else prompt, both if completion is None else completion)
 
 
 class SchedulerConfig(Section):

@@ -119,20 +119,28 @@ class OverflowEngine:
             presence_penalty=sampling.presence_penalty,
             **{name: value for name, value in options.items() if value is not None},
         )
-        said, finish = 0, "stop"
-        counted: int | None = None
+        # The provider's own count comes at the end, if at all. What a client that leaves has cost is counted here.
+        yield Piece(prompt_tokens=sum(self._count(message["content"]) for message in request.messages))
+        counted, finish, usage = 0, "stop", None
         async for chunk in answer:
-            usage = getattr(chunk, "usage", None)
-            if usage is not None:
-                counted = usage.completion_tokens
+            usage = getattr(chunk, "usage", None) or usage
             for choice in chunk.choices:
                 finish = choice.finish_reason or finish
                 if choice.delta.content:
-                    said += 1
-                    yield Piece(text=choice.delta.content, tokens=1)
-        # Chunks are about a token each; the provider's own count, where there is one, is what is billed.
-        rest = max(0, (counted or said) - said)
-        yield Piece(tokens=rest, finish="length" if finish == "length" else "stop", cached_tokens=0)
+                    tokens = self._count(choice.delta.content)
+                    counted += tokens
+                    yield Piece(text=choice.delta.content, tokens=tokens)
+        yield Piece(
+            tokens=max(0, usage.completion_tokens - counted) if usage else 0,
+            finish="length" if finish == "length" else "stop",
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            cached_tokens=0,
+            completion_tokens=usage.completion_tokens if usage else counted,
+        )
+
+    def _count(self, text: str) -> int:
+        """Tokens by the vocabulary that LiteLLM brings along; those of other models are near."""
+        return max(1, len(self._litellm.encoding.encode(text, disallowed_special=())))
 
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:  # noqa: ARG002
         """Never."""

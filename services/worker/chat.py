@@ -10,6 +10,7 @@ from time import monotonic
 import structlog
 
 from services.contracts.chats import ChatUsage, KvBits
+from services.contracts.prices import TokenPrice
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import (
     Engine,
@@ -47,7 +48,7 @@ class WorkerContext:
     reply_keep_s: int
     clock: Callable[[], float]
     parser: Callable[[str], Parser]  # made with what was written so far
-    usd_per_million_tokens: float = 0.0
+    price: TokenPrice  # what another provider takes
 
 
 @dataclass
@@ -64,6 +65,7 @@ class RunningChat:
     settling: bool = False
     claim: ClaimedChat | None = None
     tokens: int = 0  # of the answer, over all attempts
+    prompt_tokens: int | None = None  # as the engine counts them
     cached_tokens: int | None = None
     queue_s: float = 0.0
     started_s: float = 0.0
@@ -195,8 +197,11 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
             running.last_s = now
             running.tokens += piece.tokens
             output.put(parser.feed(piece.text, piece.tokens))
+            if not request.said:  # else the engine counts the answer's beginning as a part of the prompt
+                running.prompt_tokens = piece.prompt_tokens or running.prompt_tokens
+                running.tokens = piece.completion_tokens or running.tokens
             if piece.cached_tokens is not None and running.cached_tokens is None:
-                running.cached_tokens = min(piece.cached_tokens, claim.ticket.prompt_tokens)
+                running.cached_tokens = min(piece.cached_tokens, running.prompt_tokens or claim.ticket.prompt_tokens)
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
         output.put(parser.finish())
@@ -246,10 +251,10 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
     """End the chat in Redis with what is written of it."""
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
         _, running.tokens = await retried(lambda: context.work.written(running.chat))
-    usage = None
+    usage, prompt_tokens = None, running.prompt_tokens or claim.ticket.prompt_tokens
     if running.tokens or (running.started_s and end.error is None):
         usage = ChatUsage(
-            prompt_tokens=claim.ticket.prompt_tokens,
+            prompt_tokens=prompt_tokens,
             cached_tokens=running.cached_tokens or 0,
             completion_tokens=running.tokens,
             kv_bits=running.kv_bits or claim.kv_bits,
@@ -258,7 +263,7 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
             first_token_s=running.first_token_s,
             cached_known=running.cached_tokens is not None,
             ran_s=monotonic() - running.taken_s if running.started_s else None,
-            overflow_microusd=round(context.usd_per_million_tokens * (claim.ticket.prompt_tokens + running.tokens)),
+            overflow_microusd=round(context.price.microusd(prompt_tokens, running.tokens)),
         )
     done = ReplyEnd(end.finish, usage, end.error, context.work.served_by)
     settled = await retried(
@@ -278,7 +283,7 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
         finish=end.finish.value,
         attempt=claim.attempt,
         kv_bits=int(running.kv_bits or claim.kv_bits),
-        prompt_tokens=claim.ticket.prompt_tokens,
+        prompt_tokens=prompt_tokens,
         completion_tokens=running.tokens,
         queue_ms=round(claim.queue_s * 1000),
     )

@@ -41,7 +41,7 @@ async def serve(runtime: Runtime, name: str) -> None:
             reply_keep_s=runtime.config.gateway.reply_keep_s,
             drain_s=runtime.config.gateway.drain_s,
             clock=time.time,
-            usd_per_million_tokens=settings.usd_per_million_tokens,
+            price=settings.price,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)

@@ -10,6 +10,7 @@ import structlog
 
 from services.contracts.chats import KvBits
 from services.contracts.control import ControlMessage
+from services.contracts.prices import TokenPrice
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import Engine
 from services.store.connection import QueueUnavailable, retried
@@ -48,7 +49,7 @@ class Worker:
         drain_s: float,
         clock: Callable[[], float],
         dependencies: CommandDependencies | None = None,
-        usd_per_million_tokens: float = 0.0,
+        price: TokenPrice = TokenPrice(),  # noqa: B008  (frozen)
     ) -> None:
         self._model = model
         self._work = work
@@ -70,7 +71,7 @@ class Worker:
             reply_keep_s=reply_keep_s,
             clock=clock,
             parser=parser_of("" if tokenizer is None else tokenizer.template_source),
-            usd_per_million_tokens=usd_per_million_tokens,
+            price=price,
         )
         self._demoter = Demoter(work, self._supervisor, self._running)
         self._command_runner = CommandRunner(

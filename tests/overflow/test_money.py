@@ -15,6 +15,7 @@ from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings, TenantShare
 from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
 from services.contracts.engines import EngineReport, EngineState, provider_model
+from services.contracts.prices import TokenPrice
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
@@ -162,7 +163,7 @@ async def scheduling(host: Host, cap: int | None = CAP) -> AsyncIterator[None]:
     settings = SchedulerSettings(
         shares={"a": TenantShare(overflow_microusd_max=cap)},
         overflow_after_s=0.5,
-        overflow_usd_per_million_tokens={"second": USD_PER_MILLION},
+        overflow_prices={"second": TokenPrice(USD_PER_MILLION, USD_PER_MILLION)},
         telemetry_age_s_max=60.0,
     )
     here, provider = WorkConsumer(host.connection, "m", "m@0"), replace(facts(PROVIDER), engine="overflow")

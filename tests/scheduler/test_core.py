@@ -13,6 +13,7 @@ from services.contracts.chats import KvBits
 from services.contracts.decisions import Outcome, Reason, Reservation
 from services.contracts.devices import CPU
 from services.contracts.engines import EngineReport, EngineState, Learned
+from services.contracts.prices import TokenPrice
 
 from .kit import NOW_S, Host, facts, ticket, usage
 
@@ -377,7 +378,7 @@ def test_a_bot_that_may_overflow_does_so_when_room_is_short_for_long() -> None:
 
 
 def test_a_chat_overflows_only_once_its_tenant_has_the_money() -> None:
-    host = Host(facts(), overflow_after_s=10.0, overflow_usd_per_million_tokens={"other": 2.0})
+    host = Host(facts(), overflow_after_s=10.0, overflow_prices={"other": TokenPrice(2.0, 2.0)})
     host.scheduler.may_spend({"a": 1999, "c": 0})
     host.send(ticket("running", tokens=900))
     for chat, tenant in (("a", "a"), ("b", "b"), ("c", "c"), ("a-again", "a")):
