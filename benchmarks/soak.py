@@ -21,13 +21,13 @@ from typing import Any
 import psutil
 
 from benchmarks.output import write
-from tests.faults.harness.client import Client, Outcome, Told
+from tests.faults.harness.client import Client, Observation, Outcome
 from tests.faults.harness.load import jobs
 from tests.faults.harness.scene import FaultScene, supervised
 
 SAMPLE_S = 5.0
 WARM_UP = 1 / 3  # of the run; interpreters and allocators grow until then
-REPLY_KEEP_S = 30  # so that Redis forgets as fast as it is told
+REPLY_KEEP_S = 30  # so that Redis forgets as fast as it stores
 DRAIN_S = 60.0
 SESSIONS = 50  # of each tenant: a session, and an Idempotency-Key, are remembered for hours
 NAMES = {
@@ -85,23 +85,23 @@ async def sample(scene: FaultScene, series: dict[str, Series], at_s: float) -> N
         series["redis keys"].add(at_s, await connection.redis.dbsize())
 
 
-async def chats(client: Client, per_s: float, until_s: float) -> list[Told]:
+async def chats(client: Client, per_s: float, until_s: float) -> list[Observation]:
     """Chats at a steady rate, each ended before this returns."""
-    told: list[Told] = []
+    observed: list[Observation] = []
     running: set[asyncio.Task[None]] = set()
     number = 0
     while monotonic() < until_s:
         job = jobs(2, 1.0, f"soak {number}", tokens=(4, 12, 32))[number % 2]
-        one = Told(replace(job, key=f"session-{number % SESSIONS}", keyed=False))
+        one = Observation(replace(job, key=f"session-{number % SESSIONS}", keyed=False))
         number += 1
-        told.append(one)
+        observed.append(one)
         task = asyncio.create_task(client.have(one))
         running.add(task)
         task.add_done_callback(running.discard)
         await asyncio.sleep(1 / per_s)
     if running:
         await asyncio.wait(running, timeout=DRAIN_S)
-    return told
+    return observed
 
 
 async def soak(minutes: float, per_s: float) -> dict[str, Any]:
@@ -115,15 +115,15 @@ async def soak(minutes: float, per_s: float) -> dict[str, Any]:
             while monotonic() < until_s:
                 await sample(scene, series, monotonic() - began_s)
                 await asyncio.sleep(SAMPLE_S)
-            told = await asking
-    outcomes = Counter(one.outcome.value for one in told)
+            observed = await asking
+    outcomes = Counter(one.outcome.value for one in observed)
     after_s = minutes * 60 * WARM_UP
     return {
         "minutes": minutes,
-        "chats": len(told),
+        "chats": len(observed),
         "chats_per_s": per_s,
         "outcomes": dict(outcomes),
-        "longest_stall_s": round(max((one.stall_s for one in told), default=0.0), 2),
+        "longest_stall_s": round(max((one.stall_s for one in observed), default=0.0), 2),
         "series": {name: one.figures(after_s) for name, one in sorted(series.items())},
     }
 

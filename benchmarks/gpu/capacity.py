@@ -45,7 +45,7 @@ from services.engines.base import EngineRequest
 from services.engines.sglang import SglangEngine
 from services.engines.sglang_flags import PREFILL_CHUNK
 from services.engines.sglang_server import SglangOptions
-from services.evidence.prove.capacity import search
+from services.evidence.prove.bisection import search
 from services.evidence.prove.memory import Sizes, held
 from services.evidence.statistics import percentile
 from services.kvplanes.config import KVPlanesConfig

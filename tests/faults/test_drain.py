@@ -21,18 +21,20 @@ CHATS = 20
 
 
 async def _refuses(scene: FaultScene) -> set[str]:
-    """What new chats and /ready are told until the gateway is gone."""
-    told: set[str] = set()
+    """What new chats and /ready are answered until the gateway is gone."""
+    observed: set[str] = set()
     while True:
         try:
             ready = await scene.http.get(f"{scene.url}/ready")
-            told.add(f"ready {ready.status_code}")
+            observed.add(f"ready {ready.status_code}")
             body = {"model": "acme/support", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
             headers = scene.headers("acme")
             answer = await scene.http.post(f"{scene.url}/v1/chat/completions", headers=headers, json=body)
-            told.add(answer.json()["error"]["code"] if answer.status_code == 503 else f"status {answer.status_code}")
+            observed.add(
+                answer.json()["error"]["code"] if answer.status_code == 503 else f"status {answer.status_code}"
+            )
         except httpx.TransportError:
-            return told
+            return observed
         await asyncio.sleep(0.05)
 
 
@@ -55,9 +57,9 @@ async def test_a_host_that_is_told_to_stop_loses_nothing(tmp_path: Path) -> None
         assert "ready 200" not in refused
         assert not {one for one in refused if one.startswith("status")}, refused
         async with supervised(tmp_path, port=port, drain_s=DRAIN_S) as second:
-            told = await load.all()
+            observed = await load.all()
             async with second.redis_now() as connection:
-                figures = await audit("drain", told, connection, monotonic() - began_s)
+                figures = await audit("drain", observed, connection, monotonic() - began_s)
     print(figures.line())
     assert figures.good, figures.line()
-    assert all(one.outcome is Outcome.ANSWERED for one in told)
+    assert all(one.outcome is Outcome.ANSWERED for one in observed)

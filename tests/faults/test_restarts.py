@@ -21,7 +21,7 @@ async def test_one_hang_is_one_restart(tmp_path: Path) -> None:
         await load.streaming()
         await asyncio.sleep(0.5)
         (await scene.find("services.engines.llamacpp_server")).send_signal(signal.SIGSTOP)
-        told = await load.all()
+        observed = await load.all()
         log = (tmp_path / "data" / "logs" / f"worker-{MODEL}.log").read_text()
-    assert {one.outcome for one in told} == {Outcome.ANSWERED}
+    assert {one.outcome for one in observed} == {Outcome.ANSWERED}
     assert log.count('"event":"engine.died"') == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness.scenarios import SCENARIOS, Plan, play
-from tests.faults.harness.scene import PLACES
+from tests.faults.harness.scene import HOSTS
 
 # Faults that are known: each is mended when its test passes, and then leaves this table.
 KNOWN = {
@@ -26,7 +26,7 @@ async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     bad = [
         line
         for lines in await asyncio.gather(
-            *(_played(where, tmp_path / where) for where in PLACES if where != "two gateways")
+            *(_played(where, tmp_path / where) for where in HOSTS if where != "two gateways")
         )
         for line in lines
     ]
@@ -36,7 +36,7 @@ async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
 async def _played(where: str, folder: Path) -> list[str]:
     """What went wrong on this kind of host."""
     bad = []
-    async with PLACES[where](folder) as scene:
+    async with HOSTS[where](folder) as scene:
         for name in (name for name, scenario in SCENARIOS.items() if scenario.where == where and name not in KNOWN):
             figures = await play(name, scene, PLAN)
             print(figures.line())
@@ -50,6 +50,6 @@ async def _played(where: str, folder: Path) -> list[str]:
     "name", [pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN[name])) for name in KNOWN]
 )
 async def test_a_known_fault(name: str, tmp_path: Path) -> None:
-    async with PLACES[SCENARIOS[name].where](tmp_path) as scene, asyncio.timeout(KNOWN_S_MAX):
+    async with HOSTS[SCENARIOS[name].where](tmp_path) as scene, asyncio.timeout(KNOWN_S_MAX):
         figures = await play(name, scene, PLAN)
     assert figures.good, figures.line()

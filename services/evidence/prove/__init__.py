@@ -1,11 +1,11 @@
 """`bunkhouse prove`: the article's table, measured on the user's own machine and model.
 
-capacity   how many hold, by bisection; pure
+bisection  the largest number that holds; pure
 memory     what fits on a card; pure
 subject    the model that is measured, and its engines
 chats      chats through an engine, timed
 speed      decoding at each precision
-room       models and sessions that hold the targets
+capacity   models and sessions that hold the targets
 logits     the engine's next-token distributions
 quality    perplexity, divergence, accuracy
 distances  between answers, and between distributions; pure

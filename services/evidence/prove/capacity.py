@@ -1,59 +1,90 @@
-"""How many hold: doubling until one fails, then bisection. The trial itself is passed in.
+"""How many sessions of one model, and how many models, hold the latency targets.
 
-Assumes that what holds at n holds below n. Trials are noisy, so a failure may be tried again: n counts as failed
-only when every try of it failed.
+Each trial runs real support chats for some seconds; a number holds when 95 of 100 chats had their first token
+and their mean time between tokens within the targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
-Holds = Callable[[int], Awaitable[bool]]
+from services.engines.base import Engine, EngineStartError, Progress
+from services.evidence.statistics import quantile
+
+from .bisection import Capacity, search
+from .chats import ChatDriver, Timed
+from .results import LatencyTargets, Settings
+
+GOOD_SHARE = 0.95
+UNDISTURBED = 0.25  # quantile of chats that other work on the machine held up least
+
+
+def good_share(chats: Sequence[Timed], targets: LatencyTargets) -> float:
+    """Share of chats within both targets; 0 where there is none."""
+    good = sum(
+        c.first_s is not None
+        and c.first_s <= targets.first_token_s
+        and (not c.gaps_s or mean(c.gaps_s) <= targets.inter_token_s)
+        for c in chats
+    )
+    return good / len(chats) if chats else 0.0
+
+
+async def sessions_held(
+    engine: Engine, driver: ChatDriver, limit: int, targets: LatencyTargets, settings: Settings
+) -> Capacity:
+    """The most sessions at once on a running engine with `limit` slots."""
+    tokens = settings.trial_tokens
+
+    async def holds(number: int) -> bool:
+        chats = await driver.busy(engine, number, settings.trial_s, tokens, targets.chat_s(tokens))
+        return good_share(chats, targets) >= GOOD_SHARE
+
+    return await search(holds, limit)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One try of one number."""
+class ModelsHeld:
+    """The most models at once, one chat on each, and what a second model costs the first."""
 
-    number: int
-    held: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What a search found. `holds` 0: not even one. `fails` None: the limit itself holds."""
-
-    holds: int
-    fails: int | None
-    limit: int
-    trials: tuple[Trial, ...]
+    capacity: Capacity
+    contention: float | None  # lower quartile of chats' mean time between tokens at two models over that at one
 
 
-async def search(holds: Holds, limit: int, tries: int = 2) -> Capacity:
-    """The largest number in 1..limit that holds. Raises ValueError for a negative limit or no try."""
-    if limit < 0 or tries < 1:
-        raise ValueError(f"limit must be 0 or more and tries 1 or more, not {limit} and {tries}")
-    trials: list[Trial] = []
+async def models_held(
+    engines: Sequence[Engine],
+    driver: ChatDriver,
+    targets: LatencyTargets,
+    settings: Settings,
+    progress: Progress,
+) -> ModelsHeld:
+    """Starts as many of `engines` as the search needs, and stops all of them. Raises EngineError."""
+    started, tokens = 0, settings.trial_tokens
+    between: dict[int, float] = {}
 
-    async def held(number: int) -> bool:
-        for _ in range(tries):
-            trials.append(Trial(number, await holds(number)))
-            if trials[-1].held:
-                return True
-        return False
+    async def holds(number: int) -> bool:
+        nonlocal started
+        while started < number:
+            try:
+                await engines[started].start(progress)
+            except EngineStartError:
+                return False  # the machine is full
+            started += 1
+        runs = await asyncio.gather(
+            *(driver.busy(e, 1, settings.trial_s, tokens, targets.chat_s(tokens)) for e in engines[:number])
+        )
+        chats = [chat for run in runs for chat in run]
+        means = sorted(mean(chat.gaps_s) for chat in chats if chat.gaps_s)
+        if means:
+            between[number] = quantile(means, UNDISTURBED)
+        return good_share(chats, targets) >= GOOD_SHARE
 
-    best, fails = 0, None
-    number = min(1, limit)
-    while number > best:
-        if not await held(number):
-            fails = number
-            break
-        best, number = number, min(limit, number * 2)
-    while fails is not None and fails - best > 1:
-        middle = (best + fails) // 2
-        if await held(middle):
-            best = middle
-        else:
-            fails = middle
-    return Capacity(best, fails, limit, tuple(trials))
+    try:
+        capacity = await search(holds, len(engines))
+    finally:
+        await asyncio.gather(*(engine.stop() for engine in engines))
+    contention = between[2] / between[1] if between.keys() >= {1, 2} else None
+    return ModelsHeld(capacity, contention)

@@ -31,7 +31,7 @@ class Timed:
         return None if self.first_s is None else self.first_s + sum(self.gaps_s)
 
 
-class Talker:
+class ChatDriver:
     """Builds requests for one model at one precision and runs them."""
 
     def __init__(self, tokenizer: Tokenizer, bits: KvBits, clock: Clock = time.perf_counter) -> None:

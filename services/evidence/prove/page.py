@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from services.evidence import charts, page
 
-from .capacity import Capacity
+from .bisection import Capacity
 from .claims import TARGETS, claims, lede, method_text
 from .results import MeasuredAtBits, Results
 

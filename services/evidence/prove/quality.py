@@ -13,7 +13,7 @@ from services.engines.base import Engine
 from services.evidence.checker import Question, is_correct
 from services.evidence.corpus import dialogues, questions
 
-from .chats import Clock, Talker
+from .chats import ChatDriver, Clock
 from .distances import Distribution, divergence, likeliest, surprise
 from .logits import Logits
 from .results import Fidelity, Share
@@ -121,7 +121,7 @@ def question_order() -> list[Question]:
 
 async def ask(
     engine: Engine,
-    talker: Talker,
+    driver: ChatDriver,
     asked: Sequence[Question],
     at_once: int,
     *,
@@ -133,8 +133,8 @@ async def ask(
     texts: dict[str, str] = {}
     for start in range(0, len(asked), at_once):
         batch = asked[start : start + at_once]
-        requests = [talker.request(q.prompt, ANSWER_TOKENS, shots=SHOTS[q.language]) for q in batch]
-        for question, timed in zip(batch, await talker.all_of(engine, requests, at_once), strict=True):
+        requests = [driver.request(q.prompt, ANSWER_TOKENS, shots=SHOTS[q.language]) for q in batch]
+        for question, timed in zip(batch, await driver.all_of(engine, requests, at_once), strict=True):
             texts[question.id] = timed.text
         if clock() >= until:
             break

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .capacity import Capacity
+from .bisection import Capacity
 from .memory import HeldTokens, Sizes
 
 

@@ -16,7 +16,7 @@ from services.engines.base import Engine, EngineRequest
 from services.evidence.corpus import document
 from services.tokenizer.tokenizer import Tokenizer
 
-from .chats import Talker, Timed
+from .chats import ChatDriver, Timed
 
 USEFUL_TOKENS = 8  # a burst of fewer says nothing about speed
 PROMPTS = 3
@@ -50,7 +50,7 @@ def long_prompt(tokenizer: Tokenizer, tokens: int, seed: int) -> Sequence[int] |
 
 
 async def decode(
-    engines: Mapping[int, tuple[Engine, Talker]], prompts: Sequence[Sequence[int] | str], bursts: int, tokens: int
+    engines: Mapping[int, tuple[Engine, ChatDriver]], prompts: Sequence[Sequence[int] | str], bursts: int, tokens: int
 ) -> dict[int, Bursts]:
     """`bursts` rounds of `tokens` tokens at each precision. Raises EngineError.
 
@@ -59,17 +59,17 @@ async def decode(
     found = {bits: Bursts() for bits in engines}
     prompt = prompts[0]
     for number in range(bursts):
-        for bits, (engine, talker) in engines.items():
-            timed = await talker.ask(engine, _request(talker, prompt, tokens))
+        for bits, (engine, driver) in engines.items():
+            timed = await driver.ask(engine, _request(driver, prompt, tokens))
             if number == 0 and bits == next(iter(engines)):
                 for other in prompts[1:]:
                     if timed.tokens >= USEFUL_TOKENS:
                         break
                     prompt = other
-                    timed = await talker.ask(engine, _request(talker, prompt, tokens))
+                    timed = await driver.ask(engine, _request(driver, prompt, tokens))
             found[bits].add(timed)
     return found
 
 
-def _request(talker: Talker, prompt: Sequence[int] | str, tokens: int) -> EngineRequest:
-    return replace(talker.request("", tokens), prompt=prompt, salt=SALT)
+def _request(driver: ChatDriver, prompt: Sequence[int] | str, tokens: int) -> EngineRequest:
+    return replace(driver.request("", tokens), prompt=prompt, salt=SALT)

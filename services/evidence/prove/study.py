@@ -21,12 +21,12 @@ from services.engines.base import Engine, EngineError, EngineStartError, KvBitsU
 from services.evidence.corpus import dialogues
 
 from . import quality, speed
-from .chats import Talker
+from .capacity import models_held, sessions_held
+from .chats import ChatDriver
 from .distances import distance
 from .logits import logits_of
 from .memory import Sizes, held
 from .results import MeasuredAtBits, Results
-from .room import models_held, sessions_held
 from .subject import RunningEngine, Subject, silent
 
 BITS = (16, 8, 4)
@@ -80,14 +80,14 @@ class Study:
 
     async def _speed(self) -> None:
         """Bursts round all precisions, then what a change of precision takes."""
-        engines: dict[int, tuple[Engine, Talker]] = {}
+        engines: dict[int, tuple[Engine, ChatDriver]] = {}
         running = {kind: RunningEngine(self.subject) for kind in (*BITS, "planes")}
         try:
             for at in list(self.results.at.values()):
                 self._say(f"starting {self.subject.name} at {at.bits} KV bits")
                 kind = "planes" if self.subject.with_planes(at.bits) else at.bits
                 if (engine := await self._bring(running[kind], at)) is not None:
-                    engines[at.bits] = engine, self._talker(at.bits)
+                    engines[at.bits] = engine, self._driver(at.bits)
             self._say(f"decoding in turn at {', '.join(map(str, engines))} KV bits")
             found = await speed.decode(
                 engines, self._long_prompts(), self._settings.bursts, self._settings.burst_tokens
@@ -120,8 +120,8 @@ class Study:
             at.change_s = max(found.change_s, at.change_s or 0.0)
         return found.engine
 
-    def _talker(self, bits: int) -> Talker:
-        return Talker(self.subject.tokenizer, KvBits(bits))
+    def _driver(self, bits: int) -> ChatDriver:
+        return ChatDriver(self.subject.tokenizer, KvBits(bits))
 
     async def _answers(self) -> None:
         """Questions and style at each precision; what is compared are the questions that all of them reached."""
@@ -136,15 +136,15 @@ class Study:
                 engine = await self._bring(running, at)
                 if engine is None:
                     continue
-                talker, slots = self._talker(at.bits), self._facts[at.bits].chats_max
+                driver, slots = self._driver(at.bits), self._facts[at.bits].chats_max
                 self._say(f"{len(asked)} questions at {at.bits} KV bits")
                 seconds = self._left() if found else self._settings.questions_s_max
-                found[at.bits] = await quality.ask(engine, talker, asked, slots, seconds=seconds)
+                found[at.bits] = await quality.ask(engine, driver, asked, slots, seconds=seconds)
                 asked = [q for q in asked if q.id in found[at.bits].texts]
                 self._say(f"style of answers at {at.bits} KV bits")
-                style[at.bits] = await self._style_sample(engine, talker, slots, seed=1)
+                style[at.bits] = await self._style_sample(engine, driver, slots, seed=1)
                 if at.bits == BITS[0]:
-                    others = [await self._style_sample(engine, talker, slots, seed=seed) for seed in (2, 3)]
+                    others = [await self._style_sample(engine, driver, slots, seed=seed) for seed in (2, 3)]
                     self.results.style_yardstick = max(
                         distance(style[at.bits], others[0]), distance(style[at.bits], others[1]), distance(*others)
                     )
@@ -161,14 +161,14 @@ class Study:
             if BITS[0] in style and bits != BITS[0]:
                 at.style_distance = distance(style[BITS[0]], style[bits])
 
-    async def _style_sample(self, engine: Engine, talker: Talker, at_once: int, seed: int) -> list[str]:
+    async def _style_sample(self, engine: Engine, driver: ChatDriver, at_once: int, seed: int) -> list[str]:
         settings = self._settings
         wanted = [d for d in dialogues() if d.language == "en" and d.task in ("creative", "complaint")]
         requests = [
-            talker.request(d.turns[0].user, settings.style_tokens, Sampling(temperature=0.7, seed=seed))
+            driver.request(d.turns[0].user, settings.style_tokens, Sampling(temperature=0.7, seed=seed))
             for d in wanted[: settings.style_prompts]
         ]
-        return [timed.text for timed in await talker.all_of(engine, requests, at_once)]
+        return [timed.text for timed in await driver.all_of(engine, requests, at_once)]
 
     def _memory(self) -> None:
         """What the card holds, by this engine's own sizes."""
@@ -227,7 +227,7 @@ class Study:
             try:
                 await engine.start(silent)
                 at.sessions = await sessions_held(
-                    engine, self._talker(at.bits), limit, self.results.targets, self._settings
+                    engine, self._driver(at.bits), limit, self.results.targets, self._settings
                 )
             except EngineError as error:
                 self.results.notes.append(f"Sessions at {at.bits} bits: {str(error).splitlines()[0]}")
@@ -244,7 +244,7 @@ class Study:
             self._say(f"models at {at.bits} KV bits: searching up to {limit}")
             engines = [self.subject.engine(at.bits, name=f"{self.subject.name}-{n}") for n in range(limit)]
             try:
-                found = await models_held(engines, self._talker(at.bits), self.results.targets, self._settings, silent)
+                found = await models_held(engines, self._driver(at.bits), self.results.targets, self._settings, silent)
             except EngineError as error:
                 self.results.notes.append(f"Models at {at.bits} bits: {str(error).splitlines()[0]}")
                 continue

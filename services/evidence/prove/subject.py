@@ -67,7 +67,7 @@ def subject_of(config: Config, name: str | None, folder: Path) -> Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class At:
+class EngineAtBits:
     """A running engine at one precision. `change_s` None: it was started, not changed."""
 
     engine: Engine
@@ -86,17 +86,17 @@ class RunningEngine:
         self._engine: Engine | None = None
         self._planes = False
 
-    async def at(self, bits: int) -> At:
+    async def at(self, bits: int) -> EngineAtBits:
         """The engine at `bits`. Raises EngineError and ConfigError."""
         planes = self._subject.with_planes(bits)
         if self._engine is not None and planes == self._planes:
             begun = time.perf_counter()
             facts = await self._engine.set_kv_bits(KvBits(bits), silent)
-            return At(self._engine, facts, time.perf_counter() - begun)
+            return EngineAtBits(self._engine, facts, time.perf_counter() - begun)
         await self.stop()
         engine = self._engine = self._subject.engine(bits)
         self._planes = planes
-        return At(engine, await engine.start(silent), None)
+        return EngineAtBits(engine, await engine.start(silent), None)
 
     async def stop(self) -> None:
         """End the engine, if one runs."""

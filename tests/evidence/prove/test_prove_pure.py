@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.evidence.prove.capacity import Capacity, search
+from services.evidence.prove.bisection import Capacity, search
+from services.evidence.prove.capacity import good_share
 from services.evidence.prove.chats import Timed
 from services.evidence.prove.claims import ARTICLE, claims, lede
 from services.evidence.prove.distances import distance, divergence, likeliest, surprise
@@ -19,7 +20,6 @@ from services.evidence.prove.memory import Sizes, held, qwq_kv_bytes, qwq_tokens
 from services.evidence.prove.page import as_json, render, write
 from services.evidence.prove.quality import QuestionScores, fidelity, question_order, support_text
 from services.evidence.prove.results import Fidelity, LatencyTargets, MeasuredAtBits, Results, Settings, Share
-from services.evidence.prove.room import good_share
 from services.evidence.prove.speed import Bursts
 
 GIB = 2**30

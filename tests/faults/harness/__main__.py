@@ -15,7 +15,7 @@ from benchmarks.output import keep, write
 from services.process.children import raise_open_files_limit
 from tests.faults.harness.audit import Figures
 from tests.faults.harness.scenarios import FULL, SCENARIOS, Plan, play
-from tests.faults.harness.scene import PLACES
+from tests.faults.harness.scene import HOSTS
 
 
 async def run(plan: Plan, names: list[str], out: Path) -> list[Figures]:
@@ -23,7 +23,7 @@ async def run(plan: Plan, names: list[str], out: Path) -> list[Figures]:
     found: list[Figures] = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="bh-faults-") as folder:
-            async with PLACES[SCENARIOS[name].where](Path(folder)) as scene:
+            async with HOSTS[SCENARIOS[name].where](Path(folder)) as scene:
                 found.append(await play(name, scene, plan))
         print(found[-1].line(), flush=True)
         keep(out, as_json(plan, found))

@@ -12,7 +12,7 @@ from services.contracts.chats import Ticket
 from services.store import redis_keys as keys
 from services.store.connection import Connection
 from services.store.records import decode, decode_entry
-from tests.faults.harness.client import Outcome, Told
+from tests.faults.harness.client import Observation, Outcome
 
 EMPTY_S_MAX = 45.0  # above the worker's ABANDONED_MS
 GOOD = (b"stop", b"length")
@@ -59,14 +59,14 @@ class Figures:
 
 
 async def audit(
-    scenario: str, told: list[Told], connection: Connection, took_s: float, *, forgets: bool = False
+    scenario: str, observed: list[Observation], connection: Connection, took_s: float, *, forgets: bool = False
 ) -> Figures:
     """Clients' words against Redis's. `forgets`: what Redis no longer has is no difference."""
-    figures = Figures(scenario, sent=len(told), took_s=round(took_s, 1))
+    figures = Figures(scenario, sent=len(observed), took_s=round(took_s, 1))
     figures.left_over = await _left_over(connection)
-    doubled_keys = await _answered_twice(connection, {one.job.key for one in told})
+    doubled_keys = await _answered_twice(connection, {one.job.key for one in observed})
     retries: Counter[str] = Counter()
-    for one in told:
+    for one in observed:
         retries.update(one.retries)
         figures.longest_stall_s = round(max(figures.longest_stall_s, one.stall_s), 2)
         figures.doubled += one.doubled or one.job.key in doubled_keys
@@ -84,23 +84,23 @@ async def audit(
     return figures
 
 
-async def _differs(connection: Connection, told: Told, *, forgets: bool) -> str:
+async def _differs(connection: Connection, observed: Observation, *, forgets: bool) -> str:
     """How a client's answer differs from the stored one; empty when it is the same."""
     entries = [
-        decode_entry(place, values) for place, values in await connection.redis.xrange(keys.reply(told.chats[-1]))
+        decode_entry(place, values) for place, values in await connection.redis.xrange(keys.reply(observed.chats[-1]))
     ]
     if forgets and not entries:
         return ""
     ends = [entry.end for entry in entries if entry.end is not None]
     if len(ends) != 1:
         return f"{len(ends)} ends"
-    if (stored := "".join(entry.text for entry in entries)) != told.text:
-        return f"the client has {told.text!r}, the host {stored!r}"
+    if (stored := "".join(entry.text for entry in entries)) != observed.text:
+        return f"the client has {observed.text!r}, the host {stored!r}"
     tokens = sum(entry.tokens for entry in entries)
     if ends[0].usage is None or ends[0].usage.completion_tokens != tokens:
         return f"{tokens} tokens were written, {ends[0].usage} counted"
-    if tokens > told.job.max_tokens:
-        return f"{tokens} tokens, {told.job.max_tokens} were asked for"
+    if tokens > observed.job.max_tokens:
+        return f"{tokens} tokens, {observed.job.max_tokens} were asked for"
     return ""
 
 

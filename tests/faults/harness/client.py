@@ -44,8 +44,8 @@ class Job:
 
 
 @dataclass(eq=False)
-class Told:
-    """What one client was told, over all its connections."""
+class Observation:
+    """What one client saw, over all its connections."""
 
     job: Job
     outcome: Outcome = Outcome.LOST
@@ -72,7 +72,7 @@ class Told:
             self.stall_s = max(self.stall_s, now_s - self.last_s)
         self.last_s = now_s
 
-    def heard_of(self, chat: str | None) -> None:
+    def seen_chat(self, chat: str | None) -> None:
         if chat and chat not in self.chats:
             self.chats.append(chat)
 
@@ -111,37 +111,37 @@ class Client:
         self._http, self._url, self._headers, self._patience_s = http, url, headers, patience_s
         self._asks_anew = asks_anew
 
-    async def have(self, told: Told) -> None:
+    async def have(self, observed: Observation) -> None:
         """The chat, to its end or to the end of the client's patience."""
         until_s, pause_s = monotonic() + self._patience_s, PAUSE_S
         while True:
-            had = len(told.places)
+            had = len(observed.places)
             try:
-                await (self._resume(told) if told.places else self._ask(told))
-                told.outcome = Outcome.ANSWERED
+                await (self._resume(observed) if observed.places else self._ask(observed))
+                observed.outcome = Outcome.ANSWERED
                 return
             except (httpx.TransportError, Broken) as error:
-                told.why = repr(error)
-                told.retries["connection"] += 1
+                observed.why = repr(error)
+                observed.retries["connection"] += 1
             except Refusal as refused:
-                told.why = refused.code
-                told.retries[refused.code] += 1
+                observed.why = refused.code
+                observed.retries[refused.code] += 1
                 if self._asks_anew and refused.code == "chat_not_found":
-                    told.restart()
+                    observed.restart()
                     continue
                 if refused.code not in TRY_AGAIN:
-                    told.outcome = Outcome.LOST if refused.code in NO_REASON else Outcome.REFUSED
+                    observed.outcome = Outcome.LOST if refused.code in NO_REASON else Outcome.REFUSED
                     return
-                told.outcome = Outcome.REFUSED  # unless a later try does better
+                observed.outcome = Outcome.REFUSED  # unless a later try does better
             if monotonic() > until_s:
                 return
-            pause_s = PAUSE_S if len(told.places) > had else pause_s
+            pause_s = PAUSE_S if len(observed.places) > had else pause_s
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
-    async def _ask(self, told: Told) -> None:
-        job = told.job
-        told.restart()
+    async def _ask(self, observed: Observation) -> None:
+        job = observed.job
+        observed.restart()
         body = {
             "model": job.bot,
             "messages": [{"role": "user", "content": job.text}],
@@ -158,24 +158,24 @@ class Client:
             self._http.timeout if job.stream else httpx.Timeout(self._patience_s, connect=self._http.timeout.connect)
         )
         async with self._http.stream("POST", url, headers=headers, json=body, timeout=timeout) as answer:
-            await self._take(told, answer)
+            await self._take(observed, answer)
 
-    async def _resume(self, told: Told) -> None:
-        attempt, number = told.places[-1]
-        headers = self._headers(told.job.tenant) | {"Last-Event-ID": f"{attempt}-{number}"}
+    async def _resume(self, observed: Observation) -> None:
+        attempt, number = observed.places[-1]
+        headers = self._headers(observed.job.tenant) | {"Last-Event-ID": f"{attempt}-{number}"}
         async with self._http.stream(
-            "GET", f"{self._url()}/v1/chats/{told.chats[-1]}/stream", headers=headers
+            "GET", f"{self._url()}/v1/chats/{observed.chats[-1]}/stream", headers=headers
         ) as answer:
-            await self._take(told, answer)
+            await self._take(observed, answer)
 
-    async def _take(self, told: Told, answer: httpx.Response) -> None:
+    async def _take(self, observed: Observation, answer: httpx.Response) -> None:
         if answer.status_code != 200:
             raise _refusal(await answer.aread())
-        told.heard_of(answer.headers.get("x-bunkhouse-chat"))
+        observed.seen_chat(answer.headers.get("x-bunkhouse-chat"))
         if "event-stream" not in answer.headers["content-type"]:
             whole = json.loads(await answer.aread())
-            told.piece("", whole["choices"][0]["message"]["content"] or "")
-            told.finish = whole["choices"][0]["finish_reason"]
+            observed.piece("", whole["choices"][0]["message"]["content"] or "")
+            observed.finish = whole["choices"][0]["finish_reason"]
             return
         async for event in _events(answer):
             if event.data == b"[DONE]":
@@ -184,8 +184,8 @@ class Client:
             if "error" in chunk:
                 raise Refusal(chunk["error"]["code"])
             choice = chunk["choices"][0]
-            told.piece(event.id or "", choice["delta"].get("content") or "")
-            told.finish = choice["finish_reason"] or told.finish
+            observed.piece(event.id or "", choice["delta"].get("content") or "")
+            observed.finish = choice["finish_reason"] or observed.finish
         raise Broken("the stream ended without [DONE]")
 
 

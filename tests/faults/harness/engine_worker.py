@@ -1,6 +1,6 @@
-"""`python -m tests.faults.harness.engine_worker CONFIG MODEL MOOD`: the real worker, its engine behind a proxy.
+"""`python -m tests.faults.harness.engine_worker CONFIG MODEL BEHAVIOUR`: the real worker, its engine behind a proxy.
 
-The file MOOD says what the proxy does: well, hang (nothing comes back any more), garbage, busy (503 to whoever asks).
+The file BEHAVIOUR says what the proxy does: well, hang (nothing comes back), garbage, busy (503 to whoever asks).
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Proxied(LlamaCppEngine):
         return facts
 
 
-async def obey(proxy: Proxy, mood_file: Path) -> None:
+async def follow_file(proxy: Proxy, behaviour_file: Path) -> None:
     """Do what the file says, until cancelled."""
     was = "well"
     while True:
         await asyncio.sleep(LOOK_S)
-        mood = await asyncio.to_thread(mood_file.read_text)
-        if mood == was:
+        behaviour = await asyncio.to_thread(behaviour_file.read_text)
+        if behaviour == was:
             continue
-        was = mood
-        proxy.answers = {"garbage": _garbage, "busy": _busy}.get(mood)
-        if mood == "hang":
+        was = behaviour
+        proxy.answers = {"garbage": _garbage, "busy": _busy}.get(behaviour)
+        if behaviour == "hang":
             proxy.stop()
         else:
             proxy.go_on()
@@ -71,7 +71,7 @@ def _busy(_: bytes) -> bytes:
     return BUSY
 
 
-async def main(config: Path, model: str, mood_file: Path) -> None:
+async def main(config: Path, model: str, behaviour_file: Path) -> None:
     """Serve until SIGTERM."""
     runtime = open_runtime(config)
     settings = runtime.config.models[model]
@@ -90,13 +90,13 @@ async def main(config: Path, model: str, mood_file: Path) -> None:
         bench = WorkConsumer(connection, model, f"{model}@0")
         worker = Worker(model, engine, load_tokenizer(weights), bench, reply_keep_s=7200, drain_s=2, clock=time.time)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
-        obeying = asyncio.create_task(obey(proxy, mood_file))
+        following = asyncio.create_task(follow_file(proxy, behaviour_file))
         try:
             await worker.run()
         finally:
-            obeying.cancel()
+            following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await obeying
+                await following
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import random
 
 import httpx
 
-from tests.faults.harness.client import Client, Job, Told
+from tests.faults.harness.client import Client, Job, Observation
 
 BOTS = {"acme": "acme/support", "globex": "globex/returns"}
 BURST = 6
@@ -45,33 +45,37 @@ class Load:
 
     def __init__(self, client: Client, todo: list[Job]) -> None:
         self._todo = todo
-        self._begun: list[Told] = []
-        self.told: list[Told] = []  # of those that have ended
+        self._begun: list[Observation] = []
+        self.ended: list[Observation] = []  # of those that have ended
         self._progress = asyncio.Condition()
         self._tasks = [asyncio.create_task(self._one(client, job)) for job in todo]
 
     async def _one(self, client: Client, job: Job) -> None:
         await asyncio.sleep(job.start_s)
-        told = Told(job)
-        self._begun.append(told)
-        await client.have(told)
+        observed = Observation(job)
+        self._begun.append(observed)
+        await client.have(observed)
         async with self._progress:
-            self.told.append(told)
+            self.ended.append(observed)
             self._progress.notify_all()
 
     @property
     def under_way(self) -> int:
         """Chats that were asked for and have not ended."""
-        return len(self._begun) - len(self.told)
+        return len(self._begun) - len(self.ended)
 
     @property
-    def streams(self) -> list[Told]:
+    def streams(self) -> list[Observation]:
         """Chats in mid-stream."""
-        return [told for told in self._begun if told.places and told.finish is None and told not in self.told]
+        return [
+            observed
+            for observed in self._begun
+            if observed.places and observed.finish is None and observed not in self.ended
+        ]
 
     async def streaming(self) -> None:
         """Return when some chat is in mid-stream, or all have ended."""
-        while len(self.told) < len(self._todo):
+        while len(self.ended) < len(self._todo):
             if self.streams:
                 return
             await asyncio.sleep(POLL_S)
@@ -80,12 +84,12 @@ class Load:
         """Return when this part of the chats has ended."""
         goal = int(part * len(self._todo))
         async with self._progress:
-            await self._progress.wait_for(lambda: len(self.told) >= goal)
+            await self._progress.wait_for(lambda: len(self.ended) >= goal)
 
-    async def all(self) -> list[Told]:
-        """Everything that was told, when all have ended."""
+    async def all(self) -> list[Observation]:
+        """What all clients saw, once all chats have ended."""
         await asyncio.gather(*self._tasks)
-        return self.told
+        return self.ended
 
     async def drop(self) -> None:
         """Stop asking."""

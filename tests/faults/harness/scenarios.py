@@ -1,4 +1,4 @@
-"""What fails while chats are under way, one function each. `hurt` starts when some chats have ended."""
+"""What fails while chats are under way, one function each. `inject` starts when some chats have ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import httpx
 import psutil
 
 from tests.faults.harness.audit import Figures, audit
-from tests.faults.harness.client import Told
+from tests.faults.harness.client import Observation
 from tests.faults.harness.load import TOKENS, Load, jobs
 from tests.faults.harness.scene import MODEL, FaultScene
 
-Hurt = Callable[[FaultScene, "Plan"], Awaitable[None]]
+Fault = Callable[[FaultScene, "Plan"], Awaitable[None]]
 PARTS = {
     "gateway": ("gateway", ""),
     "scheduler": ("scheduler", ""),
@@ -56,25 +56,25 @@ FULL = Plan(count=1000, per_s=40.0, times=3, spell_s=10.0, rounds=5, pause_s=4.0
 class Scenario:
     """`where`: the kind of host that it needs (tests.faults.harness.scene)."""
 
-    hurt: Hurt
+    inject: Fault
     where: Literal["up", "two gateways", "clock", "redis", "engine"]
     begin: float = 0.15  # the part of the chats that has ended by then
     tokens: tuple[int, ...] = ()  # instead of the plan's
     forgets: bool = False  # Redis does, so clients ask for forgotten chats anew
 
 
-def killing(part: str) -> Hurt:
+def killing(part: str) -> Fault:
     """kill -9 of one part."""
 
-    async def hurt(scene: FaultScene, plan: Plan) -> None:
+    async def inject(scene: FaultScene, plan: Plan) -> None:
         for number in range(plan.times):
             await asyncio.sleep(plan.pause_s if number else 0)
             await scene.kill(*PARTS[part])
 
-    return hurt
+    return inject
 
 
-async def all_in_turn(scene: FaultScene, plan: Plan) -> None:
+async def every_part_in_turn(scene: FaultScene, plan: Plan) -> None:
     """kill -9 of every part, in an order of the seed's."""
     dice = random.Random(plan.seed)
     for _ in range(plan.rounds):
@@ -90,7 +90,7 @@ async def engine_stands_still(scene: FaultScene, plan: Plan) -> None:
         await asyncio.sleep(plan.spell_s + 5.0)
 
 
-async def told_to_stop(scene: FaultScene, plan: Plan) -> None:
+async def host_restarts(scene: FaultScene, plan: Plan) -> None:
     """SIGTERM to the host with streams open, and a start on what it left."""
     assert scene.restart is not None
     for number in range(plan.times):
@@ -136,19 +136,19 @@ async def second_readers(scene: FaultScene, plan: Plan) -> None:
     seen: set[str] = set()
     until_s = monotonic() + plan.spell_s
     while monotonic() < until_s:
-        fresh = [told for told in scene.load.streams if told.job.key not in seen]
-        seen |= {told.job.key for told in fresh}
-        await asyncio.gather(*(_read_a_little(scene, told) for told in fresh))
+        fresh = [observed for observed in scene.load.streams if observed.job.key not in seen]
+        seen |= {observed.job.key for observed in fresh}
+        await asyncio.gather(*(_read_a_little(scene, observed) for observed in fresh))
         await asyncio.sleep(0.1)
     assert seen, "no chat was in mid-stream"
 
 
-async def _read_a_little(scene: FaultScene, told: Told) -> None:
-    url = f"{scene.url}/v1/chats/{told.chats[-1]}/stream"
+async def _read_a_little(scene: FaultScene, observed: Observation) -> None:
+    url = f"{scene.url}/v1/chats/{observed.chats[-1]}/stream"
     async with (
         httpx.AsyncClient(timeout=30.0) as http,
         http.stream(  # a connection of its own
-            "GET", url, headers=scene.headers(told.job.tenant)
+            "GET", url, headers=scene.headers(observed.job.tenant)
         ) as answer,
     ):
         async for _ in answer.aiter_bytes():
@@ -161,16 +161,16 @@ async def redis_data_lost(scene: FaultScene, plan: Plan) -> None:
         await connection.redis.flushall()
 
 
-def redis_slow(delay_s: float) -> Hurt:
+def redis_slow(delay_s: float) -> Fault:
     """Every answer of Redis comes late."""
 
-    async def hurt(scene: FaultScene, plan: Plan) -> None:
+    async def inject(scene: FaultScene, plan: Plan) -> None:
         assert scene.proxy is not None
         scene.proxy.delay_s = delay_s
         await asyncio.sleep(plan.spell_s)
         scene.proxy.delay_s = 0.0
 
-    return hurt
+    return inject
 
 
 async def redis_stopped(scene: FaultScene, plan: Plan) -> None:
@@ -218,22 +218,22 @@ async def redis_memory_full(scene: FaultScene, plan: Plan) -> None:
         await connection.redis.config_set("maxmemory", 0)
 
 
-def engine_in_a_mood(mood: str) -> Hurt:
+def engine_behaves(behaviour: str) -> Fault:
     """The engine's answers as its proxy changes them (tests.faults.harness.engine_worker)."""
 
-    async def hurt(scene: FaultScene, plan: Plan) -> None:
-        assert scene.mood is not None
-        scene.mood.write_text(mood)
+    async def inject(scene: FaultScene, plan: Plan) -> None:
+        assert scene.behaviour is not None
+        scene.behaviour.write_text(behaviour)
         await asyncio.sleep(plan.spell_s)
-        scene.mood.write_text("well")
+        scene.behaviour.write_text("well")
 
-    return hurt
+    return inject
 
 
 SCENARIOS: dict[str, Scenario] = {
     **{f"kill {part}": Scenario(killing(part), "up") for part in PARTS},
-    "kill all in turn": Scenario(all_in_turn, "up", 0.05),
-    "told to stop": Scenario(told_to_stop, "up"),
+    "kill all in turn": Scenario(every_part_in_turn, "up", 0.05),
+    "told to stop": Scenario(host_restarts, "up"),
     "engine stopped": Scenario(engine_stands_still, "up"),
     "torn file": Scenario(torn_file, "up"),
     "model renamed": Scenario(
@@ -249,9 +249,9 @@ SCENARIOS: dict[str, Scenario] = {
     "redis disk full": Scenario(redis_disk_full, "redis"),
     "redis memory full": Scenario(redis_memory_full, "redis"),
     "redis data lost": Scenario(redis_data_lost, "redis", forgets=True),
-    "engine hangs": Scenario(engine_in_a_mood("hang"), "engine"),
-    "engine sends garbage": Scenario(engine_in_a_mood("garbage"), "engine"),
-    "engine busy": Scenario(engine_in_a_mood("busy"), "engine"),
+    "engine hangs": Scenario(engine_behaves("hang"), "engine"),
+    "engine sends garbage": Scenario(engine_behaves("garbage"), "engine"),
+    "engine busy": Scenario(engine_behaves("busy"), "engine"),
 }
 
 
@@ -266,13 +266,13 @@ async def play(name: str, scene: FaultScene, plan: Plan) -> Figures:
         await load.until(scenario.begin)
         await load.streaming()
         before = load.under_way
-        await scenario.hurt(scene, plan)
+        await scenario.inject(scene, plan)
         after = load.under_way
-        told = await load.all()
+        observed = await load.all()
     finally:
         await load.drop()
     await scene.ready()  # the last fault may have come after the last chat
     async with scene.redis_now() as connection:
-        figures = await audit(name, told, connection, monotonic() - began_s, forgets=scenario.forgets)
+        figures = await audit(name, observed, connection, monotonic() - began_s, forgets=scenario.forgets)
     figures.under_way = (before, after)
     return figures

@@ -70,7 +70,7 @@ class FaultScene:
     runtime: Runtime
     pid: int
     proxy: Proxy | None = None
-    mood: Path | None = None  # what the engine's proxy is told to do
+    behaviour: Path | None = None  # what the engine's proxy has to do
     redis: subprocess.Popen[bytes] | None = None  # its own, not the supervisor's
     host: HostProcess | None = None
     restart: Callable[[], Awaitable[None]] | None = None  # SIGTERM, and up again on the same folder and port
@@ -213,8 +213,8 @@ async def behind_engine_proxy(folder: Path) -> AsyncIterator[FaultScene]:
     """Gateway, scheduler and a worker that reaches its engine through a proxy, without a supervisor."""
     port = free_port()
     path = _written(folder, folder / "data", port)
-    mood = folder / "mood"
-    mood.write_text("well")
+    behaviour = folder / "behaviour"
+    behaviour.write_text("well")
     with own_redis(folder / "redis") as (process, redis_port), contextlib.ExitStack() as stack:
         url = f"redis://127.0.0.1:{redis_port}"
         environ = os.environ | {"BUNKHOUSE_REDIS_URL": url}
@@ -223,12 +223,12 @@ async def behind_engine_proxy(folder: Path) -> AsyncIterator[FaultScene]:
         for command in (
             ["gateway", str(path)],
             ["scheduler", str(path)],
-            ["tests.faults.harness.engine_worker", str(path), MODEL, str(mood)],
+            ["tests.faults.harness.engine_worker", str(path), MODEL, str(behaviour)],
         ):
             log_path = folder / f"{command[0]}.log"
             stack.enter_context(program([sys.executable, "-m", *command], log_path, environ))
         keys = {tenant: ready_key(tenant, runtime.secrets.pepper) for tenant in runtime.config.tenants}
-        scene = FaultScene(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), mood=mood, redis=process)
+        scene = FaultScene(f"http://127.0.0.1:{port}", keys, runtime, os.getpid(), behaviour=behaviour, redis=process)
         async with scene.http:
             await scene.ready()
             yield scene
@@ -260,7 +260,7 @@ async def two_gateways(folder: Path) -> AsyncIterator[FaultScene]:
 
 
 # By `Scenario.where`.
-PLACES = {
+HOSTS = {
     "up": supervised,
     "two gateways": two_gateways,
     "clock": with_a_clock,
