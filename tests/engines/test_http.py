@@ -175,6 +175,7 @@ class _Counting:
     def __init__(self) -> None:
         self.connections = 0
         self.open = 0
+        self.answered = 0
         self.ended = asyncio.Event()
         self.tail = b"data: [DONE]\n\n"
 
@@ -188,6 +189,7 @@ class _Counting:
                 writer.write(HEAD + _chunk(b'data: {"n": 1}\n\ndata: {"n": 2}\n\n' + self.tail))
                 await asyncio.sleep(0.01)
                 writer.write(b"0\r\n\r\n")
+                self.answered += 1
         self.ended.set()
         self.open -= 1
         writer.close()
@@ -207,9 +209,10 @@ async def _counting() -> AsyncIterator[tuple[_Counting, EngineHttp]]:
 async def test_the_next_answer_comes_over_the_same_connection(tail: bytes) -> None:
     async with _counting() as (server, http):
         server.tail = tail
-        for _ in range(3):
+        for answered in (1, 2, 3):
             assert [event["n"] for event in await _read(http)] == [1, 2]
-            await asyncio.sleep(0.03)
+            await until(lambda answered=answered: server.answered == answered)  # type: ignore[misc]
+            await asyncio.sleep(0.01)  # the answer's end, too, comes over loopback
         assert server.connections == 1
 
 
