@@ -26,9 +26,7 @@ def run_export(config_path: Path, file: Path) -> None:
         fresh.replace(file)
     except OSError as error:
         fail(f"{file}: cannot be written: {error.strerror}")
-    counts = (
-        f"{len(backup.registry.tenants)} tenants, {len(backup.admins)} admin keys, {len(backup.usage)} rows of usage"
-    )
+    counts = _counts(len(backup.registry.tenants), len(backup.admins), len(backup.usage))
     out.print(f"{file}: {counts}. Keep it with secrets.json: keys work with the same secrets only.", highlight=False)
 
 
@@ -42,9 +40,12 @@ def run_import(config_path: Path, file: Path) -> None:
             fail(f"{file}: {error}")
         except OSError as error:
             fail(f"{file}: cannot be read: {error.strerror}", WRONG_INPUT)
-    counts = f"{done.tenants} tenants, {done.admins} admin keys, {done.usage_rows} rows of usage"
-    left = f"; {done.usage_rows_left} rows of usage were there already" if done.usage_rows_left else ""
-    out.print(f"Imported {counts}{left}.", highlight=False)
+    left = f"; rows of usage that were there already: {done.usage_rows_left}" if done.usage_rows_left else ""
+    out.print(f"Imported {_counts(done.tenants, done.admins, done.usage_rows)}{left}.", highlight=False)
+
+
+def _counts(tenants: int, admins: int, usage_rows: int) -> str:
+    return f"tenants: {tenants}, admin keys: {admins}, rows of usage: {usage_rows}"
 
 
 async def _export(runtime: Runtime) -> Backup:

@@ -22,7 +22,7 @@ from services.store.scheduling import SchedulerStore
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessRow:
+class ListedProcess:
     """One process of the host, with all that it started. `memory_bytes` is resident memory."""
 
     name: str
@@ -34,7 +34,7 @@ class ProcessRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRow:
+class ListedModel:
     """One model. `running` chats are on the engine; `admitted` ones hold a reservation."""
 
     model: str
@@ -84,7 +84,7 @@ async def _look(runtime: Runtime) -> tuple[list[EngineView], list[Reservation]]:
         return await desk.engines(), await desk.reservations()
 
 
-def _process(child: ChildStatus, now_s: float) -> ProcessRow:
+def _process(child: ChildStatus, now_s: float) -> ListedProcess:
     memory = None
     if child.pid is not None:
         try:
@@ -94,13 +94,13 @@ def _process(child: ChildStatus, now_s: float) -> ProcessRow:
         except psutil.NoSuchProcess:
             pass
     for_s = round(now_s - child.since_s, 1)
-    return ProcessRow(child.name, child.pid, child.state.value, child.restarts, memory, for_s)
+    return ListedProcess(child.name, child.pid, child.state.value, child.restarts, memory, for_s)
 
 
-def _model(seen: EngineView, held: list[Reservation], now_s: float) -> ModelRow:
+def _model(seen: EngineView, held: list[Reservation], now_s: float) -> ListedModel:
     facts, report = seen.facts, seen.report
     mine = [each for each in held if each.model == facts.model]
-    return ModelRow(
+    return ListedModel(
         model=facts.model,
         engine=facts.engine,
         state=report.state.value,
@@ -116,7 +116,7 @@ def _model(seen: EngineView, held: list[Reservation], now_s: float) -> ModelRow:
     )
 
 
-def _process_table(rows: list[ProcessRow]) -> Table:
+def _process_table(rows: list[ListedProcess]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("process", "pid", "state", "for", "restarts", "memory"):
         table.add_column(name, justify="left" if name in ("process", "state") else "right")
@@ -127,7 +127,7 @@ def _process_table(rows: list[ProcessRow]) -> Table:
     return table
 
 
-def _model_table(rows: list[ModelRow]) -> Table:
+def _model_table(rows: list[ListedModel]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("model", "state", "reported", "KV bits", "chats", "KV used", "reserved", "budget"):
         table.add_column(name, justify="left" if name in ("model", "state") else "right")

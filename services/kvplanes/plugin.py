@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .config import KVPlanesConfig, read_config
+from .control import JsonObject
 
 SGLANG_VERSION = "0.5.17"
 POOLS = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator."
@@ -217,7 +218,7 @@ def _count_low(adder: Any, req: Any, sign: int) -> None:
     adder.cur_rem_token_offset += sign * prompt
 
 
-def _listen(path: str, handle: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[], None]:
+def _listen(path: str, handle: Callable[[JsonObject], JsonObject]) -> Callable[[], None]:
     from .server import ControlServer  # noqa: PLC0415
 
     return ControlServer(path, handle).poll if path else lambda: None

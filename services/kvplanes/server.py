@@ -9,13 +9,11 @@ import queue
 import socketserver
 import threading
 from collections.abc import Callable
-from typing import Any
+
+from .control import LINE_BYTES_MAX, JsonObject
 
 REQUESTS_MAX = 64
 ANSWER_S_MAX = 30.0
-LINE_BYTES_MAX = 1 << 20
-
-Answer = dict[str, Any]
 
 
 class _Listener(socketserver.ThreadingUnixStreamServer):
@@ -26,9 +24,9 @@ class _Listener(socketserver.ThreadingUnixStreamServer):
 class ControlServer:
     """Listens at `path` (made fresh, for this user only). ``poll`` must be called by the thread that owns the pools."""
 
-    def __init__(self, path: str, handle: Callable[[Answer], Answer]) -> None:
+    def __init__(self, path: str, handle: Callable[[JsonObject], JsonObject]) -> None:
         self._handle = handle
-        self._requests: queue.Queue[tuple[Answer, queue.Queue[Answer]]] = queue.Queue(REQUESTS_MAX)
+        self._requests: queue.Queue[tuple[JsonObject, queue.Queue[JsonObject]]] = queue.Queue(REQUESTS_MAX)
         if os.path.exists(path):
             os.unlink(path)
         mask = os.umask(0o177)
@@ -49,7 +47,7 @@ class ControlServer:
 
         return Handler
 
-    def exchange(self, line: bytes) -> Answer:
+    def exchange(self, line: bytes) -> JsonObject:
         """Parse one request and wait for the scheduler's answer."""
         try:
             request = json.loads(line)
@@ -57,7 +55,7 @@ class ControlServer:
             return {"error": f"not JSON: {error}"}
         if not isinstance(request, dict):
             return {"error": "a request is a JSON object"}
-        answer: queue.Queue[Answer] = queue.Queue(1)
+        answer: queue.Queue[JsonObject] = queue.Queue(1)
         try:
             self._requests.put_nowait((request, answer))
             return answer.get(timeout=ANSWER_S_MAX)
@@ -67,7 +65,7 @@ class ControlServer:
             return {"error": f"the scheduler did not answer in {ANSWER_S_MAX} s"}
 
     def poll(self) -> None:
-        """Answer what has come in. Costs a fraction of a microsecond when nothing has."""
+        """JsonObject what has come in. Costs a fraction of a microsecond when nothing has."""
         while not self._requests.empty():
             request, answer = self._requests.get_nowait()
             try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import KVPlanesConfig
+from .control import JsonObject
 from .keys import parse_extra_key
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ class SessionPlanes:
                 stack += [(child, False) for child in node.children.values()]
         return found
 
-    def select(self, wanted: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    def select(self, wanted: JsonObject) -> tuple[list[Any], list[Any]]:
         """Running and waiting requests named by ``rid``, ``salt`` or ``all``. Raises ValueError for neither."""
         rid, salt = wanted.get("rid"), wanted.get("salt")
         if wanted.get("all") is not True and not isinstance(rid, str) and not isinstance(salt, str):
@@ -266,7 +267,7 @@ class SessionPlanes:
         waiting = [req for req in self.scheduler.waiting_queue if matches(req)]
         return [req for req in self.running() if matches(req)], waiting
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> JsonObject:
         """Tokens by precision, bytes and slots in use, and what had to give way."""
         low, high = self.slots.low_used(), self.slots.high_used
         slot_bytes = self.allocator.get_kvcache().planes.shape.slot_bytes
@@ -280,7 +281,7 @@ class SessionPlanes:
             "short_tokens": self.short_tokens,
         }
 
-    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+    def handle(self, request: JsonObject) -> JsonObject:
         """Answer one control request; raises ValueError where it makes no sense."""
         op = request.get("op")
         if op == "report":

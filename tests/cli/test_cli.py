@@ -130,10 +130,10 @@ def test_what_only_redis_knows_is_exported_and_imported(
     file.write_text("an older one")
     written = runner.invoke(app, ["export", str(config), str(file)])
     assert (written.exit_code, file.stat().st_mode & 0o777) == (0, 0o600)
-    assert "1 tenants" in written.stdout
+    assert "tenants: 1," in written.stdout
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-    assert "Imported 1 tenants" in runner.invoke(app, ["import", str(config), str(file)]).stdout
+    assert "Imported tenants: 1," in runner.invoke(app, ["import", str(config), str(file)]).stdout
     (tmp_path / "data" / "secrets.json").unlink()
     refused = runner.invoke(app, ["import", str(config), str(file)])
     assert (refused.exit_code, "other secrets" in refused.stderr.replace("\n", " ")) == (1, True)
