@@ -6,9 +6,10 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 an
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from services.model_files.shape import ModelShape
 
 _MAGIC = b"GGUF"
+_SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})\.gguf")
 _DIMENSIONS_MAX = 8
 _ITEMS_MAX = 50_000_000  # an array or a table longer than this is a corrupt count
 _ALIGNMENT_DEFAULT = 32
@@ -113,11 +115,33 @@ class Gguf:
         return value
 
 
+def shards(path: Path) -> list[Path]:
+    """All files of a model: NAME-00001-of-00003.gguf and its like, else the file itself."""
+    name = _SHARD.fullmatch(path.name)
+    if name is None:
+        return [path]
+    return [path.with_name(f"{name[1]}{number:05}-of-{name[3]}.gguf") for number in range(1, int(name[3]) + 1)]
+
+
 def read_gguf(path: Path, arrays_max: int = 4096) -> Gguf:
     """Read a header; arrays longer than `arrays_max` (vocabularies) are skipped and missing in `metadata`.
 
-    Raises GgufError for a file that is missing, no GGUF, truncated or of an unknown version.
+    `path` is a model's first shard where it has several; tensors and bytes are those of all. Raises GgufError for a file
+    that is missing, no GGUF, truncated or of an unknown version.
     """
+    first, *others = shards(path)
+    if path != first:
+        raise GgufError(f"{path}: this is not the model's first file; name {first.name}")
+    model = _read_file(first, arrays_max)
+    for other in others:
+        part = _read_file(other, 0)
+        model = replace(
+            model, tensors={**model.tensors, **part.tensors}, weight_bytes=model.weight_bytes + part.weight_bytes
+        )
+    return model
+
+
+def _read_file(path: Path, arrays_max: int) -> Gguf:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(path, data, arrays_max).read()

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from services.model_files.gguf import shards
 from services.model_files.model_config import INDEX, ModelConfigError, missing_shards
 
 PACKAGE_PREFIX = "package:"
@@ -52,12 +53,13 @@ def _in_package(weights: str) -> Path:
 def _whole(weights: str, path: Path) -> Path:
     """A partial copy must not pass: it would be planned as a smaller model, and fail when it is loaded."""
     try:
-        missing = missing_shards(path) if path.is_dir() else []
+        missing = missing_shards(path) if path.is_dir() else [file.name for file in shards(path) if not file.exists()]
     except ModelConfigError as error:
         raise WeightsError(f"weights {weights!r}: {error}") from error
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WeightsError(f"weights {weights!r}: {path} lacks {missing[0]}{more}; is it still being copied?")
+        folder = path if path.is_dir() else path.parent
+        raise WeightsError(f"weights {weights!r}: {folder} lacks {missing[0]}{more}; is it still being copied?")
     return path
 
 
@@ -70,7 +72,7 @@ def _from_hub(weights: str, path: Path, description_only: bool) -> Path:
     owner, name, *file = weights.split("/", 2)
     try:
         if file:
-            return Path(hf_hub_download(f"{owner}/{name}", file[0]))
+            return [Path(hf_hub_download(f"{owner}/{name}", str(part))) for part in shards(Path(file[0]))][0]
         only = ["config.json", INDEX] if description_only else None
         return Path(snapshot_download(f"{owner}/{name}", allow_patterns=only))
     except (OSError, ValueError) as error:  # the hub's errors are either
