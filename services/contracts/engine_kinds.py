@@ -54,6 +54,8 @@ class EngineKind:
     value_bytes: Mapping[int, Fraction]  # KV bits that it can be started with -> bytes of one cached value
     overhead: Mapping[str, Overhead]
     pool: Pool
+    kv_bits_default: Mapping[str, int | str]  # by device; "mixed": KV planes, where the model's heads allow them
+    block_values: int = 1  # below 16 bits a head's size must be a multiple of it
     context_step: int = 1  # tokens; a chat's context is rounded up to a multiple of it
     kv_planes: bool = False  # `kv_bits: mixed`: 4 and 8 bits in one pool, changed while chats run
     measures_quality: bool = False  # gives the probability of every next token
@@ -78,6 +80,8 @@ LLAMACPP = EngineKind(
     value_bytes={16: F16, 8: Q8_0, 4: Q4_0},
     overhead={"cpu": Overhead(64 * MIB, logits_tokens=512)},
     pool=Pool.PER_CHAT,
+    kv_bits_default={"cpu": 8},
+    block_values=32,  # ggml's q8_0 and q4_0
     context_step=256,
     measures_quality=True,
     packages=("xllamacpp",),
@@ -94,6 +98,7 @@ SGLANG = EngineKind(
         "cpu": Overhead(2560 * MIB),  # three processes that each import torch
     },
     pool=Pool.REMAINDER,
+    kv_bits_default={"cuda": "mixed", "cpu": 16},  # not 8: its fp8 has no scales, and some models answer garbage
     kv_planes=True,
     packages=("sglang",),
 )

@@ -126,8 +126,8 @@ def shards(path: Path) -> list[Path]:
 def read_gguf(path: Path, arrays_max: int = 4096) -> Gguf:
     """Read a header; arrays longer than `arrays_max` (vocabularies) are skipped and missing in `metadata`.
 
-    `path` is a model's first shard where it has several; tensors and bytes are those of all. Raises GgufError for a file
-    that is missing, no GGUF, truncated or of an unknown version.
+    `path` is the first file of a model that has several; tensors and bytes are those of all. Raises GgufError for a
+    file that is missing, no GGUF, truncated or of an unknown version.
     """
     first, *others = shards(path)
     if path != first:

@@ -72,7 +72,8 @@ def _from_hub(weights: str, path: Path, description_only: bool) -> Path:
     owner, name, *file = weights.split("/", 2)
     try:
         if file:
-            return [Path(hf_hub_download(f"{owner}/{name}", str(part))) for part in shards(Path(file[0]))][0]
+            files = [Path(hf_hub_download(f"{owner}/{name}", str(part))) for part in shards(Path(file[0]))]
+            return files[0]
         only = ["config.json", INDEX] if description_only else None
         return Path(snapshot_download(f"{owner}/{name}", allow_patterns=only))
     except (OSError, ValueError) as error:  # the hub's errors are either

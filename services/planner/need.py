@@ -34,6 +34,7 @@ class Need:
     context_tokens: int  # of one chat
     chats_max: int
     pool_tokens: int | None
+    note: str = ""  # what the operator should know of the choice of KV bits
 
     @property
     def fixed_bytes(self) -> int:
@@ -57,12 +58,10 @@ class Need:
 
 
 def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
-    """What a model of this shape takes as configured. Raises ConfigError where KV planes do not know its heads."""
+    """What a model of this shape takes as configured. Raises ConfigError for KV bits that its heads do not allow."""
+    model, note = with_kv_bits(name, model, shape)
     context = min(model.context_tokens, shape.context_tokens)
-    try:
-        per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
-    except ValueError as error:
-        raise ConfigError(f"models.{name}: kv_bits: mixed: {error}; set kv_bits to 8 or 16") from error
+    per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
     planes = model.kv_bits == "mixed"
     bits = 4 if model.kv_bits == "mixed" else model.kv_bits
     pool = model.kv_tokens
@@ -82,20 +81,52 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
         context_tokens=context,
         chats_max=model.chats_max,
         pool_tokens=pool,
+        note=note,
     )
+
+
+def with_kv_bits(name: str, model: ModelConfig, shape: ModelShape) -> tuple[ModelConfig, str]:
+    """The model with KV bits that it can hold, and why they are not the engine's default ("" where they are).
+
+    Bits that the file does not set become 16 where the default needs heads of another size. Raises ConfigError where
+    the file sets bits that cannot be.
+    """
+    block = model.kind.block_values
+    given = "kv_bits" in model.model_fields_set
+    if model.kv_bits == "mixed":
+        why = _no_planes(shape)
+    else:
+        odd = model.kv_bits < 16 and shape.head_dim % block
+        why = f"{model.kind.title} holds heads in blocks of {block} values, and this model's have {shape.head_dim}"
+        why = why if odd else ""
+    if not why:
+        return model, ""
+    if given:
+        others = "8 or 16" if model.kind.kv_planes else "16"
+        raise ConfigError(f"models.{name}: kv_bits: {model.kv_bits}: {why}; set kv_bits to {others}")
+    return model.model_copy(update={"kv_bits": 16}), f"{name} holds KV at 16 bits: {why}"
+
+
+def _no_planes(shape: ModelShape) -> str:
+    """Why KV planes cannot hold this model's heads; "" where they can."""
+    if not shape.head_dim:
+        return "KV planes need keys and values of one size in all layers"
+    try:
+        plane_bytes(shape)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
     """Bytes of one cached value at each precision that this engine can be started with. Where there are no 4 bits, they
-    take as much as 8. Raises ValueError for KV planes of heads that they do not know."""
+    take as much as 8. `with_kv_bits` comes first."""
     widths = dict(model.kind.value_bytes)
     if not model.kind.kv_planes:
         return widths
     try:
         plane = plane_bytes(shape)
     except ValueError:
-        if model.kv_bits == "mixed":
-            raise
         return {**widths, 4: widths[8]}
     if model.kv_bits != "mixed":
         return {**widths, 4: plane}

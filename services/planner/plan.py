@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from services.config.schema import Config, ConfigError, ModelConfig
 from services.contracts.engine_kinds import Pool
 from services.devices.card import Card, cards, device_of
@@ -22,7 +24,9 @@ from services.model_files.known_shapes import known_shapes
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
 from services.model_files.weights import WeightsError, resolve
-from services.planner.need import BITS, Need, need_of
+from services.planner.need import BITS, Need, need_of, with_kv_bits
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +118,15 @@ def plan(config: Config, shape_of: Callable[[str], ModelShape] | None = None) ->
 
 
 def settled(config: Config, model: str) -> ModelConfig:
-    """A model's settings with its pool as planned, where the file leaves the size to the host.
+    """A model's settings; KV bits and pool are chosen where the file leaves them to the host.
 
     Raises ConfigError, WeightsError.
     """
     settings = config.models[model]
+    if "kv_bits" not in settings.model_fields_set:
+        settings, note = with_kv_bits(model, settings, read_shape(settings.weights))
+        if note:
+            log.warning("model.kv_bits_chosen", model=model, why=note)
     if settings.kv_tokens is not None or settings.kind.pool is Pool.PER_CHAT:
         return settings
     return settings.model_copy(update={"kv_tokens": plan(config).model(model).pool_tokens})

@@ -13,7 +13,8 @@ from services.planner.words import alternatives, size
 def show(plan: Plan, console: Console) -> None:
     """Print each card: its models, then the card at 16, 8 and 4 KV bits, then the verdict."""
     for card in plan.cards:
-        console.print(Group(_models(card), "", _bits(card), "", _verdict(card)))
+        notes = [Text(f"Note: {placed.need.note}.", "yellow") for placed in card.models if placed.need.note]
+        console.print(Group(_models(card), "", _bits(card), "", *notes, _verdict(card)))
 
 
 def _models(card: CardPlan) -> Table:

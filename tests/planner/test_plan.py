@@ -208,3 +208,28 @@ def test_a_model_whose_heads_planes_do_not_know_is_planned_without_them() -> Non
     assert need.per_token[4] == need.per_token[8], "nothing smaller than 8 bits is to be had"
     with pytest.raises(ConfigError, match=r"models\.phi: .*not 96; set kv_bits to 8 or 16"):
         planned_as("mixed")
+
+
+def _one(shape: ModelShape, **more: object) -> Plan:
+    config = Config.model_validate({"memory": {"card": "80GB"}, "models": {"m": {"weights": "m", **more}}})
+    return plan(config, lambda _: shape)
+
+
+def test_sglang_without_kv_bits_gets_planes_or_16_and_never_fp8_without_scales() -> None:
+    [safe] = _one(QWQ, engine="sglang").cards[0].models
+    assert (safe.need.planes, safe.need.note) == (True, "")
+    [odd] = _one(replace(QWQ, head_dim=80), engine="sglang").cards[0].models
+    assert (odd.kv_bits, odd.need.planes) == (16, False)
+    assert "not 80" in odd.need.note
+    [latent] = _one(replace(QWQ, head_dim=0), engine="sglang").cards[0].models
+    assert latent.kv_bits == 16
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_kv_bits_that_llamacpp_cannot_hold_are_refused_in_one_line(bits: int) -> None:
+    odd = replace(QWQ, head_dim=80)
+    with pytest.raises(ConfigError, match=rf"^models\.m: kv_bits: {bits}: .* have 80; set kv_bits to 16$"):
+        _one(odd, engine="llamacpp", kv_bits=bits)
+    assert _one(odd, engine="llamacpp", kv_bits=16).fits
+    [chosen] = _one(odd, engine="llamacpp").cards[0].models
+    assert chosen.kv_bits == 16
