@@ -7,6 +7,7 @@ older one: a revoked key or a changed bot counts from the next chat on, at any n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from services.store.submission import SubmissionClient
 
 RETRY_S = 0.2
 ENGINES_EVERY_S = 1.0
+GUARD_EVERY_S = 1.0
 UNKNOWN_KEY_RELOAD_S_MIN = 1.0  # a wrong key makes us look for a newer registry that often at most
 
 log = structlog.get_logger()
@@ -66,6 +68,10 @@ class Directory:
 
     async def _read(self) -> None:
         registry = await self._submissions.registry()
+        if registry.version == 0 < self.version:
+            if await self._submissions.restore_registry(self.registry, self._clock()):
+                log.error("registry.restored", why="Redis had lost it", tenants=len(self.registry.tenants))
+            registry = await self._submissions.registry()
         self._loaded_s = self._clock()
         if registry.version != self.registry.version:
             self.registry = registry
@@ -81,6 +87,14 @@ class Directory:
             except QueueUnavailable as error:
                 log.warning("registry.unavailable", why=str(error))
                 await asyncio.sleep(RETRY_S)
+
+    async def guard(self) -> None:
+        """Write the registry back when Redis has lost it, until cancelled."""
+        while True:
+            await asyncio.sleep(GUARD_EVERY_S)
+            with contextlib.suppress(QueueUnavailable):
+                if await self._submissions.registry_version() == 0:
+                    await self.reload()
 
     async def authenticate(self, authorization: str | None) -> str:
         """The tenant of a `Bearer` key. Raises Refused, QueueUnavailable."""

@@ -36,7 +36,9 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
     async with runtime.connect(PATIENCE_S) as connection:
         gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
-        tasks = background.begin(gateway.hub.run(), gateway.directory.watch(), gateway.engines.watch())
+        tasks = background.begin(
+            gateway.hub.run(), gateway.directory.watch(), gateway.directory.guard(), gateway.engines.watch()
+        )
         try:
             yield gateway
         finally:

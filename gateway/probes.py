@@ -33,6 +33,8 @@ async def ready(gateway: Gateway, call: Call) -> None:
                     missing.append("scheduler")
                 engines = await gateway.submissions.engines()
                 models = {name: _state(gateway, seen.report) for name, seen in engines.items()}
+                queued = await gateway.submissions.queued_models(models)
+                models |= dict.fromkeys(models.keys() - queued, "no_queue")
             if not any(state in SERVING for state in models.values()):
                 missing.append("models")
         except QueueUnavailable:

@@ -56,6 +56,15 @@ async def seed(connection: Connection, config: Config, pepper: bytes, now_s: flo
         stored = await write_registry(connection, current.version, seeded(current, config, pepper, now_s))
 
 
+async def restore(connection: Connection, registry: Registry, now_s: float) -> bool:
+    """Write back a registry that Redis has lost, as a version that no process has seen. False: it is there.
+
+    Raises QueueUnavailable.
+    """
+    fresh = registry.model_copy(update={"version": max(registry.version + 1, int(now_s))})
+    return await write_registry(connection, 0, fresh)
+
+
 async def edit(connection: Connection, change: Change) -> Registry:
     """Apply `change` to the registry as it is; None from it leaves things alone, and what it raises comes through.
 

@@ -19,7 +19,7 @@ import orjson
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from services.contracts.replies import ReplyEntry
+from services.contracts.replies import Finish, ReplyEnd, ReplyEntry, ReplyError
 from services.store import redis_keys as keys
 from services.store.connection import Connection, QueueUnavailable, translated
 from services.store.records import decode_entry, decode_news
@@ -30,6 +30,8 @@ START = "0-0"
 ENTRY_ID = re.compile(r"[0-9]{1,9}-[0-9]{1,15}")  # not \d: Redis takes no other script's digits
 
 UNREADABLE = (LookupError, TypeError, ValueError)  # what decoding raises at another version's records
+
+LOST = ReplyEnd(Finish.ERROR, error=ReplyError("queue_unavailable", "The host lost this chat. Send it again.", 1.0))
 
 log = structlog.get_logger()
 
@@ -109,6 +111,7 @@ class ReplyHub:
         self.channel = keys.reply_channel(secrets.token_hex(8))  # news of the chats followed here, and of no others
         self._connection = connection
         self._attended: set[str] = set()  # chats whose news come to `channel`
+        self._known: set[str] = set()  # followed chats that Redis had at the last sweep
         self._left: list[str] = []  # chats that ran when their last reader left
         self._readers: dict[str, set[Reader]] = defaultdict(set)
         self._dirty: set[str] = set()
@@ -169,7 +172,25 @@ class ReplyHub:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
+            try:
+                await self._end_lost()
+            except QueueUnavailable as error:
+                log.warning("replies.sweep_failed", why=str(error))
             self._mark(list(self._readers))
+
+    async def _end_lost(self) -> None:
+        """End the replies of chats that Redis knew at the last sweep and has lost since."""
+        chats = list(self._readers)
+        with translated():
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for chat in chats:
+                    pipe.exists(keys.chat(chat))
+                there = {chat for chat, exists in zip(chats, await pipe.execute(), strict=True) if exists}
+        for chat in self._known - there:
+            for reader in self._readers.get(chat, ()):
+                if not reader.ended:
+                    reader.give(reader.after, [ReplyEntry(reader.after, "end", end=LOST)])
+        self._known = there
 
     async def _read(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,7 @@ from services.store.engine_records import EngineRecords
 from services.store.rate_limits import RateCharge, RateWindow, to_give_back
 from services.store.records import decode, encode
 from services.store.registry import Registry
-from services.store.registry_edit import read_registry
+from services.store.registry_edit import read_registry, registry_version, restore
 from services.store.sessions import SESSION_KEEP_S
 from services.store.usage_counters import REFUSED, day_of, month_of
 
@@ -188,6 +188,14 @@ class SubmissionClient:
         """Tenants, keys and bots as they are now."""
         return await read_registry(self._connection)
 
+    async def registry_version(self) -> int:
+        """Version of the stored registry; 0 when there is none."""
+        return await registry_version(self._connection)
+
+    async def restore_registry(self, registry: Registry, now_s: float) -> bool:
+        """Write back a registry that Redis has lost. False: another gateway did."""
+        return await restore(self._connection, registry, now_s)
+
     async def registry_changes(self) -> AsyncIterator[None]:
         """Once when it listens, then at each change. Ends with QueueUnavailable when the connection breaks."""
         pubsub = self._connection.blocking.pubsub()
@@ -207,6 +215,16 @@ class SubmissionClient:
     async def engines(self) -> Mapping[str, EngineView]:
         """Facts and last report of each model."""
         return await self._records.engines()
+
+    async def queued_models(self, models: Iterable[str]) -> set[str]:
+        """Those of these models whose ready stream is there: a worker made it."""
+        names = list(models)
+        with translated():
+            async with self._connection.redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.exists(keys.ready(name))
+                there = await pipe.execute()
+        return {name for name, exists in zip(names, there, strict=True) if exists}
 
     async def ping(self) -> None:
         """Raises QueueUnavailable unless Redis answers."""

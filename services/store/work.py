@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
+import structlog
 from redis.exceptions import ResponseError
 
 from services.contracts.chats import ChatUsage, KvBits, Ticket
@@ -15,11 +17,17 @@ from services.contracts.engines import EngineFacts, EngineReport
 from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd
 from services.store import redis_keys as keys
 from services.store.commands import Commands
-from services.store.connection import Connection, pairs, translated
+from services.store.connection import Connection, QueueUnavailable, pairs, translated
 from services.store.engine_records import decode_engine
 from services.store.records import TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
 from services.store.submission import CHAT_KEEP_S
 from services.store.usage_counters import counters, day_of, month_of
+
+GROUP_MISSING = re.compile("NOGROUP|UNBLOCKED")  # the second: the stream went while a read blocked on it
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class Settled(StrEnum):
@@ -64,29 +72,49 @@ class WorkConsumer:
         self._ready = keys.ready(model)
 
     async def open(self) -> None:
-        """Make the ready stream's consumer group, if it is not there."""
+        """Make the ready stream's consumer group if it is missing, and put chats there that it has lost."""
         with translated():
             try:
                 await self._connection.redis.xgroup_create(self._ready, keys.GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+                return
+        mended = await self._connection.script("mend", [self._ready, keys.RESERVATIONS], [self._model, keys.chat("")])
+        if mended:
+            log.warning("queue.mended", model=self._model, chats=mended)
+
+    async def _in_group(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """What a step with the consumer group answers. None where the group was missing: it is there now."""
+        try:
+            return await step()
+        except QueueUnavailable as error:
+            if not isinstance(error.__cause__, ResponseError) or not GROUP_MISSING.search(str(error)):
+                raise
+        log.warning("queue.lost", model=self._model)
+        await self.open()
+        return None
 
     async def take(self, count: int, block_ms: int) -> list[tuple[str, str]]:
         """Up to `count` admitted chats as (entry id, chat), new to this group."""
         group = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer)
         command = (*group, "COUNT", count, "BLOCK", block_ms, "STREAMS", self._ready, ">")
-        entries = await self._connection.read_blocking(command, block_ms)
-        return [(entry.decode(), pairs(values)[b"chat"].decode()) for entry, values in entries if values]
+        entries = await self._in_group(lambda: self._connection.read_blocking(command, block_ms))
+        return [(entry.decode(), pairs(values)[b"chat"].decode()) for entry, values in entries or () if values]
 
     async def mine(self) -> list[tuple[str, str]]:
         """Chats that this consumer took before it died."""
+        return _chats(await self._in_group(self._mine))
+
+    async def _mine(self) -> Any:
         with translated():
-            answer = await self._connection.redis.xreadgroup(keys.GROUP, self._consumer, {self._ready: "0"})
-        return _chats(answer)
+            return await self._connection.redis.xreadgroup(keys.GROUP, self._consumer, {self._ready: "0"})
 
     async def abandoned(self, idle_ms_min: int) -> list[tuple[str, str]]:
         """Chats of workers that have not kept theirs for `idle_ms_min`; they are this consumer's now."""
+        return await self._in_group(lambda: self._abandoned(idle_ms_min)) or []
+
+    async def _abandoned(self, idle_ms_min: int) -> list[tuple[str, str]]:
         taken: list[tuple[str, str]] = []
         cursor: Any = "0-0"
         with translated():
@@ -101,10 +129,11 @@ class WorkConsumer:
     async def keep(self, entries: Sequence[str]) -> None:
         """Say that this worker is alive and still has these entries."""
         if entries:
-            with translated():
-                await self._connection.redis.xclaim(
-                    self._ready, keys.GROUP, self._consumer, 0, list(entries), justid=True
-                )
+            await self._in_group(lambda: self._claim_again(entries))
+
+    async def _claim_again(self, entries: Sequence[str]) -> None:
+        with translated():
+            await self._connection.redis.xclaim(self._ready, keys.GROUP, self._consumer, 0, list(entries), justid=True)
 
     async def held(self, chats: Mapping[str, tuple[int, float]]) -> None:
         """Write down what chats have held so far, each by its attempt: KV byte-seconds, of all its attempts."""

@@ -185,6 +185,7 @@ class Worker:
 
     def _begin(self, entry: str, chat: str) -> None:
         if chat in self._running:
+            self._running[chat].entry = entry  # a new one where the ready stream was lost
             return
         running = RunningChat(entry, chat)
         self._running[chat] = running
