@@ -139,6 +139,10 @@ def _routed(gateway: Gateway, call: Call) -> Awaitable[None]:
             call.route = CHAT_PREFIX + "{id}/stream"
             _allow(call, "GET")
             return chats.resume(gateway, call, chat_id)
+        if rest == "cancel":
+            call.route = CHAT_PREFIX + "{id}/cancel"
+            _allow(call, "POST")
+            return chats.cancel(gateway, call, chat_id)
     raise Refused(Code.NOT_FOUND, f"{call.method} {path} does not exist.")
 
 

@@ -20,7 +20,7 @@ from services.store.submission import ChatInfo
 LOOK_UP_S_MAX = 2.0
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 OUR_HEADERS = b"x-bunkhouse-"
-CLIENT_HEADERS = frozenset({b"x-bunkhouse-session"})
+CLIENT_HEADERS = frozenset({b"x-bunkhouse-session", b"x-bunkhouse-resume"})
 _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -37,6 +37,7 @@ async def create(gateway: Gateway, call: Call) -> None:
         call.request_id,
         session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id"))),
         _idempotency_key(call),
+        resumes=call.header(b"x-bunkhouse-resume") in ("1", "true"),
     )
     with gateway.hub.follow(new_chat_id(), QUEUED, fresh=True) as reader:  # before the chat is there, to miss nothing
         chat = await submit(gateway, caller, request, reader.chat)
@@ -60,7 +61,7 @@ async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
         )
     info = await _own_chat(gateway, call, chat_id, take=True)
     call.overhead_s = call.elapsed_s
-    chat = Admitted(info.ticket, after, info.readers, waits=info.state == "waiting")
+    chat = Admitted(info.ticket, after, waits=info.state == "waiting", resumable=True)
     include_usage = (call.query("include_usage") or "").lower() in ("1", "true")
     await relay_stream(gateway, call, chat, include_usage=include_usage)
 
@@ -89,6 +90,14 @@ async def show(gateway: Gateway, call: Call, chat_id: str) -> None:
             except Refused as refused:
                 shown["error"] = {"code": refused.code.value, "message": refused.message}
     await call.respond_json(shown)
+
+
+async def cancel(gateway: Gateway, call: Call, chat_id: str) -> None:
+    """POST /v1/chats/{id}/cancel: end a chat wherever it is, whoever reads it. A chat that has ended stays as it is."""
+    info = await _own_chat(gateway, call, chat_id, take=False)
+    with gateway.breaker:
+        await gateway.submissions.cancel(info.ticket, gateway.config.gateway.reply_keep_s, gateway.clock())
+    await show(gateway, call, chat_id)
 
 
 async def _own_chat(gateway: Gateway, call: Call, chat_id: str, *, take: bool) -> ChatInfo:

@@ -210,6 +210,15 @@ def _paths() -> dict[str, Any]:
                 parameters=[chat_id],
             )
         },
+        "/v1/chats/{id}/cancel": {
+            "post": _operation(
+                "Cancel a chat",
+                "Ends the chat wherever it is, whoever reads it. A chat that has ended stays as it is.",
+                _json("Chat"),
+                (*_KEY, Code.CHAT_NOT_FOUND),
+                parameters=[chat_id],
+            )
+        },
         "/v1/chats/{id}/stream": {
             "get": _operation(
                 "Resume a stream",
@@ -263,6 +272,13 @@ def _create() -> dict[str, Any]:
                 {"type": "string", "minLength": 1, "maxLength": 255},
                 "The same key and request join the chat that the key was first used for, unless that failed. With "
                 "another request it is refused.",
+            ),
+            _parameter(
+                "X-Bunkhouse-Resume",
+                "header",
+                {"enum": ["0", "1", "false", "true"]},
+                "`1`: the client resumes a broken stream, so the chat outlives its connection for a while. Without it, "
+                "and without an Idempotency-Key, a chat ends when its client leaves.",
             ),
             _parameter("X-Bunkhouse-Session", "header", _SESSION, "The conversation that this chat belongs to."),
             _parameter("X-OpenWebUI-Chat-Id", "header", _SESSION, "The same, as Open WebUI sends it."),

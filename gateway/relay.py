@@ -21,7 +21,6 @@ from services.store.connection import QueueUnavailable, retried
 from services.store.replies import START, Reader
 
 CANCEL_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-STILL_READ_S = 1.0  # how often a chat that another client reads is looked at
 DEADLINE_SLACK_S = 2.0  # the scheduler refuses at the deadline; past this much more, there is none
 SILENCE_S_MAX = 300.0
 
@@ -106,9 +105,10 @@ async def relay_stream(
             await stream.run(entries, metrics)
     except ClientGone:
         call.label = "client_gone"
-        gateway.in_background(_linger(gateway, chat, gateway.config.gateway.resume_grace_s))
+        _client_left(gateway, chat)
     except HandedOver:
         call.label = Code.HANDED_OVER.value
+        await _hand_over(gateway, chat)
         if not call.status:
             raise _handed_over() from None
         await call.send(handed_over(_handed_over().body()), more=False)
@@ -140,8 +140,9 @@ async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, reader: Read
     except ClientGone:
         call.label = "client_gone"
         if end is None:
-            gateway.in_background(_linger(gateway, chat, gateway.config.gateway.resume_grace_s if chat.keyed else 0.0))
+            _client_left(gateway, chat)
     except HandedOver:
+        await _hand_over(gateway, chat)
         raise _handed_over() from None
     except Refused as refused:
         if end is None:
@@ -238,18 +239,27 @@ def answer_headers(gateway: Gateway, call: Call, chat: Admitted, metrics: Reques
     return found + call.limit_headers
 
 
+def _client_left(gateway: Gateway, chat: Admitted) -> None:
+    grace_s = gateway.config.gateway.resume_grace_s if chat.resumable else 0.0
+    gateway.in_background(_linger(gateway, chat, grace_s))
+
+
 async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
-    """Cancel a chat whose client went away, unless another client reads it, or takes it up within `grace_s`."""
+    """Cancel a chat whose client left, unless another client reads it, or takes it up within `grace_s`."""
     await asyncio.sleep(grace_s)
-    while any(reader.chat == chat.ticket.chat for reader in gateway.readers):  # noqa: ASYNC110  (seldom, and simple)
-        await asyncio.sleep(STILL_READ_S)
     keep_s = gateway.config.gateway.reply_keep_s
     with suppress(QueueUnavailable):
         await retried(
-            lambda: gateway.submissions.cancel(chat.ticket, keep_s, gateway.clock(), readers=chat.readers),
+            lambda: gateway.submissions.cancel(chat.ticket, keep_s, gateway.clock(), leaving=chat.reader),
             pauses_s=CANCEL_PAUSES_S,
             tries_max=len(CANCEL_PAUSES_S) + 1,
         )
+
+
+async def _hand_over(gateway: Gateway, chat: Admitted) -> None:
+    """Count this client as gone: where it comes back at another gateway, that one alone decides when the chat ends."""
+    with suppress(QueueUnavailable):
+        await gateway.submissions.leave(chat.ticket, chat.reader)
 
 
 def _handed_over() -> Refused:

@@ -6,7 +6,8 @@ import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from gateway.directory import EngineNow, ServedBot
 from gateway.kv_policies import choose
@@ -46,6 +47,7 @@ class Caller:
     session: str | None = None  # None: the chat is a session of its own
     idempotency_key: str | None = None
     limited: bool = True  # the chat is charged to the tenant's rate limits
+    resumes: bool = False  # the client takes a broken stream up again
 
     @classmethod
     def of(cls, tenant: str, request_id: str, *, session: str, limited: bool = True) -> Caller:
@@ -63,10 +65,10 @@ class Admitted:
 
     ticket: Ticket
     after: str = START  # the client has read up to here
-    readers: int = 0  # clients that took the reply up so far: if more do, this one no longer cancels it
     waits: bool = True  # it was not dispatched yet when we last looked
     charge: RateCharge | None = None
-    keyed: bool = False  # the client can ask for it again with its Idempotency-Key
+    resumable: bool = False  # its client may come back: by Idempotency-Key, or since it said so
+    reader: str = field(default_factory=lambda: secrets.token_hex(8))  # names this client's connection
 
 
 def new_chat_id() -> str:
@@ -101,7 +103,8 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
                 gateway.in_background(_abandon(gateway, ticket, grace_s))
                 raise
             if submission.outcome is Submitted.OK:
-                return Admitted(ticket, QUEUED, charge=submission.charge, keyed=key is not None)
+                resumable = caller.resumes or key is not None
+                return Admitted(ticket, QUEUED, charge=submission.charge, resumable=resumable)
             if submission.outcome in (Submitted.SAME, Submitted.REUSED):
                 return await _join(gateway, submission, tenant)
             if submission.outcome is not Submitted.STALE:
@@ -221,7 +224,7 @@ async def _join(gateway: Gateway, submission: Submission, tenant: str) -> Admitt
             Code.IDEMPOTENCY_KEY,
             "This Idempotency-Key was used before and its answer is no longer kept. Use a new one.",
         )
-    return Admitted(info.ticket, readers=info.readers, waits=info.state == "waiting", keyed=True)
+    return Admitted(info.ticket, waits=info.state == "waiting", resumable=True)
 
 
 async def _abandon(gateway: Gateway, ticket: Ticket, grace_s: float) -> None:
@@ -230,15 +233,12 @@ async def _abandon(gateway: Gateway, ticket: Ticket, grace_s: float) -> None:
     A client with an Idempotency-Key may come for it within `grace_s`, and must not find it cancelled.
     """
     await asyncio.sleep(grace_s)
+    keep_s, reader = gateway.config.gateway.reply_keep_s, secrets.token_hex(8)
     for pause_s in ABANDON_AFTER_S:
         await asyncio.sleep(pause_s)
-        try:
-            if await gateway.submissions.cancel(
-                ticket, gateway.config.gateway.reply_keep_s, gateway.clock(), readers=0
-            ):
+        with suppress(QueueUnavailable):
+            if await gateway.submissions.cancel(ticket, keep_s, gateway.clock(), leaving=reader):
                 return
-        except QueueUnavailable:
-            continue
 
 
 def _full(submission: Submission) -> Refused:

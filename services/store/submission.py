@@ -58,7 +58,6 @@ class ChatInfo:
     kv_bits: int | None
     queue_s: float | None
     finish: Finish | None = None  # once done
-    readers: int = 0  # times that a client took the reply up after the first
 
 
 class SubmissionClient:
@@ -134,34 +133,37 @@ class SubmissionClient:
             return Submission(outcome, ticket.chat, charge=RateCharge(windows, answer[2:], windows[number - 1]))
         return Submission(outcome, ticket.chat, number, RateCharge(windows, answer[2:]) if answer[2:] else None)
 
-    async def cancel(self, ticket: Ticket, keep_s: int, now_s: float, *, readers: int | None = None) -> bool:
-        """Stop a chat wherever it is. False when it had ended, or when its readers are no longer `readers`:
-        another client has taken it up."""
-        expected = "" if readers is None else readers
+    async def cancel(self, ticket: Ticket, keep_s: int, now_s: float, *, leaving: str = "") -> bool:
+        """Stop a chat wherever it is. False when it had ended. `leaving` names a reader that leaves: the chat stops
+        only if all others have left, at whichever gateway they were."""
         while True:
             message = encode(ControlMessage(cancel=ticket.chat))
             channel = keys.control_channel(ticket.model)
-            answer = await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message, expected])
+            answer = await self._connection.script("cancel", [keys.chat(ticket.chat)], [channel, message, leaving, 1])
             state = answer.decode()
             if state != "waiting":
                 return bool(state == "ok")
             end = ReplyEnd(Finish.CANCELLED, error=ReplyError("cancelled", "The client went away."))
-            if await self._leave(ticket, end, keep_s, now_s, expected):
+            if await self._refuse(ticket, end, keep_s, now_s, unread=bool(leaving)):
                 return True
             # It was dispatched between the two steps: tell its worker instead. Or a client took it up: leave it alone.
 
-    async def _leave(self, ticket: Ticket, end: ReplyEnd, keep_s: int, now_s: float, readers: int | str) -> bool:
+    async def leave(self, ticket: Ticket, reader: str) -> None:
+        """Count a reader that leaves, whose client goes on at another gateway."""
+        await self._connection.script("cancel", [keys.chat(ticket.chat)], ["", "", reader, 0])
+
+    async def _refuse(self, ticket: Ticket, end: ReplyEnd, keep_s: int, now_s: float, *, unread: bool) -> bool:
         counter = f"{REFUSED}cancelled"
         answer = await self._connection.script(
             "refuse",
             refuse_keys(ticket, now_s),
-            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, "cancel", readers],
+            ["", ticket.tenant, ticket.chat, encode(end), counter, keep_s, "cancel", int(unread)],
         )
         return bool(answer == b"ok")
 
     async def chat(self, chat_id: str) -> ChatInfo | None:
         """A chat by id, or None when there is none or it was forgotten."""
-        names = ("ticket", "state", "attempt", "kv_bits", "queue_s", "finish", "readers")
+        names = ("ticket", "state", "attempt", "kv_bits", "queue_s", "finish")
         with translated():
             values: list[Any] = await self._connection.redis.hmget(keys.chat(chat_id), list(names))
         return None if values[0] is None else _chat_info(values)
@@ -232,7 +234,7 @@ class SubmissionClient:
 
 
 def _chat_info(values: list[Any]) -> ChatInfo:
-    ticket, state, attempt, kv_bits, queue_s, finish, readers = values
+    ticket, state, attempt, kv_bits, queue_s, finish = values
     return ChatInfo(
         ticket=decode(Ticket, ticket),
         state=state.decode(),
@@ -240,7 +242,6 @@ def _chat_info(values: list[Any]) -> ChatInfo:
         kv_bits=int(kv_bits) if kv_bits else None,
         queue_s=float(queue_s) if queue_s else None,
         finish=Finish(finish.decode()) if finish else None,
-        readers=int(readers) if readers else 0,
     )
 
 

@@ -220,12 +220,13 @@ async def test_a_waiting_chat_that_was_taken_up_is_not_cancelled_by_the_client_b
     door = SubmissionClient(connection)
     info = await door.follow("chat-1", "acme", take=True)
     assert info is not None
-    assert not await door.cancel(info.ticket, 60, time.time(), readers=0)
-    assert not await door._leave(info.ticket, ReplyEnd(Finish.CANCELLED), 60, time.time(), 0)
+    assert not await door.cancel(info.ticket, 60, time.time(), leaving="first")
+    assert not await door._refuse(info.ticket, ReplyEnd(Finish.CANCELLED), 60, time.time(), unread=True)
+    assert not await door.cancel(info.ticket, 60, time.time(), leaving="first"), "sent again, it counts once"
     again = await door.chat("chat-1")
     assert again is not None
     assert again.state == "waiting"
-    assert await door.cancel(info.ticket, 60, time.time(), readers=1)
+    assert await door.cancel(info.ticket, 60, time.time(), leaving="second")
 
 
 async def test_sessions_that_are_over_leave_the_index(connection: Connection) -> None:

@@ -13,7 +13,6 @@ from tests.faults.harness.scene import HOSTS
 
 # Faults that are known: each is mended when its test passes, and then leaves this table.
 KNOWN = {
-    "second reader": "readers are counted by each gateway process alone",
     "redis data lost": "consumer groups, registry and ready keys are made once",
 }
 KNOWN_S_MAX = 60.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import orjson
+import pytest
 
 from services.contracts.replies import ReplyError
 from services.http_stream.sse import SseParser
@@ -58,10 +60,16 @@ class Heard:
                         return
 
 
-async def begin(host: Host, heard: Heard, pieces: int) -> None:
+RESUMABLE = {"x-bunkhouse-resume": "1"}
+
+
+async def begin(
+    host: Host, heard: Heard, pieces: int, headers: Mapping[str, str] = RESUMABLE, url: str | None = None
+) -> None:
     """Ask, hear some pieces, go away."""
     body = {**GOOD, "stream": True}
-    async with host.http.stream("POST", f"{host.url}/v1/chat/completions", json=body, headers=BEARER) as answer:
+    path = f"{url or host.url}/v1/chat/completions"
+    async with host.http.stream("POST", path, json=body, headers={**BEARER, **headers}) as answer:
         assert answer.status_code == 200
         await heard.listen(answer, pieces)
 
@@ -99,6 +107,49 @@ async def test_a_client_that_leaves_a_stream_cancels_after_the_grace(host: Host)
     left_s = time.monotonic()
     await until(lambda: host.driver.cancelled)
     assert time.monotonic() - left_s > 0.5
+
+
+async def test_a_client_that_cannot_resume_cancels_at_once(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 200, pause_s=0.05)
+    await begin(host, Heard(), 2, headers={})
+    await until(lambda: host.driver.cancelled, 0.8)  # less than the grace
+
+
+async def test_a_tenant_cancels_its_own_chat(host: Host) -> None:
+    host.driver.script_for = lambda _: Script(pieces=["x"] * 400, pause_s=0.05)
+    heard = Heard()
+    reading = asyncio.create_task(begin(host, heard, 10_000))
+    await until(lambda: heard.texts)
+    url = f"{host.url}/v1/chats/{heard.chat}/cancel"
+    error_of(await host.http.post(url, headers={"authorization": f"Bearer {GLOBEX}"}), 404, "chat_not_found", "id")
+    answer = await host.http.post(url, headers=BEARER)
+    assert (answer.status_code, answer.json()["id"]) == (200, heard.chat)
+    await reading
+    assert (heard.error, heard.done) == ("cancelled", True)
+    assert (await host.http.post(url, headers=BEARER)).json()["finish"] == "cancelled", "again, it changes nothing"
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_a_second_reader_at_another_gateway_takes_nothing_from_the_first(
+    hosts: HostFactory, redis_url: str, tokenizer: Any, keyed: bool
+) -> None:
+    async with hosts(resume_grace_s=0.1) as host:
+        host.driver.script_for = lambda _: Script(pieces=[f"{number} " for number in range(60)], pause_s=0.03)
+        heard, second = Heard(), Heard()
+        headers = {"idempotency-key": "twice"} if keyed else RESUMABLE
+        first = asyncio.create_task(begin(host, heard, 10_000, headers))
+        await until(lambda: heard.texts)
+        async with gateway_on(redis_url, host.config, tokenizer) as (app, _, url, _):
+            if keyed:
+                await begin(host, second, 1, headers, url)
+            else:
+                second.chat, second.last_id = heard.chat, "0-0"
+                await go_on(host.http, url, second, 1)
+            assert app.state is not None
+            await until(lambda: not app.state.lingering and not app.state.readers)  # type: ignore[union-attr]
+            await first
+        assert (len(heard.texts), heard.done, heard.error) == (60, True, "")
+        assert not host.driver.cancelled
 
 
 async def test_a_second_reader_who_leaves_takes_nothing_from_the_first(hosts: HostFactory) -> None:

@@ -1,10 +1,13 @@
 -- Ends a chat that was never dispatched: refused by the scheduler, or cancelled while it waited.
 -- KEYS: lease, wait:T, waiting, chat, reply, events, usage, usages
 -- ARGV: lease holder ('' = no lease needed), tenant, chat, end entry, usage counter, keep_s, event ('' = none),
---       readers expected ('' = whoever reads)
+--       '1' = only if all its readers have left (cancel.lua counts them)
 -- Answers 'ok' | 'fenced' | 'gone' | 'followed' (another client reads it now)
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'fenced' end
-if ARGV[8] ~= '' and (redis.call('HGET', KEYS[4], 'readers') or '0') ~= ARGV[8] then return 'followed' end
+if ARGV[8] == '1' then
+  local readers, left = unpack(redis.call('HMGET', KEYS[4], 'readers', 'left'))
+  if tonumber(left or '0') <= tonumber(readers or '0') then return 'followed' end
+end
 if not leave(KEYS[2], KEYS[3], ARGV[2], ARGV[3]) then return 'gone' end
 local ending = cjson.decode(ARGV[4])
 local charge, followers = unpack(redis.call('HMGET', KEYS[4], 'charge', 'followers'))
