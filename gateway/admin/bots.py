@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Body, Path, Query, status
+from pydantic import JsonValue, ValidationError
 
 from gateway.admin.auth import Operator, Viewer
-from gateway.admin.common import Host, bot_of, note, routes, tenant_of
+from gateway.admin.common import Host, bot_of, merged, note, routes, tenant_of
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
 from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig
@@ -65,6 +66,36 @@ async def put(
 
     await edit(host.connection, change)
     return shown(tenant, bot, config)
+
+
+@router.patch("/bots/{tenant}/{bot}")
+async def patch(
+    tenant: str,
+    bot: str,
+    changes: Annotated[dict[str, JsonValue], Body(examples=[{"system": "You answer briefly."}])],
+    host: Host,
+    actor: Operator,
+) -> Bot:
+    """Change a bot by a JSON merge patch (RFC 7396): members that are left out stay, null sets the default."""
+
+    def change(registry: Registry) -> tuple[Registry, Any]:
+        before = bot_of(registry, tenant, bot)
+        after = _patched(before, changes)
+        check(host.config, after)
+        entry = note(host, actor, "bot.change", f"{tenant}/{bot}", before=before, after=after)
+        return with_bot(registry, tenant, bot, after), entry
+
+    registry = await edit(host.connection, change)
+    return shown(tenant, bot, bot_of(registry, tenant, bot))
+
+
+def _patched(before: BotConfig, changes: dict[str, JsonValue]) -> BotConfig:
+    try:
+        return BotConfig.model_validate(merged(before.model_dump(mode="json", exclude_defaults=True), changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadValue(f"{where}: {first['msg']}.", param=where) from None
 
 
 @router.delete("/bots/{tenant}/{bot}", status_code=status.HTTP_204_NO_CONTENT)

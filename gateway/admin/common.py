@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from pydantic import JsonValue
 
 from gateway.admin.auth import GATEWAY, Actor
 from gateway.admin.errors import NotFound
@@ -67,4 +69,18 @@ def bot_of(registry: Registry, tenant: str, name: str) -> BotConfig:
     found = tenant_of(registry, tenant).config.bots.get(name)
     if found is None:
         raise NotFound(f"The tenant {tenant!r} has no bot {name!r}.", param="bot")
+    return found
+
+
+def merged(target: Mapping[str, JsonValue], patch: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """RFC 7396: objects are merged, null removes a member, anything else replaces it."""
+    found = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        elif isinstance(value, dict):
+            inner = found.get(name)
+            found[name] = merged(inner if isinstance(inner, dict) else {}, value)
+        else:
+            found[name] = value
     return found

@@ -18,6 +18,7 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     GET    /bots?tenant=                        viewer    Page[Bot]
     GET    /bots/{tenant}/{bot}                 viewer    Bot
     PUT    /bots/{tenant}/{bot}                 operator  BotConfig -> Bot          creates or replaces
+    PATCH  /bots/{tenant}/{bot}                 operator  a part of BotConfig -> Bot (RFC 7396)
     DELETE /bots/{tenant}/{bot}                 operator  204
     PUT    /bots/{tenant}/{bot}/kv              operator  BotKv -> BotKvAnswer      dry_run: changes nothing
 
@@ -132,7 +133,7 @@ class TenantNew(RequestBody):
 
 
 class TenantChange(RequestBody):
-    """What to change. `limits` replaces all limits; leave out what stays."""
+    """What to change. Leave out what stays; null removes a limit."""
 
     weight: Annotated[Weight | None, Field(examples=[2.0])] = None
     limits: LimitsConfig | None = None

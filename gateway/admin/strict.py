@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from gateway.admin.errors import AdminError
 
 BODY_BYTES_MAX = 2 * 2**20
+JSON_TYPES = ("application/json", "application/merge-patch+json")
 NUMBER_MAX = 2**53  # JSON, Lua and JavaScript hold integers up to here
 
 
@@ -61,7 +62,7 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if self.body_field is not None and given != "application/json":
+            if self.body_field is not None and given not in JSON_TYPES:
                 raise WrongType(f"Content-Type must be application/json, not {given!r}.")
             read = StrictRequest(request.scope, request.receive)
             await read.body()  # here: FastAPI would turn what it raises into a 400

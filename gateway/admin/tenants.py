@@ -51,16 +51,19 @@ async def show(tenant: str, host: Host, _: Viewer) -> Tenant:
 
 @router.patch("/tenants/{tenant}")
 async def change(tenant: str, wanted: TenantChange, host: Host, actor: Operator) -> Tenant:
-    """Change the weight, or all limits. A limit below what is in use lets running chats finish and new ones wait."""
+    """Change the weight or limits by a JSON merge patch (RFC 7396): limits that are left out stay, null removes one.
+
+    A limit below present use lets running chats finish and new ones wait.
+    """
     changes = wanted.model_dump(exclude_unset=True)
     if any(changes.get(name, 0) is None for name in ("weight", "limits")):
         raise BadValue("Leave out what stays unchanged; null is not allowed here.", param="weight")
-    if wanted.limits is not None:
-        changes["limits"] = wanted.limits
 
     def apply(registry: Registry) -> tuple[Registry, Any]:
         record = tenant_of(registry, tenant)
-        fresh = record.model_copy(update={"config": record.config.model_copy(update=changes)})
+        limits = record.config.limits.model_copy(update=changes.get("limits"))
+        config = record.config.model_copy(update={**changes, "limits": limits})
+        fresh = record.model_copy(update={"config": config})
         entry = note(host, actor, "tenant.change", tenant, before=_changeable(record), after=_changeable(fresh))
         return with_tenant(registry, tenant, fresh), entry
 

@@ -169,3 +169,25 @@ async def test_a_quota_below_use_is_said(admin: Admin) -> None:
     changed = await admin.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 2, "kv_bytes_max": 1000}})
     assert changed["over"] == ["chats_max"]
     assert changed["use"]["chats_running"] == 5
+
+
+async def test_a_patch_leaves_what_it_does_not_name(admin: Admin) -> None:
+    await admin.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 2, "tokens_per_minute": 900}})
+    changed = await admin.ask("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": 60, "chats_max": None}})
+    limits = {name: value for name, value in changed["limits"].items() if value is not None}
+    assert limits == {"tokens_per_minute": 900, "requests_per_minute": 60}
+
+
+async def test_a_patched_bot_keeps_its_widget(admin: Admin) -> None:
+    widget = {"allowed_origins": ["https://shop.example"], "title": "Help"}
+    await admin.ask("PUT", "/bots/acme/support", {"model": "m", "system": "You help.", "widget": widget})
+    change = {"system": "You help briefly.", "widget": {"title": "Support"}}
+    changed = (await admin.ask("PATCH", "/bots/acme/support", change))["config"]
+    assert (changed["system"], changed["model"]) == ("You help briefly.", "m")
+    assert (changed["widget"]["title"], changed["widget"]["allowed_origins"]) == ("Support", ["https://shop.example"])
+    assert (await admin.ask("PATCH", "/bots/acme/support", {"widget": None}))["config"]["widget"] is None
+    bad = await admin.refused(400, "PATCH", "/bots/acme/support", {"kv": {"floor": 5}})
+    assert bad["param"] == "kv.floor"
+    assert (await admin.refused(400, "PATCH", "/bots/acme/support", {"colour": "red"}))["param"] == "colour"
+    await admin.refused(404, "PATCH", "/bots/acme/nobody", {"system": ""})
+    assert (await admin.ask("GET", "/bots/acme/support"))["config"]["system"] == "You help briefly."
