@@ -12,6 +12,7 @@ import structlog
 
 from services.config.api_keys import ready_key
 from services.config.host_secrets import secrets_path
+from services.contracts.engines import provider_model
 from services.host.child import Child, ChildState, GaveUp
 from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
@@ -23,6 +24,7 @@ from services.store import registry_edit
 from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.engine_records import EngineRecords
+from services.store.orphans import Orphans
 from services.store.runtime import PATIENCE_S, Runtime, redis_dir, redis_socket
 
 POLL_S = 0.2
@@ -184,12 +186,16 @@ class Host:
 
 
 async def seed(connection: Connection, runtime: Runtime) -> None:
-    """Bring the stored registry up to the configuration, and delete an earlier run's reports on its engines.
+    """Bring the stored registry up to the configuration, delete an earlier run's reports on its engines, and end chats
+    whose model, tenant or bot is gone.
 
     Raises QueueUnavailable.
     """
-    await registry_edit.seed(connection, runtime.config, runtime.secrets.pepper, time.time())
-    await EngineRecords(connection).forget_run(runtime.config.models)
+    config, now_s = runtime.config, time.time()
+    await registry_edit.seed(connection, config, runtime.secrets.pepper, now_s)
+    await EngineRecords(connection).forget_run(config.models)
+    served = {*config.models, *map(provider_model, config.overflow)}
+    await Orphans(connection, served, await registry_edit.read_registry(connection)).end(now_s)
 
 
 def shown_host(host: str) -> str:
