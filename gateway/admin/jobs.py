@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import Query, status
@@ -44,7 +45,7 @@ async def create(new: JobNew, host: Host, actor: Operator) -> Job:
     if new.kind == "quality":
         _check_model(host, target)
     if new.kind == "loadtest":
-        _check_scenario(str(args["scenario"]))
+        await _check_scenario(str(args["scenario"]))
     if new.kind == "usage_rollup" and args["day"] is not None:
         _check_day(str(args["day"]))
     try:
@@ -134,9 +135,9 @@ def _check_model(host: Gateway, model: str) -> None:
         raise BadValue("Quality is measured with llama.cpp, which reads GGUF files only.", param="args.model")
 
 
-def _check_scenario(text: str) -> None:
+async def _check_scenario(text: str) -> None:
     try:
-        parse_scenario(text)
+        await asyncio.to_thread(parse_scenario, text)
     except BadScenario as error:
         raise BadValue(f"The scenario: {error}.", param="args.scenario") from None
 

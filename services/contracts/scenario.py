@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from services.contracts.chats import Task
 
+EVENTS_MAX = 20_000
+DEPTH_MAX = 20
 DURATION_S_MAX = 3600.0  # of a test that this host runs on itself
 
 Language = Literal["en", "ja"]
@@ -182,15 +184,29 @@ class BadScenario(ValueError):
     """A scenario that this host does not run. Says what is wrong."""
 
 
+def _check_events(text: str) -> None:
+    """Refuse what makes a short YAML text large or deep. Raises BadScenario, YAMLError."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if number > EVENTS_MAX or depth > DEPTH_MAX:
+            raise BadScenario(f"at most {EVENTS_MAX:,} values and {DEPTH_MAX} levels are supported")
+        merges = isinstance(event, yaml.ScalarEvent) and event.value == "<<"
+        if merges or getattr(event, "anchor", None) or getattr(event, "tag", None):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise BadScenario(f"line {line}: aliases, merges and tags are not supported")
+
+
 def parse_scenario(text: str) -> Scenario:
     """A scenario that the admin API was given, as YAML. Raises BadScenario."""
     try:
+        _check_events(text)
         scenario = Scenario.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise BadScenario(f"no valid YAML: {error}") from error
-    except (ValidationError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
+    except ValidationError as error:
+        first = error.errors()[0]
         raise BadScenario(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a scalar such as 2001-99-99
+        raise BadScenario(f"this is not valid YAML: {error}") from error
     if scenario.duration_s + scenario.drain_s > DURATION_S_MAX:
         raise BadScenario(f"duration_s and drain_s are at most {DURATION_S_MAX:.0f} together here")
     if any(tenant.key or tenant.key_env for tenant in scenario.tenants):

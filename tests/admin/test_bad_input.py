@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -90,3 +91,29 @@ async def test_a_scenario_brings_no_keys_and_names_no_variables(admin: Admin) ->
     )
     error = await admin.refused(400, "POST", "/jobs", {"kind": "loadtest", "args": {"scenario": scenario}})
     assert "key_env" in error["message"]
+
+
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{b}: &{b} {{<<: [*{a}, *{a}, *{a}, *{a}]}}\n" for a, b in pairwise("abcdefghijklm")
+)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        MERGES,
+        "a: &a 1\nb: *a",
+        "<<: {name: x}",
+        "name: !!int 'zz'",
+        "name: !!python/name:os.system x",
+        "name: 2001-99-99",
+        f"duration_s: {'9' * 9000}",
+        "[" * 5000,
+        "name: \0",
+    ],
+    ids=["merges", "alias", "merge", "tag", "object", "date", "number", "depth", "control"],
+)
+async def test_a_scenario_that_only_yaml_can_mean(admin: Admin, scenario: str) -> None:
+    error = await admin.refused(400, "POST", "/jobs", {"kind": "loadtest", "args": {"scenario": scenario}})
+    assert error["param"] == "args.scenario"
