@@ -256,9 +256,12 @@ class KvPlan(ResponseBody):
     kv_bytes_now: int
     kv_bytes_new: int
     freed_bytes: Annotated[int, Field(description="Negative: it takes more.")]
-    sessions_now: Annotated[int, Field(description="Chats of full context that the KV memory holds.")]
+    sessions_now: Annotated[int, Field(description="Chats of full context at once: in KV memory and in a slot.")]
     sessions_new: int
     sessions_gained: int
+    chats_max_possible: Annotated[
+        int | None, Field(description="What `chats_max` could be raised to then; null: the slots are enough.")
+    ] = None
     inter_token_ms_now: float | None = None
     inter_token_ms_new: float | None = None
     quality_now: Quality | None = None

@@ -4,7 +4,8 @@
     pool of what is left (SGLang)    bytes stay, tokens change
     live (KV planes)                 bytes stay; freed are the running chats' bytes beyond their need at the new bits
 
-    sessions gained = chats of full context that the freed bytes, or the pool's new tokens, hold
+    sessions        = chats of full context that the pool holds, at most one a slot; what it holds beyond the slots is
+                      said as the `chats_max` that would use it
     inter-token ms  = correction x (weights + KV of all engines with chats) / bandwidth, with as many chats of full
                       context as the pool and the slots hold, and the device's other engines as they are; bandwidth as
                       configured or measured, else bytes of a step / its time
@@ -59,6 +60,7 @@ class KvChangePlan:
     sessions_now: int
     sessions_new: int
     sessions_gained: int
+    chats_max_possible: int | None
     inter_token_ms_now: float | None
     inter_token_ms_new: float | None
     bots_below_floor: list[str]
@@ -112,17 +114,19 @@ def plan_kv(scene: PlanInputs, model: str, bits: int) -> KvChangePlan:
     new = _pool(need, now, sizes[now_bits], sizes[bits], live)
     context = seen.facts.context_tokens if seen else need.context_tokens
     freed = _reserved_above(scene, model, sizes[now_bits], sizes[bits]) if live else now.kv_bytes - new.kv_bytes
-    sessions_now, sessions_new = now.tokens // context, new.tokens // context
+    slots = seen.facts.chats_max if seen else need.chats_max
+    held_now, held_new = now.tokens // context, new.tokens // context
     if new.tokens == now.tokens:  # what was freed is anybody's
-        sessions_new += max(0, freed) // (context * sizes[bits])
+        held_new += max(0, freed) // (context * sizes[bits])
+    sessions_now, sessions_new = min(slots, held_now), min(slots, held_new)
+    possible = held_new if held_new > slots else None
     missing = _missing(scene, model, new.kv_bytes)
     how = _how(scene, model, bits == now_bits, live, new.kv_bytes)
-    chats = seen.facts.chats_max if seen else need.chats_max
     return KvChangePlan(
         bits_now=now_bits,
         bits_new=bits,
         how=how,
-        words=_words(how, bits, missing, seen),
+        words=_words(how, bits, missing, seen) + (_hint(slots, possible) if possible and how != "none" else ""),
         fits=missing == 0,
         missing_bytes=missing,
         would_fit=[
@@ -138,8 +142,9 @@ def plan_kv(scene: PlanInputs, model: str, bits: int) -> KvChangePlan:
         sessions_now=sessions_now,
         sessions_new=sessions_new,
         sessions_gained=sessions_new - sessions_now,
-        inter_token_ms_now=_latency_ms(scene, model, min(chats, now.tokens // context) * context * sizes[now_bits]),
-        inter_token_ms_new=_latency_ms(scene, model, min(chats, new.tokens // context) * context * sizes[bits]),
+        chats_max_possible=possible,
+        inter_token_ms_now=_latency_ms(scene, model, sessions_now * context * sizes[now_bits]),
+        inter_token_ms_new=_latency_ms(scene, model, min(slots, new.tokens // context) * context * sizes[bits]),
         bots_below_floor=bots_below(scene.registry, model, bits),
     )
 
@@ -200,6 +205,10 @@ def _how(scene: PlanInputs, model: str, same: bool, live: bool, kv_bytes: int) -
         return "drain"
     all_now = sum(_taken_by(scene, name) for name in scene.needs)
     return "replace" if all_now + _total(scene, model, kv_bytes) <= scene.room_bytes else "drain"
+
+
+def _hint(slots: int, possible: int) -> str:
+    return f" The memory then holds {possible} sessions of full context: raise chats_max from {slots} to {possible}."
 
 
 def _words(how: str, bits: int, missing: int, seen: EngineView | None) -> str:

@@ -21,7 +21,10 @@ async def test_a_dry_run_says_what_it_would_do(admin: Admin) -> None:
     assert plan["kv_bytes_now"] == 1536 * 23_040
     assert plan["kv_bytes_new"] == 1536 * plan["bytes_per_token_new"]
     assert plan["freed_bytes"] == plan["kv_bytes_now"] - plan["kv_bytes_new"]
-    assert plan["sessions_gained"] == plan["freed_bytes"] // (512 * plan["bytes_per_token_new"])
+    assert (plan["sessions_now"], plan["sessions_new"], plan["sessions_gained"]) == (3, 3, 0), "it has three slots"
+    beyond = plan["freed_bytes"] // (512 * plan["bytes_per_token_new"])
+    assert plan["chats_max_possible"] == 3 + beyond
+    assert f"raise chats_max from 3 to {3 + beyond}" in plan["words"]
     # One step reads the weights once and the KV of three full chats, at 20 GB/s.
     assert plan["inter_token_ms_now"] == pytest.approx((100e6 + 3 * 512 * 23_040) / 20e9 * 1000)
     assert plan["quality_new"]["bits"] == 4
@@ -44,6 +47,14 @@ async def test_what_needs_a_restart_is_a_job_and_the_second_change_gets_its_id(a
     assert (await admin.refused(409, "POST", f"/jobs/{job['id']}/cancel"))["code"] == "has_ended"
     again = await admin.ask("POST", f"/jobs/{job['id']}/retry")
     assert (again["retry_of"], again["args"]) == (job["id"], {"bits": 4})
+
+
+async def test_a_change_that_leaves_fewer_sessions_than_slots_says_so(admin: Admin) -> None:
+    await admin.engine("m", live=True, bits=8)
+    plan = (await admin.ask("PUT", "/models/m/kv", {"bits": 16, "dry_run": True}))["plan"]
+    assert (plan["sessions_now"], plan["sessions_new"], plan["sessions_gained"]) == (3, 1, -2)
+    assert plan["chats_max_possible"] is None
+    assert "chats_max" not in plan["words"]
 
 
 async def test_the_same_bits_are_no_change(admin: Admin) -> None:
