@@ -50,6 +50,9 @@ def flood(scale: float) -> tuple[Figures, Plots]:
             for flooded in (True, False)
         ]
         figures[f"quiet_ttft_ratio_{variant}"] = scenarios.ratio_p99(*harder)
+    for slots in (2, 3, 4, 8):
+        few = [scenarios.few_slots(slots, flooded, seed=SEED, seconds=4 * seconds) for flooded in (True, False)]
+        figures[f"quiet_ttft_ratio_{slots}_slots"] = scenarios.ratio_p99(*few)
     names = {"bunkhouse": "Bunkhouse", "token_bucket": "token bucket", "fifo": "FIFO"}
     plot = bar_file(
         "A quiet tenant's p99 first token in a flood, alone = 1",

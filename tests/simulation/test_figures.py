@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.simulation.scenarios import flood, models_held, overload, ratio_p99, sessions
+from benchmarks.simulation.scenarios import few_slots, flood, models_held, overload, ratio_p99, sessions
+from services.evidence.statistics import percentile
 
 SEED = 3
 
@@ -14,6 +15,13 @@ def test_a_quiet_tenant_hardly_notices_a_flood_that_fifo_would_drown_it_in() -> 
     assert len(beside) == len(alone), "none is lost"
     assert ratio_p99(beside, alone) <= 1.15
     assert ratio_p99(drowned, alone) > 3.0
+
+
+def test_a_few_slots_are_enough_for_a_quiet_tenant() -> None:
+    """Of two slots, one is kept: enough unless two of its chats come at once. Of four, even then."""
+    for slots, part in ((2, 0.5), (4, 0.99)):
+        alone, beside = (few_slots(slots, flooded, seed=SEED, seconds=1500.0) for flooded in (False, True))
+        assert percentile(beside, part) <= 1.1 * percentile(alone, part), slots
 
 
 def test_goodput_stays_when_three_times_too_much_is_asked() -> None:
