@@ -74,18 +74,24 @@ class DecisionLog:
 
     def ended(self, held: Reservation, usage: ChatUsage | None, now_s: float) -> None:
         """A chat that was admitted is over. `usage` None: nobody reported what it took."""
-        logged = self._find(held.chat) or _Logged()
+        logged = self._entry(held.chat)
         logged.held, logged.usage, logged.ended_s = held, usage, now_s
-        self._note(held.chat, logged)
 
     def cancelled(self, chat: str, ticket: Ticket | None, now_s: float) -> None:
         """A chat was withdrawn before it ran; its ticket, if it was waiting still."""
-        logged = self._find(chat) or _Logged(ticket)
-        logged.ended_s = now_s
-        self._note(chat, logged)
+        logged = self._entry(chat)
+        logged.ticket, logged.ended_s = ticket or logged.ticket, now_s
 
     def _find(self, chat: str) -> _Logged | None:
         return self._last.get(chat) or self._before.get(chat)
+
+    def _entry(self, chat: str) -> _Logged:
+        """What is known of the chat, to add to."""
+        found = self._find(chat)
+        if found is None:
+            found = _Logged()
+            self._note(chat, found)
+        return found
 
     def _note(self, chat: str, logged: _Logged) -> None:
         self._last[chat] = logged

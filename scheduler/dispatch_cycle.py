@@ -294,7 +294,7 @@ class DispatchCycle:
         if decision.outcome not in _ADMITTED:
             return
         for other, blocked_head in self.blocked_heads.items():
-            if other == model or self._slows(model, other):
+            if other == model or (self._bandwidth_bound and self._slows(model, other)):
                 blocked_head.overtaken += 1
                 if blocked_head.overtaken >= self._accounting.settings.overtakes_max:
                     self._holding.add(other)
