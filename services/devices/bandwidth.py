@@ -13,7 +13,7 @@ import orjson
 import structlog
 
 from services.contracts.devices import DeviceBandwidth
-from services.process.children import mortal
+from services.process.children import interpreter_environment, mortal
 
 PROBE = Path(__file__).with_name("bandwidth_probe.py")
 PROBE_S_MAX = 90.0
@@ -30,6 +30,7 @@ async def measure(index: int, python: Path | None) -> DeviceBandwidth | None:
         *mortal([str(python or sys.executable), str(PROBE), str(index)]),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=interpreter_environment(python),
     )
     try:
         async with asyncio.timeout(PROBE_S_MAX):

@@ -42,15 +42,17 @@ class ServerProcess:
         ready: Callable[[list[str]], Awaitable[T | None]],
         progress: Progress,
         timeout_s: float,
+        *,
+        base: Mapping[str, str] | None = None,
     ) -> T:
         """Spawn and return what `ready` answers, which is asked with the log's new lines until it is not None.
 
-        `env` is added to this process's environment. Raises EngineStartError; nothing runs on then.
+        `env` is added to `base`, or to this process's environment. Raises EngineStartError; nothing runs on then.
         """
         await self.stop()
         self._log_at = self.log_path.stat().st_size if self.log_path.exists() else 0
         try:
-            self._process = await spawn(argv, {**os.environ, **env}, self.log_path)
+            self._process = await spawn(argv, {**(os.environ if base is None else base), **env}, self.log_path)
         except OSError as error:
             raise EngineStartError(f"{self.name}: cannot be started: {error}") from error
         answer = None

@@ -64,8 +64,8 @@ class SglangPlan:
             words += ["--quantization", self.quantization]
         return [*words, *self.flags]
 
-    def environment(self) -> dict[str, str]:
-        """To be added to the host's own environment."""
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """To be added to `base`, the interpreter's environment."""
         variables = {
             "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",  # /health answers at once, costs no token
             "SGLANG_TIMEOUT_KEEP_ALIVE": "5",  # longer than we keep a connection (services.engines.http)
@@ -73,7 +73,7 @@ class SglangPlan:
         if self.device == "cpu":
             variables["SGLANG_USE_CPU_ENGINE"] = "1"
             variables["OMP_WAIT_POLICY"] = "passive"  # spinning threads starve everything else on the machine
-            path = os.environ.get("PYTHONPATH", "")
+            path = base.get("PYTHONPATH", "")
             variables["PYTHONPATH"] = os.pathsep.join(part for part in (str(CPU_STAND_IN), path) if part)
         return variables
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import shutil
 import sys
@@ -31,7 +30,7 @@ from services.kvplanes.config import KVPlanesConfig
 from services.kvplanes.control import ControlClient
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
-from services.process.children import stop
+from services.process.children import interpreter_environment, stop
 from services.process.ports import free_port
 
 _WORDS = {
@@ -145,7 +144,8 @@ class SglangServer:
                 return None
             return True
 
-        await self._process.start(argv, environment, ready, progress, options.start_s_max)
+        base = interpreter_environment(options.python)
+        await self._process.start(argv, environment, ready, progress, options.start_s_max, base=base)
         self.http = http
         return await self._facts(http, model, bits, per_token)
 
@@ -188,6 +188,7 @@ class SglangServer:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
+                env=interpreter_environment(python),
             )
         except OSError as error:
             raise EngineStartError(f"{self.name}: cannot run {python}: {error.strerror}") from error
@@ -235,13 +236,14 @@ class SglangServer:
             ) from error
 
     def _environment(self, plan: SglangPlan, bits: KvBits) -> dict[str, str]:
-        environment = plan.environment()
+        base = interpreter_environment(self.options.python)
+        environment = plan.environment(base)
         if self.options.device == "cuda" and self.options.gpu:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.options.gpu)
         if self.options.kvplanes and self._folder is not None:
             control = str(self._folder / "planes.sock")
             config = KVPlanesConfig(bits=int(bits), control=control)
-            environment = plugin_environment(config, self._folder / "site", {**os.environ, **environment})
+            environment = plugin_environment(config, self._folder / "site", {**base, **environment})
             self.control = ControlClient(control)
         return environment
 

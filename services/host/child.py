@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import structlog
 
-from services.host.programs import CONFIG_ERROR_CODE, Program
+from services.host.programs import CONFIG_ERROR_CODE, ENGINE_ERROR_CODE, Program
 from services.host.restarts import Restarts
 from services.process import children as process
 from services.store.embedded_redis import EmbeddedRedisError
@@ -33,6 +33,10 @@ class ChildState(StrEnum):
 
 class GaveUp(Exception):
     """A child kept dying and is not restarted. The message ends with its last log lines."""
+
+
+class EngineGaveUp(GaveUp):
+    """A worker whose engine does not start. The message is one line that ends with the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,13 @@ class Child:
             began_s = loop.time()
             code = await self._run_once()
             now_s = loop.time()
-            pause_s = None if code == CONFIG_ERROR_CODE else self._restarts.died(now_s, now_s - began_s)
+            final = code in (CONFIG_ERROR_CODE, ENGINE_ERROR_CODE)
+            pause_s = None if final else self._restarts.died(now_s, now_s - began_s)
             log.error("child.died", child=self.name, why=self.last_error, again_in_s=pause_s)
             if pause_s is None:
                 self._set_state(ChildState.GAVE_UP)
+                if code == ENGINE_ERROR_CODE:
+                    raise EngineGaveUp(f"{self.name} cannot start its engine: {self._last_lines(1)}")
                 raise GaveUp(self._failure(code))
             self._set_state(ChildState.WAITING)
             await asyncio.sleep(pause_s)
@@ -119,7 +126,9 @@ class Child:
             else f"died {self._restarts.deaths_max} times within {self._restarts.window_s:.0f} s; the last time, "
             f"{self.last_error}"
         )
-        lines = "(it cannot be read)"
+        return f"{self.name} {tries}. The end of {self.program.log_path}:\n{self._last_lines(TAIL_LINES)}"
+
+    def _last_lines(self, count: int) -> str:
         with contextlib.suppress(OSError):
-            lines = process.tail(self.program.log_path, TAIL_LINES)
-        return f"{self.name} {tries}. The end of {self.program.log_path}:\n{lines}"
+            return process.tail(self.program.log_path, count).strip()
+        return "(it cannot be read)"

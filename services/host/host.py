@@ -13,7 +13,7 @@ import structlog
 from services.config.api_keys import ready_key
 from services.config.host_secrets import secrets_path
 from services.contracts.engines import provider_model
-from services.host.child import Child, ChildState, GaveUp
+from services.host.child import Child, ChildState, EngineGaveUp, GaveUp
 from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
 from services.host.programs import Program, programs
@@ -52,6 +52,7 @@ class Host:
         self._tasks: dict[asyncio.Task[None], Child] = {}
         self._url = ""
         self._serving = False
+        self._lost: set[str] = set()  # models whose engines do not start
 
     async def run(self) -> None:
         """Up, until SIGINT, SIGTERM or SIGHUP. Raises AlreadyClaimed, HostFailed, QueueUnavailable."""
@@ -133,12 +134,12 @@ class Host:
         async with self._runtime.connect(PATIENCE_S) as connection:
             readiness = Readiness(self._config, connection, self._url, self._begin_s)
             try:
-                steps = await readiness.look()
+                steps = await readiness.look(self._lost)
                 while not all(step.done for step in steps):
                     self._display.steps(steps)
                     await self._watch(POLL_S)
                     self._check_stop()
-                    steps = await readiness.look()
+                    steps = await readiness.look(self._lost)
             finally:
                 await readiness.close()
         self._serving = True
@@ -166,11 +167,15 @@ class Host:
             self._gave_up(child, task.exception())
 
     def _gave_up(self, child: Child, error: BaseException | None) -> None:
-        """During start-up every part is needed. Later, the others serve on without a model that gave up."""
+        """During start-up every part is needed, but a model whose engine does not start where others do. Later, the
+        others serve on without a model that gave up."""
         if not isinstance(error, GaveUp):
             raise HostFailed(f"{child.name}: {error!r}") from error
         log.error("child.gave_up", child=child.name)
-        if not self._serving or not child.name.startswith(("worker", "overflow", "jobs")):
+        if isinstance(error, EngineGaveUp) and child.name.startswith("worker "):
+            self._lost.add(child.name.removeprefix("worker "))
+        elsewhere = isinstance(error, EngineGaveUp) and self._lost < set(self._config.models)
+        if not (self._serving or elsewhere) or not child.name.startswith(("worker", "overflow", "jobs")):
             raise HostFailed(str(error)) from error
         self._report(f"The others go on without it: {error}")
 

@@ -12,6 +12,7 @@ from services.config.schema import Config
 from services.process import children as process
 
 CONFIG_ERROR_CODE = 2  # exit status of our programs when the configuration is wrong
+ENGINE_ERROR_CODE = 3  # of a worker whose engine did not come up in all of its tries; it has tried often enough
 SCHEDULER_STOP_S_MAX = 5.0
 ENGINE_STOP_S_MAX = 10.0
 JOBS_STOP_S_MAX = 10.0

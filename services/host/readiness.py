@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -33,10 +33,11 @@ class Readiness:
         self._started_s = started_s
         self._http = httpx.AsyncClient(base_url=gateway_url, timeout=HTTP_S_MAX, trust_env=False)
 
-    async def look(self) -> list[Step]:
-        """The state of each part now."""
+    async def look(self, lost: Collection[str] = ()) -> list[Step]:
+        """The state of each part now, but of the models that are `lost`: nobody waits for them."""
         try:
-            steps = [await self._scheduler(), *await self._models()]
+            models = [step for step in await self._models() if step.name.removeprefix("model ") not in lost]
+            steps = [await self._scheduler(), *models]
         except QueueUnavailable as error:
             steps = [Step("redis", done=False, words=str(error))]
         return [await self._gateway(all(step.done for step in steps)), *steps]

@@ -24,6 +24,15 @@ _GROUP_GONE_S_MAX = 2.0
 _POLL_S = 0.02
 
 
+def interpreter_environment(python: Path | None) -> dict[str, str]:
+    """This process's environment, for a program that `python` runs (None: this interpreter).
+
+    Another interpreter gets no PYTHON* variables: with the host's PYTHONPATH it would import the host's packages.
+    """
+    own = python is None or python == Path(sys.executable)
+    return {name: value for name, value in os.environ.items() if own or not name.startswith("PYTHON")}
+
+
 def raise_open_files_limit() -> int:
     """Lift this process's soft limit on open files to the hard one, and return it. With a shell's usual 1,024 a
     gateway's next client would hang."""

@@ -36,6 +36,8 @@ from services.worker.command_runner import CommandDependencies, bits_to_start
 from services.worker.engine_supervisor import EngineGone
 from services.worker.worker import Worker, probe_prompt
 
+ENGINE_ERROR_CODE = 3
+
 log = structlog.get_logger()
 
 
@@ -82,7 +84,8 @@ async def serve(runtime: Runtime, model: str) -> None:
 
 
 def main() -> int:
-    """Exit status 1 when the engine cannot be served, 2 when the configuration is wrong."""
+    """Exit status 1 when the worker should be tried again, 2 when the configuration is wrong, 3 when the engine did not
+    come up in all of the worker's own tries; the last line of the log is the cause then."""
     config_path, model = Path(sys.argv[1]), sys.argv[2]
     setup(f"worker:{model}")
     raise_open_files_limit()
@@ -96,6 +99,9 @@ def main() -> int:
         return 2
     except (EngineGone, QueueUnavailable) as error:
         log.error("worker.ended", model=model, why=str(error))
+        if isinstance(error, EngineGone) and error.never_up:
+            print(error.cause, file=sys.stderr, flush=True)  # noqa: T201  (read by services.host.child)
+            return ENGINE_ERROR_CODE
         return 1
     return 0
 

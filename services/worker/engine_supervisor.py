@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,11 +18,23 @@ MISSES_MAX = 3  # health checks in a row
 STRIKES_MAX = 3  # chats in a row that failed on an engine that calls itself healthy
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)  # before each try to start; then the worker gives up
 
+_REASON = re.compile(r"error\b[^:]*: \S", re.IGNORECASE)
+
 log = structlog.get_logger()
 
 
 class EngineGone(Exception):
-    """The engine did not come back after all tries. The message has its last log lines."""
+    """The engine did not come up in all tries. The message has its last log lines."""
+
+    def __init__(self, message: str, *, never_up: bool = False) -> None:
+        super().__init__(message)
+        self.never_up = never_up  # not once since the worker started: another worker would fail, too
+
+    @property
+    def cause(self) -> str:
+        """One line: the last one that names an error and goes on with its reason."""
+        lines = [line.strip() for line in str(self).splitlines() if line.strip()]
+        return next((line for line in reversed(lines) if _REASON.search(line)), lines[-1])
 
 
 class EngineSupervisor:
@@ -96,7 +109,8 @@ class EngineSupervisor:
             else:
                 self.open(self._facts)
                 return
-        raise EngineGone(f"{self._model}: the engine failed to start {len(BACKOFF_S)} times: {last}")
+        words = f"{self._model}: the engine failed to start {len(BACKOFF_S)} times: {last}"
+        raise EngineGone(words, never_up=self.starts == 0)
 
     async def watch(self) -> None:
         """Restart it whenever it dies or hangs. Runs until cancelled; raises EngineGone."""

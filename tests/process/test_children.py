@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
-from services.process.children import spawn, stop, tail
+from services.process.children import interpreter_environment, spawn, stop, tail
 
 TREE = """
 import subprocess, sys, time, signal
@@ -112,3 +113,12 @@ def test_tail_is_bounded(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"\xff line\n" * 100_000)
     assert tail(log, lines=3, bytes_max=1000) == "\ufffd line\n\ufffd line\n\ufffd line"
+
+
+def test_another_interpreter_gets_no_python_variables_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/host/packages")
+    assert interpreter_environment(None)["PYTHONPATH"] == "/host/packages"
+    assert interpreter_environment(Path(sys.executable))["PYTHONPATH"] == "/host/packages"
+    other = interpreter_environment(Path("/opt/sglang/bin/python"))
+    assert not [name for name in other if name.startswith("PYTHON")]
+    assert other["PATH"] == os.environ["PATH"]
