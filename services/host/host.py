@@ -20,6 +20,7 @@ from services.host.programs import Program, programs
 from services.host.readiness import Readiness
 from services.host.state_file import STATE_FILE, HostState, write_state
 from services.process.log_files import rotated_logs
+from services.process.ports import url_host
 from services.store import registry_edit
 from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
@@ -29,7 +30,6 @@ from services.store.runtime import PATIENCE_S, Runtime, redis_dir, redis_socket
 
 POLL_S = 0.2
 LOGS = "logs"
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Host:
                 loop.add_signal_handler(number, self._signalled)
         with data_dir_lock(self._config.data_dir):
             port = gateway_port(self._config.gateway.host, self._config.gateway.port)
-            self._url = f"http://{shown_host(self._config.gateway.host)}:{port}"
+            self._url = f"http://{url_host(self._config.gateway.host)}:{port}"
             async with rotated_logs(self._logs_dir):
                 try:
                     await self._start(port)
@@ -201,10 +201,3 @@ async def seed(connection: Connection, runtime: Runtime) -> None:
     await EngineRecords(connection).forget_run(config.models)
     served = {*config.models, *map(provider_model, config.overflow)}
     await Orphans(connection, served, await registry_edit.read_registry(connection)).end(now_s)
-
-
-def shown_host(host: str) -> str:
-    """An address that a client on this machine can connect to."""
-    if host in ANY_ADDRESS:
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host

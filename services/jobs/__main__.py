@@ -1,4 +1,4 @@
-"""`python -m services.jobs CONFIG`: work on jobs until SIGTERM."""
+"""`python -m services.jobs CONFIG`: run a Celery worker until SIGTERM."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def serve(runtime: Runtime) -> None:
 
 
 def _keep_logging(**_: object) -> None:
-    """Celery is not to touch what `logs.setup` did."""
+    """A receiver of this signal keeps Celery from setting up logs of its own."""
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 async def _redis_answers(runtime: Runtime) -> None:
-    """Celery ends at once where Redis refuses writes: a host whose disk is full for a while would give the jobs up."""
+    """Wait for Redis: Celery ends at once where Redis refuses writes, so a full disk would make the host give up."""
     async with runtime.connect(PATIENCE_S):
         return
 

@@ -1,8 +1,8 @@
 """Job: a load test of this host, from a scenario's YAML.
 
-It talks to this host's own gateway, whatever `url` says: on this machine, or where BUNKHOUSE_GATEWAY_URL says. It makes
-keys for the scenario's tenants and revokes them at the end; they expire by themselves should it be killed. A scenario
-names tenants and bots that exist.
+It sends chats to this host's own gateway, not to the scenario's `url`: on this machine, or at BUNKHOUSE_GATEWAY_URL. It
+makes keys for the scenario's tenants and revokes them at the end; if it is killed, they expire. Tenants and bots of the
+scenario must exist.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_r
 from services.evidence.loadtest.runner import Runner
 from services.http_stream.client import StreamClient
 from services.jobs.attempt import Context, JobFailed
+from services.process.ports import url_host
 from services.store.audit_log import Note
 from services.store.jobs import JobData
 from services.store.registry import KeyRecord, Registry
@@ -32,7 +33,6 @@ from services.store.runtime import GATEWAY_URL_ENV
 
 KEY_MARGIN_S = 300.0
 LOOK_S = 0.5
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
 
 
 async def run(context: Context) -> JobData:
@@ -93,8 +93,7 @@ def gateway_url(gateway: GatewayConfig, environ: Mapping[str, str] = os.environ)
     """The API's base as this process reaches it."""
     if named := environ.get(GATEWAY_URL_ENV):
         return f"{named.rstrip('/')}/v1"
-    host = "127.0.0.1" if gateway.host in ANY_ADDRESS else gateway.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{gateway.port}/v1"
+    return f"http://{url_host(gateway.host)}:{gateway.port}/v1"
 
 
 def _reached_nobody(run: Run) -> str:

@@ -1,4 +1,7 @@
-"""A job gives a model's worker one command and follows it to its end. The job's id is the command's: twice is once."""
+"""A job sends a model's worker one command and follows it to its end.
+
+The command has the job's id, so a second attempt finds the first one's command.
+"""
 
 from __future__ import annotations
 

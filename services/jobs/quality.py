@@ -1,8 +1,8 @@
 """Job: what KV bits cost a model, measured through llama.cpp with real quantized caches.
 
 Perplexity, KL divergence and top-1 agreement against the model's own 16-bit cache, at every position of the second half
-of a few texts: the tenant's own transcripts, or the bundled support dialogues. services/evidence/prove has the
-measuring; this runs it beside a serving host, one precision at a time, with as few slots as it needs.
+of a few texts: the tenant's own transcripts, or the bundled support dialogues. services/evidence/prove measures;
+this runs it beside a serving host, one precision at a time, with as few slots as it needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEXTS = 2
 TEXT_TOKENS_MAX = 512  # longer texts are cut in pieces; costs grow with the square
 TEXT_TOKENS_MIN = 32
 BASE = 16
-STEPS = 8  # between two looks at whether to go on
+STEPS = 8  # positions read between two reports of progress
 BUNDLED = "bundled support dialogues"
 
 
@@ -34,14 +34,14 @@ async def run(context: Context) -> JobData:
     job = context.job
     settings = context.runtime.config.models.get(job.target)
     if settings is None or not settings.kind.measures_quality:
-        raise JobFailed(f"{job.target}: quality is measured through llama.cpp, which reads GGUF files alone.")
+        raise JobFailed(f"{job.target}: quality is measured through llama.cpp, which reads GGUF files only.")
     try:
         weights = resolve(settings.weights)
     except WeightsError as error:
         raise JobFailed(str(error)) from error
     tokenizer = await asyncio.to_thread(load_tokenizer, weights)
     if not tokenizer.exact:
-        raise JobFailed(f"{job.target}: its tokenizer's family is unknown, so positions cannot be told.")
+        raise JobFailed(f"{job.target}: its tokenizer's family is unknown, so token positions are not known.")
     given = job.args.get("transcripts")
     texts = pieces(
         [tokenizer.encode(text) for text in ([given] if given else support_text(TEXTS))], int(job.args["tokens_max"])

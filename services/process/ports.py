@@ -1,8 +1,17 @@
-"""Which TCP port a server may listen on."""
+"""Addresses that servers of this machine listen on."""
 
 from __future__ import annotations
 
 import socket
+
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (recognised here, not bound)
+
+
+def url_host(host: str) -> str:
+    """`host` of a server as a URL on this machine names it: any address becomes 127.0.0.1, IPv6 gets brackets."""
+    if host in ANY_ADDRESS:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def free_port(host: str = "127.0.0.1", port: int = 0) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.store import redis_keys as keys
-from services.store.connection import Connection, connect
+from services.store.connection import Connection, connect, translated
 from services.store.jobs import Jobs, StoredJob
 from services.store.runtime import REDIS_URL_ENV, Runtime
 
@@ -106,6 +106,7 @@ async def job_when(
 
 
 async def long_silent(connection: Connection, job_id: str) -> None:
-    """As if a running job's worker had not been heard of for longer than any bound."""
-    await connection.redis.hset(keys.job(job_id), "beat_s", 0)
-    await connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {job_id: 0}, xx=True)
+    """As if a running job's worker had not been heard of for longer than any bound. Raises QueueUnavailable."""
+    with translated():
+        await connection.redis.hset(keys.job(job_id), "beat_s", 0)
+        await connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {job_id: 0}, xx=True)

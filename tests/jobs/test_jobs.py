@@ -22,7 +22,7 @@ from services.store import jobs as store
 from services.store import redis_keys as keys
 from services.store import usage_report as usage
 from services.store.celery_message import job_message, task_name
-from services.store.connection import Connection
+from services.store.connection import Connection, QueueUnavailable
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.jobs import QUEUE, Fenced, Jobs, JobState, Locked
 from services.store.runtime import Runtime
@@ -72,6 +72,29 @@ async def test_a_job_whose_worker_is_killed_is_taken_up_again(connection: Connec
     await jobs.cancel(again, time.time())
     assert (await job_when(connection, job.id)).state is JobState.CANCELLED
     assert await jobs.holder("model:m") is None
+
+
+async def test_a_job_goes_on_after_redis_was_silent(connection: Connection, workers: Workers) -> None:
+    jobs = Jobs(connection)
+    workers.start()
+    job = await jobs.create("sleep", "m", {}, by="test", now_s=time.time(), lock="model:m")
+    await job_when(connection, job.id, lambda job: job.state is JobState.RUNNING)
+    await connection.redis.execute_command("CLIENT", "PAUSE", 5000, "ALL")  # timeouts are 2 s
+    async with asyncio.timeout(30):
+        while "job.queues_unavailable" not in workers.log():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        while True:
+            try:
+                await long_silent(connection, job.id)
+                break
+            except QueueUnavailable:
+                await asyncio.sleep(0.1)
+    again = await job_when(connection, job.id, lambda job: job.attempt == 2)
+    await jobs.cancel(again, time.time())
+    assert (await job_when(connection, job.id)).state is JobState.CANCELLED
+    async with asyncio.timeout(20):
+        while await waiting(connection) or await connection.redis.hlen(keys.CELERY_UNACKED):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_one_job_has_a_model_to_itself(connection: Connection) -> None:
