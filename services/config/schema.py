@@ -76,6 +76,7 @@ class RedisConfig(Section):
     url: str = "embedded"
     password_file: Path | None = None
     timeout_s: float = Field(default=2.0, gt=0)
+    prefix: str = Field(default="bh", pattern=r"^[a-z0-9-]{1,32}$")  # of each key; hosts on one Redis differ in it
 
 
 class MemoryConfig(Section):

@@ -25,6 +25,7 @@ from services.store import registry_edit
 from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.engine_records import EngineRecords
+from services.store.host_identity import warn_of_eviction
 from services.store.orphans import Orphans
 from services.store.runtime import PATIENCE_S, Runtime, redis_dir, redis_socket
 
@@ -197,6 +198,7 @@ async def seed(connection: Connection, runtime: Runtime) -> None:
     Raises QueueUnavailable.
     """
     config, now_s = runtime.config, time.time()
+    await warn_of_eviction(connection)
     await registry_edit.seed(connection, config, runtime.secrets.pepper, now_s)
     await EngineRecords(connection).forget_run(config.models)
     served = {*config.models, *map(provider_model, config.overflow)}

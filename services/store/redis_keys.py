@@ -1,4 +1,4 @@
-"""Every Redis key the host uses, named once.
+"""Every Redis key the host uses, named once. `redis.prefix` stands in place of `bh` where the configuration sets it.
 
 key                     type    holds
 bh:chat:CHAT            hash    ticket, payload, state, attempt, cancelled, kv_bits, entry (in the ready stream), asked
@@ -20,6 +20,7 @@ bh:bandwidths           hash    device -> its measured bandwidth; bh:bandwidth-p
 bh:lease, bh:fence      string  who schedules, and the number of takeovers
 bh:snapshot             string  what the scheduler last saw, for gateways and the dashboard
 bh:learned              hash    model -> what the scheduler found out about its engine, for its successor
+bh:host                 hash    id of the host whose Redis this is, and its name
 bh:registry             hash    version, and the document of tenants, keys and bots
 bh:idempotency:T:KEY    string  chat that an Idempotency-Key stands for
 bh:usage:DAY:T:BOT      hash    counters for billing
@@ -75,91 +76,106 @@ CELERY_JOBS = "jobs"  # as Celery names its queue; with the prefix, a list
 CELERY_UNACKED = CELERY_PREFIX + "unacked"  # hash: delivery tag -> message that a worker has
 CELERY_UNACKED_INDEX = CELERY_PREFIX + "unacked_index"  # zset: delivery tag -> when it was delivered or renewed
 
+HOST = "bh:host"
+
 GROUP = "workers"
 
 # Channels carry hints. What they tell of is stored; a lost hint costs time, never a token.
 REGISTRY_HINTS = "bh:hint:registry"
 
 
+_prefix = "bh"
+
+
+def use_prefix(prefix: str) -> None:
+    """Begin every key and channel of this process with `prefix`, so that several hosts can share one Redis."""
+    module = globals()
+    before = f"{_prefix}:"
+    for name, value in list(module.items()):
+        if name.isupper() and isinstance(value, str) and value.startswith(before):
+            module[name] = f"{prefix}:{value.removeprefix(before)}"
+    module["_prefix"] = prefix
+
+
 def reply_channel(process: str) -> str:
     """Channel on which one gateway process hears of the replies that it follows."""
-    return f"bh:hint:replies:{process}"
+    return f"{_prefix}:hint:replies:{process}"
 
 
 def chat(chat_id: str) -> str:
     """Hash of one chat."""
-    return f"bh:chat:{chat_id}"
+    return f"{_prefix}:chat:{chat_id}"
 
 
 def reply(chat_id: str) -> str:
     """Stream of one chat's answer."""
-    return f"bh:reply:{chat_id}"
+    return f"{_prefix}:reply:{chat_id}"
 
 
 def wait(tenant: str) -> str:
     """A tenant's waiting room."""
-    return f"bh:wait:{tenant}"
+    return f"{_prefix}:wait:{tenant}"
 
 
 def ready(model: str) -> str:
     """Stream of a model's admitted chats."""
-    return f"bh:ready:{model}"
+    return f"{_prefix}:ready:{model}"
 
 
 def control_channel(model: str) -> str:
     """Channel on which a model's worker hears of cancellations and commands."""
-    return f"bh:control:{model}"
+    return f"{_prefix}:control:{model}"
 
 
 def idempotency(tenant: str, key: str) -> str:
     """Chat behind an Idempotency-Key."""
-    return f"bh:idempotency:{tenant}:{key}"
+    return f"{_prefix}:idempotency:{tenant}:{key}"
 
 
 def usage(day: str, tenant: str, bot: str) -> str:
     """Counters of one bot on one day (UTC, YYYY-MM-DD)."""
-    return f"bh:usage:{day}:{tenant}:{bot}"
+    return f"{_prefix}:usage:{day}:{tenant}:{bot}"
 
 
 def spent(month: str, tenant: str) -> str:
     """What other providers take for the chats that a tenant began in one month (UTC, YYYY-MM), in micro-dollars: a
     chat that runs counts with the most that it may cost."""
-    return f"bh:spent:{month}:{tenant}"
+    return f"{_prefix}:spent:{month}:{tenant}"
 
 
 def bandwidth_probe(device: str) -> str:
     """Held while somebody measures a device's bandwidth."""
-    return f"bh:bandwidth-probe:{device}"
+    return f"{_prefix}:bandwidth-probe:{device}"
 
 
 def limit(tenant: str, what: str, window: int) -> str:
     """Counter of one rate-limit window."""
-    return f"bh:limit:{tenant}:{what}:{window}"
+    return f"{_prefix}:limit:{tenant}:{what}:{window}"
 
 
 def session(tenant: str, session_id: str) -> str:
     """A session's KV bits and last use."""
-    return f"bh:session:{tenant}:{session_id}"
+    return f"{_prefix}:session:{tenant}:{session_id}"
 
 
 def command(model: str) -> str:
     """The last command to a model's worker."""
-    return f"bh:command:{model}"
+    return f"{_prefix}:command:{model}"
 
 
 def explain(ask: str) -> str:
     """Where the scheduler puts the answer to one question."""
-    return f"bh:explain:{ask}"
+    return f"{_prefix}:explain:{ask}"
 
 
 def job(job_id: str) -> str:
     """One job."""
-    return f"bh:job:{job_id}"
+    return f"{_prefix}:job:{job_id}"
 
 
 def job_lock(name: str) -> str:
     """The job that has `name` to itself."""
-    return f"bh:job-lock:{name}"
+    return f"{_prefix}:job-lock:{name}"
 
 
 WIDGET_OUTBOX = "bh:widget:outbox"
@@ -167,34 +183,34 @@ WIDGET_OUTBOX = "bh:widget:outbox"
 
 def widget_letter(letter_id: str) -> str:
     """A handover to a person, on its way."""
-    return f"bh:widget:letter:{letter_id}"
+    return f"{_prefix}:widget:letter:{letter_id}"
 
 
 def widget_talk(session: str) -> str:
     """A visitor's conversation."""
-    return f"bh:widget:talk:{session}"
+    return f"{_prefix}:widget:talk:{session}"
 
 
 def widget_busy(session: str) -> str:
     """The chat that a visitor waits for."""
-    return f"bh:widget:busy:{session}"
+    return f"{_prefix}:widget:busy:{session}"
 
 
 def widget_read(chat_id: str) -> str:
     """Whether somebody reads an answer."""
-    return f"bh:widget:read:{chat_id}"
+    return f"{_prefix}:widget:read:{chat_id}"
 
 
 def widget_rate(name: str, minute: int) -> str:
     """Requests in one minute."""
-    return f"bh:widget:rate:{name}:{minute}"
+    return f"{_prefix}:widget:rate:{name}:{minute}"
 
 
 def dashboard_session(digest: str) -> str:
     """A sealed login."""
-    return f"bh:dashboard:session:{digest}"
+    return f"{_prefix}:dashboard:session:{digest}"
 
 
 def dashboard_tries(address: str, minute: int) -> str:
     """Failed logins from one address in one minute."""
-    return f"bh:dashboard:tries:{address}:{minute}"
+    return f"{_prefix}:dashboard:tries:{address}:{minute}"

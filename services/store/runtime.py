@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.config.host_secrets import Secrets, load_secrets
 from services.config.schema import Config, ConfigError, load
+from services.store import redis_keys
 from services.store.connection import Connection, connect, read_password
+from services.store.host_identity import claim_redis, identity_of
 
 REDIS_URL_ENV = "BUNKHOUSE_REDIS_URL"
 REDIS_PASSWORD_FILE_ENV = "BUNKHOUSE_REDIS_PASSWORD_FILE"  # noqa: S105  (a variable's name)
@@ -40,18 +43,24 @@ class Runtime:
     def from_config(cls, path: Path, environ: Mapping[str, str] = os.environ) -> Runtime:
         """Raises ConfigError, SecretsError."""
         config = load(path, environ)
+        redis_keys.use_prefix(config.redis.prefix)
         secrets = load_secrets(config.data_dir, environ)
         url, password = _redis(config, secrets, environ)
         return cls(config, path, secrets, url, password)
 
-    def connect(self, patience_s: float = 0.0) -> AbstractAsyncContextManager[Connection]:
-        """A connection to the host's Redis. Entering raises QueueUnavailable, after `patience_s`."""
-        return connect(
+    @asynccontextmanager
+    async def connect(self, patience_s: float = 0.0) -> AsyncIterator[Connection]:
+        """A connection to the host's Redis. Raises ConfigError where that is another host's, and QueueUnavailable after
+        `patience_s`."""
+        async with connect(
             self.redis_url,
             password=self.redis_password,
             timeout_s=self.config.redis.timeout_s,
             patience_s=patience_s,
-        )
+        ) as connection:
+            name = f"{socket.gethostname()}:{self.config.data_dir.absolute()}"
+            await claim_redis(connection, identity_of(self.secrets.pepper), name)
+            yield connection
 
 
 def open_runtime(config_path: Path) -> Runtime:
@@ -66,10 +75,10 @@ def redis_dir(config: Config) -> Path:
 
 def redis_socket(config: Config) -> Path:
     """The embedded server's socket: in its data folder, or in the temporary one where that path is too long."""
-    socket = redis_dir(config) / "redis.sock"
-    if len(os.fsencode(socket)) <= SOCKET_PATH_BYTES_MAX:
-        return socket
-    short = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
+    path = redis_dir(config) / "redis.sock"
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+        return path
+    short = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"bunkhouse-{os.getuid()}-{short}.sock"
 
 
