@@ -25,9 +25,13 @@ class HostCollector(Collector):
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
+        self.handovers_failed: int | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Called by prometheus_client at every scrape."""
+        if self.handovers_failed is not None:
+            text = "Handovers to people that were given up and not sent again."
+            yield GaugeMetricFamily("bunkhouse_handovers_failed", text, value=self.handovers_failed)
         if self.snapshot is None:
             return
         models = self.snapshot.models

@@ -9,6 +9,7 @@ from gateway.metrics import CONTENT_TYPE
 from gateway.state import Gateway
 from services.contracts.engines import EngineReport
 from services.store.connection import QueueUnavailable
+from services.store.deliveries import DeliveryStore
 
 SERVING = ("ready", "asleep")
 
@@ -51,7 +52,9 @@ def _state(gateway: Gateway, report: EngineReport) -> str:
 
 async def metrics(gateway: Gateway, call: Call) -> None:
     """This process's counters, and the host's state as the scheduler last saw it."""
-    gateway.metrics.host.snapshot = None
+    host = gateway.metrics.host
+    host.snapshot = host.handovers_failed = None
     with contextlib.suppress(QueueUnavailable), gateway.breaker:
-        gateway.metrics.host.snapshot = await gateway.submissions.snapshot()
+        host.snapshot = await gateway.submissions.snapshot()
+        host.handovers_failed = await DeliveryStore(gateway.connection).failed_count()
     await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])

@@ -9,7 +9,20 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from gateway.admin import admins, audit, bot_kv, bots, jobs, keys, models, scheduler, sessions, tenants, usage
+from gateway.admin import (
+    admins,
+    audit,
+    bot_kv,
+    bots,
+    handovers,
+    jobs,
+    keys,
+    models,
+    scheduler,
+    sessions,
+    tenants,
+    usage,
+)
 from gateway.admin.auth import GATEWAY, REQUEST
 from gateway.admin.errors import add_handlers
 from gateway.admin.schemas import Problem
@@ -24,7 +37,7 @@ ABOUT = (
     "Tenants, keys, bots, models and their KV precision, sessions, jobs, usage and the audit log of one host. "
     "Times are Unix seconds, memory is bytes."
 )
-RESOURCES = (tenants, keys, bots, bot_kv, models, sessions, jobs, usage, audit, scheduler, admins)
+RESOURCES = (tenants, keys, bots, bot_kv, models, sessions, jobs, usage, audit, scheduler, handovers, admins)
 
 
 def takes(path: str) -> bool:

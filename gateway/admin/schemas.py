@@ -43,6 +43,9 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     GET    /audit?since_s=&until_s=&limit=&format=     viewer  Page[AuditEntry], or CSV
     GET    /scheduler/explain/{chat}            viewer    Explanation; also at /admin/scheduler/explain/{chat}
 
+    GET    /handovers/failed                    viewer    Page[HandoverFailed]
+    POST   /handovers/{handover}/resend         operator  202, to the bot's present webhook
+
     GET    /admins                              owner     Page[Admin]
     POST   /admins                              owner     AdminNew -> AdminShown (201)
     DELETE /admins/{admin}                      owner     204
@@ -518,6 +521,16 @@ class Overview(ResponseBody):
     snapshot: Snapshot | None
     models: list[Model]
     devices: list[HostDevice]
+
+
+class HandoverFailed(ResponseBody):
+    """A handover that could not be delivered. `why` is the receiver's answer."""
+
+    id: Annotated[str, Field(examples=["ho-3f9a1c"])]
+    bot: str
+    failed_s: float
+    why: Annotated[str, Field(examples=["desk.example answered 401"])]
+    tries: int
 
 
 class AdminNew(RequestBody):

@@ -89,8 +89,15 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
             session=session,
             tenants=tenants["items"],
             usage=UsagePage.of(report, first, last),
+            failed=(await dashboard.admin.get(session.key, "/handovers/failed"))["items"],
             widgets=[_embedded(dashboard, site, _base(request)) for site in dashboard.widgets.sites.all()],
         )
+
+    @routes.post("/dashboard/handovers/{handover}/resend")
+    async def resend(request: Request, handover: str) -> Response:
+        session = await changing(dashboard, request)
+        await dashboard.admin.ask(session.key, "POST", f"/handovers/{quote(handover, safe='')}/resend")
+        return HTMLResponse('<span class="good" role="status">Sent again</span>', 200, HEADERS)
 
     @routes.get("/dashboard/usage.csv")
     async def usage_csv(request: Request) -> Response:

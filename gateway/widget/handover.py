@@ -106,7 +106,7 @@ class Outbox:
             await self._failed(delivery, error)
         except Exception:  # this task's outermost loop: one delivery's bug must not keep all others
             log.exception("widget.handover_given_up", bot=delivery.bot, delivery=delivery.id)
-            await self._store.drop(delivery.id)
+            await self._store.fail(delivery, "An internal error occurred; see the gateway's log.", self._clock())
         else:
             log.info("widget.handover_delivered", bot=delivery.bot, delivery=delivery.id, tries=delivery.tries + 1)
             await self._store.drop(delivery.id)
@@ -120,7 +120,7 @@ class Outbox:
     async def _failed(self, delivery: Delivery, error: WebhookFailed) -> None:
         if error.final or delivery.tries >= len(TRY_AFTER_S):
             log.error("widget.handover_given_up", bot=delivery.bot, delivery=delivery.id, why=str(error))
-            await self._store.drop(delivery.id)
+            await self._store.fail(delivery, str(error), self._clock())
             return
         wait_s = TRY_AFTER_S[delivery.tries]
         log.warning("widget.handover_failed", bot=delivery.bot, delivery=delivery.id, why=str(error), again_in_s=wait_s)

@@ -15,6 +15,7 @@ from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
 
 _KEEP_S = 2 * 86_400
+FAILED_KEEP_S = 30 * 86_400
 
 log = structlog.get_logger()
 
@@ -29,6 +30,8 @@ class Delivery(BaseModel):
     url: str
     body: str
     tries: int = 0
+    failed_s: float = 0.0  # when it was given up
+    why: str = ""
 
 
 class DeliveryStore:
@@ -65,6 +68,35 @@ class DeliveryStore:
         except ValidationError:
             log.exception("widget.letter_unreadable", letter=name)
             return name, None
+
+    async def fail(self, delivery: Delivery, why: str, now_s: float) -> None:
+        """Give a delivery up: it is kept for FAILED_KEEP_S, to be sent again by an operator."""
+        kept = delivery.model_copy(update={"failed_s": now_s, "why": why})
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zrem(keys.WIDGET_OUTBOX, delivery.id)
+                pipe.set(keys.widget_letter(delivery.id), kept.model_dump_json(), ex=FAILED_KEEP_S)
+                pipe.zadd(keys.WIDGET_FAILED, {delivery.id: now_s})
+                pipe.zremrangebyscore(keys.WIDGET_FAILED, 0, now_s - FAILED_KEEP_S)
+                await pipe.execute()
+
+    async def failed(self) -> list[Delivery]:
+        """Deliveries that were given up, newest first."""
+        with translated():
+            names = [name.decode() for name in await self._redis.zrevrange(keys.WIDGET_FAILED, 0, -1)]
+            stored = await self._redis.mget([keys.widget_letter(name) for name in names]) if names else []
+        return [Delivery.model_validate_json(each) for each in stored if each]
+
+    async def failed_count(self) -> int:
+        """How many deliveries were given up and not sent again."""
+        with translated():
+            return int(await self._redis.zcard(keys.WIDGET_FAILED))
+
+    async def resend(self, delivery: Delivery, url: str, now_s: float) -> None:
+        """Put a failed delivery back among those that are due, to `url`."""
+        with translated():
+            await self._redis.zrem(keys.WIDGET_FAILED, delivery.id)
+        await self.keep(delivery.model_copy(update={"url": url, "tries": 0, "failed_s": 0.0, "why": ""}), now_s)
 
     async def drop(self, delivery_id: str) -> None:
         """Forget a delivery."""

@@ -44,6 +44,7 @@ bh:widget:busy:S        string  the chat that a visitor waits for
 bh:widget:read:CHAT     string  somebody reads this answer
 bh:widget:rate:NAME:MIN string  requests of one bot or visitor in one minute
 bh:widget:outbox        zset    handovers to people by when to send; each in bh:widget:letter:ID
+bh:widget:failed        zset    handovers that were given up, by when
 bh:dashboard:session:H  string  a sealed login; bh:dashboard:tries:ADDRESS:MIN counts failed ones
 bh:celery:...                   Celery's own
 """
@@ -179,6 +180,7 @@ def job_lock(name: str) -> str:
 
 
 WIDGET_OUTBOX = "bh:widget:outbox"
+WIDGET_FAILED = "bh:widget:failed"
 
 
 def widget_letter(letter_id: str) -> str:

@@ -34,6 +34,7 @@ def exported() -> dict[str, set[str]]:
     """Sample name -> its labels, of a gateway that has seen everything once."""
     metrics = Metrics()
     metrics.host.snapshot = SNAPSHOT
+    metrics.host.handovers_failed = 0
     metrics.requests.labels("r", "200", "ok").inc()
     metrics.overhead.observe(0.1)
     metrics.duration.labels("b", "").observe(0.1)

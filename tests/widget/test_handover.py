@@ -24,10 +24,11 @@ from services.config.schema import BotConfig, WidgetConfig
 from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
 from services.store.conversations import Conversation, ConversationTurn
-from services.store.deliveries import Delivery
+from services.store.deliveries import Delivery, DeliveryStore
 from tests.gateway.driver import ended, until
 
 from .conftest import BOT, Page
+from .test_refusals import change_widget
 
 PEPPER = b"p" * 32
 
@@ -128,14 +129,37 @@ async def test_it_is_given_up_at_the_end_and_at_once_where_trying_again_is_no_us
         Desk.answers += [410]
         await box.put(place_of(desk), talk(), contact="ada", note="", page="")
         assert await box.deliver_next()
-        assert await connection.redis.keys("bh:widget:*") == []
+        assert await connection.redis.zcard("bh:widget:outbox") == 0
         Desk.answers += [500] * 20
         await box.put(place_of(desk), talk(), contact="ada", note="", page="")
         tries = 0
-        while await connection.redis.keys("bh:widget:*"):
+        while await connection.redis.zcard("bh:widget:outbox"):
             tries += await box.deliver_next()
             clock.now_s += 30_000
         assert tries == len(handover.TRY_AFTER_S) + 1
+        reasons = [failed.why for failed in await DeliveryStore(connection).failed()]
+        assert reasons == ["127.0.0.1 answered 500", "127.0.0.1 answered 410"]
+
+
+async def test_a_handover_that_failed_is_listed_and_sent_again(page: Page, desk: str) -> None:
+    gateway = page.stage.gateway
+    await change_widget(page, handover_webhook=desk)
+    Desk.answers += [401]
+    assert (await page.post("handover", {"contact": "ada@example.com"})).status_code == 202
+    store = DeliveryStore(gateway.connection)
+    async with asyncio.timeout(10):
+        while not await store.failed():  # noqa: ASYNC110  (in Redis)
+            await asyncio.sleep(0.01)
+    metrics = await page.http.get(f"{page.stage.url}/metrics")
+    assert "bunkhouse_handovers_failed 1.0" in metrics.text
+    admin = {"authorization": f"Bearer {page.stage.secrets.admin_key}"}
+    base = f"{page.stage.url}/admin/v1/handovers"
+    [failed] = (await page.http.get(f"{base}/failed", headers=admin)).json()["items"]
+    assert (failed["bot"], failed["why"], failed["tries"]) == (BOT, "127.0.0.1 answered 401", 1)
+    assert (await page.http.post(f"{base}/{failed['id']}/resend", headers=admin)).status_code == 202
+    await until(lambda: len(Desk.taken) == 2, 10)
+    assert b"ada@example.com" in Desk.taken[1][1]
+    assert (await page.http.get(f"{base}/failed", headers=admin)).json()["items"] == []
 
 
 async def test_a_gateway_that_dies_with_a_letter_leaves_it_to_the_next(redis_url: str, desk: str) -> None:
