@@ -23,7 +23,8 @@ _PER_MODEL = (
 class HostCollector(Collector):
     """Gauges of the last snapshot. Without one there are no samples: absent is not zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_tenant: bool = False) -> None:
+        self._per_tenant = per_tenant
         self.snapshot: Snapshot | None = None
         self.handovers_failed: int | None = None
 
@@ -59,7 +60,8 @@ class HostCollector(Collector):
         yield latency
         yield up
         waiting = GaugeMetricFamily("bunkhouse_chats_waiting", "Chats in a tenant's waiting room.", labels=("tenant",))
-        for tenant, count in self.snapshot.waiting_per_tenant.items():
+        by_tenant = self.snapshot.waiting_per_tenant
+        for tenant, count in by_tenant.items() if self._per_tenant else [("", sum(by_tenant.values()))]:
             waiting.add_metric((tenant,), count)
         yield waiting
         drift = GaugeMetricFamily(

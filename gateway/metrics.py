@@ -14,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.host_metrics import HostCollector
 from gateway.outcomes import Refused, raise_for_end
+from services.contracts.chats import Ticket
 from services.contracts.replies import ReplyEnd, ReplyEntry
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -24,11 +25,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """One process's counters, in a registry of its own."""
+    """One process's counters, in a registry of its own. `per_tenant`: labels name tenants and bots, else models."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_tenant: bool = False) -> None:
+        self._per_tenant = per_tenant
         self.registry = CollectorRegistry()
-        self.host = HostCollector()
+        self.host = HostCollector(per_tenant=per_tenant)
         self.registry.register(self.host)
         self.requests = Counter(
             "bunkhouse_gateway_requests",
@@ -77,6 +79,10 @@ class Metrics:
             registry=self.registry,
         )
 
+    def model_of(self, ticket: Ticket) -> str:
+        """A chat's gen_ai_request_model."""
+        return ticket.bot if self._per_tenant else ticket.model
+
     def text(self) -> bytes:
         """The exposition format, over all of the host's gateway processes."""
         if SHARED_ENV not in os.environ:
@@ -90,9 +96,9 @@ class Metrics:
 class RequestMetrics:
     """What one answer adds to the metrics, and what its headers say. `began_s`: on perf_counter's clock."""
 
-    def __init__(self, metrics: Metrics, bot: str, began_s: float) -> None:
+    def __init__(self, metrics: Metrics, ticket: Ticket, began_s: float) -> None:
         self._metrics = metrics
-        self._bot = bot
+        self._model = metrics.model_of(ticket)
         self._began_s = began_s
         self._first_s: float | None = None
         self._last_s = 0.0
@@ -121,13 +127,13 @@ class RequestMetrics:
                 raise_for_end(end)
             except Refused as refused:
                 outcome = refused.code.value
-        metrics, bot = self._metrics, self._bot
+        metrics, model = self._metrics, self._model
         error_type = "" if outcome == "ok" else outcome
-        metrics.duration.labels(bot, error_type).observe(perf_counter() - self._began_s)
+        metrics.duration.labels(model, error_type).observe(perf_counter() - self._began_s)
         if self._first_s is not None:
-            metrics.first_token.labels(bot).observe(self._first_s - self._began_s)
+            metrics.first_token.labels(model).observe(self._first_s - self._began_s)
             if self._later_tokens:
-                metrics.per_token.labels(bot).observe((self._last_s - self._first_s) / self._later_tokens)
+                metrics.per_token.labels(model).observe((self._last_s - self._first_s) / self._later_tokens)
         if end is not None and end.usage is not None:
-            metrics.tokens.labels(bot, "input").observe(end.usage.prompt_tokens)
-            metrics.tokens.labels(bot, "output").observe(end.usage.completion_tokens)
+            metrics.tokens.labels(model, "input").observe(end.usage.prompt_tokens)
+            metrics.tokens.labels(model, "output").observe(end.usage.completion_tokens)

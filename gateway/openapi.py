@@ -252,7 +252,14 @@ def _paths() -> dict[str, Any]:
                 {"503": {"description": "Something is missing.", **_json("Ready")}},
             )
         },
-        "/metrics": {"get": _open("Metrics", "Prometheus's text format.", _content("text/plain", {"type": "string"}))},
+        "/metrics": {
+            "get": _open(
+                "Metrics",
+                "Prometheus's text format. From other machines with the host's metrics key.",
+                _content("text/plain", {"type": "string"}),
+                _refusals([Code.INVALID_API_KEY]),
+            )
+        },
         PATH: {"get": _open("This document", "OpenAPI 3.1.", _content("application/json", {"type": "object"}))},
     }
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hmac
+
+import structlog
 
 from gateway.call import Call
 from gateway.metrics import CONTENT_TYPE
+from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
+from services.config.urls import is_loopback
 from services.contracts.engines import EngineReport
 from services.store.connection import QueueUnavailable
 from services.store.deliveries import DeliveryStore
 
 SERVING = ("ready", "asleep")
+
+log = structlog.get_logger()
 
 
 async def health(_: Gateway, call: Call) -> None:
@@ -51,10 +59,35 @@ def _state(gateway: Gateway, report: EngineReport) -> str:
 
 
 async def metrics(gateway: Gateway, call: Call) -> None:
-    """This process's counters, and the host's state as the scheduler last saw it."""
+    """This process's counters, and the host's state as the scheduler last saw it. Raises Refused, from other machines
+    without the metrics key."""
+    if not (_is_local(call) or await asyncio.to_thread(_has_metrics_key, gateway, call)):
+        words = "Metrics need the key of gateway.metrics_key_file, unless they are read from this machine."
+        raise Refused(Code.INVALID_API_KEY, words, headers=((b"www-authenticate", b"Bearer"),))
     host = gateway.metrics.host
     host.snapshot = host.handovers_failed = None
     with contextlib.suppress(QueueUnavailable), gateway.breaker:
         host.snapshot = await gateway.submissions.snapshot()
         host.handovers_failed = await DeliveryStore(gateway.connection).failed_count()
     await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])
+
+
+def _is_local(call: Call) -> bool:
+    """Whether a program of this machine asks, and not a proxy here for somebody elsewhere."""
+    client = call.scope.get("client")
+    proxied = call.header(b"x-forwarded-for") or call.header(b"forwarded")
+    return client is not None and is_loopback(client[0]) and not proxied
+
+
+def _has_metrics_key(gateway: Gateway, call: Call) -> bool:
+    """Whether the caller presents the key in `gateway.metrics_key_file`."""
+    path = gateway.config.gateway.metrics_key_file
+    scheme, _, given = (call.header(b"authorization") or "").partition(" ")
+    if path is None or scheme.lower() != "bearer":
+        return False
+    try:
+        key = path.read_text().strip()
+    except OSError as error:
+        log.warning("metrics.key_not_read", path=str(path), why=str(error))
+        return False
+    return bool(key) and hmac.compare_digest(given.strip().encode(), key.encode())

@@ -99,7 +99,7 @@ async def relay_stream(
     Raises Refused before the start; after it errors are events.
     """
     stream = _Stream(gateway, call, chat, Chunks(chat.ticket, include_usage))
-    metrics = RequestMetrics(gateway.metrics, chat.ticket.bot, call.began)
+    metrics = RequestMetrics(gateway.metrics, chat.ticket, call.began)
     try:
         async with _feed(gateway, call, chat, reader) as entries:
             await stream.run(entries, metrics)
@@ -125,7 +125,7 @@ async def relay_stream(
 
 async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, reader: Reader) -> None:
     """Answer with one JSON object. Raises Refused."""
-    metrics = RequestMetrics(gateway.metrics, chat.ticket.bot, call.began)
+    metrics = RequestMetrics(gateway.metrics, chat.ticket, call.began)
     parts: list[str] = []
     end: ReplyEnd | None = None
     try:

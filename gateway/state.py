@@ -74,7 +74,7 @@ class Gateway:
         self.breaker = CircuitBreaker()
         self.directory = Directory(self.submissions, self.secrets.pepper, self.clock, self.secrets.admin_key)
         self.engines = Engines(self.submissions, self.config.models)
-        self.metrics = Metrics()
+        self.metrics = Metrics(per_tenant=self.config.gateway.metrics_per_tenant)
 
     def in_background(self, work: Coroutine[object, object, None]) -> None:
         """Let the end of a chat whose client went away outlive its request, until this process ends."""

@@ -92,7 +92,7 @@ def router(dashboard: Dashboard) -> APIRouter:
         metrics = None
         if after == START:  # a second connection has missed the beginning
             began_s = perf_counter() - max(0.0, gateway.clock() - ticket.created_s)
-            metrics = RequestMetrics(gateway.metrics, ticket.bot, began_s)
+            metrics = RequestMetrics(gateway.metrics, ticket, began_s)
         return StreamingResponse(
             _relay(dashboard, session, chat, after, metrics), media_type=EVENT_STREAM, headers=STREAM_HEADERS | HEADERS
         )

@@ -124,7 +124,7 @@ class WidgetChats:
         """Follow one answer to its end and write it down."""
         parts: list[str] = []
         end: ReplyEnd | None = None
-        metrics = RequestMetrics(self._gateway.metrics, ticket.bot, perf_counter())
+        metrics = RequestMetrics(self._gateway.metrics, ticket, perf_counter())
         until_s = monotonic() + BUSY_S_MAX
         with self._gateway.hub.follow(ticket.chat, START) as reader:
             while end is None and monotonic() < until_s:

@@ -68,6 +68,8 @@ class GatewayConfig(Section):
     reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long
     drain_s: float = Field(default=20.0, gt=0)
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For is believed
+    metrics_key_file: Path | None = None  # what scrapers of other machines send as `Authorization: Bearer`
+    metrics_per_tenant: bool = False  # metrics by bot and tenant, else by model
 
 
 class RedisConfig(Section):

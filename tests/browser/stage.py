@@ -112,7 +112,7 @@ def config_of(data_dir: Path, webhook: str | None) -> Config:
     return Config.model_validate(
         {
             "data_dir": data_dir,
-            "gateway": {"port": 0, "ping_s": 5.0, "drain_s": 1.0},
+            "gateway": {"port": 0, "ping_s": 5.0, "drain_s": 1.0, "metrics_per_tenant": True},
             "memory": {"card": "24GB", "bandwidth_bytes_per_s": 1.0e12},
             "models": models,
             "tenants": tenants,

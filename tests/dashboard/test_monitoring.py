@@ -32,7 +32,7 @@ WORDS = {"sum", "rate", "by", "on", "or", "vector", "max", "min", "min_over_time
 
 def exported() -> dict[str, set[str]]:
     """Sample name -> its labels, of a gateway that has seen everything once."""
-    metrics = Metrics()
+    metrics = Metrics(per_tenant=True)
     metrics.host.snapshot = SNAPSHOT
     metrics.host.handovers_failed = 0
     metrics.requests.labels("r", "200", "ok").inc()

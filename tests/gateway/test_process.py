@@ -184,9 +184,9 @@ async def test_no_configuration_is_told_in_words(tmp_path: Path) -> None:
 
 async def test_processes_that_share_a_port_count_together(outside: Outside, redis_url: str, tmp_path: Path) -> None:
     outside.driver.script_for = lambda _: Script()
-    async with process(tmp_path, redis_url, processes=2) as (_, url):
+    async with process(tmp_path, redis_url, processes=2, metrics_per_tenant=True) as (_, url):
         port = int(url.rpartition(":")[2])
-        async with process(tmp_path, redis_url, processes=2, port=port):
+        async with process(tmp_path, redis_url, processes=2, port=port, metrics_per_tenant=True):
             for _ in range(12):  # each on a connection of its own, so that the kernel spreads them
                 async with httpx.AsyncClient(timeout=20.0) as http:
                     await http.post(f"{url}/v1/chat/completions", json=GOOD, headers=BEARER)
