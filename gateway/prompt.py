@@ -119,9 +119,9 @@ class Prompts:
     @classmethod
     def load(cls, config: Config) -> Prompts:
         """Takes about 0.2 s a model; models with the same weights share one. Raises WeightsError, TokenizerError."""
-        all_weights = {model.weights for model in config.models.values()}
-        by_weights = {weights: load_tokenizer(resolve(weights)) for weights in all_weights}
-        return cls({name: by_weights[model.weights] for name, model in config.models.items()})
+        sources = {name: (model.weights, model.chat_template) for name, model in config.models.items()}
+        loaded = {source: load_tokenizer(resolve(source[0]), source[1]) for source in set(sources.values())}
+        return cls({name: loaded[source] for name, source in sources.items()})
 
     async def prepare(self, bot: ServedBot, request: ChatRequest, engine: EngineNow) -> Prompt:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""

@@ -117,6 +117,7 @@ class ModelConfig(Section):
     kv_tokens: int | None = Field(default=None, ge=128)  # the pool; None: llamacpp context x chats, sglang what fits
     targets: TargetConfig = TargetConfig()
     idle_after_s: float | None = Field(default=None, gt=0)  # asleep after it; None: never
+    chat_template: Path | None = None  # a file with a Jinja template; None: the model's own
     quantization: str | None = None
     adapters: dict[Name, str] = {}
     threads: int | None = Field(default=None, ge=1)

@@ -38,7 +38,11 @@ class _Generation(Extension):
 
 
 class ChatTemplate:
-    """One compiled template. Raises TemplateRejected at once for a template that is not valid Jinja."""
+    """One compiled template. Raises TemplateRejected at once for a template that is not valid Jinja.
+
+    Some templates refuse a system message, drop it, or refuse two messages of one role in a row. Both are tried
+    once: the system prompt then goes into the first user message, and neighbours of one role become one message.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -53,6 +57,22 @@ class ChatTemplate:
             raise TemplateRejected(f"the model's chat template is not valid: {error}") from error
         self.source = source
         self._special_tokens = dict(special_tokens)
+        self._folds_system = not self._takes(("system", "user"))
+        self._joins_neighbours = not self._takes(("user", "user"))
+
+    def _takes(self, roles: Sequence[str]) -> bool:
+        """Whether the text of each message comes out; a template that refuses even one user message takes anything."""
+        texts = [f"trial-{number}" for number in range(len(roles))]
+        try:
+            self._render([{"role": "user", "content": "trial"}], True, {})
+        except TemplateRejected:
+            return True
+        try:
+            messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+            rendered = self._render(messages, True, {})
+        except TemplateRejected:
+            return False
+        return all(text in rendered for text in texts)
 
     def render(
         self,
@@ -61,6 +81,13 @@ class ChatTemplate:
         variables: Mapping[str, object],
     ) -> str:
         """`messages` have `role` and `content`; `variables` are further names a template may look at."""
+        if self._folds_system:
+            messages = _folded(messages)
+        return self._render(_joined(messages) if self._joins_neighbours else messages, add_generation_prompt, variables)
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, variables: Mapping[str, object]
+    ) -> str:
         try:
             return self._template.render(
                 {
@@ -74,6 +101,27 @@ class ChatTemplate:
             raise TemplateRejected(str(error)) from error
         except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
             raise TemplateRejected(f"the model's chat template cannot take these messages: {error}") from error
+
+
+def _folded(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """System messages as a user's; the first goes into the user message behind it."""
+    folded: list[Mapping[str, Any]] = [
+        {**message, "role": "user"} if message["role"] == "system" else message for message in messages
+    ]
+    if len(messages) > 1 and messages[0]["role"] == "system" and folded[1]["role"] == "user":
+        folded[:2] = _joined(folded[:2])
+    return folded
+
+
+def _joined(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Neighbours of one role as one message."""
+    joined: list[Mapping[str, Any]] = []
+    for message in messages:
+        if joined and joined[-1]["role"] == message["role"]:
+            joined[-1] = {**message, "content": f"{joined[-1]['content']}\n\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
 
 
 def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **_: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from services.tokenizer.chat_template import CHATML, ChatTemplate
+from services.tokenizer.chat_template import CHATML, ChatTemplate, TemplateRejected
 from services.tokenizer.control_tokens import breaker
 from services.tokenizer.gguf_tokenizer import (
     counting_tokenizer,
@@ -117,15 +117,20 @@ class Tokenizer:
         return text if self._bos is None or text.startswith(self._bos) else self._bos + text
 
 
-def load_tokenizer(weights_path: Path | str) -> Tokenizer:
-    """From a GGUF file or a Hugging Face folder. Takes about 0.2 s. Raises TokenizerError."""
+def load_tokenizer(weights_path: Path | str, template_path: Path | None = None) -> Tokenizer:
+    """From a GGUF file or a Hugging Face folder. Takes about 0.2 s. Raises TokenizerError.
+
+    `template_path` is a file with a chat template that is used instead of the model's own.
+    """
     path = Path(weights_path)
-    if path.is_dir():
-        return _from_folder(path)
-    return _from_gguf(path)
+    try:
+        template = None if template_path is None else template_path.read_text(encoding="utf-8")
+        return _from_folder(path, template) if path.is_dir() else _from_gguf(path, template)
+    except (OSError, UnicodeDecodeError, TemplateRejected) as error:
+        raise TokenizerError(f"{template_path or path}: {error}") from error
 
 
-def _from_gguf(path: Path) -> Tokenizer:
+def _from_gguf(path: Path, template_source: str | None) -> Tokenizer:
     from services.model_files.gguf import GgufError, read_gguf  # noqa: PLC0415
 
     try:
@@ -133,7 +138,7 @@ def _from_gguf(path: Path) -> Tokenizer:
     except GgufError as error:
         raise TokenizerError(str(error)) from error
     special = gguf_special_tokens(metadata)
-    source = metadata.get("tokenizer.chat_template")
+    source = template_source or metadata.get("tokenizer.chat_template")
     if source is None and "<|im_start|>" in metadata.get("tokenizer.ggml.tokens", ()):
         source = CHATML
     template = ChatTemplate(source, special) if source else None
@@ -143,7 +148,7 @@ def _from_gguf(path: Path) -> Tokenizer:
     return Tokenizer(fast, template, bos, path, gguf_control_tokens(metadata), counting=counting)
 
 
-def _from_folder(folder: Path) -> Tokenizer:
+def _from_folder(folder: Path, template_source: str | None) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.exists():
         raise TokenizerError(f"{folder}: no tokenizer.json")
@@ -157,7 +162,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         for name, value in config.items()
         if name.endswith("_token") and isinstance(value, str | dict)
     }
-    source = _folder_template(folder, config)
+    source = template_source or _folder_template(folder, config)
     control = [token.content for token in fast.get_added_tokens_decoder().values() if token.special]
     return Tokenizer(fast, ChatTemplate(source, special) if source else None, None, folder, control)
 

@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from services.config.host_secrets import SecretsError
-from services.config.schema import ConfigError
+from services.config.schema import Config, ConfigError
 from services.contracts.chats import KvBits
 from services.contracts.devices import gpu_index
 from services.devices.bandwidth import PROBE_S_MAX, measure
@@ -31,7 +31,8 @@ from services.store.commands import Commands
 from services.store.connection import QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.work import WorkConsumer
-from services.tokenizer.tokenizer import load_tokenizer
+from services.tokenizer.chat_template import TemplateRejected
+from services.tokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from services.worker.command_runner import CommandDependencies, bits_to_start
 from services.worker.engine_supervisor import EngineGone
 from services.worker.worker import Worker, probe_prompt
@@ -45,7 +46,8 @@ async def serve(runtime: Runtime, model: str) -> None:
     """Run the worker. Raises EngineGone, QueueUnavailable, WeightsError."""
     settings = settled(runtime.config, model)
     weights = resolve(settings.weights)
-    tokenizer = load_tokenizer(weights)
+    tokenizer = load_tokenizer(weights, settings.chat_template)
+    try_prompts(runtime.config, model, tokenizer)
 
     def build(bits: KvBits | None) -> Engine:
         changed = settings if bits is None else settings.model_copy(update={"kv_bits": int(bits)})
@@ -83,6 +85,24 @@ async def serve(runtime: Runtime, model: str) -> None:
             await worker.run()
 
 
+def try_prompts(config: Config, model: str, tokenizer: Tokenizer) -> None:
+    """Render a first prompt of each of the model's bots. Raises ConfigError that names the bot."""
+    if not tokenizer.template_source:
+        raise ConfigError(f"models.{model}: the model brings no chat template; name a file with chat_template")
+    bots = {
+        f"tenants.{tenant}.bots.{name}": bot
+        for tenant, settings in config.tenants.items()
+        for name, bot in settings.bots.items()
+        if bot.model == model
+    }
+    for where, bot in bots.items():
+        system = [{"role": "system", "content": bot.system}] if bot.system else []
+        try:
+            tokenizer.render([*system, {"role": "user", "content": "Hello"}])
+        except TemplateRejected as error:
+            raise ConfigError(f"{where}: {model}'s chat template refuses this bot's prompt: {error}") from error
+
+
 def main() -> int:
     """Exit status 1 when the worker should be tried again, 2 when the configuration is wrong, 3 when the engine did not
     come up in all of the worker's own tries; the last line of the log is the cause then."""
@@ -94,7 +114,7 @@ def main() -> int:
         if model not in runtime.config.models:
             raise ConfigError(f"{config_path}: there is no model {model!r}")
         uvloop.run(serve(runtime, model))
-    except (ConfigError, SecretsError, WeightsError) as error:
+    except (ConfigError, SecretsError, WeightsError, TokenizerError) as error:
         log.error("worker.cannot_start", model=model, why=str(error))
         return 2
     except (EngineGone, QueueUnavailable) as error:

@@ -85,6 +85,7 @@ def test_a_worker_told_to_stop_while_its_engine_starts_ends_at_once_and_leaves_n
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(SHAPE))
     Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "model" / "tokenizer.json"))
+    (tmp_path / "model" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     argv = [sys.executable, "-m", "services.worker", str(config), "m"]
     with subprocess.Popen(argv, env={**os.environ, REDIS_URL_ENV: redis_url}, stderr=subprocess.DEVNULL) as worker:
         try:
