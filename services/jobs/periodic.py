@@ -6,9 +6,8 @@ import contextlib
 
 import structlog
 
-from services.store import redis_keys as keys
 from services.store import usage_report as usage
-from services.store.connection import Connection, translated
+from services.store.connection import Connection
 from services.store.jobs import JobData, Jobs, Locked
 
 AUTOTUNE_S = 24 * 3600
@@ -31,9 +30,7 @@ async def roll_up_usage(connection: Connection, now_s: float) -> None:
 
 async def propose_kv_bits(connection: Connection, now_s: float) -> None:
     """An autotune job once a day."""
-    with translated():
-        due = await connection.redis.set(keys.AUTOTUNED, 1, nx=True, ex=AUTOTUNE_S)
-    if due:
+    if await Jobs(connection).autotune_due(AUTOTUNE_S):
         await _start(connection, "autotune", {"apply": False}, now_s)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from services.config.schema import TRADE_FLOORS, KvPolicyConfig
 from services.contracts.engines import EngineView
@@ -40,8 +39,8 @@ class Proposal:
 
     bot: str
     model: str
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: Mapping[str, object]  # its policy, as JSON
+    after: Mapping[str, object]
     why: str
 
 
@@ -141,5 +140,5 @@ async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -
     return sorted(done), [proposal.bot for proposal in found if proposal.bot not in done]
 
 
-def _plain(kv: KvPolicyConfig) -> dict[str, Any]:
+def _plain(kv: KvPolicyConfig) -> dict[str, object]:
     return kv.model_dump(mode="json")

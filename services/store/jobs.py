@@ -42,7 +42,6 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-QUEUE = keys.CELERY_PREFIX + keys.CELERY_JOBS
 OPEN = (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -122,7 +121,7 @@ class Jobs:
         values = {name: getattr(job, name) for name in names} | {"attempt": 0}
         answer = await self._connection.script(
             "job_create",
-            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else "", QUEUE],
+            [keys.job(job.id), keys.JOBS, keys.job_lock(lock) if lock else "", keys.CELERY_QUEUE],
             [job.id, now_s, JOB_KEEP_S, JOBS_MAX, keys.job(""), job_message(kind, job.id), *_pairs(values)],
         )
         if answer[0] == b"locked":
@@ -177,6 +176,11 @@ class Jobs:
         )
         return int(answer) if answer is not None else None
 
+    async def autotune_due(self, every_s: int) -> bool:
+        """Whether nobody has asked this within `every_s`."""
+        with translated():
+            return bool(await self._connection.redis.set(keys.AUTOTUNED, 1, nx=True, ex=every_s))
+
     async def resend_lost(self, now_s: float) -> list[StoredJob]:
         """Give Celery its message again of each open job whose message it has lost. Returns those jobs.
 
@@ -185,7 +189,7 @@ class Jobs:
         lost = []
         for job in await self.recent(JOBS_MAX):
             if job.open and now_s - max(job.created_s, job.beat_s or 0.0) >= UNSENT_S_MIN:
-                names = [keys.job(job.id), QUEUE, keys.CELERY_UNACKED]
+                names = [keys.job(job.id), keys.CELERY_QUEUE, keys.CELERY_UNACKED]
                 if await self._connection.script("job_resend", names, [job.id, job_message(job.kind, job.id)]):
                     lost.append(job)
         return lost

@@ -74,6 +74,7 @@ QUALITY = "bh:quality"
 AUTOTUNED = "bh:autotuned"
 CELERY_PREFIX = "bh:celery:"
 CELERY_JOBS = "jobs"  # as Celery names its queue; with the prefix, a list
+CELERY_QUEUE = CELERY_PREFIX + CELERY_JOBS  # list: messages that no worker has
 CELERY_UNACKED = CELERY_PREFIX + "unacked"  # hash: delivery tag -> message that a worker has
 CELERY_UNACKED_INDEX = CELERY_PREFIX + "unacked_index"  # zset: delivery tag -> when it was delivered or renewed
 

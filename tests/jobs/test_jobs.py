@@ -24,7 +24,7 @@ from services.store import usage_report as usage
 from services.store.celery_message import job_message, task_name
 from services.store.connection import Connection, QueueUnavailable
 from services.store.embedded_redis import EmbeddedRedis
-from services.store.jobs import QUEUE, Fenced, Jobs, JobState, Locked
+from services.store.jobs import Fenced, Jobs, JobState, Locked
 from services.store.runtime import Runtime
 from tests.jobs.conftest import Workers, job_when, long_silent, write_config
 
@@ -39,7 +39,7 @@ async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers
     assert done.result is not None
     assert done.result["total"]["chats"] == 3
     assert {key.decode().split(":")[1] for key in await connection.redis.keys("*celery*")} == {"celery"}
-    await connection.redis.lpush(QUEUE, job_message(job.kind, job.id))  # a second message of the same job
+    await connection.redis.lpush(keys.CELERY_QUEUE, job_message(job.kind, job.id))  # a second message of the same job
     async with asyncio.timeout(20):
         while await waiting(connection) or await connection.redis.hlen(keys.CELERY_UNACKED):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -49,7 +49,7 @@ async def test_a_job_runs_and_says_how_far_it_is(connection: Connection, workers
 
 async def waiting(connection: Connection) -> list[str]:
     """Messages in Celery's queue."""
-    return [message.decode() for message in await connection.redis.lrange(QUEUE, 0, -1)]
+    return [message.decode() for message in await connection.redis.lrange(keys.CELERY_QUEUE, 0, -1)]
 
 
 async def test_a_job_whose_worker_is_killed_is_taken_up_again(connection: Connection, workers: Workers) -> None:
@@ -134,7 +134,7 @@ async def tick(connection: Connection, now_s: float) -> None:
 async def test_the_beat_sends_lost_jobs_again_and_rolls_days_up(connection: Connection) -> None:
     jobs, now_s = Jobs(connection), time.time()
     lost = await jobs.create("sleep", "m", {}, by="test", now_s=now_s - 60)
-    await connection.redis.delete(QUEUE)
+    await connection.redis.delete(keys.CELERY_QUEUE)
     await connection.redis.sadd(keys.USAGES, keys.usage("2026-11-20", "acme", "acme/support"))
     await tick(connection, now_s)
     await tick(connection, now_s)  # what was done a moment ago is not due
@@ -151,15 +151,15 @@ async def test_only_a_message_that_celery_has_lost_is_sent_again(connection: Con
     lost = await jobs.create("sleep", "d", {}, by="test", now_s=old_s)
     new = await jobs.create("sleep", "e", {}, by="test", now_s=now_s)
     await jobs.cancel(ended, now_s)
-    await connection.redis.delete(QUEUE)
-    await connection.redis.lpush(QUEUE, job_message("sleep", in_queue.id))
+    await connection.redis.delete(keys.CELERY_QUEUE)
+    await connection.redis.lpush(keys.CELERY_QUEUE, job_message("sleep", in_queue.id))
     await connection.redis.hset(keys.CELERY_UNACKED, taken.id, "a message")
     assert [job.id for job in await jobs.resend_lost(now_s)] == [lost.id]
     assert await jobs.resend_lost(now_s) == []
     assert [job.id for job in await jobs.resend_lost(now_s + store.UNSENT_S_MIN)] == [new.id]
     begun = await jobs.begin(lost.id, now_s)
     assert begun is not None
-    await connection.redis.delete(QUEUE)  # the message of a running job whose worker died as it took it
+    await connection.redis.delete(keys.CELERY_QUEUE)  # the message of a running job whose worker died as it took it
     assert lost.id not in [job.id for job in await jobs.resend_lost(now_s + store.UNSENT_S_MIN - 1)]
     assert lost.id in [job.id for job in await jobs.resend_lost(now_s + store.UNSENT_S_MIN)]
 

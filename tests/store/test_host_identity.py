@@ -57,6 +57,7 @@ async def test_two_prefixes_live_side_by_side(redis_url: str, tmp_path: Path, pr
     assert found == {"one": {"one"}, "two": {"two"}}
     assert keys.chat("x") == "two:chat:x"
     assert keys.REGISTRY == "two:registry"
+    assert keys.CELERY_QUEUE == "two:celery:jobs"
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("noeviction", []), ("allkeys-lru", ["redis.evicts"])])
