@@ -36,19 +36,9 @@ def serve(runtime: Runtime) -> None:
     beat = cast(Thread, EmbeddedService(app, thread=True, scheduler_cls=Scheduler))  # without a file
     signals.setup_logging.connect(_keep_logging, weak=False)
     signals.worker_ready.connect(lambda **_: beat.start(), weak=False)
-    app.worker_main(
-        [
-            "worker",
-            "--pool=threads",
-            f"--concurrency={CONCURRENCY}",
-            f"--queues={keys.CELERY_JOBS}",
-            f"--hostname=jobs-{os.getpid()}@%h",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-            "--loglevel=WARNING",
-        ]
-    )
+    argv = ["worker", "--pool=threads", f"--concurrency={CONCURRENCY}", f"--queues={keys.CELERY_JOBS}"]
+    argv += [f"--hostname=jobs-{os.getpid()}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    app.worker_main([*argv, "--loglevel=WARNING"])
 
 
 def _keep_logging(**_: object) -> None:

@@ -115,12 +115,8 @@ async def _keys(context: Context, scenario: Scenario) -> AsyncIterator[dict[str,
             record = registry.tenants.get(name)
             if record is None:
                 raise JobFailed(f"The scenario's tenant {name!r} does not exist here.")
-            stored = KeyRecord(
-                id=key_id,
-                digest=digest(key, context.runtime.secrets.pepper),
-                created_s=now_s,
-                expires_s=until_s,
-            )
+            hashed = digest(key, context.runtime.secrets.pepper)
+            stored = KeyRecord(id=key_id, digest=hashed, created_s=now_s, expires_s=until_s)
             kept = tuple(known for known in record.keys if known.id != key_id)
             registry = with_tenant(registry, name, record.model_copy(update={"keys": (*kept, stored)}))
         return registry, _note(context, "key.create", sorted(made))

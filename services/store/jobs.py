@@ -108,14 +108,7 @@ class Jobs:
     ) -> StoredJob:
         """A queued job, in Celery's queue, too. `lock` names what it needs to itself. Raises Locked."""
         job = StoredJob(
-            f"job-{secrets.token_hex(8)}",
-            kind,
-            target,
-            args,
-            created_s=now_s,
-            by=by,
-            lock=lock,
-            retry_of=retry_of,
+            f"job-{secrets.token_hex(8)}", kind, target, args, created_s=now_s, by=by, lock=lock, retry_of=retry_of
         )
         names = ("id", "kind", "target", "args", "state", "progress", "words", "created_s", "by", "lock", "retry_of")
         values = {name: getattr(job, name) for name in names} | {"attempt": 0}
@@ -224,13 +217,7 @@ class Attempt:
             await self._connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {self.job.id: now_s}, xx=True)
 
     async def end(
-        self,
-        state: JobState,
-        words: str,
-        now_s: float,
-        *,
-        result: JobData | None = None,
-        error: str | None = None,
+        self, state: JobState, words: str, now_s: float, *, result: JobData | None = None, error: str | None = None
     ) -> None:
         """It has ended. What it had to itself is free again."""
         values: JobData = {"state": state, "words": words, "ended_s": now_s}
