@@ -36,7 +36,7 @@ from services.contracts.snapshot import Snapshot
 class Scheduler:
     """Decides which chats run. See the module's docstring for the way of one step."""
 
-    def __init__(self, settings: SchedulerSettings, models: Mapping[str, EngineFacts] | None = None) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
         self.accounting = Accounting(settings)
         self.ledger = self.accounting.ledger
@@ -48,8 +48,6 @@ class Scheduler:
         self._arrived: list[str] = []
         self._recalled: dict[str, Learned] = {}  # of engines that are not up yet
         self._review_s = 0.0
-        for facts in (models or {}).values():
-            self.engine_started(facts, float("-inf"))  # counts as full until its first report
 
     def configure(self, settings: SchedulerSettings) -> None:
         """Take over other shares, targets and bounds, live."""

@@ -26,11 +26,13 @@ async def me(actor: Viewer) -> Me:
 @router.get("/overview")
 async def overview(host: Host, _: Viewer) -> Overview:
     """Engines, ledger and queues: what a memory map needs."""
-    cards = await asyncio.to_thread(lambda: {name: card_of(host.config, name) for name in devices(host.config)})
+    found = await models(host)
+    names = dict.fromkeys([*devices(host.config), *(model.device for model in found)])
+    cards = await asyncio.to_thread(lambda: {name: card_of(host.config, name) for name in names})
     return Overview(
         at_s=host.clock(),
         snapshot=await host.submissions.snapshot(),
-        models=await models(host),
+        models=found,
         devices=[
             HostDevice(
                 id=name,

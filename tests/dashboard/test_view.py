@@ -143,6 +143,22 @@ def test_bandwidth_counts_weights_and_running_kv_once_a_step() -> None:
     assert idle.bandwidths[0].stretches == []
 
 
+def test_each_device_has_its_own_map_and_gauge() -> None:
+    found = overview(m=account(), n=account())
+    found["devices"].append({"id": "cpu", "total_bytes": 8 * GB, "reserve_bytes": GB})
+    found["models"][1]["device"] = "cpu"
+    now = now_of(found, REPORT, {"gpu0": 600e9})
+    assert [(card.title, [group.model for group in card.groups]) for card in now.cards] == [
+        ("Memory of gpu0", ["m"]),
+        ("Memory of the machine", ["n"]),
+    ]
+    assert [card.total for card in now.cards] == [24 * GB, 11 * GB], "what is planned, where the device is smaller"
+    assert [(gauge.device, gauge.most) for gauge in now.bandwidths] == [("gpu0", 600e9), ("cpu", None)]
+    assert now.bandwidths[1].stretches == []
+    html = bytes(page("parts/now.html", now=now, jobs=[]).body).decode()
+    assert html.count('class="memory"') == html.count('class="dial"') == 2
+
+
 def test_words() -> None:
     assert now_of(overview(m=account()), {}, {}).sentence == "1 model serves 3 chats. 2 chats wait."
     silent = overview(m=account())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scheduler.core import Scheduler
 from scheduler.refusal_texts import refusal
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
 from services.contracts.chats import KvBits
@@ -548,9 +549,8 @@ def test_what_an_engine_said_before_its_facts_were_read_counts() -> None:
 
 
 def test_facts_alone_let_nobody_in_before_the_engine_reports() -> None:
-    from scheduler.core import Scheduler
-
-    scheduler = Scheduler(SchedulerSettings(), {"m": facts()})
+    scheduler = Scheduler(SchedulerSettings())
+    scheduler.engine_started(facts(), float("-inf"))
     scheduler.arrive(ticket("c"), NOW_S)
     assert scheduler.step(NOW_S) == []
     scheduler.engine_reported(EngineReport("m", NOW_S, EngineState.READY))
