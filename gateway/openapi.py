@@ -29,7 +29,8 @@ ABOUT = (
 )
 
 _KEY = (Code.INVALID_API_KEY, Code.QUEUE_UNAVAILABLE)
-_ELSEWHERE = frozenset({Code.CHAT_NOT_FOUND, Code.NOT_FOUND, Code.METHOD})  # what a chat is never refused with
+# What a chat is never refused with.
+_ELSEWHERE = frozenset({Code.ROLE_TOO_LOW, Code.CHAT_NOT_FOUND, Code.NOT_FOUND, Code.METHOD})
 _AFTER_THE_QUEUE = (
     *(Code(reason.value) for reason in Reason if reason.value in set(Code)),
     Code.CANCELLED,

@@ -34,6 +34,7 @@ class Code(StrEnum):
     CONTEXT_LENGTH = "context_length_exceeded"
     CONTENT_TYPE = "unsupported_media_type"
     INVALID_API_KEY = "invalid_api_key"
+    ROLE_TOO_LOW = "role_too_low"
     MODEL_NOT_FOUND = "model_not_found"
     CHAT_NOT_FOUND = "chat_not_found"
     NOT_FOUND = "not_found"
@@ -88,6 +89,7 @@ OUTCOMES: dict[Code, OutcomeRow] = {
     Code.CONTEXT_LENGTH: OutcomeRow(400, _INVALID),
     Code.CONTENT_TYPE: OutcomeRow(415, _INVALID),
     Code.INVALID_API_KEY: OutcomeRow(401, "authentication_error"),
+    Code.ROLE_TOO_LOW: OutcomeRow(403, "permission_error"),
     Code.MODEL_NOT_FOUND: OutcomeRow(404, _INVALID),
     Code.CHAT_NOT_FOUND: OutcomeRow(404, _INVALID),
     Code.NOT_FOUND: OutcomeRow(404, _INVALID),

@@ -24,6 +24,7 @@ from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute, form_of
 from gateway.dashboard.security import HEADERS, check_csrf, is_secure
 from gateway.dashboard.usage import UsagePage
+from gateway.outcomes import Code, Refused
 from gateway.widget.sites import WidgetSite, webhook_secret
 from services.contracts.engine_kinds import ENGINE_KINDS
 
@@ -48,9 +49,14 @@ def router(dashboard: Dashboard) -> APIRouter:
 
 
 async def changing(dashboard: Dashboard, request: Request) -> Login:
-    """Who changes something, with the page's own token. Raises LoginNeeded, Refused, QueueUnavailable."""
+    """Who changes something, with the page's own token and a role that may. Every route that changes calls this.
+
+    Raises LoginNeeded, Refused, QueueUnavailable.
+    """
     session = await dashboard.session(request)
     check_csrf(request, session)
+    if not session.operates:
+        raise Refused(Code.ROLE_TOO_LOW, "Your role can view but not change anything. This needs the role operator.")
     return session
 
 

@@ -164,7 +164,7 @@ async def test_a_viewer_may_not_chat_or_change(operator: Operator) -> None:
     )
     await operator.log_in(made.json()["key"])
     chat = {"bot": "alder-ash/shop", "session": "abcdefgh", "messages": [{"role": "user", "content": "hi"}]}
-    assert (await operator.post("/dashboard/playground/chats", chat)).status_code == 401
+    assert (await operator.post("/dashboard/playground/chats", chat)).status_code == 403
     assert (await operator.post("/dashboard/models/qwen3-8b/kv/4")).status_code == 403
     assert (await operator.post("/dashboard/jobs/new/autotune")).status_code == 403
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from services.config.api_keys import ready_key
+from services.contracts.replies import Finish
 from services.store.jobs import Jobs, JobState
 from services.store.usage_report import day_now, rows
 from tests.browser.stage import SHAPES
@@ -99,3 +101,29 @@ async def test_a_playground_chat_without_room_to_wait_reaches_usage(operator: Op
     today = day_now(gateway.clock())
     found = {row.bot: row.refused for row in await rows(gateway.connection, today, today)}
     assert found == {"globex/returns": {"tenant_queue_full": 1}}
+
+
+async def test_a_viewer_stops_no_chat_and_changes_nothing(operator: Operator) -> None:
+    await operator.log_in()
+    chat = {"bot": "globex/returns", "session": "playful-session", "messages": [{"role": "user", "content": "crowd"}]}
+    asked = (await operator.post("/dashboard/playground/chats", chat)).json()["chat"]
+    admin = {"authorization": f"Bearer {operator.stage.secrets.admin_key}"}
+    new = {"name": "guest", "role": "viewer"}
+    made = await operator.http.post("/admin/v1/admins", json=new, headers=admin)
+    await operator.log_in(key=made.json()["key"])
+    for path in (f"playground/chats/{asked}/stop", "playground/chats", "jobs/new/autotune", "models/qwen3-8b/kv/4"):
+        answer = await operator.post(f"/dashboard/{path}", chat)
+        assert (answer.status_code, "needs the role operator" in answer.text) == (403, True), path
+    info = await operator.stage.gateway.submissions.chat(asked)
+    assert info is not None
+    assert info.finish is not Finish.CANCELLED
+
+
+async def test_a_tenants_session_is_not_taken_for_the_playgrounds(operator: Operator) -> None:
+    await operator.log_in()
+    key = ready_key("globex", operator.stage.secrets.pepper)
+    headers = {"authorization": f"Bearer {key}", "x-bunkhouse-session": "playground-mine"}
+    body = {"model": "returns", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = await operator.http.post("/v1/chat/completions", json=body, headers=headers)
+    chat = answer.headers["x-bunkhouse-chat"]
+    assert (await operator.http.get(f"/dashboard/playground/chats/{chat}")).status_code == 404
