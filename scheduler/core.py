@@ -90,11 +90,10 @@ class Scheduler:
     def learned(self) -> list[Learned]:
         """What watching the engines has taught, for `recall`. Nothing of engines that nothing is known of."""
         found = (
-            Learned(
-                model,
-                load.correction,
-                load.prefill_tokens_per_s,
-                **self.accounting.prefix_cache.learned(model),
+            replace(
+                self.accounting.prefix_cache.learned(model),
+                correction=load.correction,
+                prefill_tokens_per_s=load.prefill_tokens_per_s,
                 up_since_s=self.ledger.accounts[model].up_since_s,
             )
             for device in self.accounting.devices.values()

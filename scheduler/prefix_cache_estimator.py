@@ -12,7 +12,6 @@ turn is expected to have at least what a new session has.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from services.contracts.engines import Learned
 
@@ -58,11 +57,11 @@ class PrefixCacheEstimator:
         self._turns: dict[str, Mean] = {}  # by model: part of the earlier turn
         self._shared: dict[str, dict[str, SharedPrefix]] = {}  # by model and bot
 
-    def learned(self, model: str) -> dict[str, Any]:
-        """What is known of the model's cache, as fields of `Learned`."""
+    def learned(self, model: str) -> Learned:
+        """What is known of the model's cache."""
         turns = self._turns.get(model) or Mean()
         shared = {bot: list(seen.last) for bot, seen in self._shared.get(model, {}).items()}
-        return {"turn_hits": turns.value, "turns": turns.count, "shared_tokens": shared}
+        return Learned(model, turn_hits=turns.value, turns=turns.count, shared_tokens=shared)
 
     def recall(self, learned: Learned) -> None:
         """Know what another scheduler knew."""
