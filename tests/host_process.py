@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
+from services.process.children import mortal
 from services.process.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -156,9 +157,10 @@ def write_config(folder: Path, text: str = CONFIG) -> Path:
 
 @contextmanager
 def up(config: Path, *, stderr: int | None = subprocess.PIPE, **overrides: str) -> Iterator[HostProcess]:
-    """Start it; whatever is left at the end is killed."""
+    """Start it; whatever is left at the end is killed. It stops, too, when pytest is killed."""
+    argv = [sys.executable, "-c", "from services.cli import main; main()", "up", str(config), "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from services.cli import main; main()", "up", str(config), "--json"],
+        mortal(argv, signal.SIGTERM),
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
