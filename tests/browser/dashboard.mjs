@@ -188,7 +188,7 @@ export const dashboard = {
     const viewer = await made.json();
     const { page } = await signedIn(browser, {}, viewer.key);
     await page.locator("#kv-qwen3-8b-4").click();
-    await page.getByRole("dialog").getByText("may look but not change").waitFor();
+    await page.getByRole("dialog").getByText("can view but not change").waitFor();
     await page.goto(`${url}/dashboard/playground`);
     assert.ok(await page.locator("#text").isDisabled());
     await fetch(`${url}/admin/v1/admins/${viewer.id}`, { method: "DELETE", headers: { authorization: `Bearer ${key}` } });
@@ -236,9 +236,9 @@ export const dashboard = {
   async a_lost_host_is_said({ browser, signedIn, assert }) {
     const { page } = await signedIn(browser);
     await page.route("**/dashboard/parts/**", (route) => route.abort());
-    await page.getByText("This page has lost the host").waitFor();
+    await page.getByText("The host does not answer").waitFor();
     await page.unroute("**/dashboard/parts/**");
-    await page.getByText("This page has lost the host").waitFor({ state: "hidden" });
+    await page.getByText("The host does not answer").waitFor({ state: "hidden" });
     assert.ok(true);
   },
 

@@ -99,7 +99,7 @@ export const widget = {
     await page.getByLabel("Where can we reach you?").fill("ada@example.com");
     await page.getByLabel("Anything to add?").fill("It is the elm one.");
     await page.locator(".sheet").getByRole("button", { name: "Send" }).click();
-    await page.locator(".line", { hasText: "Your conversation was passed on" }).waitFor();
+    await page.locator(".line", { hasText: "We have forwarded your conversation" }).waitFor();
   },
 
   async an_answer_whose_stream_is_gone_is_read_from_the_conversation(tools) {
