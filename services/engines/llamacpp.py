@@ -303,7 +303,7 @@ async def _listening(lines: list[str]) -> int | None:
     return None
 
 
-def _sampling(sampling: Sampling, context_tokens: int) -> dict[str, Any]:
+def _sampling(sampling: Sampling, context_tokens: int) -> dict[str, object]:
     """OpenAI's parameters with OpenAI's meaning: only these samplers, temperature before top_p.
 
     llama.cpp's penalties count the prompt's tokens too; the window is the whole context, as in OpenAI's.

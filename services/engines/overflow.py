@@ -64,7 +64,7 @@ class OverflowEngine:
             raise EngineStartError(f"overflow.{self.name}: {error}; {INSTALL}") from error
         litellm.telemetry = False
         litellm.suppress_debug_info = True
-        parameters: dict[str, Any] = {"model": self._settings.model, "timeout": TOKEN_S_MAX}
+        parameters: dict[str, object] = {"model": self._settings.model, "timeout": TOKEN_S_MAX}
         if self._settings.api_base:
             parameters["api_base"] = self._settings.api_base
         if self._settings.api_key_file:
@@ -106,7 +106,7 @@ class OverflowEngine:
 
     async def _pieces(self, request: EngineRequest) -> AsyncIterator[Piece]:
         sampling = request.sampling
-        options: dict[str, Any] = {"seed": sampling.seed, "stop": list(sampling.stop) or None}
+        options: dict[str, object] = {"seed": sampling.seed, "stop": list(sampling.stop) or None}
         answer = await self._router.acompletion(
             model=self.name,
             messages=[dict(message) for message in request.messages],

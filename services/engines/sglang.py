@@ -207,13 +207,13 @@ class SglangEngine:
             raise EngineUnavailable(f"SGLang ({self.model}): the model sleeps")
         return http, self._facts
 
-    def _body(self, request: EngineRequest, rid: str, facts: EngineFacts) -> dict[str, Any]:
+    def _body(self, request: EngineRequest, rid: str, facts: EngineFacts) -> dict[str, object]:
         if int(request.kv_bits) not in facts.kv_bytes_per_token or (
             request.kv_bits != self._bits and not facts.live_kv_bits
         ):
             raise EngineRejected(f"{self.model} holds KV at {self._bits} bits, not {request.kv_bits}")
         if isinstance(request.prompt, str):
-            prompt: dict[str, Any] = {"text": request.prompt}
+            prompt: dict[str, object] = {"text": request.prompt}
             room = request.max_tokens
         else:
             prompt = {"input_ids": list(request.prompt)}
@@ -348,14 +348,14 @@ class SglangEngine:
         except (ControlError, KeyError, TypeError, ValueError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): {error}") from error
 
-    async def _call(self, http: EngineHttp, path: str, body: dict[str, Any], timeout_s: float) -> None:
+    async def _call(self, http: EngineHttp, path: str, body: dict[str, object], timeout_s: float) -> None:
         try:
             await http.post(path, body, timeout_s)
         except HttpStatusError as error:
             raise EngineUnavailable(f"SGLang ({self.model}): {path}: {error.message}") from error
 
 
-def _sampling(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+def _sampling(sampling: Sampling, max_tokens: int) -> dict[str, object]:
     """OpenAI's parameters; SGLang's defaults for the rest are neutral."""
     return {
         "max_new_tokens": max_tokens,
