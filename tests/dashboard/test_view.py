@@ -309,3 +309,13 @@ def test_usage_adds_up() -> None:
     assert usage.days[2].parts == [(0, 0.0, 100.0)]
     nothing = UsagePage.of({"rows": []}, "2026-11-24", "2026-11-24")
     assert nothing.total.queue_s == 0.0
+
+
+def test_a_gauge_without_a_maximum_is_not_drawn_full() -> None:
+    """676 GB/s of an unknown maximum looked like all of it."""
+    stretches = [view.Stretch("m", 0, 6e11, 0.0, 100.0)]
+    unknown = page("parts/gauge.html", b=view.Bandwidth("cpu", 6e11, None, stretches)).body
+    assert b"stroke-hue0" not in unknown
+    assert b"600 GB/s" in unknown
+    known = page("parts/gauge.html", b=view.Bandwidth("cpu", 6e11, 1e12, stretches)).body
+    assert b"stroke-hue0" in known
