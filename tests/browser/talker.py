@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from services.contracts.chats import KvBits
+from services.contracts.devices import CPU, gpu
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import EngineRejected, EngineRequest, KvBitsUnsupported, Piece, Progress
 
@@ -85,6 +86,7 @@ class Talker:
             chats_max=shape.chats_max,
             kv_bits=self._bits,
             live_kv_bits=shape.live,
+            device=gpu(0) if shape.engine == "sglang" else CPU,
         )
 
     async def start(self, progress: Progress) -> EngineFacts:
