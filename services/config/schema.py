@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationInfo,
+    model_validator,
+)
 
 from services.config.urls import is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
@@ -45,7 +54,24 @@ def _check_name(name: str) -> str:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Name = Annotated[str, AfterValidator(_check_name)]
-Weight = Annotated[float, Field(ge=0.001, le=1000)]  # beyond, virtual counters lose their precision
+WEIGHT_MIN, WEIGHT_MAX = 0.001, 1000.0  # beyond, virtual counters lose their precision
+QUEUE_WAIT_S_MAX = 3600.0  # well below store.submission.CHAT_KEEP_S
+STORED: Mapping[str, bool] = {"stored": True}  # validation context of a value that an earlier version may have stored
+
+
+def _clamped_if_stored(least: float, most: float) -> BeforeValidator:
+    """Bring a stored number into bounds that are newer than it: what was stored must stay readable."""
+
+    def clamp(value: object, info: ValidationInfo) -> object:
+        if info.context == STORED and isinstance(value, (int, float)):
+            return min(most, max(least, value))
+        return value
+
+    return BeforeValidator(clamp)
+
+
+Weight = Annotated[float, _clamped_if_stored(WEIGHT_MIN, WEIGHT_MAX), Field(ge=WEIGHT_MIN, le=WEIGHT_MAX)]
+QueueWait = Annotated[float, _clamped_if_stored(0.0, QUEUE_WAIT_S_MAX), Field(gt=0, le=QUEUE_WAIT_S_MAX)]
 Bits = Literal[4, 8, 16]
 
 
@@ -233,7 +259,7 @@ class BotConfig(Section):
     context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
     max_tokens_default: int = Field(default=256, ge=1)
     task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
-    queue_wait_s_max: float = Field(default=60.0, gt=0, le=3600)  # well below store.submission.CHAT_KEEP_S
+    queue_wait_s_max: QueueWait = 60.0
     overflow: str | None = None  # a name under `overflow`
     priority: int = Field(default=0, ge=-10, le=10)
     widget: WidgetConfig | None = None

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from services.config.schema import Config
+from services.config.schema import STORED, Config
 from services.store import redis_keys as keys
 from services.store.audit_log import ENTRIES_MAX, Note
 from services.store.connection import Connection, translated
@@ -26,7 +26,7 @@ async def read_registry(connection: Connection) -> Registry:
     """The stored registry; empty when there is none yet."""
     with translated():
         document = await connection.redis.hget(keys.REGISTRY, "document")
-    return Registry.model_validate_json(document) if document else Registry()
+    return Registry.model_validate_json(document, context=STORED) if document else Registry()
 
 
 async def write_registry(connection: Connection, old_version: int, new: Registry, audit: bytes = b"") -> bool:

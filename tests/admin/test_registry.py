@@ -83,6 +83,18 @@ def test_a_registry_of_the_release_before_keeps_its_changes() -> None:
     assert after.deleted == {"globex": fresh.tenants["globex"].seed}
 
 
+async def test_a_tenant_stored_before_its_settings_had_bounds_stays_readable(admin: Admin) -> None:
+    now = await read_registry(admin.gateway.connection)
+    acme = now.tenants["acme"].config
+    bots = {name: bot.model_copy(update={"queue_wait_s_max": 86_400.0}) for name, bot in acme.bots.items()}
+    wide = now.tenants["acme"].model_copy(update={"config": acme.model_copy(update={"weight": 1e-320, "bots": bots})})
+    stored = now.model_copy(update={"version": now.version + 1, "tenants": now.tenants | {"acme": wide}})
+    assert await write_registry(admin.gateway.connection, now.version, stored)
+    read = (await read_registry(admin.gateway.connection)).tenants["acme"].config
+    assert read.weight == 0.001
+    assert {bot.queue_wait_s_max for bot in read.bots.values()} == {3600.0}
+
+
 async def test_a_key_is_shown_once_and_rotates_with_overlap(admin: Admin) -> None:
     made = await admin.ask("POST", "/tenants/acme/keys", {})
     assert await works(admin, made["key"]) == "acme"
