@@ -99,11 +99,16 @@ class TritonPlanesBackend(PlanesBackend):
         from sglang.srt.runtime_context import get_parallel  # noqa: PLC0415 - GPU only
 
         from .kernels import launch  # noqa: PLC0415 - Triton is absent beside the host
+        from .kernels.prefill import dense_prefill  # noqa: PLC0415
 
         self.launch = launch
         self.plain_extend = extend_attention_fwd
-        self.tuning = launch.tuning_for(self.token_to_kv_pool.planes.shape.head_dim)
         self.query_heads = runner.model_config.num_attention_heads // get_parallel().attn_tp_size
+        shape = self.token_to_kv_pool.planes.shape
+        self.way = launch.decode_way(shape.head_dim, self.query_heads // shape.kv_heads, runner.dtype)
+        device = str(self.device)
+        self.dense = dense_prefill(self.query_heads, shape.kv_heads, shape.head_dim, runner.dtype, device)
+        self.planned: Any = None  # FlashInfer's prefill, where the pass that runs is its
         self.plan: Any = None  # of the pass that runs, or is captured
         self.graph_plan: Any = None  # the captured graphs'; they hold the addresses of its buffers
         self.eager_plan: Any = None
@@ -121,7 +126,7 @@ class TritonPlanesBackend(PlanesBackend):
     def _allocate(self, batch_max: int) -> Any:
         shape = self.token_to_kv_pool.planes.shape
         return self.launch.DecodePlan.allocate(
-            batch_max, self.query_heads, shape.kv_heads, shape.head_dim, str(self.device), self.tuning
+            batch_max, self.query_heads, shape.kv_heads, shape.head_dim, str(self.device), self.way.tuning
         )
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
@@ -140,7 +145,13 @@ class TritonPlanesBackend(PlanesBackend):
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
         """Cut the batch into chunks, inside the captured graph."""
         self.plan = self.graph_plan
-        self.plan.fill(forward_batch.seq_lens[: forward_batch.batch_size], self.tuning)
+        self._fill(forward_batch)
+
+    def _fill(self, forward_batch: Any) -> None:
+        """Share out the requests of a decode pass."""
+        count = forward_batch.batch_size
+        lens, rows = forward_batch.seq_lens[:count], forward_batch.req_pool_indices[:count]
+        self.plan.fill(lens, rows, self.token_to_kv_pool.req_bits, self.way.tuning)
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Prepare one eager pass."""
@@ -151,50 +162,73 @@ class TritonPlanesBackend(PlanesBackend):
                 if forward_batch.batch_size > self.eager_max:
                     self.eager_plan, self.eager_max = self._allocate(forward_batch.batch_size), forward_batch.batch_size
                 self.plan = self.eager_plan
-                self.plan.fill(forward_batch.seq_lens, self.tuning)
+                self._fill(forward_batch)
+            return
+        prefixes, counts = list(forward_batch.extend_prefix_lens_cpu), list(forward_batch.extend_seq_lens_cpu)
+        self.has_prefix = any(prefixes)
+        self.planned = self.dense if self.dense is not None and self.dense.fits(prefixes, counts) else None
+        if self.planned is not None:
+            self.planned.plan(prefixes, counts)
             return
         starts = torch.zeros(forward_batch.batch_size + 1, dtype=torch.int64, device=self.device)
         starts[1:] = torch.cumsum(forward_batch.extend_seq_lens, 0)
-        self.extend_max = max(forward_batch.extend_seq_lens_cpu)
-        self.has_prefix = any(forward_batch.extend_prefix_lens_cpu)
+        self.extend_max = max(counts)
         self.forward_metadata = (starts, torch.zeros_like(starts, dtype=torch.int32))
 
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
     ) -> torch.Tensor:
         """One token a request; returns (B, Hq * D)."""
-        query, key, value = self._heads(layer, q, k, v, options)
-        planes = self.token_to_kv_pool.layer(layer.layer_id)
-        rotated, _, _ = self.launch.store(planes, query, key, value, forward_batch.out_cache_loc, save=save_kv_cache)
-        out = torch.empty(q.shape[0], query.shape[1] * layer.head_dim, dtype=q.dtype, device=q.device)
-        return self.launch.decode(
-            planes,
-            rotated,
+        new = self._heads(layer, q, k, v, options)
+        return self.launch.step(
+            self.way,
+            self.token_to_kv_pool.layer(layer.layer_id),
+            new,
+            forward_batch.out_cache_loc,
             self.req_to_token,
-            forward_batch.req_pool_indices,
-            forward_batch.seq_lens,
             layer.scaling,
             plan=self.plan,
-            req_bits=self.token_to_kv_pool.req_bits,
-            sinks=self.config.sink_tokens,
-            recent=self.config.recent_tokens,
-            out=out,
-            tuning=self.tuning,
+            windows=(self.config.sink_tokens, self.config.recent_tokens),
+            out=torch.empty(q.shape[0], new[0].shape[1] * layer.head_dim, dtype=q.dtype, device=q.device),
+            save=save_kv_cache,
         )
 
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **options: Any
     ) -> torch.Tensor:
-        """New tokens over a prefix; returns (T, Hq * D). Without any prefix SGLang's own kernel does it."""
-        query, key, value = self._heads(layer, q, k, v, options)
+        """New tokens over a prefix; returns (T, Hq * D)."""
+        new = self._heads(layer, q, k, v, options)
         if self.calibrating:
-            self.token_to_kv_pool.calibrate(layer.layer_id, key, value)
+            self.token_to_kv_pool.calibrate(layer.layer_id, *new[1:])
         planes = self.token_to_kv_pool.layer(layer.layer_id)
-        out = torch.empty(query.shape, dtype=q.dtype, device=q.device)
-        loc = forward_batch.out_cache_loc
-        rotated = self.launch.store(planes, query, key, value, loc, keep=self.has_prefix, save=save_kv_cache)
+        extend = self._extend_dense if self.planned is not None else self._extend_triton
+        return extend(layer, planes, new, forward_batch, save_kv_cache).view(q.shape[0], -1)
+
+    def _extend_dense(self, layer: Any, planes: Any, new: Any, forward_batch: Any, save: bool) -> torch.Tensor:
+        """FlashInfer, over the new tokens' exact keys and values and those of a prefix read back; (T, Hq, D)."""
+        query, key, value = new
+        self.launch.store(planes, query, key, value, forward_batch.out_cache_loc, save=save, rotate_query=False)
         if self.has_prefix:
-            self.launch.extend(
+            key, value = self.launch.gather(
+                planes,
+                (key, value),
+                self.req_to_token,
+                forward_batch.req_pool_indices,
+                forward_batch.extend_prefix_lens,
+                (self.planned.starts, self.planned.kv_starts),
+                self.planned.kv_tokens,
+                self.planned.kv_max,
+            )
+        return self.planned.run(query, key, value, layer.scaling)
+
+    def _extend_triton(self, layer: Any, planes: Any, new: Any, forward_batch: Any, save: bool) -> torch.Tensor:
+        """Triton: our kernel reads a prefix from its planes; without any prefix SGLang's own does it. (T, Hq, D)."""
+        query, key, value = new
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        loc = forward_batch.out_cache_loc
+        rotated = self.launch.store(planes, query, key, value, loc, keep=self.has_prefix, save=save)
+        if self.has_prefix:
+            return self.launch.extend(
                 planes,
                 rotated,
                 self.req_to_token,
@@ -205,11 +239,10 @@ class TritonPlanesBackend(PlanesBackend):
                 out=out,
                 extend_max=self.extend_max,
             )
-        else:
-            key, value = key.contiguous(), value.contiguous()
-            starts, prefix = self.forward_metadata
-            self.plain_extend(
-                query, key, value, out, key, value, starts, prefix, self.empty, None, True, None, self.extend_max,
-                1.0, 1.0, layer.scaling,
-            )  # fmt: skip
-        return out.view(q.shape[0], -1)
+        key, value = key.contiguous(), value.contiguous()
+        starts, prefix = self.forward_metadata
+        self.plain_extend(
+            query, key, value, out, key, value, starts, prefix, self.empty, None, True, None, self.extend_max,
+            1.0, 1.0, layer.scaling,
+        )  # fmt: skip
+        return out

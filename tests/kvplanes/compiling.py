@@ -39,7 +39,8 @@ class Launches:
 def launches(dim: int, heads: int, group: int) -> Iterator[tuple[JITFunction[Any], Any, Any]]:
     """The kernels that a model with heads of `dim` channels launches, with arguments and options."""
     made: list[tuple[JITFunction[Any], Any, Any]] = []
-    for name in ("plan_kernel", "store_kernel", "decode_kernel", "combine_kernel", "extend_kernel", "pass_low_kernel"):
+    names = ("plan_kernel", "store_kernel", "decode_kernel", "combine_kernel", "extend_kernel", "gather_kernel")
+    for name in (*names, "pass_low_kernel"):
         kernel = getattr(launch, name)
         setattr(launch, name, Launches(kernel.kernel if isinstance(kernel, Launches) else kernel, made))
     planes = Planes(Shape(1, heads, dim), 256, "cpu")
@@ -48,10 +49,9 @@ def launches(dim: int, heads: int, group: int) -> Iterator[tuple[JITFunction[Any
     launch.warm(layer, table, bits, torch.bfloat16, heads * group, (4, 32))
     tuning, lengths = launch.tuning_for(dim)._replace(asm=True), torch.full((2,), 100)
     plan = launch.DecodePlan.allocate(2, heads * group, heads, dim, "cpu", tuning)
-    plan.fill(lengths, tuning)
+    plan.fill(lengths, lengths * 0, bits, tuning)
     query, out = torch.zeros(2, heads * group, dim).half(), torch.zeros(2, heads * group * dim).bfloat16()
-    windows = {"sinks": 4, "recent": 32, "req_bits": bits}
-    launch.decode(layer, query, table, lengths * 0, lengths, 0.1, plan=plan, out=out, tuning=tuning, **windows)
+    launch.decode(layer, query, table, 0.1, plan=plan, windows=(4, 32), out=out, tuning=tuning)
     yield from made
 
 

@@ -22,15 +22,20 @@ class Plan:
 
     allocate = classmethod(lambda cls, *shape: cls(*shape))
 
-    def fill(self, seq_lens: Any, _tuning: object) -> None:
-        assert len(seq_lens) <= self.batch_max
+    def fill(self, seq_lens: Any, req_rows: Any, _bits: object, _tuning: object) -> None:
+        assert len(seq_lens) == len(req_rows) <= self.batch_max
         self.filled += 1
 
 
 def decode(count: int) -> Any:
     """A batch that decodes `count` requests."""
     mode = SimpleNamespace(is_decode_or_idle=lambda: True, is_extend=lambda: False)
-    return SimpleNamespace(forward_mode=mode, batch_size=count, seq_lens=torch.ones(count, dtype=torch.int64))
+    return SimpleNamespace(
+        forward_mode=mode,
+        batch_size=count,
+        seq_lens=torch.ones(count, dtype=torch.int64),
+        req_pool_indices=torch.arange(count),
+    )
 
 
 def backend() -> Any:
@@ -39,8 +44,9 @@ def backend() -> Any:
 
     found: Any = object.__new__(TritonPlanesBackend)
     shape = SimpleNamespace(kv_heads=2, head_dim=64)
-    found.token_to_kv_pool = SimpleNamespace(planes=SimpleNamespace(shape=shape))
-    found.launch, found.tuning, found.query_heads, found.device = SimpleNamespace(DecodePlan=Plan), None, 4, "cpu"
+    found.token_to_kv_pool = SimpleNamespace(planes=SimpleNamespace(shape=shape), req_bits=None)
+    found.launch, found.query_heads, found.device = SimpleNamespace(DecodePlan=Plan), 4, "cpu"
+    found.way = SimpleNamespace(tuning=None)
     found.plan = found.graph_plan = found.eager_plan = None
     found.eager_max = 0
     return found

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from typing import Any
 
 import pytest
 
@@ -61,22 +63,10 @@ def test_decode(dim: int, heads: int, group: int, lengths: list[int], fine: list
     bits[pool.req_rows[torch.tensor(fine, device=DEVICE) > 0]] = 8
     tuning = launch.tuning_for(dim)
     plan = launch.DecodePlan.allocate(len(lengths) + 1, heads * group, heads, dim, DEVICE, tuning)
-    plan.fill(pool.lengths, tuning)
+    plan.fill(pool.lengths, pool.req_rows, bits, tuning)
     out = torch.full((len(lengths), heads * group * dim), float("nan"), device=DEVICE)
-    launch.decode(
-        pool.layer,
-        query,
-        pool.req_to_token,
-        pool.req_rows,
-        pool.lengths,
-        scale,
-        plan=plan,
-        req_bits=bits,
-        sinks=sinks,
-        recent=recent,
-        out=out,
-        tuning=tuning,
-    )
+    options = {"plan": plan, "windows": (sinks, recent), "out": out, "tuning": tuning}
+    launch.decode(pool.layer, query, pool.req_to_token, scale, **options)
     assert relative(out.view_as(expected), expected) < TOLERANCE
 
 
@@ -102,19 +92,79 @@ def test_extend(dim: int, heads: int, group: int, prefixes: list[int], counts: l
     assert relative(out, expected) < TOLERANCE
 
 
-def test_plan_covers_every_token_once() -> None:
-    lengths = [1, 128, 129, 4000, 7, 0, 513]
+@pytest.mark.parametrize(("dim", "heads"), [(64, 2), (128, 1), (256, 1)])
+@pytest.mark.parametrize(
+    ("prefixes", "counts", "fine"),
+    [([0], [3], [0.0]), ([0, 70, 5], [33, 1, 66], [0.0, 0.5, 1.0]), ([128], [64], [0.3])],
+)
+def test_gather(dim: int, heads: int, prefixes: list[int], counts: list[int], fine: list[float]) -> None:
+    lengths = [prefix + count for prefix, count in zip(prefixes, counts, strict=True)]
+    pool = Pool.make(dim, heads, lengths, fine)
+    pool.fill(2, upto=prefixes)
+    # fp16, since the interpreter cuts bf16 off; rows at a stride, as a model's projection makes them
+    new = rows(sum(counts), heads * 2, dim).half().split(heads, 1)
+    expected: tuple[list[Any], list[Any]] = ([], [])
+    start = 0
+    for own, prefix, count in zip(pool.slots, prefixes, counts, strict=True):
+        for kind, old in enumerate(reference.read(pool.layer, own[:prefix])):
+            expected[kind].append(rotate(old) + pool.layer.centres[kind])
+            expected[kind].append(new[kind][start : start + count].float())
+        start += count
+    ends = torch.tensor([[0, *counts], [0, *lengths]], dtype=torch.int32, device=DEVICE).cumsum(1, dtype=torch.int32)
+    lens = torch.tensor(prefixes, dtype=torch.int32, device=DEVICE)
+    where = (pool.req_to_token, pool.req_rows, lens)
+    found = launch.gather(pool.layer, new, *where, (ends[0], ends[1]), sum(lengths), max(lengths))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert relative(mine, torch.cat(theirs)) < TOLERANCE
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="FlashInfer has no kernels for a CPU")
+def test_dense_prefill() -> None:
+    pytest.importorskip("flashinfer")
+    from services.kvplanes.kernels.prefill import DensePrefill
+
+    prefixes, counts = [0, 70, 300], [33, 1, 66]
+    lengths = [prefix + count for prefix, count in zip(prefixes, counts, strict=True)]
+    dense = DensePrefill(14, 2, 128, torch.float16, DEVICE)
+    dense.plan(prefixes, counts)
+    query, key, value = (
+        rows(sum(count), heads, 128).half() for count, heads in ((counts, 14), (lengths, 2), (lengths, 2))
+    )
+    expected, start, kv_start = [], 0, 0
+    for count, length in zip(counts, lengths, strict=True):
+        keys, values = (part[kv_start : kv_start + length].float() for part in (key, value))
+        expected.append(reference.attend(query[start : start + count].float(), keys, values, 128**-0.5, length - count))
+        start, kv_start = start + count, kv_start + length
+    assert relative(dense.run(query, key, value, 128**-0.5), torch.cat(expected)) < TOLERANCE
+
+
+@pytest.mark.parametrize("few", [1, 5, 16])
+@pytest.mark.parametrize("lengths", [[1, 128, 129, 4000, 7, 0, 513], [4096] * 6, [900, 900, 901, 30000], [5]])
+def test_plan_covers_every_token_once(lengths: list[int], few: int) -> None:
     tuning = launch.Tuning()
     plan = launch.DecodePlan.allocate(16, 7, 1, 64, DEVICE, tuning)
-    plan.fill(torch.tensor(lengths, device=DEVICE), tuning)
-    *starts, chunk = plan.indptr[: len(lengths) + 2].tolist()
-    assert chunk % tuning.block == 0
-    owners = plan.items.tolist()
+    plan = dataclasses.replace(plan, few=few)
+    count = len(lengths)
+    bits = torch.tensor([8, 4] * 8, dtype=torch.int32, device=DEVICE)
+    rows_ = torch.randperm(count, device=DEVICE)
+    plan.fill(torch.tensor(lengths, device=DEVICE), rows_, bits, tuning)
+    bounds, starts = plan.bounds[: few + 1].tolist(), plan.indptr[: count + 1].tolist()
+    items = plan.items[: starts[-1]].tolist()
+    assert bounds[0] == 0
+    assert bounds[-1] == len(items), "every item is some program's"
+    assert bounds == sorted(bounds)
+    assert all(request == -1 for request, *_ in plan.items[starts[-1] : few + count].tolist())
     for request, length in enumerate(lengths):
-        items = range(starts[request], starts[request + 1])
-        assert len(items) == -(-length // chunk)
-        assert all(owners[item] == request for item in items)
-    assert all(owner == -1 for owner in owners[starts[-1] :])
+        own = items[starts[request] : starts[request + 1]]
+        spans = [(start, end) for _, start, end, *_ in own]
+        assert [start for start, _ in spans] == [0, *(end for _, end in spans)][: len(spans)]
+        assert not spans or spans[-1][1] == length
+        assert all(start < end and start % 32 == 0 for start, end in spans)
+        row = int(rows_[request])
+        assert all(
+            rest == [length, row, int(row % 2 == 0), starts[request], len(own)]
+            for *_, rest in ([i[0], i[3:]] for i in own)
+        )
 
 
 def test_pass_low_gives_a_low_plane_to_one_heir_only() -> None:

@@ -146,3 +146,10 @@ def add_row(x, source, sign: tl.constexpr, QUARTER: tl.constexpr):
         x[0] + sign * tl.load(source)[None, :], x[1] + sign * tl.load(source + QUARTER)[None, :],
         x[2] + sign * tl.load(source + 2 * QUARTER)[None, :], x[3] + sign * tl.load(source + 3 * QUARTER)[None, :],
     )  # fmt: skip
+
+
+@triton.jit
+def scale_pair(pair):
+    """Step and middle, float32, of the two fp16 numbers in an int32."""
+    step = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+    return step, (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)

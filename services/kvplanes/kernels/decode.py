@@ -5,8 +5,8 @@ cores multiply codes as they are, small integers whose bits are taken for fp16 s
 token. Values likewise: ``sum p v = sum (p * step) code + sum p * offset``. Rows are worked on in four quarters, since a
 16-bit unit holds one channel of each (``services.kvplanes.code``).
 
-Work items are (request, chunk of its tokens); ``plan`` cuts requests into chunks of one length so that all
-multiprocessors get the same bytes, whatever the lengths in the batch.
+Work items are (request, chunk of its tokens); ``plan_kernel`` cuts requests so that all multiprocessors get the same
+bytes, whatever the lengths in the batch.
 """
 
 # ruff: noqa: N803, PLR0917
@@ -25,6 +25,7 @@ from .common import (
     join,
     load_quarters,
     rotate,
+    scale_pair,
     store_quarters,
     unpack,
 )
@@ -34,41 +35,69 @@ COLUMNS = tl.constexpr(32)  # of the running sums; four warps side by side hold 
 
 
 @triton.jit
+def _of_owner(x, lane, owner):
+    """x (BATCH) at each of `owner` (items), 0 past the end."""
+    return tl.sum(tl.where(lane[None, :] == owner[:, None], x[None, :], 0), axis=1)
+
+
+@triton.jit(do_not_specialize=["batch"])
 def plan_kernel(
-    seq_lens, items, indptr, batch, few, target, max_items,
-    BATCH: tl.constexpr, BLOCK: tl.constexpr, LONG: tl.constexpr,
+    seq_lens, req_rows, req_bits, items, bounds, indptr, batch, few, start_tokens,
+    BATCH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Cut `batch` requests into at most `max_items` chunks, aiming at no more than `target` of them.
+    """Share `batch` requests out among `few` programs, so that all read as many bytes; a token at 8 bits counts twice.
 
-    A chunk costs about as much to start and to merge as 256 tokens to read, so a small batch is cut into `few` (one
-    chunk a place on the GPU) and no finer, until chunks reach LONG tokens; then finer cuts even out the
-    multiprocessors' load.
+    Laid end to end, the requests are cut where a program's share ends: a chunk of a request, or all of it, is an item.
+    Beginning and ending an item takes as long as reading `start_tokens`. So requests of about one length are shared out
+    whole, and nobody has to merge.
 
-    seq_lens (batch) int64 -> indptr (batch + 2) int32: first item of each request, end, chunk length;
-    items (max_items) int32: the request of an item, -1 past the end.
+    seq_lens, req_rows (batch) int64, req_bits (rows) int32 -> items (few + batch, 8) int32: request (-1: none), first
+    token, end, the request's length, row, whether it is at 8 bits, its first item, its items; bounds (few + 1) int32:
+    the first item of each program; indptr (batch + 1) int32: the first item of each request.
     """
     lane = tl.arange(0, BATCH)
-    lens = tl.load(seq_lens + lane, mask=lane < batch, other=0).to(tl.int32)
-    total = tl.sum(lens)
-    chunk = tl.maximum(tl.cdiv(total, target), tl.minimum(tl.cdiv(total, few), LONG))
-    chunk = tl.maximum(tl.cdiv(chunk, BLOCK), 1) * BLOCK
-    counts = tl.cdiv(lens, chunk)
-    ends = tl.cumsum(counts)
-    tl.store(indptr + lane, ends - counts, mask=lane < batch)
+    valid = lane < batch
+    lens = tl.load(seq_lens + lane, mask=valid, other=0).to(tl.int32)
+    rows = tl.load(req_rows + lane, mask=valid, other=0).to(tl.int32)
+    fine = (tl.load(req_bits + rows, mask=valid, other=4) == 8).to(tl.int32)
+    size = tl.cdiv(lens * (1 + fine), BLOCK) * BLOCK
+    longest = tl.max(size)
+    share = tl.cdiv(tl.cdiv(tl.sum(size), few), BLOCK) * BLOCK
+    share = tl.maximum(share, tl.cdiv(start_tokens // 4, BLOCK) * BLOCK)
+    each = tl.cdiv(batch, few)
+    whole = each * (longest + start_tokens) <= share + (1 + each) * start_tokens + start_tokens // 2
+    size = tl.where(whole & (size > 0), longest, size)
+    share = tl.where(whole, each * longest, share)
+    share = tl.maximum(share, BLOCK)
+    ends = tl.cumsum(size)
+    first = (ends - size) // share
+    counts = tl.where(size > 0, (ends - 1) // share - first + 1, 0)
+    item_ends = tl.cumsum(counts)
+    tl.store(indptr + lane, item_ends - counts, mask=valid)
     tl.store(indptr + batch, tl.sum(counts))
-    tl.store(indptr + batch + 1, chunk)
-    for start in range(0, max_items, 64):
-        item = start + tl.arange(0, 64)
-        before = tl.where((ends[None, :] <= item[:, None]) & (lane[None, :] < batch), 1, 0)
-        owner = tl.sum(before, axis=1)
-        tl.store(items + item, tl.where(owner < batch, owner, -1), mask=item < max_items)
-
-
-@triton.jit
-def _scale_pair(pair):
-    """Step and middle, float32, of the two fp16 numbers in an int32."""
-    step = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    return step, (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+    for start in range(0, few + 1, 32):
+        program = start + tl.arange(0, 32)
+        before = tl.minimum(tl.maximum(program[:, None] - first[None, :], 0), counts[None, :])
+        tl.store(bounds + program, tl.sum(before, axis=1), mask=program <= few)
+    for start in range(0, few + batch, 32):
+        item = start + tl.arange(0, 32)
+        owner = tl.sum(tl.where((item_ends[None, :] <= item[:, None]) & valid[None, :], 1, 0), axis=1)
+        first_item = _of_owner(item_ends - counts, lane, owner)
+        begin = _of_owner(ends - size, lane, owner)
+        weight = 1 + _of_owner(fine, lane, owner)
+        length = _of_owner(lens, lane, owner)
+        own = (_of_owner(first, lane, owner) + item - first_item) * share
+        stop = tl.minimum(own + share - begin, _of_owner(size, lane, owner)) // weight
+        record = items + item * 8
+        used = item < few + batch
+        tl.store(record, tl.where(owner < batch, owner, -1), mask=used)
+        tl.store(record + 1, tl.maximum(own - begin, 0) // weight, mask=used)
+        tl.store(record + 2, tl.minimum(stop, length), mask=used)
+        tl.store(record + 3, length, mask=used)
+        tl.store(record + 4, _of_owner(rows, lane, owner), mask=used)
+        tl.store(record + 5, weight - 1, mask=used)
+        tl.store(record + 6, first_item, mask=used)
+        tl.store(record + 7, _of_owner(counts, lane, owner), mask=used)
 
 
 @triton.jit
@@ -94,7 +123,7 @@ def fold_tile(
     valid = offsets < end
     unit = tl.arange(0, QUARTER)
     slot = tl.load(slots + offsets, mask=valid, other=0)
-    step, middle = _scale_pair(tl.load(scales + slot * 2)[None, :])
+    step, middle = scale_pair(tl.load(scales + slot * 2)[None, :])
     units = tl.load(codes + (slot * (2 * QUARTER))[None, :] + unit[:, None])
     if BOTH:
         low = tl.load(low_of + slot, mask=valid, other=-1)
@@ -115,7 +144,7 @@ def fold_tile(
     # 2 to the 5th keeps small weights out of fp16's subnormals; it cancels in the division by the mass.
     weight = tl.exp2(score - (peak - 5.0)[:, None])
     mass = mass * shrink[:, None] + by_column(weight)
-    step, middle = _scale_pair(tl.load(scales + slot * 2 + 1)[None, :])
+    step, middle = scale_pair(tl.load(scales + slot * 2 + 1)[None, :])
     constant = constant * shrink[:, None] + by_column(weight * (middle + shift[None, :] * step))
     units = tl.load(codes + (slot * (2 * QUARTER) + QUARTER)[:, None] + unit[None, :])
     if BOTH:
@@ -197,8 +226,8 @@ def _attend_chunk(
 
 @triton.jit
 def decode_kernel(
-    query, codes, scales, low_of, req_to_token, req_rows, seq_lens, req_bits, items, indptr,
-    part, part_lse, batch, query_stride, row_stride, code_stride, scale_stride, score_scale, sinks, recent,
+    query, codes, scales, low_of, req_to_token, items,
+    part, part_lse, query_stride, row_stride, code_stride, scale_stride, score_scale, sinks, recent,
     HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, QUARTER: tl.constexpr,
     BLOCK: tl.constexpr, LOW_BLOCK: tl.constexpr, FINE_BLOCK: tl.constexpr, ASM: tl.constexpr,
     STAGES: tl.constexpr, LOW_STAGES: tl.constexpr, FINE_STAGES: tl.constexpr,
@@ -206,20 +235,19 @@ def decode_kernel(
     """Attention of one chunk of one request for the GROUP query heads of one KV head.
 
     query (batch, HEADS * GROUP, D) fp16, rotated; codes (HEADS, slots, 2, D/4) int16; scales (HEADS, slots, 2) int32,
-    each two fp16; low_of (slots) int32; req_to_token (rows, context) int32; req_bits (rows) int32.
+    each two fp16; low_of (slots) int32; req_to_token (rows, context) int32; items: see ``plan_kernel``.
     part (items, HEADS * GROUP, D) float32 and part_lse (items, HEADS * GROUP) float32, base 2, are written.
     """
     head = tl.program_id(0)
     item = tl.program_id(1)
-    request = tl.load(items + item)
+    request = tl.load(items + item * 8)
     if request < 0:
         return
-    chunk = tl.load(indptr + batch + 1)
-    start = (item - tl.load(indptr + request)) * chunk
-    length = tl.load(seq_lens + request).to(tl.int32)
-    end = tl.minimum(start + chunk, length)
-    row = tl.load(req_rows + request).to(tl.int64)
-    fine = tl.load(req_bits + row) == 8
+    start = tl.load(items + item * 8 + 1)
+    end = tl.load(items + item * 8 + 2)
+    length = tl.load(items + item * 8 + 3)
+    row = tl.load(items + item * 8 + 4).to(tl.int64)
+    fine = tl.load(items + item * 8 + 5) == 1
 
     member = tl.arange(0, ROWS)
     channel = tl.arange(0, QUARTER)
