@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from services.kvplanes.kernels import launch
+from services.kvplanes.kernels.cuda import nvrtc
+from services.kvplanes.kernels.cuda.program import CudaTuning, cuda_tuning_for
 from services.kvplanes.layout import Shape, bytes_per_token
 from services.kvplanes.planes import Planes
 
@@ -16,11 +18,6 @@ SHAPES = {"qwen2.5-7b": (4, 7), "qwq-32b": (8, 5)}  # KV heads, query heads a KV
 CONTEXTS = (1024, 4096, 16384)
 SINKS, RECENT = 4, 32
 LAYERS = 4
-
-
-def gpu_name() -> str:
-    """The GPU, as its driver names it."""
-    return str(torch.cuda.get_device_name())
 
 
 def timed(steps: list[Callable[[], Any]], repeats: int = 15) -> float:
@@ -62,50 +59,47 @@ def copy_gbps() -> float:
     return float(round(2 * source.numel() / sorted(times)[6] / 1e6, 1))
 
 
+def way_of(group: int, tuning: CudaTuning) -> launch.DecodeWay:
+    """The CUDA C++ kernel of heads of 128 channels, built with `tuning`."""
+    major, minor = torch.cuda.get_device_capability()
+    variant = tuning.variant(128, group, torch.bfloat16)
+    return launch.DecodeWay(tuning, nvrtc.load(variant, 10 * major + minor, early=tuning.early))
+
+
 class PlanesCase:
     """LAYERS layers of a batch at one context length and precision."""
 
-    def __init__(self, heads: int, group: int, context: int, bits: int) -> None:
-        total = BATCH * context
-        self.heads, self.group = heads, group
-        self.planes = Planes(Shape(LAYERS, heads, 128), total * (bits // 4) + BATCH * 64, "cuda")
+    def __init__(self, heads: int, group: int, context: int, bits: int, batch: int = BATCH) -> None:
+        total = batch * context
+        self.heads, self.group, self.batch = heads, group, batch
+        self.planes = Planes(Shape(LAYERS, heads, 128), total * (bits // 4) + batch * 64, "cuda")
         for codes, scales in zip(self.planes.codes, self.planes.scales, strict=True):
             codes.random_(0, 256)
             scales[..., 0].uniform_(0.05, 0.3)
             scales[..., 1].normal_(0, 0.2)
-        self.table = torch.arange(1, total + 1, dtype=torch.int32, device="cuda").view(BATCH, context)
-        position = torch.arange(context, device="cuda").repeat(BATCH)
+        self.table = torch.arange(1, total + 1, dtype=torch.int32, device="cuda").view(batch, context)
+        position = torch.arange(context, device="cuda").repeat(batch)
         fine = (position < SINKS) | (position >= context - RECENT) | (bits == 8)
         lows = torch.arange(total + 1, total + 1 + int(fine.sum()), device="cuda").int()
         self.planes.low_of[1 : total + 1][fine] = lows
-        self.lengths = torch.full((BATCH,), context, device="cuda")
-        self.req_bits = torch.full((BATCH,), bits, dtype=torch.int32, device="cuda")
-        self.req_rows = torch.arange(BATCH, device="cuda")
-        self.query = torch.randn(BATCH, heads * group, 128, device="cuda", dtype=torch.float16)
-        self.out = torch.empty(BATCH, heads * group * 128, device="cuda", dtype=torch.bfloat16)
+        self.lengths = torch.full((batch,), context, device="cuda")
+        self.req_bits = torch.full((batch,), bits, dtype=torch.int32, device="cuda")
+        self.req_rows = torch.arange(batch, device="cuda")
+        self.new = tuple(
+            torch.randn(batch, count, 128, device="cuda", dtype=torch.bfloat16)
+            for count in (heads * group, heads, heads)
+        )
+        self.out = torch.empty(batch, heads * group * 128, device="cuda", dtype=torch.bfloat16)
 
-    def decode_us(self, tuning: launch.Tuning) -> float:
-        """One layer's decode, both of its launches."""
-        plan = launch.DecodePlan.allocate(BATCH, self.heads * self.group, self.heads, 128, "cuda", tuning)
-        plan.fill(self.lengths, tuning)
-        where = (self.table, self.req_rows, self.lengths, 128**-0.5)
-        options: dict[str, Any] = {"sinks": SINKS, "recent": RECENT, "out": self.out, "tuning": tuning, "plan": plan}
-
-        def layer(index: int) -> Callable[[], Any]:
-            return lambda: launch.decode(
-                self.planes.layer(index), self.query, *where, req_bits=self.req_bits, **options
-            )
-
-        return timed([layer(index) for index in range(LAYERS)])
-
-    def store_us(self) -> float:
-        """One layer's rotation of queries and storing of new keys and values."""
-        new = torch.randn(BATCH, self.heads, 128, device="cuda", dtype=torch.bfloat16)
-        query = torch.randn(BATCH, self.heads * self.group, 128, device="cuda", dtype=torch.bfloat16)
+    def step_us(self, way: launch.DecodeWay) -> float:
+        """One layer: the new token stored, and attention, in all their launches."""
+        plan = launch.DecodePlan.allocate(self.batch, self.heads * self.group, self.heads, 128, "cuda", way.tuning)
+        plan.fill(self.lengths, self.req_rows, self.req_bits, way.tuning)
+        options: dict[str, Any] = {"plan": plan, "windows": (SINKS, RECENT), "out": self.out}
         loc = self.table[:, -1].long()
 
         def layer(index: int) -> Callable[[], Any]:
-            return lambda: launch.store(self.planes.layer(index), query, new, new, loc)
+            return lambda: launch.step(way, self.planes.layer(index), self.new, loc, self.table, 128**-0.5, **options)
 
         return timed([layer(index) for index in range(LAYERS)])
 
@@ -138,30 +132,31 @@ def sglang_us(heads: int, group: int, context: int, dtype: torch.dtype) -> float
     return timed([layer(index) for index in range(LAYERS)])
 
 
-def measure(variants: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
+def measure(variants: Mapping[str, CudaTuning] = {}, baselines: bool = True) -> dict[str, Any]:
     """Microseconds a layer by model shape, cache and context, and what follows from them.
 
-    `variants` are other tunings, by name, timed at 4 and 8 bits beside the default.
+    `variants` are other tunings of the CUDA C++ kernel, by name, timed at 4 and 8 bits beside the default.
     """
     figures: dict[str, Any] = {"copy_gbps": copy_gbps()}
-    tuning = launch.Tuning()
+    major, minor = torch.cuda.get_device_capability()
+    default = cuda_tuning_for(128, 10 * major + minor)
     for name, (heads, group) in SHAPES.items():
+        ways = {"": way_of(group, default)} | {f"_{key}": way_of(group, tuning) for key, tuning in variants.items()}
+        if baselines:
+            ways["_without_cuda"] = launch.DecodeWay(launch.tuning_for(128))
         for context in CONTEXTS:
             row: dict[str, Any] = {}
             for bits in (4, 8):
                 case = PlanesCase(heads, group, context, bits)
-                row[f"kv{bits}_us"] = case.decode_us(tuning)
-                for variant, changes in variants.items():
-                    row[f"kv{bits}_{variant}"] = case.decode_us(tuning._replace(**changes))
-                row["store_us"] = case.store_us()
+                row |= {f"kv{bits}{key}_us": case.step_us(way) for key, way in ways.items()}
                 del case
-            row["bf16_us"] = sglang_us(heads, group, context, torch.bfloat16)
-            row["fp8_e5m2_us"] = sglang_us(heads, group, context, torch.float8_e5m2)
-            read = BATCH * context * bytes_per_token({"layers": 1, "kv_heads": heads, "head_dim": 128}, 4)
-            row["kv4_speedup"] = round(row["bf16_us"] / row["kv4_us"], 2)
-            row["kv8_speedup"] = round(row["bf16_us"] / row["kv8_us"], 2)
-            row["kv4_gbps"] = round(read / row["kv4_us"] / 1e3, 1)
-            row["kv4_part_of_copy"] = round(row["kv4_gbps"] / figures["copy_gbps"], 3)
+                read = BATCH * context * bytes_per_token({"layers": 1, "kv_heads": heads, "head_dim": 128}, bits)
+                if bits == 8:
+                    read -= BATCH * context * heads * 8  # a low plane's scales are not read
+                row[f"kv{bits}_gbps"] = round(read / row[f"kv{bits}_us"] / 1e3, 1)
+                row[f"kv{bits}_part_of_copy"] = round(row[f"kv{bits}_gbps"] / figures["copy_gbps"], 3)
+            if baselines:
+                row["triton_us"] = sglang_us(heads, group, context, torch.bfloat16)
             figures[f"{name} {context}"] = row
             print(name, context, row, flush=True)
     return figures

@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.kvplanes_runs import LENGTHS, Job
 from services.evidence.charts import Bar, bar_file
 
 DOCS = Path("docs")
-CACHES = {"auto": "bf16", "fp8_e5m2": "fp8", "kv8": "planes, 8 bits", "kv4": "planes, 4 bits", "fp4_mx_block16": "fp4"}
+MODEL = "qwen2.5-7b-awq"
+CACHES = {
+    "triton": "16 bits, Triton",
+    "flashinfer": "16 bits, FlashInfer",
+    "flashinfer_fp8": "fp8, FlashInfer",
+    "kv8": "planes, 8 bits",
+    "kv4": "planes, 4 bits",
+}
 
 
 def pace(found: Mapping[str, Any]) -> str:
@@ -21,19 +29,17 @@ def pace(found: Mapping[str, Any]) -> str:
 
 
 def decode_steps(found: Mapping[str, Any]) -> str:
-    """Of kvplanes.json: each cache, by model and context."""
+    """Of kvplanes.json: each cache of MODEL, by context."""
     engines: Mapping[str, Mapping[str, float]] = found["engines"]
     bars: list[Bar] = []
-    for model in dict.fromkeys(name.rsplit(" ", 1)[0] for name in engines):
-        for context in (1024, 4096, 16384):
-            key = f"decode_{context}_ms"
-            group = [
-                Bar(name, step_ms, f"{step_ms:.2f} ms", tone)
-                for tone, (cache, name) in enumerate(CACHES.items(), 1)
-                if (step_ms := engines.get(f"{model} {cache}", {}).get(key)) is not None
-            ]
-            bars += [Bar(f"{model}, {context:,} tokens", 0, "", tone=0), *group] if group else []
-    return bar_file(f"One decode step of 32 requests, {found['gpu']}", bars)
+    for context in LENGTHS:
+        group = [
+            Bar(name, step_ms, f"{step_ms:.2f} ms", tone)
+            for tone, (cache, name) in enumerate(CACHES.items(), 1)
+            if (step_ms := engines.get(f"{MODEL} {cache}", {}).get(f"{Job(context).name}_ms")) is not None
+        ]
+        bars += [Bar(f"{context:,} tokens", 0, "", tone=0), *group] if group else []
+    return bar_file(f"One decode step of 32 requests, Qwen2.5-7B AWQ, {found['gpu']}", bars)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from benchmarks.gpu import kvplanes, kvplanes_live
+from benchmarks.gpu.kvplanes_figures import named
+from benchmarks.gpu.kvplanes_runs import RUNS, Job, Run
 
 
 def start(code: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -74,11 +76,11 @@ async def test_an_answer_is_timed_event_by_event(last: bytes, end: str) -> None:
 
 
 def test_figures_of_an_earlier_run_are_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = kvplanes.RUNS[0]
-    (tmp_path / "turn-of").write_text(kvplanes.result_path(run, tmp_path).name)
-    kvplanes.result_path(run, tmp_path).write_text('{"decode_4096_ms": 1.0}')
+    run = RUNS[0]
+    (tmp_path / "turn-of").write_text(kvplanes.result_path(run, tmp_path, 0).name)
+    kvplanes.result_path(run, tmp_path, 0).write_text('{"decode_32x4096_ms": 1.0}')
 
-    def worker(_run: kvplanes.Run, _models: Path, scratch: Path) -> subprocess.Popen[bytes]:
+    def worker(_run: Run, _models: Path, scratch: Path, _turn: int) -> subprocess.Popen[bytes]:
         assert not (scratch / "turn-of").exists(), "it would not wait its turn"
         return start("print(1); os._exit(1)")[0]
 
@@ -87,4 +89,21 @@ def test_figures_of_an_earlier_run_are_not_taken_for_this_one(tmp_path: Path, mo
     words = ["kvplanes", "--models", str(tmp_path), "--out", str(out), "--scratch", str(tmp_path), "--only", run.name]
     monkeypatch.setattr(sys, "argv", words)
     kvplanes.main()
-    assert "decode_4096_ms" not in out.read_text()
+    assert "decode_32x4096_ms" not in out.read_text()
+
+
+def test_of_two_runs_the_lesser_milliseconds_count() -> None:
+    one, other = {"decode_ms": 2.0, "start_s": 5}, {"decode_ms": 3.0, "start_s": 7}
+    assert kvplanes.faster(one, other) == {"decode_ms": 2.0, "start_s": 7}
+    assert kvplanes.faster({}, other) == other
+
+
+def test_a_ratio_is_the_baselines_time_over_ours_and_is_left_out_where_one_is_missing() -> None:
+    key = Job(4096).name
+    engines = {"qwen2.5-7b-awq kv4": {f"{key}_ms": 5.0}, "qwen2.5-7b-awq flashinfer": {f"{key}_ms": 6.5}}
+    assert named({"engines": engines}) == {"vs_flashinfer_4k": 1.3}
+
+
+def test_a_run_reaches_its_worker_as_it_is() -> None:
+    assert all(Run.from_json(run.to_json()) == run for run in RUNS)
+    assert sum(Job(4096, ragged=True).lengths()) != 4096 * 32
