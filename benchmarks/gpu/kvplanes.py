@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -68,6 +69,15 @@ def chosen(names: str) -> list[Run]:
     return [by_name[name] for name in wanted]
 
 
+def gpu_name() -> str:
+    """The GPU, as its driver names it; empty without one."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def run_engines(runs: list[Run], options: argparse.Namespace, figures: dict[str, Any]) -> None:
     """Run every configuration in turn, into ``figures["engines"]``."""
     turns = [(run, turn) for turn in range(options.repeat) for run in runs]
@@ -110,9 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
     forget(options.scratch)
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    gpu = subprocess.run(query, capture_output=True, text=True, check=False)
-    figures: dict[str, Any] = {"gpu": gpu.stdout.strip(), "batch": BATCH, "engines": {}}
+    figures: dict[str, Any] = {"gpu": gpu_name(), "batch": BATCH, "engines": {}}
     run_engines(chosen(options.only), options, figures)
     figures["figures"] = named(figures)
     write(options.out, figures)
