@@ -72,6 +72,7 @@ async def _feed(gateway: Gateway, call: Call, chat: Admitted, reader: Reader | N
     follows = reader is not None and reader.chat == chat.ticket.chat
     with nullcontext(reader) if follows and reader else gateway.hub.follow(chat.ticket.chat, chat.after) as following:
         entries = Feed(gateway, chat, following)
+        following.submitted = True
 
         def gone(_: asyncio.Task[None]) -> None:
             entries.client_gone = True

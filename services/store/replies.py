@@ -37,11 +37,12 @@ log = structlog.get_logger()
 
 
 class Reader:
-    """One client's place in one reply stream."""
+    """One client's place in one reply stream. `submitted`: Redis has had the chat, and if it has not now, lost it."""
 
-    def __init__(self, chat: str, after: str) -> None:
+    def __init__(self, chat: str, after: str, *, submitted: bool = True) -> None:
         self.chat = chat
         self.after = after
+        self.submitted = submitted
         self.ended = False
         self._news: list[ReplyEntry] = []
         self._woken = False
@@ -111,7 +112,6 @@ class ReplyHub:
         self.channel = keys.reply_channel(secrets.token_hex(8))  # news of the chats followed here, and of no others
         self._connection = connection
         self._attended: set[str] = set()  # chats whose news come to `channel`
-        self._known: set[str] = set()  # followed chats that Redis had at the last sweep
         self._left: list[str] = []  # chats that ran when their last reader left
         self._readers: dict[str, set[Reader]] = defaultdict(set)
         self._dirty: set[str] = set()
@@ -119,8 +119,11 @@ class ReplyHub:
 
     @contextmanager
     def follow(self, chat: str, after: str = START, *, fresh: bool = False) -> Iterator[Reader]:
-        """A reader of one reply, from the entry after `after`. `fresh`: there is nothing yet, news will come."""
-        reader = Reader(chat, after)
+        """A reader of one reply, from the entry after `after`.
+
+        `fresh`: there is nothing yet, news will come. Whoever submits the chat sets the reader's `submitted` then.
+        """
+        reader = Reader(chat, after, submitted=not fresh)
         self._readers[chat].add(reader)
         if fresh:
             self._attended.add(chat)
@@ -179,18 +182,16 @@ class ReplyHub:
             self._mark(list(self._readers))
 
     async def _end_lost(self) -> None:
-        """End the replies of chats that Redis knew at the last sweep and has lost since."""
-        chats = list(self._readers)
+        """End the replies of chats that Redis had and has no more, whoever was reading when it lost them."""
+        readers = [reader for chat in self._readers.values() for reader in chat if reader.submitted]
         with translated():
             async with self._connection.redis.pipeline(transaction=False) as pipe:
-                for chat in chats:
-                    pipe.exists(keys.chat(chat))
-                there = {chat for chat, exists in zip(chats, await pipe.execute(), strict=True) if exists}
-        for chat in self._known - there:
-            for reader in self._readers.get(chat, ()):
-                if not reader.ended:
-                    reader.give(reader.after, [ReplyEntry(reader.after, "end", end=LOST)])
-        self._known = there
+                for reader in readers:
+                    pipe.exists(keys.chat(reader.chat), keys.reply(reader.chat))
+                there = await pipe.execute()
+        for reader, count in zip(readers, there, strict=True):
+            if count < 2 and not reader.ended:
+                reader.give(reader.after, [ReplyEntry(reader.after, "end", end=LOST)])
 
     async def _read(self) -> None:
         while True:

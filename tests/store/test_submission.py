@@ -160,11 +160,13 @@ async def test_what_cannot_be_read_is_its_own_readers_trouble(host: Host) -> Non
     redis = host.connection.redis
     await redis.xadd(keys.reply("another version's"), {"k": "end", "d": "no end"}, id="1-1")
     await redis.set(keys.reply("no stream"), "1")
+    for name in ("another version's", "no stream"):
+        await redis.hset(keys.chat(name), "state", "running")
     for news in (b"no JSON", b"7", b"[[1]]", b'[["chat-1", "0-0", "1-1", {"b": "x"}]]'):
         await redis.publish(host.hub.channel, news)
     chat = ticket()
     with host.hub.follow("another version's") as first, host.hub.follow("no stream") as second:
-        with host.hub.follow(chat.chat) as reader:
+        with host.hub.follow(chat.chat, fresh=True) as reader:
             await redis.publish(host.hub.channel, b'[["chat-1", "0-0", "1-1", {"b": "x"}]]')
             await asyncio.sleep(0.05)
             await host.submit(chat)
