@@ -15,7 +15,7 @@ from services.devices.card import device_of
 from services.planner.kv_change import bots_of, per_token, possible_bits
 from services.planner.need import Need
 from services.planner.plan_inputs import ConfigError, WeightsError, needs_beside
-from services.planner.quality_table import TABLE
+from services.planner.quality_table import published
 from services.store.jobs import Jobs
 from services.store.quality import measured
 from services.store.registry_edit import read_registry
@@ -89,10 +89,10 @@ def _sizes(engine: EngineView | None, need: Need | None) -> dict[str, Any]:
 
 
 async def quality_of(gateway: Gateway, model: str) -> list[Quality]:
-    """Measured figures of a model, by bits; published ones of another model where it was not measured."""
+    """Measured figures of a model, by bits; published ones of SmolLM2-135M where it was not measured."""
     found = {row.bits: Quality(**asdict(row)) for row in await measured(gateway.connection, model)}
-    published = {row.bits: Quality(**asdict(row)) for row in TABLE}
-    return [{**published, **found}[bits] for bits in sorted({**published, **found})]
+    rows = {row.bits: Quality(**asdict(row)) for row in published(configured(gateway, model).weights)} | found
+    return [rows[bits] for bits in sorted(rows)]
 
 
 def at_bits(quality: list[Quality], bits: int) -> Quality | None:
