@@ -94,7 +94,7 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
             page="Tenants",
             session=session,
             tenants=tenants["items"],
-            usage=UsagePage.of(report, first, last),
+            usage=UsagePage.of(report, first, last, [tenant["name"] for tenant in tenants["items"]]),
             failed=(await dashboard.admin.get(session.key, "/handovers/failed"))["items"],
             widgets=[_embedded(dashboard, site, _base(request)) for site in dashboard.widgets.sites.all()],
         )

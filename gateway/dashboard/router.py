@@ -94,8 +94,9 @@ class Dashboard:
             read_measured(self.gateway.connection),
         )
         reports = {name: engine.report for name, engine in engines.items()}
-        most = bandwidths(self.gateway.config, measured)
-        now = view.now(Overview.model_validate(overview), reports, most)
+        found = Overview.model_validate(overview)
+        most = bandwidths(self.gateway.config, measured, [device.id for device in found.devices])
+        now = view.now(found, reports, most)
         return {"now": now, "jobs": [row(job) for job in jobs["items"]], "session": session}
 
 
@@ -232,8 +233,8 @@ async def form_of(request: Request) -> dict[str, str]:
     async for piece in request.stream():
         body += piece
         if len(body) > FORM_BYTES_MAX:
-            break
-    return dict(parse_qsl(bytes(body[:FORM_BYTES_MAX]).decode("utf-8", "replace")))
+            raise Refused(Code.BODY_TOO_LARGE, f"The form is larger than {FORM_BYTES_MAX} bytes.")
+    return dict(parse_qsl(bytes(body).decode("utf-8", "replace")))
 
 
 def _own_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -48,12 +49,13 @@ class UsagePage:
     total: TenantSum
 
     @classmethod
-    def of(cls, report: dict[str, Any], first: str, last: str) -> UsagePage:
-        """From the admin API's UsageReport."""
+    def of(cls, report: dict[str, Any], first: str, last: str, tenants: Sequence[str] = ()) -> UsagePage:
+        """From the admin API's UsageReport. `tenants`: all of the host, in its order. Colours go by it, so a tenant
+        keeps its colour whoever else used something; removed tenants come after."""
         rows = report["rows"]
         taken = {name: sum(_tokens(row) for row in rows if row["tenant"] == name) for name in _names(rows)}
         order = sorted(taken, key=lambda name: (-taken[name], name))
-        hues = {name: place % HUES for place, name in enumerate(order)}
+        hues = {name: place % HUES for place, name in enumerate(dict.fromkeys([*tenants, *sorted(taken)]))}
         sums = [_sum(name, hues[name], [row for row in rows if row["tenant"] == name]) for name in order]
         return cls(first, last, _days(rows, hues, first, last), sums, _sum("All", 0, rows))
 
@@ -99,7 +101,7 @@ def _days(rows: list[dict[str, Any]], hues: dict[str, int], first: str, last: st
     made = []
     for day in days:
         parts, ground = [], 100.0
-        for tenant, tokens in sorted(by_day[day.isoformat()].items(), key=lambda pair: hues[pair[0]]):
+        for tenant, tokens in sorted(by_day[day.isoformat()].items()):
             height = 100.0 * tokens / tallest
             ground -= height
             parts.append((hues[tenant], ground, height))

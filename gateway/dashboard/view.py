@@ -14,8 +14,10 @@ from services.contracts.engines import EngineReport
 from services.contracts.snapshot import ModelSnapshot, Snapshot
 from services.contracts.units import bytes_in_words
 
+SELDOM = ("withheld", "aside")  # in the legend only where there is some
 MAGNIFIED = 0.3  # a smaller part of the card is shown by itself
 HUES = 6  # models beyond it share colours; names always stand beside them
+NOT_LOADED = ("asleep", "down")  # states of a model whose engine holds no memory
 KINDS = {
     "weights": "Weights",
     "overhead": "Engine overhead",
@@ -25,6 +27,7 @@ KINDS = {
     "cached": "Prefix cache",
     "withheld": "Held back",
     "free": "KV free",
+    "aside": "Kept for a model that is not loaded",
     "reserve": "Safety reserve",
     "unplanned": "Not planned",
 }
@@ -196,14 +199,26 @@ def now(overview: Overview, reports: Mapping[str, EngineReport], bandwidth_bytes
     )
 
 
-def _parts_of_pool(budget: int, account: ModelSnapshot | None) -> list[tuple[str, int]]:
+def _parts_of_pool(model: Model, account: ModelSnapshot | None) -> list[tuple[str, int]]:
     """The pool's bytes by kind, in the order they are drawn."""
+    budget = model.kv_budget_bytes or 0
+    if model.state in NOT_LOADED:
+        return [("aside", budget)]
     if account is None:
         return [("free", budget)]
     parts = [(f"kv{bits}", account.reserved_by_bits.get(str(bits), 0)) for bits in (16, 8, 4)]
     parts += [("cached", account.cached_bytes), ("withheld", max(0, account.withheld_bytes))]
     left = max(0, budget - sum(size for _, size in parts))
     return [(kind, size) for kind, size in [*parts, ("free", left)] if size > 0]
+
+
+def _parts(model: Model, account: ModelSnapshot | None) -> list[tuple[str, int]]:
+    """All bytes of a model by kind, in the order they are drawn."""
+    pool, fixed = _parts_of_pool(model, account), (model.weight_bytes or 0, model.overhead_bytes or 0)
+    if model.state in NOT_LOADED:
+        pool, fixed = [("aside", sum(size for _, size in pool) + sum(fixed))], (0, 0)
+    parts = [("weights", fixed[0]), ("overhead", fixed[1]), *pool]
+    return [(kind, size) for kind, size in parts if size > 0]
 
 
 def _segments(parts: list[tuple[str, int]], total: int, start: int = 0, about: str = "") -> list[Segment]:
@@ -225,11 +240,7 @@ def _card(
     device: HostDevice, title: str, models: list[tuple[int, Model]], accounts: Mapping[str, ModelSnapshot]
 ) -> CardView:
     known, reserve = device.total_bytes, device.reserve_bytes or 0
-    stretches = []
-    for hue, model in models:
-        parts = [("weights", model.weight_bytes or 0), ("overhead", model.overhead_bytes or 0)]
-        parts += _parts_of_pool(model.kv_budget_bytes or 0, accounts.get(model.name))
-        stretches.append((hue, model.name, [(kind, size) for kind, size in parts if size > 0]))
+    stretches = [(hue, model.name, _parts(model, accounts.get(model.name))) for hue, model in models]
     planned = sum(size for _, _, parts in stretches for _, size in parts)
     total = max(known or 0, planned + reserve, 1)
     rest = [("reserve", reserve), ("unplanned", total - planned - reserve)]
@@ -246,7 +257,7 @@ def _card(
     if not magnified:
         segments += _segments([(kind, size) for kind, size in rest if size > 0], scale, at)
     sums = {kind: sum(segment.size for segment in segments if segment.kind == kind) for kind in KINDS} | dict(rest)
-    empty = ("free", "reserve", "unplanned", "withheld")
+    empty = ("free", "reserve", "unplanned", "withheld", "aside")
     return CardView(
         device=device.id,
         title=title,
@@ -254,7 +265,7 @@ def _card(
         held=sum(size for kind, size in sums.items() if kind not in empty),
         segments=segments,
         groups=groups,
-        sums=[(kind, words, sums[kind]) for kind, words in KINDS.items() if sums[kind] or kind != "withheld"],
+        sums=[(kind, words, sums[kind]) for kind, words in KINDS.items() if sums[kind] or kind not in SELDOM],
         known=known is not None,
         magnified=magnified,
     )
@@ -274,7 +285,7 @@ def _row(place: int, model: Model, account: ModelSnapshot | None) -> ModelRow:
         bits=model.kv_bits,
         live=model.kv_bits_live,
         possible=model.kv_bits_possible,
-        pool=_segments(_parts_of_pool(budget, account), pool) if budget else [],
+        pool=_segments(_parts_of_pool(model, account), pool) if budget else [],
         used=min(100.0, 100.0 * used / pool),
         pool_bytes=budget,
         reserved_bytes=account.reserved_bytes if account else 0,

@@ -179,6 +179,24 @@ export const dashboard = {
     assert.deepEqual(problems, []);
   },
 
+  async labels_of_slow_charts_are_whole({ browser, url, signedIn, assert }) {
+    const { page } = await signedIn(browser);
+    const now = Date.now() / 1000;
+    const series = { at_s: [now - 40, now - 20], inter_token_ms: { "qwen3-8b": [18_000, 21_000] }, first_token_ms: [90_000, 120_000], waiting: [0, 0] };
+    await page.route("**/dashboard/series*", (route) => route.fulfill({ json: series }));
+    await page.goto(`${url}/`);
+    await page.locator('[data-chart="first"] canvas').waitFor();
+    for (const [name, label] of [["inter", "20,000"], ["first", "120,000"]]) {
+      const [given, taken] = await page.evaluate(([chart, text]) => {
+        const ruler = document.createElement("canvas").getContext("2d");
+        ruler.font = '11.5px "Inter", system-ui';
+        const axes = [...document.querySelectorAll(`[data-chart="${chart}"] .u-axis`)];
+        return [Math.min(...axes.map((axis) => axis.clientWidth)), ruler.measureText(text).width];
+      }, [name, label]);
+      assert.ok(given >= taken + 5, `${name}: ${given} px for ${taken}`);
+    }
+  },
+
   async a_viewer_looks_and_changes_nothing({ browser, url, key, signedIn, assert }) {
     const made = await fetch(`${url}/admin/v1/admins`, {
       method: "POST", headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },

@@ -47,6 +47,7 @@ SCENARIOS = (
     "why_is_this_waiting",
     "a_tenant_at_its_limit_waits_and_is_told_why",
     "tenants_and_usage",
+    "labels_of_slow_charts_are_whole",
     "a_viewer_looks_and_changes_nothing",
     "no_page_breaks_its_policy_or_overflows",
     "a_refused_change_is_said",

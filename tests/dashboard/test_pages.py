@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
+import httpx
+import pytest
+
 from services.config.api_keys import ready_key
+from services.contracts.devices import CPU
 from services.contracts.replies import Finish
 from services.store.jobs import Jobs, JobState
 from services.store.usage_report import day_now, rows
-from tests.browser.stage import SHAPES
+from tests.browser.stage import SHAPES, staged
 
 from .conftest import Operator
 
@@ -127,3 +132,26 @@ async def test_a_tenants_session_is_not_taken_for_the_playgrounds(operator: Oper
     answer = await operator.http.post("/v1/chat/completions", json=body, headers=headers)
     chat = answer.headers["x-bunkhouse-chat"]
     assert (await operator.http.get(f"/dashboard/playground/chats/{chat}")).status_code == 404
+
+
+@pytest.mark.parametrize("device", [CPU, "gpu0"])
+async def test_now_shows_only_the_devices_that_models_run_on(redis_url: str, device: str) -> None:
+    """The configuration says a GPU, but the engines' own reports outrank it."""
+    async with staged(redis_url, device=device) as stage, httpx.AsyncClient(base_url=stage.url, timeout=20.0) as http:
+        await Operator(stage, http).log_in()
+        async with asyncio.timeout(20):
+            while len(await stage.gateway.submissions.engines()) < len(SHAPES):  # noqa: ASYNC110  (it is in Redis)
+                await asyncio.sleep(0.01)
+        page = (await http.get("/dashboard/parts/now")).text
+    assert re.findall(r'id="memory-(\w+)"', page) == [device]
+    assert re.findall(r'id="bandwidth-(\w+)"', page) == [device]
+    assert "held of 24.0 GB<" in re.sub(r"\s+", " ", page)
+    assert "1.0 TB/s" in page
+    assert "not measured" not in page
+
+
+async def test_a_form_above_its_bound_is_refused(operator: Operator) -> None:
+    """It was cut off, so a field could lose its end."""
+    answer = await operator.log_in("x" * 5000)
+    assert answer.status_code == 413
+    assert "4096 bytes" in answer.text

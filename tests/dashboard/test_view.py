@@ -159,6 +159,20 @@ def test_each_device_has_its_own_map_and_gauge() -> None:
     assert html.count('class="memory"') == html.count('class="dial"') == 2
 
 
+@pytest.mark.parametrize("state", ["asleep", "down"])
+def test_a_model_that_is_not_loaded_holds_no_memory(state: str) -> None:
+    found = overview(m=account(), n=account())
+    found["models"][1]["state"] = state
+    now = now_of(found, REPORT, {})
+    sums = {kind: size for kind, _, size in now.cards[0].sums}
+    assert sums["weights"] == 5 * GB
+    assert sums["aside"] == 10 * GB
+    assert now.cards[0].held == 6 * GB + GB + GB // 2 + GB // 4, "m's only"
+    assert [segment.kind for segment in now.models[1].pool] == ["aside"]
+    html = bytes(page("parts/now.html", now=now, jobs=[]).body).decode()
+    assert "n. Kept for a model that is not loaded: 10.0 GB" in html
+
+
 def test_words() -> None:
     assert now_of(overview(m=account()), {}, {}).sentence == "1 model serves 3 chats. 2 chats wait."
     silent = overview(m=account())
@@ -309,6 +323,20 @@ def test_usage_adds_up() -> None:
     assert usage.days[2].parts == [(0, 0.0, 100.0)]
     nothing = UsagePage.of({"rows": []}, "2026-11-24", "2026-11-24")
     assert nothing.total.queue_s == 0.0
+
+
+def test_a_tenant_keeps_its_colour_whatever_else_is_shown() -> None:
+    """Colours went by the order of the sums, so another week or tenant changed them all."""
+    row = {"chats": 1, "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1, "kv_byte_seconds": 0.0}
+    row |= {"queue_seconds": 0.0, "overflow_usd": 0.0, "refused": {}, "day": "2026-11-24"}
+    names = ["acme", "globex", "initech", "umbrella"]
+    rows = [row | {"tenant": name, "prompt_tokens": size} for size, name in enumerate(names)]
+    every = UsagePage.of({"rows": rows}, "2026-11-24", "2026-11-24", names)
+    hues = {tenant.tenant: tenant.hue for tenant in every.tenants}
+    for one in rows:
+        [alone] = UsagePage.of({"rows": [one]}, "2026-11-24", "2026-11-24", names).tenants
+        assert alone.hue == hues[alone.tenant]
+    assert hues == {"acme": 0, "globex": 1, "initech": 2, "umbrella": 3}
 
 
 def test_a_gauge_without_a_maximum_is_not_drawn_full() -> None:

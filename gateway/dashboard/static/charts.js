@@ -4,14 +4,26 @@ const POLL_MS = 2000;
 const SPAN_S = 600;
 const SPAN_MIN_S = 60;
 const HUES = 6;
+const FONT = '11.5px "Inter", system-ui';
+const AXIS_MIN_PX = 40;
+const AXIS_GAP_PX = 10; // between the labels and the chart, and before them
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const charts = new Map();
 const held = { at: [], inter: new Map(), first: [] };
 
 function axis(extra) {
-  return { stroke: css("--quiet"), font: '11.5px "Inter", system-ui', grid: { stroke: css("--line"), width: 1 },
+  return { stroke: css("--quiet"), font: FONT, grid: { stroke: css("--line"), width: 1 },
     ticks: { show: false }, ...extra };
+}
+
+/* As wide as the longest label: of "20,000" a fixed width cut the first digits off. */
+function labelsWide(plot, labels) {
+  plot.ctx.save();
+  plot.ctx.font = FONT;
+  const widest = Math.max(0, ...(labels ?? []).map((label) => plot.ctx.measureText(label).width));
+  plot.ctx.restore();
+  return Math.max(AXIS_MIN_PX, Math.ceil(widest) + AXIS_GAP_PX);
 }
 
 function clock(seconds) {
@@ -41,7 +53,7 @@ function draw(name, series, data) {
       series: [{}, ...series],
       axes: [
         axis({ values: (_, ticks) => ticks.map(clock), size: 28, space: 90, incrs: [60, 120, 300], grid: { show: false } }),
-        axis({ size: 40, space: 44 }),
+        axis({ size: labelsWide, space: 44 }),
       ],
       hooks: { setCursor: [(plot) => keys(name, series, data_(plot), plot.cursor.idx)] },
     }, data, box);
