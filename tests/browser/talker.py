@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from services.contracts.chats import KvBits
+from services.contracts.devices import CPU
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import EngineRejected, EngineRequest, KvBitsUnsupported, Piece, Progress
 
@@ -61,7 +62,7 @@ class Shape:
 class Talker:
     """One model. Implements services.engines.base.Engine."""
 
-    def __init__(self, model: str, shape: Shape, read: Callable[[Sequence[int]], str], device: str) -> None:
+    def __init__(self, model: str, shape: Shape, read: Callable[[Sequence[int]], str], device: str = CPU) -> None:
         """`read` turns token ids to text. `device`: what it says that it runs on."""
         self._model = model
         self._read = read

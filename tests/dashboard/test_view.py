@@ -327,7 +327,13 @@ def test_usage_adds_up() -> None:
 
 def test_a_tenant_keeps_its_colour_whatever_else_is_shown() -> None:
     """Colours went by the order of the sums, so another week or tenant changed them all."""
-    row = {"chats": 1, "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1, "kv_byte_seconds": 0.0}
+    row: dict[str, Any] = {
+        "chats": 1,
+        "prompt_tokens": 1,
+        "cached_tokens": 0,
+        "completion_tokens": 1,
+        "kv_byte_seconds": 0.0,
+    }
     row |= {"queue_seconds": 0.0, "overflow_usd": 0.0, "refused": {}, "day": "2026-11-24"}
     names = ["acme", "globex", "initech", "umbrella"]
     rows = [row | {"tenant": name, "prompt_tokens": size} for size, name in enumerate(names)]
