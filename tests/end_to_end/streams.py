@@ -100,6 +100,9 @@ async def resume(client: httpx.AsyncClient, host: HostProcess, tenant: str, hear
                 async with client.stream("GET", f"{host.url}/v1/chats/{heard.chat}/stream", headers=headers) as answer:
                     if answer.status_code == 200:
                         return await listen(answer, heard)
+                    if answer.status_code < 500:  # the chat ended, with nothing after what was heard
+                        heard.error = (await answer.aread()).decode()
+                        return heard
             except httpx.TransportError:
                 pass
             await asyncio.sleep(0.2)

@@ -90,6 +90,7 @@ async def test_a_client_that_goes_away_cancels_its_chat_down_to_the_engine(host:
                 await asyncio.sleep(0.2)
         rest = await streams.resume(client, host, "acme", heard)
     assert len(rest.places) < 150
+    assert "cancelled" in (rest.error or "")
 
 
 async def test_fifty_chats_each_of_two_tenants_are_all_answered(host: HostProcess) -> None:
