@@ -227,6 +227,13 @@ export const dashboard = {
         const squeezed = await page.evaluate(() => [...document.querySelectorAll("button, .embed > div")]
           .filter((part) => part.clientWidth && part.scrollWidth > part.clientWidth).map((part) => part.textContent.trim()));
         assert.deepEqual(squeezed, [], `too narrow for their words on ${path} at ${width}`);
+        const covered = await page.evaluate(() => {
+          const boxes = [...document.querySelectorAll("main button, main select")].map((part) => [part, part.getBoundingClientRect()]);
+          return boxes.filter(([part, box]) => box.width && boxes.some(([other, over]) => other !== part && over.width
+            && box.left < over.right && over.left < box.right && box.top < over.bottom && over.top < box.bottom))
+            .map(([part]) => part.id || part.textContent.trim());
+        });
+        assert.deepEqual(covered, [], `one over the other on ${path} at ${width}`);
       }
       assert.deepEqual(problems, []);
       await context.close();

@@ -15,8 +15,25 @@ async function talk(page) {
   }
 }
 
+const SAMPLES = process.env.BUNKHOUSE_PICTURES ? 16 : 0; // of a chart, two seconds each: pictures to keep show lines
+
+/* Two jobs for the page of jobs, and charts with something in them. */
+async function prepare({ browser, url, key, signedIn }) {
+  const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
+  const ask = (method, path, body) => fetch(`${url}/admin/v1${path}`, { method, headers, body: JSON.stringify(body) });
+  await ask("PUT", "/models/smollm2-1.7b/kv", { bits: 8 });
+  await ask("POST", "/jobs", { kind: "autotune", args: {} });
+  const { page, context } = await signedIn(browser);
+  await page.waitForFunction(async (least) => {
+    const series = await (await fetch("/dashboard/series?after=0")).json();
+    return series.first_token_ms.filter((value) => value !== null).length >= least;
+  }, SAMPLES, { timeout: 120_000, polling: 1000 });
+  await context.close();
+}
+
 export const pictures = {
-  async pictures_of_the_dashboard({ browser, url, out, signedIn }) {
+  async pictures_of_the_dashboard({ browser, url, key, out, signedIn }) {
+    await prepare({ browser, url, key, signedIn });
     for (const [look, viewport, colorScheme] of LOOKS) {
       const { page, context } = await signedIn(browser, { viewport, colorScheme });
       const shoot = (name, fullPage = false) => page.screenshot({ path: join(out, `dashboard-${name}-${look}.png`), fullPage });

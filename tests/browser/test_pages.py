@@ -155,7 +155,7 @@ def test_the_webhook_got_the_conversation(results: dict[str, str | None]) -> Non
 def test_pictures(redis_server: str, desk: str, tmp_path: Path) -> None:
     out = ROOT / os.environ[PICTURES] if PICTURES in os.environ else tmp_path
     customers = str(CUSTOMERS if PICTURES in os.environ else 6)
-    for stage in staged(redis_server, tmp_path / "stage.log", "--webhook", desk, "--customers", customers):
+    for stage in staged(redis_server, tmp_path / "stage.log", "--webhook", desk, "--jobs", "--customers", customers):
         errors = {name: error for name, error in played(stage, out, "pictures").items() if error}
     assert not errors, errors
     for name in ("dashboard-now", "dashboard-dry-run", "dashboard-playground", "widget"):
