@@ -193,7 +193,8 @@ async def test_one_letter_that_cannot_be_delivered_stops_no_other(redis_url: str
         await until(lambda: Desk.taken or running.done())
         assert not running.done()
         await ended(running)
-        assert not await connection.redis.exists(*(keys.widget_letter(f"ho-{number}") for number in range(len(BROKEN))))
+        kept = await box._store.failed()
+        assert sorted(delivery.id for delivery in kept) == [f"ho-{number}" for number in range(len(BROKEN))]
     assert len(Desk.taken) == 1
 
 
@@ -205,7 +206,10 @@ async def test_a_bug_costs_its_own_letter_only(redis_url: str) -> None:
         box = Outbox(connection, PEPPER, Clock(), stumble)
         await box.put(place_of("https://desk.example/h"), talk(), contact="ada", note="", page="")
         assert await box.deliver_next()
-        assert await connection.redis.keys("bh:widget:*") == []
+        assert [delivery.why for delivery in await box._store.failed()] == [
+            "An internal error occurred; see the gateway's log."
+        ]
+        assert not await box.deliver_next()
 
 
 async def test_a_newer_gateways_letter_is_left_to_it(redis_url: str, desk: str) -> None:

@@ -128,7 +128,7 @@ async def test_a_page_can_read_that_its_message_came_too_slowly(page: Page) -> N
         "POST", f"{page.base}/messages", content=slowly(), headers={"origin": page.origin}
     ) as answer:
         await answer.aread()
-    readable(answer, page, 408, "did not come in time")
+    readable(answer, page, 408, "did not arrive in time")
 
 
 async def test_a_page_can_read_that_there_is_nothing_at_an_address(page: Page) -> None:
@@ -141,7 +141,7 @@ async def test_a_page_can_read_that_there_is_nothing_at_an_address(page: Page) -
 async def test_a_body_that_cannot_be_read_is_not_told_as_a_wrong_address(page: Page, body: bytes) -> None:
     headers = {"origin": page.origin, "content-type": "application/json"}
     answer = await page.http.post(f"{page.base}/messages", content=body, headers=headers)
-    readable(answer, page, 400, "body cannot be read")
+    readable(answer, page, 400, "not valid JSON")
     assert answer.json()["error"]["code"] == "invalid_json"
 
 

@@ -17,6 +17,7 @@ from .conftest import BOT, Page, text_of
 
 # As Mistral's and Gemma's: after the system prompt, roles must alternate, and a user begins.
 ALTERNATING = (
+    "{{ messages[0].content }}\n"
     "{% for message in messages[1:] %}"
     "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles alternate') }}{% endif %}"
     "{{ message.role }}: {{ message.content }}\n"
