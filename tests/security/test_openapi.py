@@ -145,7 +145,7 @@ def test_the_document_is_served(hosted: Hosted) -> None:
 
 def test_the_document_is_complete() -> None:
     paths = document()["paths"]
-    prefixed = {f"{MODEL_PREFIX}{{id}}", f"{CHAT_PREFIX}{{id}}", f"{CHAT_PREFIX}{{id}}/stream"}
+    prefixed = {f"{MODEL_PREFIX}{{id}}", *(f"{CHAT_PREFIX}{{id}}{rest}" for rest in ("", "/stream", "/cancel"))}
     assert set(paths) == set(ROUTES) | prefixed
     for path, (method, _) in ROUTES.items():
         assert list(paths[path]) == [method.lower()]
@@ -153,4 +153,4 @@ def test_the_document_is_complete() -> None:
         for operation in methods.values():
             assert operation["summary"]
             assert operation["description"]
-            assert ("401" in operation["responses"]) == path.startswith("/v1/")
+            assert ("401" in operation["responses"]) == (path.startswith("/v1/") or path == "/metrics")
