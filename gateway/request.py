@@ -17,7 +17,6 @@ from services.contracts.chats import Sampling, Task
 MESSAGES_MAX = 2048
 MAX_TOKENS_MAX = 1_000_000
 SEED_MAX = 2**63 - 1
-_SAMPLING = tuple(parameter.name for parameter in fields(Sampling))
 
 # Parameters of the OpenAI API that this host does not have, with the values that ask for nothing.
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
@@ -162,6 +161,9 @@ class ChatRequest(BaseModel):
         """Of what is asked, not of how the answer is to be sent: equal when a client asks again."""
         asked = self.model_dump(exclude={"stream", "stream_options"}, exclude_none=True)
         return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+_SAMPLING = tuple(parameter.name for parameter in fields(Sampling) if parameter.name in ChatRequest.model_fields)
 
 
 def parse_chat(body: bytes, content_type: str | None) -> ChatRequest:

@@ -7,7 +7,7 @@ Memory is bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 
@@ -62,7 +62,8 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer is drawn, checked by the gateway. The names are those of OpenAI's request; so are the defaults."""
+    """How an answer is drawn, checked by the gateway. The names are those of OpenAI's request and of what vLLM and
+    SGLang add to it; the defaults change nothing."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -70,6 +71,34 @@ class Sampling:
     stop: Sequence[str] = ()
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    top_k: int | None = None  # None: all tokens
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Sequence[tuple[int, float]] = ()  # token id, -100 to 100
+    top_logprobs: int | None = None  # None: no logprobs; 0: those of the drawn tokens alone
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
+
+
+class ToolFormat(StrEnum):
+    """How an answer may call tools."""
+
+    NONE = "none"  # it may not
+    FAMILY = "family"  # as the model's own chat template spells calls
+    CALLS = "calls"  # constrained: a JSON array of {"name", "arguments"}
+    CHOICE = "choice"  # constrained: {"tool_calls": [...]} or {"response": text}, for templates without tools
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What a worker's parser needs to know of one answer, beside its model's family."""
+
+    tools: ToolFormat = ToolFormat.NONE
+    parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # tool -> parameter -> JSON type
+    thinking: bool = False  # the prompt ends inside the model's thoughts
+    json_schema: str = ""  # what the answer must match, as JSON text; "": anything
+    whole: bool = False  # nobody reads the answer before its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +110,7 @@ class Payload:
     sampling: Sampling = Sampling()
     adapter: str | None = None
     messages: Sequence[Mapping[str, str]] = ()  # only where the chat may go to another provider
+    output: OutputFormat = OutputFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +127,4 @@ class ChatUsage:
     overflow_microusd: int = 0  # what another provider takes for it
     cached_known: bool = True  # False: it ended before its engine said what was cached
     ran_s: float | None = None  # since its worker took it, by a clock that nobody sets; None: not known
+    reasoning_tokens: int = 0  # thoughts, which are a part of completion_tokens

@@ -17,6 +17,7 @@ class Finish(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
     ERROR = "error"
 
@@ -41,11 +42,21 @@ class ReplyEnd:
 
 
 class ContentKind(StrEnum):
-    """What a piece of an answer is. The worker's parser decides; today's parser knows content alone."""
+    """What a piece of an answer is. The worker's parser decides."""
 
     CONTENT = "content"
     REASONING = "reasoning"
-    TOOL_CALL = "tool_call"
+    TOOL_CALL = "tool_call"  # lines of JSON, each a ToolCallDelta
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A part of one call. The first of an index has `id` and `name`; `arguments` of all of them make one JSON text."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 class ReplyEntry(NamedTuple):
@@ -61,3 +72,4 @@ class ReplyEntry(NamedTuple):
     queue_s: float | None = None
     served_by: str | None = None
     content: ContentKind = ContentKind.CONTENT
+    logprobs: str = ""  # JSON array of OpenAI's logprobs.content items; "": not asked for

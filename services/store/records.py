@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from services.contracts.chats import ChatUsage, KvBits, Payload, Sampling, Task, Ticket
+from services.contracts.chats import ChatUsage, KvBits, OutputFormat, Payload, Sampling, Task, Ticket, ToolFormat
 from services.contracts.replies import HERE, ContentKind, Finish, ReplyEnd, ReplyEntry, ReplyError
 
 T = TypeVar("T")
@@ -65,8 +65,13 @@ def decode(kind: type[T], data: bytes | str | Mapping[str, Any]) -> T:
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name in names:
-            known[name] = _ENUMS[name](value) if name in _ENUMS and value is not None else value
+            known[name] = _ENUMS[name](value) if name in _ENUMS and value is not None else _frozen(value)
     return kind(**known)
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's arrays as tuples, which is what they were."""
+    return tuple(_frozen(item) for item in value) if type(value) is list else value
 
 
 @cache
@@ -80,7 +85,15 @@ def decode_payload(data: bytes | str) -> Payload:
     Upgrade workers before gateways: an older worker does not find the parameters of a newer payload.
     """
     values = orjson.loads(data)
-    return decode(Payload, {**values, "sampling": decode(Sampling, values.get("sampling", values))})
+    sampling, output = decode(Sampling, values.get("sampling", values)), values.get("output")
+    return decode(
+        Payload, {**values, "sampling": sampling, "output": decode_output(output) if output else OutputFormat()}
+    )
+
+
+def decode_output(values: Mapping[str, Any]) -> OutputFormat:
+    """What the gateway knows of an answer's format."""
+    return decode(OutputFormat, {**values, "tools": ToolFormat(values.get("tools", ToolFormat.NONE))})
 
 
 def decode_end(data: bytes | str) -> ReplyEnd:

@@ -25,7 +25,7 @@ from services.store.work import ReplyPiece, Settled, WorkConsumer
 from tests.scheduler import kit
 
 NOW_S = 1_800_000_000.0
-PAYLOAD = Payload(prompt=[1, 2, 3], salt="s", sampling=Sampling(stop=["."]), messages=[])
+PAYLOAD = Payload(prompt=(1, 2, 3), salt="s", sampling=Sampling(stop=(".",)))
 USAGE = ChatUsage(
     prompt_tokens=3, cached_tokens=1, completion_tokens=2, kv_bits=KvBits.EIGHT, kv_byte_seconds=1.5, queue_s=0.25
 )
