@@ -73,3 +73,8 @@ class ReplyEntry(NamedTuple):
     served_by: str | None = None
     content: ContentKind = ContentKind.CONTENT
     logprobs: str = ""  # JSON array of OpenAI's logprobs.content items; "": not asked for
+
+
+def join_logprobs(one: str, other: str) -> str:
+    """Two of `ReplyEntry.logprobs`, one after the other."""
+    return f"{one[:-1]},{other[1:]}" if one and other else one or other

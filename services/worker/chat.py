@@ -165,10 +165,12 @@ class _Output:
 
     def put(self, context: Sequence[Parsed]) -> None:
         """Queue them in order."""
-        for content, text, tokens in context:
+        for part in context:
             self.place += 1
             start = self._start if self.place == 1 else None
-            piece = ReplyPiece(self._chat, self._attempt, self.place, text, tokens, start=start, content=content)
+            piece = ReplyPiece(
+                self._chat, self._attempt, self.place, part.text, part.tokens, start=start, content=part.content
+            )
             self._writer.put(piece)
 
 

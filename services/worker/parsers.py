@@ -18,15 +18,17 @@ class Parsed(NamedTuple):
     content: ContentKind
     text: str
     tokens: int
+    raw: str | None = None  # the model's own text of this part; None: it is `text`
+    logprobs: str = ""  # JSON array of OpenAI's logprobs.content items, of these tokens
 
 
 class Parser(Protocol):
     """One attempt of one chat. It is made with the raw text that earlier attempts wrote, and goes on after it."""
 
-    def feed(self, text: str, tokens: int) -> Sequence[Parsed]:
+    def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
         """What is certain after this piece of the engine's, in order.
 
-        Text that may still turn out to be a marker is held back, with its tokens.
+        Text that may still turn out to be a marker is held back, with its tokens and their logprobs.
         """
 
     def finish(self) -> Sequence[Parsed]:
@@ -39,9 +41,9 @@ class ContentParser:
     def __init__(self, written: str) -> None:
         """`written` changes nothing: each piece stands for itself."""
 
-    def feed(self, text: str, tokens: int) -> Sequence[Parsed]:
+    def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
         """The piece itself."""
-        return (Parsed(ContentKind.CONTENT, text, tokens),) if text or tokens else ()
+        return (Parsed(ContentKind.CONTENT, text, tokens, None, logprobs),) if text or tokens else ()
 
     def finish(self) -> Sequence[Parsed]:
         """Nothing is ever held back."""

@@ -21,7 +21,7 @@ class _FirstReasons:
         self._length = len(written)
         self._held: list[Parsed] = []
 
-    def feed(self, text: str, tokens: int) -> Sequence[Parsed]:
+    def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
         certain, self._held = self._held, []
         if text or tokens:
             kind = ContentKind.REASONING if self._length < REASONING_CHARS else ContentKind.CONTENT
@@ -48,10 +48,11 @@ def test_pieces_that_gathered_are_joined_only_with_their_own_kind() -> None:
 
 def test_content_comes_as_it_is() -> None:
     parser = ContentParser("before")
-    assert [*parser.feed("Hello", 1), *parser.feed("", 0), *parser.feed("", 1), *parser.finish()] == [
-        (ContentKind.CONTENT, "Hello", 1),
-        (ContentKind.CONTENT, "", 1),
+    assert [*parser.feed("Hello", 1, '[{"token":"Hello"}]'), *parser.feed("", 0), *parser.feed("", 1)] == [
+        Parsed(ContentKind.CONTENT, "Hello", 1, None, '[{"token":"Hello"}]'),
+        Parsed(ContentKind.CONTENT, "", 1),
     ]
+    assert not parser.finish()
 
 
 def test_an_entry_of_an_older_worker_is_content() -> None:
