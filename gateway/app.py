@@ -1,13 +1,13 @@
-"""The ASGI application: routes, the outermost error handler, one log line a request, start and stop."""
+"""The ASGI application: the outermost error handler, one log line a request, start and stop."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from gateway import chats, models, openapi, probes
+from gateway import cors, routes
 from gateway.admin import router as admin
 from gateway.call import Call, ClientGone, Receive, Scope, Send
 from gateway.dashboard import pages
@@ -15,18 +15,6 @@ from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
 from services.store.connection import QueueUnavailable
 
-Handler = Callable[[Gateway, Call], Awaitable[None]]
-
-ROUTES: dict[str, tuple[str, Handler]] = {
-    "/v1/chat/completions": ("POST", chats.create),
-    "/v1/models": ("GET", models.index),
-    "/health": ("GET", probes.health),
-    "/ready": ("GET", probes.ready),
-    "/metrics": ("GET", probes.metrics),
-    openapi.PATH: ("GET", openapi.show),
-}
-MODEL_PREFIX = "/v1/models/"
-CHAT_PREFIX = "/v1/chats/"
 QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 log = structlog.get_logger()
@@ -83,7 +71,11 @@ class App:
                 call.always += self._pages.headers(call.path, call.scope)
                 await call.forward(self._pages, "pages", bytes_max=bytes_max, read_s_max=read_s_max)
             else:
-                await _routed(gateway, call)
+                call.always += cors.headers(call, bounds.cors_origins)
+                if cors.is_preflight(call):
+                    await cors.preflight(call)
+                else:
+                    await routes.find(call).handler(gateway, call)
         except Refused as refused:
             await call.refuse(refused)
         except QueueUnavailable as error:
@@ -114,40 +106,3 @@ class App:
             await send({"type": f"lifespan.{step}.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _routed(gateway: Gateway, call: Call) -> Awaitable[None]:
-    """The handler's work for this method and path. Raises Refused."""
-    path = call.path
-    found = ROUTES.get(path)
-    if found is not None:
-        call.route = path
-        method, handler = found
-        _allow(call, method)
-        return handler(gateway, call)
-    if path.startswith(MODEL_PREFIX):
-        call.route = MODEL_PREFIX + "{id}"
-        _allow(call, "GET")
-        return models.show(gateway, call, path.removeprefix(MODEL_PREFIX))
-    if path.startswith(CHAT_PREFIX):
-        chat_id, slash, rest = path.removeprefix(CHAT_PREFIX).partition("/")
-        if not slash:
-            call.route = CHAT_PREFIX + "{id}"
-            _allow(call, "GET")
-            return chats.show(gateway, call, chat_id)
-        if rest == "stream":
-            call.route = CHAT_PREFIX + "{id}/stream"
-            _allow(call, "GET")
-            return chats.resume(gateway, call, chat_id)
-        if rest == "cancel":
-            call.route = CHAT_PREFIX + "{id}/cancel"
-            _allow(call, "POST")
-            return chats.cancel(gateway, call, chat_id)
-    raise Refused(Code.NOT_FOUND, f"{call.method} {path} does not exist.")
-
-
-def _allow(call: Call, method: str) -> None:
-    if call.method != method:
-        raise Refused(
-            Code.METHOD, f"{call.route} takes {method}, not {call.method}.", headers=((b"allow", method.encode()),)
-        )

@@ -64,13 +64,19 @@ class Call:
         return next((value for key, value in reversed(pairs) if key == name), None)
 
     @property
+    def authorization(self) -> str | None:
+        """The client's key as `Authorization` has it. Anthropic's clients send it as x-api-key."""
+        key = self.header(b"x-api-key")
+        return self.header(b"authorization") or (f"Bearer {key}" if key else None)
+
+    @property
     def elapsed_s(self) -> float:
         """Since the request's head was read."""
         return perf_counter() - self.began
 
     async def body(self, bytes_max: int, read_s_max: float) -> bytes:
-        """The whole body. Raises Refused when it is too large or too slow, ClientGone."""
-        self._check_declared(bytes_max)
+        """The whole body. Raises Refused when it is too large, too slow or compressed, ClientGone."""
+        self._check_head(bytes_max)
         first = await self._receive_within(read_s_max)
         if not first.get("more_body", False):
             body: bytes = first["body"]
@@ -83,7 +89,12 @@ class Call:
             if not message.get("more_body", False):
                 return bytes(parts)
 
-    def _check_declared(self, bytes_max: int) -> None:
+    def _check_head(self, bytes_max: int) -> None:
+        encoding = self.header(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() != "identity":
+            raise Refused(
+                Code.CONTENT_TYPE, f"Content-Encoding {encoding[:40]!r} is not supported. Send the body uncompressed."
+            )
         declared = self.headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > bytes_max:
             raise _too_large(bytes_max)
@@ -138,10 +149,10 @@ class Call:
     ) -> None:
         """Let another ASGI application answer. `route` is its name in metrics and logs.
 
-        Raises Refused when the body is too large or too slow, ClientGone; unless the answer has started.
+        Raises Refused when the body is too large, too slow or compressed, ClientGone; unless the answer has started.
         """
         self.route = route
-        self._check_declared(bytes_max)
+        self._check_head(bytes_max)
         body = _Bounded(self, bytes_max, read_s_max)
         kept = [(name, value) for name, value in self.scope["headers"] if name != b"x-request-id"]
         scope = {**self.scope, "headers": [*kept, (b"x-request-id", self.request_id.encode())]}

@@ -9,7 +9,7 @@ import orjson
 from gateway.answers import completion
 from gateway.call import Call
 from gateway.outcomes import Code, Refused, raise_for_end
-from gateway.relay import relay_stream, relay_whole
+from gateway.relay import STREAM_HEAD, relay_stream, relay_whole
 from gateway.request import parse_chat, session_of
 from gateway.state import Gateway
 from gateway.submit import Admitted, Caller, limit_headers, new_chat_id, submit
@@ -27,13 +27,13 @@ _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 async def create(gateway: Gateway, call: Call) -> None:
     """POST /v1/chat/completions: authenticate, parse, admit, relay. Raises Refused, QueueUnavailable, ClientGone."""
     refuse_while_draining(gateway)
-    call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    call.tenant = await gateway.directory.authenticate(call.authorization)
     refuse_internal_headers(call)
     bounds = gateway.config.gateway
     body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
     request = parse_chat(body, call.header(b"content-type"))
     caller = Caller(
-        lambda: gateway.directory.authenticate(call.header(b"authorization")),
+        lambda: gateway.directory.authenticate(call.authorization),
         call.request_id,
         session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id"))),
         _idempotency_key(call),
@@ -59,7 +59,10 @@ async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
         raise Refused(
             Code.INVALID_VALUE, "Last-Event-ID must be an event id of this host, such as 1-5.", param="last_event_id"
         )
-    info = await _own_chat(gateway, call, chat_id, take=True)
+    info = await _own_chat(gateway, call, chat_id, take=call.method != "HEAD")
+    if call.method == "HEAD":
+        await call.respond(200, b"", STREAM_HEAD)
+        return
     call.overhead_s = call.elapsed_s
     chat = Admitted(info.ticket, after, waits=info.state == "waiting", resumable=True)
     include_usage = (call.query("include_usage") or "").lower() in ("1", "true")
@@ -101,7 +104,7 @@ async def cancel(gateway: Gateway, call: Call, chat_id: str) -> None:
 
 
 async def _own_chat(gateway: Gateway, call: Call, chat_id: str, *, take: bool) -> ChatInfo:
-    call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    call.tenant = await gateway.directory.authenticate(call.authorization)
     info = None
     if _CHAT_ID.fullmatch(chat_id):
         with gateway.breaker:

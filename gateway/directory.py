@@ -119,7 +119,11 @@ class Directory:
         """A tenant's bot by `tenant/bot` or `bot`. Raises Refused, in the same words for a bot of another tenant."""
         config = self.registry.bot(tenant, name)
         if config is None:
-            raise Refused(Code.MODEL_NOT_FOUND, f"The model {name!r} does not exist for this key.", param="model")
+            raise Refused(
+                Code.MODEL_NOT_FOUND,
+                f"The model {name!r} does not exist for this key. GET /v1/models lists those that do.",
+                param="model",
+            )
         return ServedBot(tenant, f"{tenant}/{name.rpartition('/')[2]}", config)
 
     def limits(self, tenant: str) -> LimitsConfig:

@@ -10,14 +10,14 @@ from gateway.state import Gateway
 
 async def index(gateway: Gateway, call: Call) -> None:
     """GET /v1/models: the tenant's bots."""
-    call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    call.tenant = await gateway.directory.authenticate(call.authorization)
     bots = gateway.directory.bots(call.tenant)
     await call.respond_json({"object": "list", "data": [_shown(gateway, call.tenant, bot) for bot in bots]})
 
 
 async def show(gateway: Gateway, call: Call, name: str) -> None:
     """GET /v1/models/{tenant}/{bot}, or the bare bot."""
-    call.tenant = await gateway.directory.authenticate(call.header(b"authorization"))
+    call.tenant = await gateway.directory.authenticate(call.authorization)
     await call.respond_json(_shown(gateway, call.tenant, gateway.directory.bot(call.tenant, name).id))
 
 

@@ -175,7 +175,7 @@ class _Stream:
             raise_for_end(self.end)
         for entry in first:
             metrics.see(entry)
-        await call.start(200, [*_STREAM_HEADERS, *answer_headers(self._gateway, call, self._chat, metrics)])
+        await call.start(200, [*STREAM_HEAD, *answer_headers(self._gateway, call, self._chat, metrics)])
         news = first
         while True:
             await call.send(self._events(news) if news else PING, more=self.end is None)
@@ -215,7 +215,7 @@ class _Stream:
         return b"".join(out)
 
 
-_STREAM_HEADERS: list[Header] = [
+STREAM_HEAD: list[Header] = [
     (b"content-type", EVENT_STREAM.encode()),
     *((name.encode(), value.encode()) for name, value in STREAM_HEADERS.items()),
 ]

@@ -81,6 +81,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _check_cors_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    if origin != "*" and (not parts.scheme or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
+        raise ValueError(f"{origin!r} is not an origin: write https://app.example without a slash at the end, or '*'")
+    return origin.lower()
+
+
 class GatewayConfig(Section):
     """Where clients connect, and what the gateway takes from them."""
 
@@ -94,6 +101,9 @@ class GatewayConfig(Section):
     reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long
     drain_s: float = Field(default=20.0, gt=0)
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For is believed
+    cors_origins: tuple[
+        Annotated[str, AfterValidator(_check_cors_origin)], ...
+    ] = ()  # pages that may call /v1; "*": all
     metrics_key_file: Path | None = None  # what scrapers of other machines send as `Authorization: Bearer`
     metrics_per_tenant: bool = False  # metrics by bot and tenant, else by model
 

@@ -28,9 +28,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from gateway.app import CHAT_PREFIX, MODEL_PREFIX, ROUTES
 from gateway.openapi import PATH, document
 from gateway.request import MAX_TOKENS_MAX
+from gateway.routes import CHAT_PREFIX, MODEL_PREFIX, ROUTES
 from tests.fuzzing import UNSHRUNK
 from tests.security.conftest import BRIEF, Hosted
 
@@ -147,8 +147,8 @@ def test_the_document_is_complete() -> None:
     paths = document()["paths"]
     prefixed = {f"{MODEL_PREFIX}{{id}}", *(f"{CHAT_PREFIX}{{id}}{rest}" for rest in ("", "/stream", "/cancel"))}
     assert set(paths) == set(ROUTES) | prefixed
-    for path, (method, _) in ROUTES.items():
-        assert list(paths[path]) == [method.lower()]
+    for path, route in ROUTES.items():
+        assert list(paths[path]) == [route.method.lower()]
     for path, methods in paths.items():
         for operation in methods.values():
             assert operation["summary"]
