@@ -475,6 +475,7 @@ class UsageRow(ResponseBody):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: Annotated[int, Field(description="Thoughts, a part of completion_tokens.")] = 0
     kv_byte_seconds: float = 0.0
     queue_seconds: float = 0.0
     overflow_chats: int = 0

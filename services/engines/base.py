@@ -67,6 +67,7 @@ class EngineRequest:
     adapter: str | None = None
     messages: Sequence[Mapping[str, str]] = ()  # the conversation before its template, for other providers
     said: str = ""  # what earlier attempts wrote; `prompt` ends with it
+    json_schema: str = ""  # that the answer must match, as JSON text; "": anything
 
 
 class Piece(NamedTuple):  # there is one a token, and a frozen dataclass takes three times as long to make
@@ -78,6 +79,7 @@ class Piece(NamedTuple):  # there is one a token, and a frozen dataclass takes t
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    logprobs: str = ""  # JSON array of OpenAI's logprobs.content items, of these tokens; "": not asked for
 
 
 class Engine(Protocol):

@@ -23,6 +23,7 @@ TEXT_FIELDS: Mapping[ContentKind, str] = {
     ContentKind.REASONING: "r",
     ContentKind.TOOL_CALL: "c",
 }
+RAW, LOGPROBS = b"w", b"l"  # further fields of a text entry, where it has them: the text as the model wrote it
 _CONTENT = {field.encode(): kind for kind, field in TEXT_FIELDS.items()}
 
 
@@ -116,7 +117,8 @@ def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     place = entry_id.decode()
     field = next(iter(values))
     if (content := _CONTENT.get(field)) is not None:
-        return ReplyEntry(place, "text", values[field].decode(), int(values[b"n"]), content=content)
+        logprobs = values[LOGPROBS].decode() if LOGPROBS in values else ""
+        return ReplyEntry(place, "text", values[field].decode(), int(values[b"n"]), content=content, logprobs=logprobs)
     kind = values[b"k"].decode()
     if kind == "end":
         return ReplyEntry(place, "end", end=decode_end(values[b"d"]))
@@ -127,10 +129,12 @@ def decode_entry(entry_id: bytes, values: Mapping[bytes, bytes]) -> ReplyEntry:
     return ReplyEntry(place, "queued")
 
 
-def decode_news(place: str, what: str | dict[str, Any], tokens: int = 0, field: str = "t") -> ReplyEntry:
-    """An entry as a hint shows it: text, tokens and text field, or the start's or the end's own record."""
+def decode_news(
+    place: str, what: str | dict[str, Any], tokens: int = 0, field: str = "t", logprobs: str = ""
+) -> ReplyEntry:
+    """An entry as a hint shows it: text, tokens, text field and logprobs, or the start's or the end's own record."""
     if isinstance(what, str):
-        return ReplyEntry(place, "text", what, tokens, content=_CONTENT[field.encode()])
+        return ReplyEntry(place, "text", what, tokens, content=_CONTENT[field.encode()], logprobs=logprobs)
     if "finish" in what:
         return ReplyEntry(place, "end", end=_end_of(what))
     return ReplyEntry(place, "start", kv_bits=int(what["b"]), queue_s=float(what["q"]), served_by=what["s"])

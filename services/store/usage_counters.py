@@ -44,8 +44,10 @@ def counters(usage: ChatUsage | None, finish: Finish, code: str | None) -> list[
     if usage is None:
         return [f"{REFUSED}{code or finish.value}", 1]
     money: list[str | int] = ["overflow_microusd", usage.overflow_microusd] if usage.overflow_microusd else []
+    thoughts: list[str | int] = ["reasoning_tokens", usage.reasoning_tokens] if usage.reasoning_tokens else []
     return [
         *money,
+        *thoughts,
         "chats",
         1,
         f"finish:{finish.value}",

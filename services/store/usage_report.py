@@ -37,6 +37,7 @@ class UsageCounts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0  # a part of completion_tokens
     kv_byte_seconds: float = 0.0
     queue_seconds: float = 0.0
     overflow_chats: int = 0
@@ -64,9 +65,10 @@ class UsageCounts:
                 _add(mine, name, amount)
 
 
-_INTEGERS = ("chats", "prompt_tokens", "cached_tokens", "completion_tokens", "overflow_chats", "overflow_microusd")
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_INTEGERS = ("chats", *_TOKENS, "overflow_chats", "overflow_microusd")
 _FLOATS = ("kv_byte_seconds", "queue_seconds")
-COLUMNS = ("day", "tenant", "bot", *_INTEGERS[:4], *_FLOATS, "overflow_chats", "overflow_usd", "finishes", "refused")
+COLUMNS = ("day", "tenant", "bot", "chats", *_TOKENS, *_FLOATS, "overflow_chats", "overflow_usd", "finishes", "refused")
 
 
 async def rows(connection: Connection, first: str, last: str) -> list[UsageCounts]:

@@ -14,12 +14,12 @@ from redis.exceptions import ResponseError
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.control import ControlMessage
 from services.contracts.engines import EngineFacts, EngineReport
-from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd
+from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd, join_logprobs
 from services.store import redis_keys as keys
 from services.store.commands import Commands
 from services.store.connection import Connection, QueueUnavailable, pairs, translated
 from services.store.engine_records import decode_engine
-from services.store.records import TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
+from services.store.records import LOGPROBS, RAW, TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
 from services.store.submission import CHAT_KEEP_S
 from services.store.usage_counters import counters, day_of, month_of
 
@@ -49,16 +49,43 @@ class ReplyPiece(NamedTuple):
     after: int = -1  # -1: place - 1
     start: tuple[int, float] | None = None  # of a chat's very first piece: its KV bits, and seconds it waited
     content: ContentKind = ContentKind.CONTENT
+    raw: str | None = None  # the model's own text of this piece; None: it is `text`
+    logprobs: str = ""
 
     def and_then(self, later: ReplyPiece) -> ReplyPiece:
         """This piece and the next of the same attempt and content as one."""
-        text, tokens = self.text + later.text, self.tokens + later.tokens
-        return ReplyPiece(self.chat, self.attempt, later.place, text, tokens, self.before, self.start, self.content)
+        return self._replace(
+            place=later.place,
+            text=self.text + later.text,
+            tokens=self.tokens + later.tokens,
+            after=self.before,
+            raw=None if self.raw is None and later.raw is None else self.written + later.written,
+            logprobs=join_logprobs(self.logprobs, later.logprobs),
+        )
+
+    @property
+    def written(self) -> str:
+        """The text as the model wrote it."""
+        return self.text if self.raw is None else self.raw
+
+    @property
+    def extras(self) -> tuple[bytes | str, ...]:
+        """Names and values of the further fields that its entry has."""
+        raw = () if self.raw is None else (RAW, self.raw)
+        return (*raw, LOGPROBS, self.logprobs) if self.logprobs else raw
 
     @property
     def before(self) -> int:
         """Place of the piece that this one follows."""
         return self.place - 1 if self.after < 0 else self.after
+
+
+class Written(NamedTuple):
+    """What earlier attempts of a chat wrote of its answer, together."""
+
+    text: str = ""  # as the model wrote it
+    tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class WorkConsumer:
@@ -161,12 +188,19 @@ class WorkConsumer:
             kv_byte_seconds=float(answer[6]),
         )
 
-    async def written(self, chat: str) -> tuple[str, int]:
-        """Text, as the engine gave it, and number of tokens that earlier attempts wrote."""
+    async def written(self, chat: str) -> Written:
+        """What is in the reply stream already."""
         with translated():
             stored = await self._connection.redis.xrange(keys.reply(chat))
         entries = [decode_entry(place, values) for place, values in stored]
-        return "".join(entry.text for entry in entries), sum(entry.tokens for entry in entries)
+        return Written(
+            "".join(
+                values[RAW].decode() if RAW in values else entry.text
+                for entry, (_, values) in zip(entries, stored, strict=True)
+            ),
+            sum(entry.tokens for entry in entries),
+            sum(entry.tokens for entry in entries if entry.content is ContentKind.REASONING),
+        )
 
     async def write(self, lines: Sequence[ReplyPiece]) -> set[str]:
         """Append pieces to their replies in one round trip. Returns the chats that a newer attempt has taken over.
@@ -180,13 +214,14 @@ class WorkConsumer:
         for line in lines:
             place, field = f"{line.attempt}-{line.place}", TEXT_FIELDS[line.content]
             piece = (line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens, field)
-            news = orjson.dumps(piece)
+            news = orjson.dumps((*piece, line.logprobs) if line.logprobs else piece)
             if line.start is not None:
                 bits, queue_s = line.start
                 start = {"b": bits, "q": queue_s, "s": self.served_by}
                 news = orjson.dumps((line.chat, QUEUED, f"{line.attempt}-0", start)) + b"," + news
             written += (keys.reply(line.chat), keys.chat(line.chat))
-            args += (place, field, line.text, line.tokens, news)
+            extras = line.extras
+            args += (place, field, line.text, line.tokens, news, len(extras), *extras)
         refused = await self._connection.script("write", written, args)
         return {lines[number - 1].chat for number in refused if await self._fenced(lines[number - 1])}
 

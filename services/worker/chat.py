@@ -11,7 +11,7 @@ import structlog
 
 from services.contracts.chats import ChatUsage, KvBits
 from services.contracts.prices import TokenPrice
-from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyError
 from services.engines.base import (
     Engine,
     EngineBusy,
@@ -21,7 +21,7 @@ from services.engines.base import (
 )
 from services.store.connection import retried
 from services.store.records import ClaimedChat
-from services.store.work import ReplyPiece, Settled, WorkConsumer
+from services.store.work import ReplyPiece, Settled, WorkConsumer, Written
 from services.tokenizer.tokenizer import Tokenizer
 from services.worker.engine_supervisor import EngineSupervisor
 from services.worker.latency_window import LatencyWindow
@@ -65,6 +65,7 @@ class RunningChat:
     settling: bool = False
     claim: ClaimedChat | None = None
     tokens: int = 0  # of the answer, over all attempts
+    reasoning_tokens: int = 0  # of these
     prompt_tokens: int | None = None  # as the engine counts them
     cached_tokens: int | None = None
     queue_s: float = 0.0
@@ -133,16 +134,16 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
     """One pass through the engine."""
     if claim.cancelled or running.cancelled:
         return ReplyEnd(Finish.CANCELLED)
-    text = ""
+    written = Written()
     if claim.attempt > 1:
         await context.writer.flush()
-        text, running.tokens = await retried(lambda: context.work.written(running.chat))
+        written = await _written(running, context)
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
     for _ in range(BUSY_TRIES_MAX):
         await context.supervisor.usable()
-        request = _request(running, claim, text, left, context)
+        request = _request(running, claim, written.text, left, context)
         try:
             return ReplyEnd(await _stream(running, claim, request, context))
         except EngineBusy:
@@ -154,30 +155,49 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
     return _failure("engine_busy", "The model had no room for this chat.")
 
 
+async def _written(running: RunningChat, context: WorkerContext) -> Written:
+    """What there is of the answer in Redis, which is what counts from here on."""
+    written = await retried(lambda: context.work.written(running.chat))
+    running.tokens, running.reasoning_tokens = written.tokens, written.reasoning_tokens
+    return written
+
+
 class _Output:
     """What one attempt writes into the reply stream; `place` is that of its last piece."""
 
-    def __init__(self, writer: ReplyWriter, claim: ClaimedChat) -> None:
+    def __init__(self, writer: ReplyWriter, claim: ClaimedChat, running: RunningChat) -> None:
         self.place = 0
         self._writer = writer
+        self._running = running
         self._chat, self._attempt = claim.ticket.chat, claim.attempt
         self._start = (int(claim.kv_bits), claim.queue_s) if claim.attempt == 1 else None
 
-    def put(self, context: Sequence[Parsed]) -> None:
+    def put(self, parts: Sequence[Parsed]) -> None:
         """Queue them in order."""
-        for part in context:
+        for part in parts:
             self.place += 1
+            if part.content is ContentKind.REASONING:
+                self._running.reasoning_tokens += part.tokens
             start = self._start if self.place == 1 else None
-            piece = ReplyPiece(
-                self._chat, self._attempt, self.place, part.text, part.tokens, start=start, content=part.content
+            self._writer.put(
+                ReplyPiece(
+                    self._chat,
+                    self._attempt,
+                    self.place,
+                    part.text,
+                    part.tokens,
+                    start=start,
+                    content=part.content,
+                    raw=part.raw,
+                    logprobs=part.logprobs,
+                )
             )
-            self._writer.put(piece)
 
 
 async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, context: WorkerContext) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
     per_token = context.supervisor.facts.kv_bytes_per_token
-    parser, output, finish = context.parser(request.said), _Output(context.writer, claim), Finish.STOP
+    parser, output, finish = context.parser(request.said), _Output(context.writer, claim, running), Finish.STOP
     begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
     context.latencies.started(running.chat, claim.ticket.prompt_tokens)
@@ -198,7 +218,7 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
                     context.latencies.token(running.chat, context.clock(), now - running.last_s, piece.tokens)
             running.last_s = now
             running.tokens += piece.tokens
-            output.put(parser.feed(piece.text, piece.tokens))
+            output.put(parser.feed(piece.text, piece.tokens, piece.logprobs))
             if not request.said:  # else the engine counts the answer's beginning as a part of the prompt
                 running.prompt_tokens = piece.prompt_tokens or running.prompt_tokens
                 running.tokens = piece.completion_tokens or running.tokens
@@ -207,6 +227,8 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
         output.put(parser.finish())
+        if parser.called and finish is Finish.STOP:
+            finish = Finish.TOOL_CALLS
         context.supervisor.proved()
     except EngineBusy as error:
         if output.place:  # what is written stays: the next attempt continues after it
@@ -240,6 +262,7 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, con
         adapter=payload.adapter,
         messages=payload.messages,
         said=text,
+        json_schema=payload.output.json_schema,
     )
 
 
@@ -252,7 +275,7 @@ async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, contex
 async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:
     """End the chat in Redis with what is written of it."""
     if claim.attempt > 1:  # a worker may have died with the answer written, or a part of it, and not billed
-        _, running.tokens = await retried(lambda: context.work.written(running.chat))
+        await _written(running, context)
     usage, prompt_tokens = None, running.prompt_tokens or claim.ticket.prompt_tokens
     if running.tokens or (running.started_s and end.error is None):
         usage = ChatUsage(
@@ -265,6 +288,7 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
             first_token_s=running.first_token_s,
             cached_known=running.cached_tokens is not None,
             ran_s=monotonic() - running.taken_s if running.started_s else None,
+            reasoning_tokens=min(running.reasoning_tokens, running.tokens),
             overflow_microusd=round(context.price.microusd(prompt_tokens, running.tokens)),
         )
     done = ReplyEnd(end.finish, usage, end.error, context.work.served_by)

@@ -25,6 +25,8 @@ class Parsed(NamedTuple):
 class Parser(Protocol):
     """One attempt of one chat. It is made with the raw text that earlier attempts wrote, and goes on after it."""
 
+    called: bool  # the answer holds a whole tool call, from an earlier attempt perhaps
+
     def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
         """What is certain after this piece of the engine's, in order.
 
@@ -37,6 +39,8 @@ class Parser(Protocol):
 
 class ContentParser:
     """All text is content."""
+
+    called = False
 
     def __init__(self, written: str) -> None:
         """`written` changes nothing: each piece stands for itself."""

@@ -23,7 +23,8 @@ async def serve(admin: Admin, count: int, seed: int) -> tuple[dict[str, int], fl
     desk, bench, now_s = SchedulerStore(connection), WorkConsumer(connection, "m", "m@test"), time.time()
     await bench.open()
     lease = await desk.take_lease("", "test", 60_000) or ""
-    sums = {"chats": 0, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "refused": 0}
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+    sums = {"chats": 0, **dict.fromkeys(names, 0), "refused": 0}
     seconds = 0.0
     for number in range(count):
         ticket = await admin.submit(f"c{number}", tenant=drawn.choice(["acme", "globex"]), session=f"s{number}")
@@ -38,11 +39,19 @@ async def serve(admin: Admin, count: int, seed: int) -> tuple[dict[str, int], fl
         [(entry, chat)] = await bench.take(1, 100)
         claim = await bench.claim(entry, chat)
         assert claim is not None
-        used = ChatUsage(drawn.randint(1, 500), drawn.randint(0, 99), drawn.randint(0, 300), KvBits.EIGHT, 0.125, 0.25)
+        used = ChatUsage(
+            drawn.randint(1, 500),
+            drawn.randint(0, 99),
+            drawn.randint(0, 300),
+            KvBits.EIGHT,
+            0.125,
+            0.25,
+            reasoning_tokens=drawn.randint(0, 5),
+        )
         end = ReplyEnd(Finish.STOP, used)
         await bench.settle(claim.ticket, claim.attempt, end, usage=used, keep_s=60, now_s=at_s)
         sums["chats"] += 1
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+        for name in names:
             sums[name] += getattr(used, name)
         seconds += used.queue_s
     return sums, seconds

@@ -13,7 +13,7 @@ import pytest
 from services.config.schema import TenantConfig
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.decisions import Decision, Outcome, Reason
-from services.contracts.replies import QUEUED, Finish, ReplyEnd
+from services.contracts.replies import QUEUED, ContentKind, Finish, ReplyEnd
 from services.store import redis_keys as keys
 from services.store import replies
 from services.store.connection import Connection, connect
@@ -123,6 +123,25 @@ async def test_a_process_hears_of_its_own_chats_only(two: Two) -> None:
         assert [entry.end for entry in await reader.read(5)] == [ReplyEnd(Finish.STOP)]
     assert two.one.heard == ["chat-1", "chat-1", "chat-1"]
     assert two.other.heard == ["chat-2", "chat-2"]
+
+
+async def test_raw_text_and_logprobs_come_with_their_own_piece_as_news_and_from_the_stream(two: Two) -> None:
+    of = await two.one.submit("chat-1")
+    pieces = [
+        ReplyPiece(of.chat, 1, 1, "1", 1),
+        ReplyPiece(of.chat, 1, 2, "2", 1, raw="<2>", logprobs='[{"token":"2"}]'),
+        ReplyPiece(of.chat, 1, 3, "3", 1, content=ContentKind.REASONING, raw=""),
+        ReplyPiece(of.chat, 1, 4, "4", 2),
+    ]
+    with two.one.hub.follow(of.chat, QUEUED, fresh=True) as reader:
+        await two.start(of)
+        await two.worker.write(pieces)
+        news = [entry for entry in await reader.read(5) if entry.kind == "text"]
+    with two.other.hub.follow(of.chat, "1-0") as reader:
+        stored = await reader.read(5)
+    assert [entry.logprobs for entry in news] == ["", '[{"token":"2"}]', "", ""]
+    assert stored == news
+    assert await two.worker.written(of.chat) == ("1<2>4", 5, 1)
 
 
 async def test_a_refusal_is_heard_by_the_process_that_waits_for_it(two: Two) -> None:

@@ -186,13 +186,13 @@ async def test_a_second_worker_fences_the_first(host: Host) -> None:
     claim = await other.claim(entry, chat.chat)
     assert claim is not None
     assert claim.attempt == 2
-    assert await other.written(chat.chat) == ("one ", 2)
+    assert await other.written(chat.chat) == ("one ", 2, 0)
     assert await host.bench.write([ReplyPiece(chat.chat, 1, 2, "DOUBLE", 1)]) == {chat.chat}
     assert await other.write([ReplyPiece(chat.chat, 2, 1, "two", 1)]) == set()
     late = ReplyEnd(Finish.STOP)
     assert await host.bench.settle(chat, 1, late, usage=None, keep_s=60, now_s=NOW_S) is Settled.FENCED
     assert await other.settle(chat, 2, late, usage=None, keep_s=60, now_s=NOW_S) is Settled.OK
-    assert (await other.written(chat.chat))[0] == "one two"
+    assert (await other.written(chat.chat)).text == "one two"
     assert await other.settle(chat, 2, late, usage=None, keep_s=60, now_s=NOW_S) is Settled.DONE
 
 
@@ -205,7 +205,7 @@ async def test_writing_a_line_twice_is_harmless(host: Host) -> None:
     line = ReplyPiece(chat.chat, 1, 1, "once", 1)
     assert await host.bench.write([line]) == set()
     assert await host.bench.write([line]) == set()
-    assert await host.bench.written(chat.chat) == ("once", 1)
+    assert await host.bench.written(chat.chat) == ("once", 1, 0)
 
 
 async def test_queues_are_bounded_for_a_tenant_and_in_all(host: Host) -> None:

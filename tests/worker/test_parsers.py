@@ -17,6 +17,8 @@ REASONING_CHARS = 12
 class _FirstReasons:
     """An answer's first characters are reasoning. The last piece is held back until the next one comes."""
 
+    called = False
+
     def __init__(self, written: str) -> None:
         self._length = len(written)
         self._held: list[Parsed] = []
@@ -44,6 +46,18 @@ def test_pieces_that_gathered_are_joined_only_with_their_own_kind() -> None:
         ("a", "3", 2, 3, ContentKind.CONTENT),
         ("a", "4", 3, 4, ContentKind.REASONING),
     ]
+
+
+def test_joined_pieces_keep_what_the_model_wrote_and_each_token_s_logprobs() -> None:
+    pieces = [
+        ReplyPiece("a", 1, 1, "Hi", 2, raw="<b>Hi", logprobs='[{"token":"Hi"}]'),
+        ReplyPiece("a", 1, 2, " you", 1, logprobs='[{"token":" you"}]'),
+        ReplyPiece("a", 1, 3, "", 1, raw="</b>"),
+    ]
+    [piece] = joined(pieces)
+    assert (piece.text, piece.written, piece.tokens) == ("Hi you", "<b>Hi you</b>", 4)
+    assert piece.logprobs == '[{"token":"Hi"},{"token":" you"}]'
+    assert joined(pieces[1:2])[0].raw is None
 
 
 def test_content_comes_as_it_is() -> None:
@@ -80,3 +94,33 @@ async def test_readers_see_what_the_parser_said_and_a_retry_goes_on_where_it_was
     assert end is not None
     assert end.usage is not None
     assert end.usage.completion_tokens == sum(entry.tokens for entry in entries)
+    assert end.usage.reasoning_tokens == sum(
+        entry.tokens for entry in entries if entry.content is ContentKind.REASONING
+    )
+
+
+class _Tagged(_FirstReasons):
+    """Digits are shown as stars; each answer counts as a tool call."""
+
+    called = True
+
+    def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
+        shown = "".join("*" if char.isdigit() else char for char in text)
+        return (Parsed(ContentKind.TOOL_CALL, shown, tokens, text, logprobs),) if text or tokens else ()
+
+
+async def test_a_retry_goes_on_after_the_model_s_own_text_not_after_what_was_shown(bunk: Bunk) -> None:
+    worker = bunk.worker()
+    worker._context.parser = _Tagged
+    async with running(worker):
+        chat = await bunk.submit("Count from 1 to 40.", max_tokens=24)
+        whole = await bunk.entries(chat.chat)
+        again = await bunk.submit("Count from 1 to 40.", max_tokens=24)
+        await bunk.entries(again.chat, until_text=8)
+        bunk.engine_process().kill()
+        entries = await bunk.entries(again.chat)
+        raw = [await worker._context.work.written(ticket.chat) for ticket in (chat, again)]
+    assert _text(entries, ContentKind.TOOL_CALL) == _text(whole, ContentKind.TOOL_CALL)
+    assert "*" in _text(entries, ContentKind.TOOL_CALL)
+    assert raw[0].text == raw[1].text
+    assert any(char.isdigit() for char in raw[0].text)

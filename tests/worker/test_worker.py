@@ -108,7 +108,7 @@ async def _left_by_a_worker(bunk: Bunk, max_tokens: int, *, told: bool = False) 
 async def test_an_answer_that_was_whole_when_its_worker_died_is_billed(bunk: Bunk) -> None:
     chat = await _left_by_a_worker(bunk, max_tokens=120)
     work = WorkConsumer(bunk.connection, "m", "m@0")
-    _, written = await work.written(chat.chat)
+    written = (await work.written(chat.chat)).tokens
     [(entry, _)] = await work.mine()
     claim = await work.claim(entry, chat.chat)
     assert claim is not None
