@@ -24,6 +24,7 @@ from services.tokenizer.gguf_tokenizer import (
     gguf_control_tokens,
     gguf_special_tokens,
 )
+from services.tokenizer.template_family import family_of
 
 _JSON_BYTES_MAX = 64 << 20
 
@@ -36,6 +37,7 @@ class Tokenizer:
     """One model's tokenizer and chat template. Encodes about 1 MB of text a second.
 
     `harmless` breaks the control tokens in a text, so that no message can end its turn and speak as somebody else.
+    `family` is how the chat template spells tool calls and thoughts.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Tokenizer:
         counting: FastTokenizer | None = None,
     ) -> None:
         self.harmless = breaker(control)
+        self.family = family_of("" if template is None else template.source)
         self._fast = fast
         self._counting = fast or counting
         self._template = template
