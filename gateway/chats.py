@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import orjson
+import structlog
 
 from gateway.answers import completion
 from gateway.call import Call
@@ -21,6 +23,8 @@ LOOK_UP_S_MAX = 2.0
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 OUR_HEADERS = b"x-bunkhouse-"
 CLIENT_HEADERS = frozenset({b"x-bunkhouse-session", b"x-bunkhouse-resume"})
+
+log = structlog.get_logger()
 _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -31,7 +35,8 @@ async def create(gateway: Gateway, call: Call) -> None:
     refuse_internal_headers(call)
     bounds = gateway.config.gateway
     body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
-    request = parse_chat(body, call.header(b"content-type"))
+    request = parse_chat(body, call.header(b"content-type"), strict=bounds.strict)
+    note_unknown(gateway, call, request.unknown)
     caller = Caller(
         lambda: gateway.directory.authenticate(call.authorization),
         call.request_id,
@@ -119,6 +124,13 @@ async def _whole_reply(gateway: Gateway, info: ChatInfo) -> tuple[str, ReplyEnd 
     with gateway.hub.follow(info.ticket.chat) as reader:
         entries = await reader.read(LOOK_UP_S_MAX)
     return "".join(entry.text for entry in entries), entries[-1].end if entries else None
+
+
+def note_unknown(gateway: Gateway, call: Call, names: Sequence[str]) -> None:
+    """Log and count the names of ignored parameters."""
+    if names:
+        gateway.metrics.unknown_parameters.inc(len(names))
+        log.info("request.unknown_parameters", request=call.request_id, tenant=call.tenant, names=names)
 
 
 def _idempotency_key(call: Call) -> str | None:

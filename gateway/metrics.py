@@ -38,6 +38,11 @@ class Metrics:
             ("route", "status", "outcome"),
             registry=self.registry,
         )
+        self.unknown_parameters = Counter(
+            "bunkhouse_gateway_unknown_parameters",
+            "Request parameters that were ignored because no table has their name. The log has the names.",
+            registry=self.registry,
+        )
         self.chats = Gauge(
             "bunkhouse_gateway_open_chats",
             "Chats being answered now.",

@@ -24,8 +24,9 @@ from services.store.replies import ENTRY_ID
 
 PATH = "/openapi.json"
 ABOUT = (
-    "OpenAI's chat API for the bots of one host. Parameters that are not described here are refused by name. Every "
-    "answer carries `x-request-id`; refusals that can be tried again carry `retry-after` and `retry-after-ms`."
+    "OpenAI's chat API for the bots of one host. Parameters that are not described here are ignored, unless they would "
+    "change the answer: those are refused by name. Every answer carries "
+    "`x-request-id`; refusals that can be tried again carry `retry-after` and `retry-after-ms`."
 )
 
 _KEY = (Code.INVALID_API_KEY, Code.QUEUE_UNAVAILABLE)

@@ -27,9 +27,10 @@ from gateway.dashboard.logins import Login
 from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute
 from gateway.dashboard.security import HEADERS
+from gateway.messages import Message
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
-from gateway.request import ChatRequest, Message
+from gateway.request import ChatRequest
 from gateway.submit import Caller, new_chat_id, submit
 from services.contracts.replies import ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable

@@ -106,6 +106,7 @@ class GatewayConfig(Section):
     ] = ()  # pages that may call /v1; "*": all
     metrics_key_file: Path | None = None  # what scrapers of other machines send as `Authorization: Bearer`
     metrics_per_tenant: bool = False  # metrics by bot and tenant, else by model
+    strict: bool = False  # refuses unknown request parameters; else they are ignored, logged and counted
 
 
 class RedisConfig(Section):
