@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-
-def machine() -> str:
-    """What the figures were taken on: processor and cores. The host's own name says nothing to others."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return f"{name}, {len(os.sched_getaffinity(0)) or os.cpu_count()} of {os.cpu_count()} cores"
+from services.devices.machine import machine
 
 
 def keep(path: Path, figures: Mapping[str, object]) -> None:

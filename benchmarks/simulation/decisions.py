@@ -9,13 +9,13 @@ import json
 from random import Random
 from time import process_time
 
-from benchmarks.output import machine
 from scheduler.core import Scheduler
 from scheduler.settings import ModelTargets, SchedulerSettings
 from services.contracts.chats import ChatUsage, KvBits, Task, Ticket
 from services.contracts.decisions import Outcome
 from services.contracts.devices import CPU
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
+from services.devices.machine import machine
 
 MODELS, TENANTS, WAITING = 8, 40, 500
 

@@ -21,9 +21,9 @@ def gpu_index(device: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class DeviceBandwidth:
-    """What copies within a device's memory were measured to move, reads and writes together."""
+    """What a device was measured to move within its memory: of a GPU copies, reads and writes together."""
 
-    gpu: str  # its name
+    name: str  # the GPU's, or the machine's processor and cores
     bytes_per_s: float
 
 

@@ -1,4 +1,4 @@
-"""A GPU's memory bandwidth, measured once by the first worker that starts on it.
+"""A GPU's memory bandwidth, measured once by the first worker that starts on it (`memory_speed`: the machine's own).
 
 A datasheet's figure is never reached, so the scheduler weighs contention with a measured one.
 """
@@ -44,5 +44,5 @@ async def measure(index: int, python: Path | None) -> DeviceBandwidth | None:
         log.warning("bandwidth.not_measured", why=errors.decode(errors="replace").strip()[-300:])
         return None
     measured = DeviceBandwidth(**orjson.loads(out))
-    log.info("bandwidth.measured", gpu=measured.gpu, bytes_per_s=measured.bytes_per_s)
+    log.info("bandwidth.measured", device=measured.name, bytes_per_s=measured.bytes_per_s)
     return measured

@@ -29,7 +29,7 @@ def main() -> None:
         end.record()
         torch.cuda.synchronize()
         speeds.append(2 * COPY_BYTES / (begin.elapsed_time(end) / 1000))
-    print(json.dumps({"gpu": torch.cuda.get_device_name(), "bytes_per_s": statistics.median(speeds)}))  # noqa: T201
+    print(json.dumps({"name": torch.cuda.get_device_name(), "bytes_per_s": statistics.median(speeds)}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import structlog
 import uvloop
 
 from services.config.host_secrets import SecretsError
-from services.config.schema import Config, ConfigError
+from services.config.schema import Config, ConfigError, ModelConfig
 from services.contracts.chats import KvBits
 from services.contracts.devices import gpu_index
 from services.devices.bandwidth import PROBE_S_MAX, measure
 from services.devices.card import device_of
+from services.devices.machine import machine
+from services.devices.memory_speed import measure_memory
 from services.engines.base import Engine
 from services.engines.factory import build_engine, engine_log
 from services.model_files.weights import WeightsError, resolve
@@ -28,7 +30,7 @@ from services.process.log_files import rotated_logs
 from services.process.logs import setup
 from services.store.bandwidth import ensure_measured
 from services.store.commands import Commands
-from services.store.connection import QueueUnavailable
+from services.store.connection import Connection, QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
 from services.store.work import WorkConsumer
 from services.tokenizer.chat_template import TemplateRejected
@@ -54,9 +56,7 @@ async def serve(runtime: Runtime, model: str) -> None:
         return build_engine(model, changed, weights, runtime.config.data_dir)
 
     async with runtime.connect(PATIENCE_S) as connection:
-        index = gpu_index(device := device_of(settings))
-        if index is not None:
-            await ensure_measured(connection, device, partial(measure, index, settings.python), PROBE_S_MAX)
+        await measure_device(connection, runtime.config, settings)
         commands = Commands(connection)
         configured = settings.kv_bits
         verified = bits_to_start(await commands.desired(model), configured)
@@ -83,6 +83,17 @@ async def serve(runtime: Runtime, model: str) -> None:
         log_path = engine_log(model, runtime.config.data_dir)
         async with rotated_logs(log_path.parent, log_path.name):
             await worker.run()
+
+
+async def measure_device(connection: Connection, config: Config, model: ModelConfig) -> None:
+    """See that the bandwidth of the model's device is known. Raises QueueUnavailable."""
+    if config.memory.bandwidth_bytes_per_s is not None:
+        return
+    index = gpu_index(device := device_of(model))
+    if index is None:
+        await ensure_measured(connection, device, partial(asyncio.to_thread, measure_memory), PROBE_S_MAX, machine())
+    else:
+        await ensure_measured(connection, device, partial(measure, index, model.python), PROBE_S_MAX)
 
 
 def try_prompts(config: Config, model: str, tokenizer: Tokenizer) -> None:

@@ -57,6 +57,7 @@ async def test_ten_chats_in_memory_for_four(shared: HostProcess) -> None:
     running = [_gauge(text, "bunkhouse_chats_running") for text in metrics]
     waiting = [_gauge(text, "bunkhouse_chats_waiting") for text in metrics]
     assert max(running) == CHATS_MAX
+    assert any('kind="predicted"' in text for text in metrics), "the machine's bandwidth was measured at the start"
     # A look may fall between the ten's arrival and the first decision: then all ten wait.
     assert (CHATS_MAX, 10 - CHATS_MAX) in zip(running, waiting, strict=True)
 
