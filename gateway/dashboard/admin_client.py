@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
+from gateway.admin.schemas import ErrorBody, Problem
 from gateway.call import Receive, Scope, Send
 
 BASE = "http://gateway.internal/admin/v1"
 ASK_S_MAX = 20.0
 
+Query = dict[str, str]
+Shape = TypeVar("Shape")
+
 
 class AdminRefused(Exception):
-    """The admin API said no. `error` is its `{message, type, param, code, ...}`."""
+    """The admin API refused."""
 
-    def __init__(self, status: int, error: dict[str, Any]) -> None:
-        super().__init__(str(error.get("message", status)))
+    def __init__(self, status: int, error: ErrorBody) -> None:
+        super().__init__(error.message)
         self.status = status
         self.error = error
-        self.code = str(error.get("code", f"http_{status}"))
 
 
 class AdminClient:
@@ -32,31 +36,30 @@ class AdminClient:
         self._http = httpx.AsyncClient(transport=transport, timeout=ASK_S_MAX)
 
     async def ask(
-        self, key: str, method: str, path: str, *, body: object = None, query: dict[str, str] | None = None
-    ) -> Any:
-        """The answer's JSON; None for 204. Raises AdminRefused."""
+        self, key: str, method: str, path: str, shape: type[Shape], *, body: object = None, query: Query | None = None
+    ) -> Shape:
+        """The answer as a `shape`. Raises AdminRefused."""
         answer = await self._asked(key, method, path, body, query)
-        return answer.json() if answer.content else None
+        return TypeAdapter(shape).validate_json(answer.content)
 
-    async def get(self, key: str, path: str, **query: str) -> Any:
+    async def get(self, key: str, path: str, shape: type[Shape], **query: str) -> Shape:
         """GET. Raises AdminRefused."""
-        return await self.ask(key, "GET", path, query=query or None)
+        return await self.ask(key, "GET", path, shape, query=query or None)
 
     async def text(self, key: str, path: str, **query: str) -> bytes:
-        """GET of what is no JSON. Raises AdminRefused."""
+        """GET of text that is not JSON. Raises AdminRefused."""
         return (await self._asked(key, "GET", path, None, query)).content
 
-    async def _asked(
-        self, key: str, method: str, path: str, body: object, query: dict[str, str] | None
-    ) -> httpx.Response:
+    async def _asked(self, key: str, method: str, path: str, body: object, query: Query | None) -> httpx.Response:
         headers = {"authorization": f"Bearer {key}"}
         answer = await self._http.request(method, BASE + path, headers=headers, params=query, json=body)
         if answer.is_success:
             return answer
         try:
-            error = answer.json()["error"]
-        except (ValueError, KeyError, TypeError):
-            error = {"message": f"The admin API answered {answer.status_code}."}
+            error = Problem.model_validate_json(answer.content).error
+        except ValidationError:
+            code = f"http_{answer.status_code}"
+            error = ErrorBody(message=f"The admin API answered {answer.status_code}.", type="api_error", code=code)
         raise AdminRefused(answer.status_code, error)
 
     async def __aenter__(self) -> AdminClient:

@@ -11,14 +11,18 @@ POST /dashboard/jobs/new/{quality|autotune}
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from gateway.dashboard.jobs import row
+from gateway.admin.schemas import Applied, HandoverFailed, Job, Model, ModelKvAnswer, Page, Tenant, UsageReport
+from gateway.dashboard.jobs import JobRow, result_of, row
 from gateway.dashboard.logins import Login
 from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute, form_of
@@ -27,6 +31,7 @@ from gateway.dashboard.usage import UsagePage
 from gateway.outcomes import Code, Refused
 from gateway.widget.sites import WidgetSite, webhook_secret
 from services.contracts.engine_kinds import ENGINE_KINDS
+from services.planner.autotune import AutotuneResult
 
 JOBS_MAX = 50
 DAYS = 14
@@ -71,38 +76,40 @@ def _kv(routes: APIRouter, dashboard: Dashboard) -> None:
                 words="Your role can view but not change KV bits. Changing them needs the role operator.",
                 job=None,
             )
-        answer = await dashboard.admin.ask(session.key, "PUT", f"{path}/kv", body={"bits": bits, "dry_run": True})
-        return page("parts/dry_run.html", model=model, plan=answer["plan"], bits=bits)
+        body = {"bits": bits, "dry_run": True}
+        answer = await dashboard.admin.ask(session.key, "PUT", f"{path}/kv", ModelKvAnswer, body=body)
+        return page("parts/dry_run.html", model=model, plan=answer.plan, bits=bits)
 
     @routes.post("/dashboard/models/{model}/kv/{bits}")
     async def change(request: Request, model: str, bits: Bits) -> Response:
         session = await changing(dashboard, request)
         path = f"/models/{quote(model, safe='')}/kv"
-        answer = await dashboard.admin.ask(session.key, "PUT", path, body={"bits": bits, "dry_run": False})
-        return page("parts/changed.html", model=model, bits=bits, done=answer["done"], job=answer["job"])
+        body = {"bits": bits, "dry_run": False}
+        answer = await dashboard.admin.ask(session.key, "PUT", path, ModelKvAnswer, body=body)
+        return page("parts/changed.html", model=model, bits=bits, done=answer.done, job=answer.job)
 
 
 def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/tenants")
     async def tenants(request: Request) -> Response:
         session = await dashboard.session(request)
-        tenants = await dashboard.admin.get(session.key, "/tenants")
+        tenants = (await dashboard.admin.get(session.key, "/tenants", Page[Tenant])).items
         first, last = _days(dashboard.gateway.clock())
-        report = await dashboard.admin.get(session.key, "/usage", **{"from": first, "to": last})
+        report = await dashboard.admin.get(session.key, "/usage", UsageReport, **{"from": first, "to": last})
         return page(
             "tenants.html",
             page="Tenants",
             session=session,
-            tenants=tenants["items"],
-            usage=UsagePage.of(report, first, last, [tenant["name"] for tenant in tenants["items"]]),
-            failed=(await dashboard.admin.get(session.key, "/handovers/failed"))["items"],
+            tenants=tenants,
+            usage=UsagePage.of(report.rows, first, last, [tenant.name for tenant in tenants]),
+            failed=(await dashboard.admin.get(session.key, "/handovers/failed", Page[HandoverFailed])).items,
             widgets=[_embedded(dashboard, site, _base(request)) for site in dashboard.widgets.sites.all()],
         )
 
     @routes.post("/dashboard/handovers/{handover}/resend")
     async def resend(request: Request, handover: str) -> Response:
         session = await changing(dashboard, request)
-        await dashboard.admin.ask(session.key, "POST", f"/handovers/{quote(handover, safe='')}/resend")
+        await dashboard.admin.ask(session.key, "POST", f"/handovers/{quote(handover, safe='')}/resend", NoneType)
         return HTMLResponse('<span class="good" role="status">Sent again</span>', 200, HEADERS)
 
     @routes.get("/dashboard/usage.csv")
@@ -115,25 +122,26 @@ def _tenants(routes: APIRouter, dashboard: Dashboard) -> None:
 
 
 def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
-    async def listed(session: Login) -> dict[str, Any]:
-        jobs = await dashboard.admin.get(session.key, "/jobs", limit=str(JOBS_MAX))
-        return {"session": session, "jobs": [row(job) for job in jobs["items"]]}
+    async def listed(session: Login) -> list[JobRow]:
+        jobs = await dashboard.admin.get(session.key, "/jobs", Page[Job], limit=str(JOBS_MAX))
+        return [row(job) for job in jobs.items]
 
     @routes.get("/dashboard/jobs")
     async def jobs(request: Request) -> Response:
         session = await dashboard.session(request)
-        models = await dashboard.admin.get(session.key, "/models")
-        measurable = [model for model in models["items"] if ENGINE_KINDS[model["engine"]].measures_quality]
-        return page("jobs.html", page="Jobs", measurable=measurable, **await listed(session))
+        models = await dashboard.admin.get(session.key, "/models", Page[Model])
+        measurable = [model for model in models.items if ENGINE_KINDS[model.engine].measures_quality]
+        return page("jobs.html", page="Jobs", measurable=measurable, session=session, jobs=await listed(session))
 
     @routes.get("/dashboard/parts/jobs")
     async def part(request: Request) -> Response:
-        return page("parts/jobs.html", **await listed(await dashboard.session(request)))
+        session = await dashboard.session(request)
+        return page("parts/jobs.html", session=session, jobs=await listed(session))
 
     @routes.get("/dashboard/parts/job/{job}")
     async def one(request: Request, job: str, bits: Annotated[int, Query(ge=4, le=16)], model: str) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}")
+        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}", Job)
         return page("parts/change_job.html", job=found, bits=bits, model=model)
 
     @routes.post("/dashboard/jobs/new/{kind}")
@@ -141,31 +149,36 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         session = await changing(dashboard, request)
         form = await form_of(request)
         args = {"model": form.get("model", "")} if kind == "quality" else {}
-        await dashboard.admin.ask(session.key, "POST", "/jobs", body={"kind": kind, "args": args})
-        return page("parts/jobs.html", **await listed(session))
+        await dashboard.admin.ask(session.key, "POST", "/jobs", Job, body={"kind": kind, "args": args})
+        return page("parts/jobs.html", session=session, jobs=await listed(session))
 
     @routes.get("/dashboard/jobs/{job}/proposals")
     async def proposals(request: Request, job: str) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}")
-        result = found["result"] or {}
-        changed = result.get("changed", [])
-        proposed = [] if changed else result.get("proposals", [])
-        dropped = result.get("dropped", [])
+        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}", Job)
+        result = result_of(found)
+        if not isinstance(result, AutotuneResult):
+            result = AutotuneResult()
+        proposed = [] if result.changed else result.proposals
         return page(
-            "parts/proposals.html", session=session, job=job, proposals=proposed, changed=changed, dropped=dropped
+            "parts/proposals.html",
+            session=session,
+            job=job,
+            proposals=proposed,
+            changed=result.changed,
+            dropped=result.dropped,
         )
 
     @routes.post("/dashboard/jobs/{job}/apply")
     async def apply(request: Request, job: str) -> Response:
         session = await changing(dashboard, request)
-        done = await dashboard.admin.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/apply")
-        return page("parts/applied.html", changed=done["changed"], left=done["left"])
+        done = await dashboard.admin.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/apply", Applied)
+        return page("parts/applied.html", changed=done.changed, left=done.left)
 
     @routes.post("/dashboard/jobs/{job}/{verb}")
     async def act(request: Request, job: str, verb: Literal["cancel", "retry"]) -> Response:
         session = await changing(dashboard, request)
-        await dashboard.admin.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/{verb}")
+        await dashboard.admin.ask(session.key, "POST", f"/jobs/{quote(job, safe='')}/{verb}", Job)
         return HTMLResponse("", 204, HEADERS)
 
 
@@ -174,17 +187,21 @@ def _base(request: Request) -> str:
     return str(request.base_url.replace(scheme="https") if is_secure(request) else request.base_url)
 
 
-def _embedded(dashboard: Dashboard, site: WidgetSite, base: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class EmbeddedWidget:
     """A widget with the line that its shop puts on its pages, and what its webhooks are signed with."""
+
+    bot: str
+    origins: Sequence[str]
+    demo: bool
+    snippet: str
+    secret: str | None
+
+
+def _embedded(dashboard: Dashboard, site: WidgetSite, base: str) -> EmbeddedWidget:
     snippet = f'<script src="{base}widget.js" data-token="{site.token}" defer></script>'
     secret = webhook_secret(site.bot, dashboard.gateway.secrets.pepper) if site.widget.handover_webhook else None
-    return {
-        "bot": site.bot,
-        "origins": site.widget.allowed_origins,
-        "demo": site.widget.demo,
-        "snippet": snippet,
-        "secret": secret,
-    }
+    return EmbeddedWidget(site.bot, site.widget.allowed_origins, site.widget.demo, snippet, secret)
 
 
 def _days(now_s: float) -> tuple[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.admin.schemas import Job, Quality
 from gateway.dashboard.view import count
+from services.planner.autotune import AutotuneResult
 
 NAMES = {
     "kv_bits": "KV bits",
@@ -21,6 +24,40 @@ NAMES = {
 }
 OPEN = ("queued", "running")
 BAD = ("failed", "rolled_back", "cancelled")
+
+
+# What is shown of results. What a kind has beside it is left out.
+
+
+@dataclass(frozen=True, slots=True)
+class KvBitsResult:
+    """A change of KV bits."""
+
+    kv_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class QualityResult:
+    """Measured costs of KV bits."""
+
+    measured: list[Quality]
+
+
+@dataclass(frozen=True, slots=True)
+class RollupResult:
+    """Sums of a day's usage."""
+
+    day: str
+    rows: int
+
+
+JobResult = KvBitsResult | QualityResult | RollupResult | AutotuneResult
+RESULTS: Mapping[str, TypeAdapter[JobResult]] = {
+    "kv_bits": TypeAdapter(KvBitsResult),
+    "quality": TypeAdapter(QualityResult),
+    "usage_rollup": TypeAdapter(RollupResult),
+    "autotune": TypeAdapter(AutotuneResult),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,56 +82,62 @@ class JobRow:
         return self.state in BAD
 
 
-def row(job: dict[str, Any]) -> JobRow:
+def row(job: Job) -> JobRow:
     """From the admin API's Job."""
-    result = job["result"] or {}
-    succeeded = job["state"] == "succeeded"
-    name = NAMES.get(job["kind"], job["kind"].replace("_", " "))
-    if job["kind"] == "kv_bits" and "bits" in job["args"]:
-        name = f"KV bits to {job['args']['bits']}"
+    succeeded = job.state == "succeeded"
+    name = NAMES.get(job.kind, job.kind.replace("_", " "))
+    if job.kind == "kv_bits" and "bits" in job.args:
+        name = f"KV bits to {job.args['bits']}"
+    result = result_of(job) if succeeded else None
     return JobRow(
-        id=job["id"],
+        id=job.id,
         name=name,
-        target=job["target"],
-        state=job["state"],
-        progress=job["progress"],
-        words=job["error"] or (_outcome(job["kind"], result) if succeeded else None) or job["words"],
-        created_s=job["created_s"],
-        found=succeeded and bool(result.get("dropped") or (result.get("proposals") and not result.get("changed"))),
+        target=job.target,
+        state=job.state,
+        progress=job.progress,
+        words=job.error or (_outcome(result) if result else None) or job.words,
+        created_s=job.created_s,
+        found=isinstance(result, AutotuneResult) and bool(result.dropped or (result.proposals and not result.changed)),
     )
 
 
-def _outcome(kind: str, result: dict[str, Any]) -> str | None:
-    made = OUTCOMES.get(kind)
+def result_of(job: Job) -> JobResult | None:
+    """A job's result, or None where it has none that this version knows."""
+    if job.kind not in RESULTS:
+        return None
     try:
-        return made(result) if made else None
-    except (KeyError, TypeError, ValueError):  # a result of another version of the host
+        return RESULTS[job.kind].validate_python(job.result)
+    except ValidationError:  # a result of another version of the host
         return None
 
 
-def _quality(result: dict[str, Any]) -> str:
+def _outcome(result: JobResult) -> str:
+    match result:
+        case KvBitsResult():
+            return f"holds KV at {result.kv_bits} bits now"
+        case QualityResult():
+            return _costs(result.measured)
+        case RollupResult():
+            return f"summed up {result.day}: {count(result.rows, 'row')}"
+        case AutotuneResult():
+            return _proposed(result)
+
+
+def _costs(measured: Sequence[Quality]) -> str:
     costs = [
-        f"{found['bits']} bits {100 * found['perplexity_change']:+.1f}%"
-        for found in result["measured"]
-        if found.get("perplexity_change") is not None
+        f"{found.bits} bits {100 * found.perplexity_change:+.1f}%"
+        for found in measured
+        if found.perplexity_change is not None
     ]
     return f"Perplexity: {', '.join(costs)}" if costs else "measured"
 
 
-def _autotune(result: dict[str, Any]) -> str:
-    dropped = len(result.get("dropped", ()))
-    if result.get("changed"):
-        words = f"changed {', '.join(result['changed'])}"
-    elif result["proposals"]:
-        words = count(len(result["proposals"]), "proposal")
+def _proposed(result: AutotuneResult) -> str:
+    dropped = len(result.dropped)
+    if result.changed:
+        words = f"changed {', '.join(result.changed)}"
+    elif result.proposals:
+        words = count(len(result.proposals), "proposal")
     else:
         return f"no proposals left: {dropped} dropped" if dropped else "no proposals"
     return f"{words}; {dropped} dropped" if dropped else words
-
-
-OUTCOMES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "kv_bits": lambda result: f"holds KV at {int(result['kv_bits'])} bits now",
-    "quality": _quality,
-    "autotune": _autotune,
-    "usage_rollup": lambda result: f"summed up {result['day']}: {count(result['rows'], 'row')}",
-}

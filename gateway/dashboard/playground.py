@@ -14,12 +14,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from time import perf_counter
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.admin.schemas import Bot, Page
 from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, event
 from gateway.dashboard.admin_client import AdminRefused
 from gateway.dashboard.controls import changing
@@ -62,8 +62,8 @@ def router(dashboard: Dashboard) -> APIRouter:
     @routes.get("/dashboard/playground")
     async def playground(request: Request) -> Response:
         session = await dashboard.session(request)
-        bots = await dashboard.admin.get(session.key, "/bots")
-        return page("playground.html", page="Playground", session=session, bots=bots["items"])
+        bots = await dashboard.admin.get(session.key, "/bots", Page[Bot])
+        return page("playground.html", page="Playground", session=session, bots=bots.items)
 
     @routes.post("/dashboard/playground/chats")
     async def ask(request: Request, asked: PlaygroundChat) -> Response:
@@ -148,9 +148,9 @@ def _measure(metrics: RequestMetrics | None, entries: list[ReplyEntry]) -> None:
 
 async def _why(dashboard: Dashboard, session: Login, chat: str) -> bytes:
     with contextlib.suppress(AdminRefused, QueueUnavailable):
-        found = await dashboard.admin.get(session.key, f"/scheduler/explain/{quote(chat)}")
-        why = found.get("why") or "This chat waits to be admitted."
-        return event({"why": why, "position": found.get("position")}, name="waiting")
+        found = await dashboard.explained(session, chat)
+        why = found.why or "This chat waits to be admitted."
+        return event({"why": why, "position": found.position}, name="waiting")
     return PING
 
 

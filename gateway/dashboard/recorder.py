@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from gateway.metrics import Metrics
 from services.contracts.snapshot import Snapshot
@@ -30,6 +30,15 @@ class HostSample:
     kv_bytes: dict[str, int] = field(default_factory=dict)  # reserved, by model
     first_token_s: float | None = None  # median over the last half minute
     waiting: int | None = None
+
+
+class Series(TypedDict):
+    """Samples as the charts' columns. None: a gap."""
+
+    at_s: list[float]
+    inter_token_ms: dict[str, list[float | None]]  # by model
+    first_token_ms: list[float | None]
+    waiting: list[int | None]
 
 
 class Recorder:
@@ -69,7 +78,7 @@ class Recorder:
             waiting=snapshot.waiting,
         )
 
-    def series(self, after_s: float) -> dict[str, Any]:
+    def series(self, after_s: float) -> Series:
         """Samples newer than `after_s`, as columns."""
         kept = [sample for sample in self.samples if sample.at_s > after_s]
         names = sorted({name for sample in self.samples for name in sample.inter_token_s})

@@ -28,7 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
-from gateway.admin.schemas import Overview
+from gateway.admin.schemas import Job, Me, Overview, Page, Session
 from gateway.dashboard import view
 from gateway.dashboard.admin_client import AdminClient, AdminRefused
 from gateway.dashboard.jobs import row
@@ -39,6 +39,7 @@ from gateway.dashboard.security import HEADERS, check_same_site, is_secure
 from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget.router import Widgets
+from services.contracts.explanation import Explanation
 from services.devices.card import bandwidths
 from services.store.bandwidth import read_measured
 from services.store.connection import QueueUnavailable
@@ -85,19 +86,22 @@ class Dashboard:
             raise LoginNeeded
         return found
 
-    async def now(self, session: Login) -> dict[str, Any]:
-        """Values of the page Now. Raises AdminRefused, QueueUnavailable."""
-        overview, engines, jobs, measured = await asyncio.gather(
-            self.admin.get(session.key, "/overview"),
+    async def now(self, session: Login, template: str) -> Response:
+        """The page Now, or its part. Raises AdminRefused, QueueUnavailable."""
+        found, engines, jobs, measured = await asyncio.gather(
+            self.admin.get(session.key, "/overview", Overview),
             self.gateway.submissions.engines(),
-            self.admin.get(session.key, "/jobs", limit=str(JOBS_SHOWN)),
+            self.admin.get(session.key, "/jobs", Page[Job], limit=str(JOBS_SHOWN)),
             read_measured(self.gateway.connection),
         )
         reports = {name: engine.report for name, engine in engines.items()}
-        found = Overview.model_validate(overview)
         most = bandwidths(self.gateway.config, measured, [device.id for device in found.devices])
         now = view.now(found, reports, most)
-        return {"now": now, "jobs": [row(job) for job in jobs["items"]], "session": session}
+        return page(template, page="Now", now=now, jobs=[row(job) for job in jobs.items], session=session)
+
+    async def explained(self, session: Login, chat: str) -> Explanation:
+        """Why a chat waits, runs or was refused. Raises AdminRefused, QueueUnavailable."""
+        return await self.admin.get(session.key, f"/scheduler/explain/{quote(chat, safe='')}", Explanation)
 
 
 class PageRoute(APIRoute):
@@ -151,7 +155,7 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
         await sessions.count_try(address)
         key = form.get("key", "").strip()
         try:
-            me = await dashboard.admin.get(key, "/me") if key.isascii() and key.isprintable() else None
+            me = await dashboard.admin.get(key, "/me", Me) if key.isascii() and key.isprintable() else None
         except AdminRefused as refused:
             me = None
             if refused.status not in (401, 403):
@@ -164,7 +168,7 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
         onwards = RedirectResponse(following, 303, HEADERS)
         onwards.set_cookie(
             COOKIE,
-            await sessions.begin(key, me["name"], me["role"]),
+            await sessions.begin(key, me.name, me.role),
             httponly=True,
             samesite="strict",
             secure=is_secure(request),
@@ -185,12 +189,11 @@ def _login(routes: APIRouter, dashboard: Dashboard) -> None:
 def _live(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/")
     async def now(request: Request) -> Response:
-        values = await dashboard.now(await dashboard.session(request))
-        return page("now.html", page="Now", **values)
+        return await dashboard.now(await dashboard.session(request), "now.html")
 
     @routes.get("/dashboard/parts/now")
     async def part(request: Request) -> Response:
-        return page("parts/now.html", **await dashboard.now(await dashboard.session(request)))
+        return await dashboard.now(await dashboard.session(request), "parts/now.html")
 
     @routes.get("/dashboard/series")
     async def series(request: Request, after: Annotated[float, Query(ge=0)] = 0.0) -> Response:
@@ -202,14 +205,12 @@ def _explain(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/waiting/{tenant}")
     async def waiting(request: Request, tenant: str) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.admin.get(session.key, "/sessions", tenant=tenant, limit="200")
-        chats = [
-            (seen["session"], chat) for seen in found["items"] for chat in seen["chats"] if chat["state"] == "waiting"
-        ]
-        chats.sort(key=lambda pair: float(pair[1]["since_s"]))
+        found = await dashboard.admin.get(session.key, "/sessions", Page[Session], tenant=tenant, limit="200")
+        chats = [(seen.session, chat) for seen in found.items for chat in seen.chats if chat.state == "waiting"]
+        chats.sort(key=lambda pair: pair[1].since_s)
         shown = chats[:WAITING_SHOWN]
         told = await asyncio.gather(
-            *(dashboard.admin.get(session.key, f"/scheduler/explain/{quote(chat['chat'])}") for _, chat in shown),
+            *(dashboard.explained(session, chat.chat) for _, chat in shown),
         )
         rows = [(name, why) for (name, _), why in zip(shown, told, strict=True)]
         return page("parts/waiting.html", tenant=tenant, rows=rows, more=len(chats) - len(shown))
@@ -217,8 +218,7 @@ def _explain(routes: APIRouter, dashboard: Dashboard) -> None:
     @routes.get("/dashboard/explain")
     async def explain(request: Request, chat: Annotated[str, Query(max_length=80)]) -> Response:
         session = await dashboard.session(request)
-        found = await dashboard.admin.get(session.key, f"/scheduler/explain/{quote(chat.strip(), safe='')}")
-        return page("parts/explained.html", chat=found)
+        return page("parts/explained.html", chat=await dashboard.explained(session, chat.strip()))
 
 
 @cache
@@ -249,7 +249,7 @@ def told(request: Request, error: Exception) -> Response:
     if isinstance(error, LoginNeeded) or (isinstance(error, AdminRefused) and error.status == 401):
         return _to_login(request, part)
     if isinstance(error, AdminRefused):
-        return _problem(error.status, str(error), error.code, part, error.error.get("job"))
+        return _problem(error.status, str(error), error.error.code, part, error.error.job)
     if isinstance(error, RequestValidationError):
         return _problem(422, str(error.errors()[0]["msg"]), Code.INVALID_VALUE, part)
     if not isinstance(error, Refused):

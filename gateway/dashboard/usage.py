@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
 
-SUMMED = ("chats", "prompt_tokens", "cached_tokens", "completion_tokens", "kv_byte_seconds", "queue_seconds")
+from gateway.admin.schemas import UsageRow
+
 HUES = 6
 
 
@@ -49,54 +49,53 @@ class UsagePage:
     total: TenantSum
 
     @classmethod
-    def of(cls, report: dict[str, Any], first: str, last: str, tenants: Sequence[str] = ()) -> UsagePage:
-        """From the admin API's UsageReport. `tenants`: all of the host, in its order. Colours go by it, so a tenant
+    def of(cls, rows: Sequence[UsageRow], first: str, last: str, tenants: Sequence[str] = ()) -> UsagePage:
+        """From the rows of a UsageReport. `tenants`: all of the host, in its order. Colours go by it, so a tenant
         keeps its colour whoever else used something; removed tenants come after."""
-        rows = report["rows"]
-        taken = {name: sum(_tokens(row) for row in rows if row["tenant"] == name) for name in _names(rows)}
+        taken = {name: sum(_tokens(row) for row in rows if row.tenant == name) for name in _names(rows)}
         order = sorted(taken, key=lambda name: (-taken[name], name))
         hues = {name: place % HUES for place, name in enumerate(dict.fromkeys([*tenants, *sorted(taken)]))}
-        sums = [_sum(name, hues[name], [row for row in rows if row["tenant"] == name]) for name in order]
+        sums = [_sum(name, hues[name], [row for row in rows if row.tenant == name]) for name in order]
         return cls(first, last, _days(rows, hues, first, last), sums, _sum("All", 0, rows))
 
 
-def _names(rows: list[dict[str, Any]]) -> set[str]:
-    return {row["tenant"] for row in rows}
+def _names(rows: Sequence[UsageRow]) -> set[str]:
+    return {str(row.tenant) for row in rows}
 
 
-def _tokens(row: dict[str, Any]) -> int:
-    return int(row["prompt_tokens"]) + int(row["completion_tokens"])
+def _tokens(row: UsageRow) -> int:
+    return row.prompt_tokens + row.completion_tokens
 
 
-def _sum(name: str, hue: int, rows: list[dict[str, Any]]) -> TenantSum:
-    total = {key: sum(row[key] for row in rows) for key in SUMMED}
+def _sum(name: str, hue: int, rows: Sequence[UsageRow]) -> TenantSum:
+    chats = sum(row.chats for row in rows)
     refused: dict[str, int] = {}
     for row in rows:
-        for reason, number in row["refused"].items():
+        for reason, number in row.refused.items():
             refused[reason] = refused.get(reason, 0) + number
     reasons = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in sorted(refused.items()))
     return TenantSum(
         tenant=name,
         hue=hue,
-        chats=total["chats"],
-        prompt_tokens=total["prompt_tokens"],
-        cached_tokens=total["cached_tokens"],
-        completion_tokens=total["completion_tokens"],
-        gigabyte_hours=total["kv_byte_seconds"] / 3.6e12,
-        queue_s=total["queue_seconds"] / total["chats"] if total["chats"] else 0.0,
-        overflow_usd=sum(row["overflow_usd"] for row in rows),
+        chats=chats,
+        prompt_tokens=sum(row.prompt_tokens for row in rows),
+        cached_tokens=sum(row.cached_tokens for row in rows),
+        completion_tokens=sum(row.completion_tokens for row in rows),
+        gigabyte_hours=sum(row.kv_byte_seconds for row in rows) / 3.6e12,
+        queue_s=sum(row.queue_seconds for row in rows) / chats if chats else 0.0,
+        overflow_usd=sum(row.overflow_usd for row in rows),
         refused=sum(refused.values()),
         reasons=reasons,
     )
 
 
-def _days(rows: list[dict[str, Any]], hues: dict[str, int], first: str, last: str) -> list[Day]:
+def _days(rows: Sequence[UsageRow], hues: dict[str, int], first: str, last: str) -> list[Day]:
     begin, end = date.fromisoformat(first), date.fromisoformat(last)
     days = [begin + timedelta(days=number) for number in range((end - begin).days + 1)]
     by_day: dict[str, dict[str, int]] = {day.isoformat(): {} for day in days}
     for row in rows:
-        taken = by_day.setdefault(row["day"], {})
-        taken[row["tenant"]] = taken.get(row["tenant"], 0) + _tokens(row)
+        taken, tenant = by_day.setdefault(str(row.day), {}), str(row.tenant)
+        taken[tenant] = taken.get(tenant, 0) + _tokens(row)
     tallest = max([1, *(sum(taken.values()) for taken in by_day.values())])
     made = []
     for day in days:

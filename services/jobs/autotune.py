@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from services.jobs.attempt import Context
-from services.planner.autotune import apply, possible, proposals, shortness
+from services.planner.autotune import AutotuneResult, apply, possible, proposals, shortness
 from services.store.audit_log import Note
 from services.store.jobs import JobData
 from services.store.quality import measured
@@ -22,14 +22,10 @@ async def run(context: Context) -> JobData:
     quality = {model: await measured(connection, model) for model in models}
     wished = proposals(registry, quality, shortness(snapshot), float(args.get("perplexity_change_max", 0.05)))
     found, dropped = possible(wished, await SubmissionClient(connection).engines())
-    result: JobData = {
-        "proposals": [asdict(proposal) for proposal in found],
-        "dropped": dropped,
-        "changed": [],
-        "left": [],
-    }
+    result = AutotuneResult(found, dropped)
     if args.get("apply"):
         await context.report(0.8, f"changing {len(found)} bots")
         note = Note(context.clock(), context.job.by or context.job.id, "job", "bot.kv", "", context.job.id)
-        result["changed"], result["left"] = await apply(connection, found, note)
-    return result
+        changed, left = await apply(connection, found, note)
+        result = replace(result, changed=changed, left=left)
+    return asdict(result)

@@ -17,7 +17,7 @@ the bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.config.schema import TRADE_FLOORS, KvPolicyConfig
 from services.contracts.engines import EngineView
@@ -42,6 +42,24 @@ class Proposal:
     before: Mapping[str, object]  # its policy, as JSON
     after: Mapping[str, object]
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A bot whose model cannot keep what was proposed for it, and why."""
+
+    bot: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AutotuneResult:
+    """What became of the proposals. `changed` and `left` name bots, where the proposals were carried out."""
+
+    proposals: Sequence[Proposal] = ()
+    dropped: Sequence[Dropped] = ()
+    changed: Sequence[str] = ()
+    left: Sequence[str] = ()
 
 
 def shortness(snapshot: Snapshot | None) -> dict[str, float]:
@@ -71,9 +89,7 @@ def proposals(
     return found
 
 
-def possible(
-    wished: Sequence[Proposal], engines: Mapping[str, EngineView]
-) -> tuple[list[Proposal], list[dict[str, str]]]:
+def possible(wished: Sequence[Proposal], engines: Mapping[str, EngineView]) -> tuple[list[Proposal], list[Dropped]]:
     """Proposals that the bots' models can keep, and the bots of the others, with why not."""
     found, dropped = [], []
     for proposal in wished:
@@ -82,7 +98,7 @@ def possible(
         if why is None:
             found.append(proposal)
         else:
-            dropped.append({"bot": proposal.bot, "why": f"{proposal.why} {why}"})
+            dropped.append(Dropped(proposal.bot, f"{proposal.why} {why}"))
     return found, dropped
 
 
@@ -122,16 +138,7 @@ async def apply(connection: Connection, found: Sequence[Proposal], note: Note) -
                 return None
             fresh = bot.model_copy(update={"kv": after})
             config = record.config.model_copy(update={"bots": {**record.config.bots, name: fresh}})
-            written = Note(
-                note.at_s,
-                note.who,
-                note.role,
-                note.action,
-                proposal.bot,
-                note.request,
-                proposal.before,
-                proposal.after,
-            )
+            written = replace(note, target=proposal.bot, before=proposal.before, after=proposal.after)
             changed.append(proposal.bot)
             return with_tenant(registry, tenant, record.model_copy(update={"config": config})), written
 

@@ -50,7 +50,9 @@ async def test_after_a_job_that_changed_bots_what_it_dropped_is_not_said_to_be_a
     attempt = await jobs.begin(job.id, 0.0)
     assert attempt is not None
     dropped = [{"bot": "alder-ash/shop", "why": "qwen3-8b holds KV at 4 bits now."}]
-    result = {"proposals": [{"bot": "alder-ash/help"}], "dropped": dropped, "changed": ["alder-ash/help"]}
+    bits = {"before": {"policy": "auto"}, "after": {"policy": "pressure"}}
+    proposal = {"bot": "alder-ash/help", "model": "qwen3-8b", "why": "Memory is short.", **bits}
+    result = {"proposals": [proposal], "dropped": dropped, "changed": ["alder-ash/help"]}
     await attempt.end(JobState.SUCCEEDED, "done", 0.0, result=result)
     await operator.log_in()
     shown = (await operator.http.get(f"/dashboard/jobs/{job.id}/proposals")).text

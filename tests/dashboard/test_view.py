@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admin.schemas import Overview
+from gateway.admin.schemas import Job, Overview, UsageRow
 from gateway.dashboard import view
 from gateway.dashboard.jobs import row
 from gateway.dashboard.recorder import buckets, median
@@ -257,19 +257,13 @@ def test_the_median_of_the_last_half_minute() -> None:
     assert median(dict.fromkeys(buckets(metrics), 5.0), buckets(metrics)) == 120.0
 
 
-def job(**given: Any) -> dict[str, Any]:
-    return {
-        "id": "job-1",
-        "kind": "kv_bits",
-        "target": "m",
-        "args": {"bits": 4},
-        "state": "succeeded",
-        "progress": 1.0,
-        "words": "done",
-        "created_s": 1.0,
-        "result": None,
-        "error": None,
-    } | given
+def job(**given: Any) -> Job:
+    known = {"id": "job-1", "kind": "kv_bits", "target": "m", "args": {"bits": 4}, "created_s": 1.0}
+    return Job.model_validate(known | {"state": "succeeded", "progress": 1.0, "words": "done"} | given)
+
+
+PROPOSAL = {"bot": "a/b", "model": "m", "before": {"policy": "auto"}, "after": {"policy": "pressure"}, "why": "short"}
+DROPPED = {"bot": "a/b", "why": "The model holds 16 bits."}
 
 
 @pytest.mark.parametrize(
@@ -280,67 +274,62 @@ def job(**given: Any) -> dict[str, Any]:
         (job(state="failed", error="It did not fit."), "It did not fit."),
         (job(kind="usage_rollup", result={"day": "2026-11-23", "rows": 1}), "summed up 2026-11-23: 1 row"),
         (job(kind="autotune", result={"proposals": []}), "no proposals"),
-        (job(kind="autotune", result={"proposals": [1, 2]}), "2 proposals"),
-        (job(kind="autotune", result={"proposals": [1], "changed": ["a/b"]}), "changed a/b"),
+        (job(kind="autotune", result={"proposals": [PROPOSAL, PROPOSAL]}), "2 proposals"),
+        (job(kind="autotune", result={"proposals": [PROPOSAL], "changed": ["a/b"]}), "changed a/b"),
         (
-            job(kind="autotune", result={"proposals": [], "dropped": [1, 2]}),
+            job(kind="autotune", result={"proposals": [], "dropped": [DROPPED, DROPPED]}),
             "no proposals left: 2 dropped",
         ),
-        (job(kind="autotune", result={"proposals": [1], "dropped": [1]}), "1 proposal; 1 dropped"),
+        (job(kind="autotune", result={"proposals": [PROPOSAL], "dropped": [DROPPED]}), "1 proposal; 1 dropped"),
         (
-            job(kind="quality", result={"measured": [{"bits": 4, "perplexity_change": 0.048}]}),
+            job(kind="quality", result={"measured": [{"bits": 4, "perplexity_change": 0.048, "source": "a job"}]}),
             "Perplexity: 4 bits +4.8%",
         ),
         (job(kind="quality", result={"figures": "of another version"}), "done"),
         (job(kind="wake", result={"x": 1}), "done"),
     ],
 )
-def test_jobs_in_words(found: dict[str, Any], words: str) -> None:
+def test_jobs_in_words(found: Job, words: str) -> None:
     assert row(found).words == words
 
 
 def test_usage_adds_up() -> None:
-    row = {
-        "day": "2026-11-24",
-        "tenant": "acme",
-        "bot": "acme/help",
-        "chats": 2,
-        "prompt_tokens": 10,
-        "cached_tokens": 3,
-        "completion_tokens": 5,
-        "kv_byte_seconds": 3.6e12,
-        "queue_seconds": 1.0,
-        "overflow_usd": 0.5,
-        "refused": {"deadline": 2},
-    }
-    other = row | {"day": "2026-11-23", "tenant": "globex", "refused": {}}
-    usage = UsagePage.of({"rows": [row, row, other]}, "2026-11-22", "2026-11-24")
+    row = UsageRow(
+        day="2026-11-24",
+        tenant="acme",
+        bot="acme/help",
+        chats=2,
+        prompt_tokens=10,
+        cached_tokens=3,
+        completion_tokens=5,
+        kv_byte_seconds=3.6e12,
+        queue_seconds=1.0,
+        overflow_usd=0.5,
+        refused={"deadline": 2},
+    )
+    other = row.model_copy(update={"day": "2026-11-23", "tenant": "globex", "refused": {}})
+    usage = UsagePage.of([row, row, other], "2026-11-22", "2026-11-24")
     assert [day.tokens for day in usage.days] == [0, 15, 30]
     assert [tenant.tenant for tenant in usage.tenants] == ["acme", "globex"]
     assert usage.total.chats == 6
     assert usage.tenants[0].gigabyte_hours == pytest.approx(2.0)
     assert usage.tenants[0].reasons == "4 deadline"
     assert usage.days[2].parts == [(0, 0.0, 100.0)]
-    nothing = UsagePage.of({"rows": []}, "2026-11-24", "2026-11-24")
+    nothing = UsagePage.of([], "2026-11-24", "2026-11-24")
     assert nothing.total.queue_s == 0.0
 
 
 def test_a_tenant_keeps_its_colour_whatever_else_is_shown() -> None:
     """Colours went by the order of the sums, so another week or tenant changed them all."""
-    row: dict[str, Any] = {
-        "chats": 1,
-        "prompt_tokens": 1,
-        "cached_tokens": 0,
-        "completion_tokens": 1,
-        "kv_byte_seconds": 0.0,
-    }
-    row |= {"queue_seconds": 0.0, "overflow_usd": 0.0, "refused": {}, "day": "2026-11-24"}
     names = ["acme", "globex", "initech", "umbrella"]
-    rows = [row | {"tenant": name, "prompt_tokens": size} for size, name in enumerate(names)]
-    every = UsagePage.of({"rows": rows}, "2026-11-24", "2026-11-24", names)
+    rows = [
+        UsageRow(day="2026-11-24", tenant=name, chats=1, prompt_tokens=size, completion_tokens=1)
+        for size, name in enumerate(names)
+    ]
+    every = UsagePage.of(rows, "2026-11-24", "2026-11-24", names)
     hues = {tenant.tenant: tenant.hue for tenant in every.tenants}
     for one in rows:
-        [alone] = UsagePage.of({"rows": [one]}, "2026-11-24", "2026-11-24", names).tenants
+        [alone] = UsagePage.of([one], "2026-11-24", "2026-11-24", names).tenants
         assert alone.hue == hues[alone.tenant]
     assert hues == {"acme": 0, "globex": 1, "initech": 2, "umbrella": 3}
 
