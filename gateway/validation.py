@@ -7,12 +7,16 @@ from pydantic import ValidationError
 from gateway.outcomes import Code, Refused
 
 
-def translated(error: ValidationError) -> Refused:
-    """OpenAI's words for the most telling of pydantic's findings: of a union's branches, the one that fits furthest."""
+def translated(error: ValidationError, place: str = "") -> Refused:
+    """OpenAI's words for the most telling of pydantic's findings: of a union's branches, the one that fits furthest.
+
+    `place` is where the checked value stands in the body.
+    """
     findings = error.errors(include_url=False, include_context=False)
     first = max(findings, key=lambda finding: (len(finding["loc"]), not finding["type"].endswith("_type")))
     location = [part for part in first["loc"] if not (isinstance(part, str) and _is_union_branch(part))]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    param = place + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    param = param.removeprefix(".")
     kind = first["type"]
     if kind == "extra_forbidden":
         return Refused(Code.UNKNOWN_PARAMETER, f"Unknown parameter: {param}.", param=param)
@@ -28,7 +32,7 @@ def translated(error: ValidationError) -> Refused:
 
 
 def _is_union_branch(part: str) -> bool:
-    return part == "str" or part.startswith(("list[", "constrained-", "function-"))
+    return part == "str" or part[:1].isupper() or part.startswith(("list[", "literal[", "constrained-", "function-"))
 
 
 def _shown(value: object) -> str:
