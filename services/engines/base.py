@@ -67,6 +67,7 @@ class EngineRequest:
     adapter: str | None = None
     messages: Sequence[Mapping[str, str]] = ()  # the conversation before its template, for other providers
     said: str = ""  # what earlier attempts wrote; `prompt` ends with it
+    special: Sequence[str] = ()  # special tokens that stay in the answer's text; engines drop all others
     json_schema: str = ""  # that the answer must match, as JSON text; "": anything
 
 

