@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from scheduler.admission import AdmissionContext, decide, decide_now, engine_unknown, never, options
+from scheduler.admission import AdmissionContext, decide, decide_now, engine_unknown, never, options, slots_kept
 from scheduler.fairness import ActiveTenants, Counters
 from scheduler.flow_queues import Waiting
 from scheduler.ledger import Account, Ledger, reservation_of, reserve_bytes
@@ -21,6 +21,7 @@ from scheduler.prefix_cache_estimator import PrefixCacheEstimator
 from scheduler.service_rate import ServiceRate
 from scheduler.session_leases import SessionLeases
 from scheduler.settings import SchedulerSettings
+from scheduler.slot_use import SlotUse
 from scheduler.step_time import StepTimeModel
 from services.contracts.chats import ChatUsage, KvBits
 from services.contracts.decisions import Decision, Reservation
@@ -50,6 +51,7 @@ class Accounting:
         self.service_rate = ServiceRate()
         self.prefix_cache = PrefixCacheEstimator()
         self._active_tenants: dict[str, ActiveTenants] = {}
+        self._slot_use: dict[str, SlotUse] = {}
         self._charges: dict[str, ServiceCharge] = {}
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -94,6 +96,14 @@ class Accounting:
             return False
         return held > self._active_tenants[account.facts.model].share(tenant, now_s) * account.reserved_bytes
 
+    def _leaves_slots(self, tenant: str, account: Account, over_share: bool, now_s: float) -> bool:
+        """Whether the last free slots of an engine are kept from the tenant, for others that are about."""
+        model = account.facts.model
+        part, use = self._active_tenants[model].share(tenant, now_s), self._slot_use.get(model)
+        if part >= 1.0 or use is None:
+            return over_share
+        return not use.light(tenant, part, now_s) if over_share else use.heavy(tenant, part, now_s)
+
     def decide(self, entry: Waiting, now_s: float) -> Decision:
         """The decision for one ticket, from the records as they are. Changes nothing."""
         ticket = entry.ticket
@@ -120,6 +130,8 @@ class Accounting:
         context.prompt_tokens_new -= self.prefix_cache.expected(
             ticket.model, ticket.bot, context.prompt_tokens_kept, ticket.prompt_tokens
         )
+        if account.chats_free <= slots_kept(account.facts.chats_max, self.settings.headroom):
+            context.leaves_slots = self._leaves_slots(tenant, account, context.over_share, now_s)
         share = self.settings.share(tenant)
         if share.limited and context.options:
             context.limit = self.limits.reached(tenant, share, context.options[-1][1])
@@ -142,6 +154,7 @@ class Accounting:
         device.add(ticket.model, size)
         device.prefill(prefill_s, now_s)
         self.limits.take(ticket.tenant, size)
+        self._use_slot(ticket.model, ticket.tenant, 1, now_s)
         self.sessions.begin(ticket.tenant, ticket.session)
 
     def withdraw(self, chat: str, now_s: float) -> Reservation | None:
@@ -198,7 +211,14 @@ class Accounting:
             if device is not None:
                 device.remove(held.model, held.reserved_bytes)
             self.limits.give(held.tenant, held.reserved_bytes)
+            self._use_slot(held.model, held.tenant, -1, now_s)
         return held
+
+    def _use_slot(self, model: str, tenant: str, by: int, now_s: float) -> None:
+        use = self._slot_use.get(model)
+        if use is None:
+            use = self._slot_use[model] = SlotUse(now_s)
+        use.add(tenant, by, now_s)
 
     def demoted(self, chat: str, bits: KvBits, now_s: float) -> Reservation | None:
         """A running chat's KV was lowered to `bits`: its reservation shrinks. None where nothing changes."""
@@ -219,11 +239,13 @@ class Accounting:
         for device in self.devices.values():
             device.clear()
         self._charges.clear()
+        self._slot_use.clear()
         self.limits, self.sessions = Limits(), SessionLeases()
         for held in self.ledger:
             if (at := self.device_of(held.model)) is not None:
                 at.add(held.model, held.reserved_bytes)
             self.limits.take(held.tenant, held.reserved_bytes)
+            self._use_slot(held.model, held.tenant, 1, held.admitted_s)
             self.sessions.begin(held.tenant, held.session)
 
     def check_integrity(self) -> None:

@@ -9,15 +9,15 @@ In order, and the first that holds decides:
     4. engine not ready, telemetry stale, no slot free, or with
        more than `prefill_ahead_s_max` of prompts to work off      -> wait
     5. tenant at a limit of its own                                -> wait, tenant_limit
-    6. tenant above its share, and only kept slots left            -> wait, chats_max
+    6. only slots left that are kept from the tenant               -> wait, chats_max
     7. at the bits wanted, then, if demotable, at each lower precision down to the floor:
        KV bytes there, and no model's target broken                -> admit, admit_demoted
     8. else                                                        -> wait, with what was short
 
-A tenant above its share of an engine meets a smaller one, while others are about: `headroom` of its pool and slots is
-kept for them, as far as that holds a chat like this one, and `latency_headroom` of each target; its prompts are let in
-one at a time. Fails closed: without fresh telemetry
-nothing is admitted.
+A tenant above its share of an engine meets a smaller one, while others are about: `headroom` of its pool is kept for
+them, as far as that holds a chat like this one, and `latency_headroom` of each target; its prompts are let in one at a
+time. `headroom` of the slots, one at least, is kept from it and from tenants that used more than their part lately
+(`slot_use.py`). Fails closed: without fresh telemetry nothing is admitted.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class AdmissionContext:
     prompt_tokens_new: int  # without what the engine's cache is expected to hold
     prompt_tokens_kept: int = 0  # that the engine saw in the session's earlier turn
     over_share: bool = False  # the tenant holds more of this engine than its fair part
+    leaves_slots: bool = False  # no slot is free but those kept from this tenant
     limit: str | None = None  # the limit that the tenant is at
     bytes_left: int | None = None  # of the tenant's own limit
 
@@ -113,7 +114,7 @@ def decide_now(
 ) -> Decision:
     """Steps 4 to 8, for a ticket that fits an idle engine."""
     closed = closed_to_all(account, device, now_s)
-    if closed is None and (context.over_share or context.limit is not None):
+    if closed is None and (context.over_share or context.leaves_slots or context.limit is not None):
         closed = _closed_to_tenant(account, device, context, now_s)
     if closed is not None:
         return Decision(ticket.chat, _WAIT, closed[0], ticket.kv_bits, numbers=closed[1])
@@ -143,18 +144,18 @@ def _closed_to_tenant(
     settings = device.settings
     if context.limit is not None:
         return Reason.TENANT_LIMIT, {"limit": context.limit}
+    if context.leaves_slots:
+        kept = slots_kept(account.facts.chats_max, settings.headroom)
+        return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": kept}
     if not context.over_share:
         return None
-    slots_kept = _slots_kept(account.facts.chats_max, settings.headroom)
-    if account.chats_free <= slots_kept:
-        return Reason.CHATS_MAX, {"running": len(account.reservations), "kept": slots_kept}
     backlog_s = device.prefill_backlog_s(now_s)
     if settings.latency_headroom and backlog_s > 0:
         return Reason.FIRST_TOKEN, {"backlog_s": backlog_s, "ahead_s_max": 0.0}
     return None
 
 
-def _slots_kept(slots: int, headroom: float) -> int:
+def slots_kept(slots: int, headroom: float) -> int:
     """Slots kept from a tenant above its share: at least one, where there are two, so that a few slots are no reason
     to wait for a whole answer."""
     return max(int(headroom * slots), min(1, slots - 1)) if headroom else 0

@@ -234,7 +234,7 @@ class DispatchCycle:
     ) -> None:
         """Note why a flow's head waits."""
         model = entry.ticket.model
-        if not context.over_share:
+        if not (context.over_share or context.leaves_slots):
             self.blocked_heads.setdefault(model, entry)
         if decision.reason in _BANDWIDTH_REASONS:
             self._bandwidth_bound[model] = None
@@ -274,7 +274,7 @@ class DispatchCycle:
         if decision.outcome is not Outcome.WAIT:
             self._carry_out(entry, decision, context, now_s, out)
             self.review()
-        elif context.over_share or decision.reason not in _BLOCKING_REASONS:
+        elif context.over_share or context.leaves_slots or decision.reason not in _BLOCKING_REASONS:
             entry.overtaken = 0
             del self.blocked_heads[model]
             self._holding.discard(model)

@@ -166,12 +166,11 @@ def _chatter(name: str, per_s: float, turns: float, document_part: float) -> Ten
     )
 
 
-def few_slots(slots: int, flooded: bool, *, seed: int, seconds: float) -> list[float]:
-    """Times to first token of a tenant with a chat each 50 s on engines with few slots, alone or under a flood."""
+def few_slots(slots: int, floods: int, *, seed: int, seconds: float) -> list[float]:
+    """Times to first token of a tenant with a chat each 50 s on engines with few slots, alone or under floods."""
     facts = engines(H100, LLAMA_8B, 2, BITS, chats_max=slots)
     loads = [_chatter("quiet", 0.02, 1.0, 0.0)]
-    if flooded:
-        loads.append(_chatter("flood", max(2.0, 0.375 * slots), 1.0, 0.0))
+    loads += [_chatter(f"flood-{number}", max(2.0, 0.375 * slots), 1.0, 0.0) for number in range(floods)]
     world = run(Bunkhouse(settings(facts, FLOOD_TARGETS, H100), facts), facts, loads, seed=seed, seconds=seconds)
     return ttft_s(world.chats.values(), "quiet")
 

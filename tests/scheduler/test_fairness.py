@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from scheduler.fairness_order import FairnessOrder, LeastFirst
 from scheduler.settings import TenantShare
+from scheduler.slot_use import SlotUse
 
-from .kit import Host, facts, ticket, usage
+from .kit import NOW_S, Host, facts, ticket, usage
 
 
 def served(host: Host, tenants: list[str], rounds: int) -> Counter[str]:
@@ -161,3 +162,77 @@ def test_one_slot_is_for_whoever_comes_first() -> None:
     host.end("seen")
     assert host.send(ticket("f", "flood", tokens=10), ticket("f2", "flood", tokens=10)) == ["f"]
     assert host.end("f") == ["f2"]
+
+
+def run_for(host: Host, seconds: int, *tenants: str) -> tuple[Counter[str], list[str]]:
+    """Tenants that always have something waiting; a chat takes a second. How many chats each got, and what runs now."""
+    count: Counter[str] = Counter()
+    running: list[str] = []
+    for _ in range(seconds):
+        for tenant in tenants:
+            while host.scheduler.wait_queue.queues.per_tenant.get(tenant, 0) < 3:
+                count["sent"] += 1
+                running += host.send(ticket(f"{tenant}-{count['sent']}", tenant, tokens=10, deadline_s=NOW_S + 1e6))
+        count.update(chat.partition("-")[0] for chat in running)
+        running += host.wait(1.0)
+        running = host.end(*running)
+    return count, running
+
+
+def flooded(slots: int, *floods: str, seconds: int = 300) -> tuple[Host, list[str]]:
+    """A host where a quiet tenant was seen once, and floods had chats for minutes. What runs now."""
+    host = Host(facts(chats_max=slots), headroom=0.1)
+    host.send(ticket("seen", "quiet", tokens=10))
+    host.end("seen")
+    return host, run_for(host, seconds, *floods)[1]
+
+
+def test_a_flood_does_not_take_its_slot_back_while_that_is_the_last_one() -> None:
+    host, running = flooded(2, "flood")
+    assert len(running) == 1
+    assert host.send(ticket("q1", "quiet", tokens=10, deadline_s=NOW_S + 1e6)) == ["q1"]
+    assert host.end(*running) == [], "the slot that is free now is the one kept"
+    assert host.send(ticket("q2", "quiet", tokens=10, deadline_s=NOW_S + 1e6)) == ["q2"], "for its next chat, too"
+    assert host.end("q2") == []
+    assert len(host.end("q1")) == 1, "two are free again, so the flood has one"
+
+
+def test_two_floods_leave_a_slot_to_a_quiet_tenant() -> None:
+    host, running = flooded(2, "one", "two")
+    assert len(running) == 1
+    assert host.send(ticket("q", "quiet", tokens=10, deadline_s=NOW_S + 1e6)) == ["q"]
+
+
+def test_two_floods_with_nobody_else_about_use_every_slot() -> None:
+    _, running = flooded(2, "one", "two", seconds=700)  # the quiet tenant was seen too long ago
+    assert len(running) == 2
+
+
+def test_equal_tenants_with_few_slots_have_equal_parts_and_every_slot() -> None:
+    host = Host(facts(chats_max=3), headroom=0.1)
+    count, running = run_for(host, 400, "a", "b", "c")
+    assert len(running) == 3
+    got = [count[name] for name in "abc"]
+    assert sum(got) >= 3 * 390
+    assert max(got) - min(got) <= 3
+
+
+def test_the_use_of_slots_fades() -> None:
+    use = SlotUse(0.0)
+    use.add("flood", 2, 0.0)
+    use.add("quiet", 1, 590.0)
+    use.add("quiet", -1, 600.0)
+    for tenant, heavy in (("flood", True), ("quiet", False), ("new", False)):
+        assert use.heavy(tenant, 0.5, 600.0) is heavy
+        assert use.light(tenant, 0.5, 600.0) is not heavy
+    use.add("flood", -2, 600.0)
+    assert not use.heavy("flood", 0.5, 900.0), "it burdened nobody of late"
+    assert not use.light("quiet", 0.5, 900.0), "an idle model says nothing of its tenants"
+
+
+def test_tenants_whose_use_has_faded_are_forgotten() -> None:
+    use = SlotUse(0.0)
+    for number in range(500):
+        use.add(f"t{number}", 1, 100.0 * number)
+        use.add(f"t{number}", -1, 100.0 * number + 1.0)
+    assert len(use) < 100
