@@ -12,7 +12,7 @@ from gateway.answers import completion
 from gateway.call import Call
 from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.relay import STREAM_HEAD, relay_stream, relay_whole
-from gateway.request import parse_chat, session_of
+from gateway.request import checked_chat, json_object, session_of
 from gateway.state import Gateway
 from gateway.submit import Admitted, Caller, limit_headers, new_chat_id, submit
 from services.contracts.replies import QUEUED, ReplyEnd
@@ -30,12 +30,8 @@ _CHAT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 async def create(gateway: Gateway, call: Call) -> None:
     """POST /v1/chat/completions: authenticate, parse, admit, relay. Raises Refused, QueueUnavailable, ClientGone."""
-    refuse_while_draining(gateway)
-    call.tenant = await gateway.directory.authenticate(call.authorization)
-    refuse_internal_headers(call)
-    bounds = gateway.config.gateway
-    body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
-    request = parse_chat(body, call.header(b"content-type"), strict=bounds.strict)
+    body = await json_body(gateway, call)
+    request = checked_chat(body, strict=gateway.config.gateway.strict)
     note_unknown(gateway, call, request.unknown)
     caller = Caller(
         lambda: gateway.directory.authenticate(call.authorization),
@@ -54,6 +50,16 @@ async def create(gateway: Gateway, call: Call) -> None:
             await relay_stream(gateway, call, chat, reader, include_usage=request.include_usage)
         else:
             await relay_whole(gateway, call, chat, reader)
+
+
+async def json_body(gateway: Gateway, call: Call) -> dict[str, object]:
+    """What a client with a tenant's key sends. Raises Refused, QueueUnavailable, ClientGone."""
+    refuse_while_draining(gateway)
+    call.tenant = await gateway.directory.authenticate(call.authorization)
+    refuse_internal_headers(call)
+    bounds = gateway.config.gateway
+    body = await call.body(bounds.body_bytes_max, bounds.request_read_s_max)
+    return json_object(body, call.header(b"content-type"))
 
 
 async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:

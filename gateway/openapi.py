@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 
+from gateway.api.tokenize import TokenizeRequest
 from gateway.call import Call
 from gateway.outcomes import OUTCOMES, Code
 from gateway.request import SESSION, ChatRequest
@@ -30,6 +31,11 @@ ABOUT = (
 )
 
 _KEY = (Code.INVALID_API_KEY, Code.QUEUE_UNAVAILABLE)
+_BAD_CHAT = (
+    *(Code.INVALID_JSON, Code.INVALID_VALUE, Code.MISSING_PARAMETER, Code.UNKNOWN_PARAMETER),
+    *(Code.UNSUPPORTED_PARAMETER, Code.CONTEXT_LENGTH, Code.CONTENT_TYPE, Code.MODEL_NOT_FOUND, Code.MODEL_DOWN),
+    *(Code.READ_TIMEOUT, Code.BODY_TOO_LARGE, Code.DRAINING),
+)
 # What a chat is never refused with.
 _ELSEWHERE = frozenset({Code.ROLE_TOO_LOW, Code.CHAT_NOT_FOUND, Code.NOT_FOUND, Code.METHOD})
 _AFTER_THE_QUEUE = (
@@ -95,6 +101,16 @@ class Completion(_Given):
     choices: list[Choice]
     usage: Usage | None
     bunkhouse: Facts
+
+
+class Tokens(_Given):
+    """What a prompt is made of. `tokens` is null where only the engine knows the ids, and `note` says so."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int] | None
+    token_strs: None
+    note: str | None = None
 
 
 class ReplyFailure(_Given):
@@ -180,9 +196,9 @@ def _encoded() -> bytes:
 
 def document() -> dict[str, Any]:
     """The document, built anew."""
-    answers = (Completion, Chat, ModelEntry, ModelList, Health, Ready, ErrorAnswer)
+    answers = (Completion, Tokens, Chat, ModelEntry, ModelList, Health, Ready, ErrorAnswer)
     _, schemas = models_json_schema(
-        [(ChatRequest, "validation"), *((answer, "validation") for answer in answers)],
+        [(described, "validation") for described in (ChatRequest, TokenizeRequest, *answers)],
         ref_template="#/components/schemas/{model}",
     )
     return {
@@ -203,6 +219,16 @@ def _paths() -> dict[str, Any]:
     chat_id = _parameter("id", "path", {"type": "string"}, "The chat's id, `chatcmpl-...`.")
     return {
         "/v1/chat/completions": {"post": _create()},
+        "/tokenize": {
+            "post": _operation(
+                "Count tokens",
+                "The tokens of `prompt`, or of `messages` as the bot's model reads them: with the bot's system prompt, "
+                "and with what else a chat request has. Nothing is generated, and no limit is charged.",
+                _json("Tokens"),
+                [*_KEY, *_BAD_CHAT],
+                body="TokenizeRequest",
+            )
+        },
         "/v1/chats/{id}": {
             "get": _operation(
                 "Look up a chat",
@@ -267,7 +293,7 @@ def _paths() -> dict[str, Any]:
 
 
 def _create() -> dict[str, Any]:
-    found = _operation(
+    return _operation(
         "Ask a bot",
         "Waits until the scheduler admits the chat, then answers with one object, or with `stream: true` as events. "
         "Send one of `max_tokens` and `max_completion_tokens`; `stream_options` needs `stream: true`; the messages "
@@ -292,9 +318,8 @@ def _create() -> dict[str, Any]:
             _parameter("X-Bunkhouse-Session", "header", _SESSION, "The conversation that this chat belongs to."),
             _parameter("X-OpenWebUI-Chat-Id", "header", _SESSION, "The same, as Open WebUI sends it."),
         ],
+        body="ChatRequest",
     )
-    found["requestBody"] = {"required": True, **_json("ChatRequest")}
-    return found
 
 
 def _operation(
@@ -304,9 +329,11 @@ def _operation(
     codes: Iterable[Code],
     *,
     parameters: Iterable[Mapping[str, Any]] = (),
+    body: str | None = None,
 ) -> dict[str, Any]:
     """An operation that takes a key."""
     return {
+        **({"requestBody": {"required": True, **_json(body)}} if body else {}),
         "summary": summary,
         "description": description,
         "parameters": list(parameters),

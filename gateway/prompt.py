@@ -141,6 +141,27 @@ class Prompts:
             raise _too_long(f"{tokens}", context)
         return Prompt(tokens, content, context)
 
+    async def raw(self, bot: ServedBot, text: str, engine: EngineNow, *, special: bool = True) -> Prompt:
+        """A text as it is, with no template and no system prompt. Raises Refused when it does not fit."""
+        context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
+        if len(text) > context * CHARS_PER_TOKEN_MAX:
+            raise _too_long(f"{len(text) // CHARS_PER_TOKEN_MAX}", context, "at least ", param="prompt")
+        tokenizer = self._tokenizers[bot.config.model]
+
+        def encoded() -> Prompt:
+            content = tokenizer.raw_prompt(text, special=special)
+            tokens = tokenizer.count(text) if isinstance(content, str) else len(content)
+            return Prompt(tokens, content, context)
+
+        if len(text) <= INLINE_CHARS_MAX:
+            prompt = encoded()
+        else:
+            async with self._threads:
+                prompt = await asyncio.to_thread(encoded)
+        if prompt.tokens >= context:
+            raise _too_long(f"{prompt.tokens}", context, param="prompt")
+        return prompt
+
     def _tokenized(
         self, bot: ServedBot, tokenizer: Tokenizer, messages: list[dict[str, str]]
     ) -> tuple[int, Sequence[int] | str]:
@@ -168,9 +189,9 @@ def conversation(system: str, request: ChatRequest, harmless: Callable[[str], st
     return [{"role": "system", "content": f"{system}\n\n{messages[0]['content']}"}, *messages[1:]]
 
 
-def _too_long(tokens: str, context: int, about: str = "") -> Refused:
+def _too_long(tokens: str, context: int, about: str = "", *, param: str = "messages") -> Refused:
     return Refused(
         Code.CONTEXT_LENGTH,
-        f"This bot's context is {context} tokens, but the messages take {about}{tokens} tokens. Shorten them.",
-        param="messages",
+        f"This bot's context is {context} tokens, too few for the {about}{tokens} of the {param}.",
+        param=param,
     )

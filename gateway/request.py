@@ -84,7 +84,7 @@ class ChatRequest(BaseModel):
 
     @property
     def task(self) -> Task | None:
-        """`metadata.task`, checked by `parse_chat`."""
+        """`metadata.task`, checked by `checked_chat`."""
         named = (self.metadata or {}).get("task")
         return Task(named) if named else None
 
@@ -100,11 +100,6 @@ class ChatRequest(BaseModel):
 
 
 _SAMPLING = tuple(parameter.name for parameter in fields(Sampling) if parameter.name in ChatRequest.model_fields)
-
-
-def parse_chat(body: bytes, content_type: str | None, *, strict: bool = False) -> ChatRequest:
-    """A checked request. `strict`: unknown parameters are refused. Raises Refused that names the first thing wrong."""
-    return checked_chat(json_object(body, content_type), strict=strict)
 
 
 def json_object(body: bytes, content_type: str | None) -> dict[str, object]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gateway import chats, models, openapi, probes
+from gateway.api import tokenize
 from gateway.call import Call
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
@@ -27,6 +28,7 @@ ROUTES: dict[str, Route] = {
     route.name: route
     for route in (
         Route("/v1/chat/completions", "POST", chats.create),
+        Route("/tokenize", "POST", tokenize.create),
         Route("/v1/models", "GET", models.index),
         Route("/health", "GET", probes.health),
         Route("/ready", "GET", probes.ready),

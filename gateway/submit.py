@@ -119,15 +119,22 @@ async def _prepare(
     gateway: Gateway, tenant: str, request: ChatRequest, caller: Caller, chat: str
 ) -> tuple[Ticket, Payload, int]:
     """Ticket and payload of a chat, and the registry's version that they were made from. Raises Refused."""
-    bot, version = gateway.directory.bot(tenant, request.model), gateway.directory.version
-    engine = gateway.engines.get(bot.config.model)
-    if engine is None:
-        raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
+    version = gateway.directory.version
+    bot, engine = served(gateway, tenant, request.model)
     prompt = await gateway.prompts.prepare(bot, request, engine)
     now_s = gateway.clock()
     overflow = bot.config.overflow is not None and await _has_money(gateway, tenant, now_s)
     ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chat, now_s=now_s, overflow=overflow)
     return ticket, _payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
+
+
+def served(gateway: Gateway, tenant: str, name: str) -> tuple[ServedBot, EngineNow]:
+    """A tenant's bot and its model. Raises Refused."""
+    bot = gateway.directory.bot(tenant, name)
+    engine = gateway.engines.get(bot.config.model)
+    if engine is None:
+        raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
+    return bot, engine
 
 
 async def _has_money(gateway: Gateway, tenant: str, now_s: float) -> bool:

@@ -103,6 +103,18 @@ class Tokenizer:
         """What EngineRequest.prompt takes for a rendered conversation: ids where exact, else the text."""
         return self.encode(text) if self.exact else text.removeprefix(self._bos or "")
 
+    def raw_prompt(self, text: str, *, special: bool = True) -> list[int] | str:
+        """What EngineRequest.prompt takes for a text that no template rendered: ids where exact, else the text.
+
+        `special`: with what the model wants before every text, such as BOS. Where it is not exact, the engine adds it.
+        """
+        if self._fast is None:
+            return text
+        if special and self._bos is not None and not text.startswith(self._bos):
+            text = self._bos + text
+        ids: list[int] = self._fast.encode(text, add_special_tokens=special).ids
+        return ids
+
     def count(self, text: str) -> int:
         """Tokens of `text`. When not `exact`, near the engine's own count, or an upper bound."""
         if self._counting is None:

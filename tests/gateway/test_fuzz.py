@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.outcomes import Refused
-from gateway.request import ChatRequest, parse_chat
+from gateway.request import ChatRequest, checked_chat, json_object
 
 from .conftest import ACME, Host
 
@@ -65,7 +65,7 @@ def test_bytes_are_json_or_refused(raw: bytes) -> None:
 def refusal_of(raw: bytes) -> Refused | None:
     """How a body is refused: by a status of the client's, with a body that is JSON."""
     try:
-        parse_chat(raw, "application/json")
+        checked_chat(json_object(raw, "application/json"))
     except Refused as caught:
         refused = caught
     else:

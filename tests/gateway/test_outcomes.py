@@ -119,5 +119,5 @@ async def test_a_bug_is_a_500_that_tells_nothing(host: Host, monkeypatch: pytest
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr("gateway.chats.parse_chat", broken)
+    monkeypatch.setattr("gateway.chats.checked_chat", broken)
     assert "secret" not in error_of(await host.ask(GOOD), 500, "internal_error")
