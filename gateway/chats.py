@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import orjson
 import structlog
 
-from gateway.answers import completion
+from gateway.answers import AnswerFormat, ChatCompletions
 from gateway.call import Call
 from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.relay import STREAM_HEAD, relay_stream, relay_whole
-from gateway.request import checked_chat, json_object, session_of
+from gateway.request import ChatRequest, checked_chat, json_object, session_of
 from gateway.state import Gateway
 from gateway.submit import Admitted, Caller, limit_headers, new_chat_id, submit
-from services.contracts.replies import QUEUED, ReplyEnd
+from services.contracts.chats import Ticket
+from services.contracts.replies import QUEUED, ReplyEntry
 from services.store.replies import ENTRY_ID, START
 from services.store.submission import ChatInfo
 
 LOOK_UP_S_MAX = 2.0
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 OUR_HEADERS = b"x-bunkhouse-"
+RESUMES = ("1", "true")  # values of X-Bunkhouse-Resume
 CLIENT_HEADERS = frozenset({b"x-bunkhouse-session", b"x-bunkhouse-resume"})
 
 log = structlog.get_logger()
@@ -33,12 +35,30 @@ async def create(gateway: Gateway, call: Call) -> None:
     body = await json_body(gateway, call)
     request = checked_chat(body, strict=gateway.config.gateway.strict)
     note_unknown(gateway, call, request.unknown)
+    options = request.stream_options
+    await answer(
+        gateway,
+        call,
+        request,
+        lambda ticket: ChatCompletions(
+            ticket,
+            ids=wants_ids(call),
+            include_usage=request.include_usage,
+            continuous_usage=bool(options and options.continuous_usage_stats),
+        ),
+    )
+
+
+async def answer(
+    gateway: Gateway, call: Call, request: ChatRequest, format_of: Callable[[Ticket], AnswerFormat]
+) -> None:
+    """Admit a chat and relay its reply as `format_of` writes it. Raises Refused, QueueUnavailable, ClientGone."""
     caller = Caller(
         lambda: gateway.directory.authenticate(call.authorization),
         call.request_id,
         session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id"))),
         _idempotency_key(call),
-        resumes=call.header(b"x-bunkhouse-resume") in ("1", "true"),
+        resumes=call.header(b"x-bunkhouse-resume") in RESUMES,
     )
     with gateway.hub.follow(new_chat_id(), QUEUED, fresh=True) as reader:  # before the chat is there, to miss nothing
         chat = await submit(gateway, caller, request, reader.chat)
@@ -47,9 +67,16 @@ async def create(gateway: Gateway, call: Call) -> None:
         call.overhead_s = call.elapsed_s
         gateway.metrics.overhead.observe(call.overhead_s)
         if request.stream:
-            await relay_stream(gateway, call, chat, reader, include_usage=request.include_usage)
+            await relay_stream(gateway, call, chat, format_of(chat.ticket), reader)
         else:
-            await relay_whole(gateway, call, chat, reader)
+            await relay_whole(gateway, call, chat, format_of(chat.ticket), reader)
+
+
+def wants_ids(call: Call) -> bool:
+    """Whether the client can take up a broken stream: others may stumble over its events' ids."""
+    return call.header(b"x-bunkhouse-resume") in RESUMES or bool(
+        call.header(b"idempotency-key") or call.header(b"last-event-id")
+    )
 
 
 async def json_body(gateway: Gateway, call: Call) -> dict[str, object]:
@@ -77,7 +104,7 @@ async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
     call.overhead_s = call.elapsed_s
     chat = Admitted(info.ticket, after, waits=info.state == "waiting", resumable=True)
     include_usage = (call.query("include_usage") or "").lower() in ("1", "true")
-    await relay_stream(gateway, call, chat, include_usage=include_usage)
+    await relay_stream(gateway, call, chat, ChatCompletions(info.ticket, ids=True, include_usage=include_usage))
 
 
 async def show(gateway: Gateway, call: Call, chat_id: str) -> None:
@@ -97,10 +124,10 @@ async def show(gateway: Gateway, call: Call, chat_id: str) -> None:
         "completion": None,
     }
     if info.state == "done":
-        text, end = await _whole_reply(gateway, info)
-        if end is not None:
+        entries = await _whole_reply(gateway, info)
+        if entries and (end := entries[-1].end) is not None:
             try:
-                shown["completion"] = orjson.Fragment(completion(info.ticket, text, raise_for_end(end)))
+                shown["completion"] = orjson.Fragment(ChatCompletions(info.ticket).whole(entries, raise_for_end(end)))
             except Refused as refused:
                 shown["error"] = {"code": refused.code.value, "message": refused.message}
     await call.respond_json(shown)
@@ -126,10 +153,9 @@ async def _own_chat(gateway: Gateway, call: Call, chat_id: str, *, take: bool) -
     return info
 
 
-async def _whole_reply(gateway: Gateway, info: ChatInfo) -> tuple[str, ReplyEnd | None]:
+async def _whole_reply(gateway: Gateway, info: ChatInfo) -> list[ReplyEntry]:
     with gateway.hub.follow(info.ticket.chat) as reader:
-        entries = await reader.read(LOOK_UP_S_MAX)
-    return "".join(entry.text for entry in entries), entries[-1].end if entries else None
+        return await reader.read(LOOK_UP_S_MAX)
 
 
 def note_unknown(gateway: Gateway, call: Call, names: Sequence[str]) -> None:

@@ -63,6 +63,7 @@ class Usage(_Given):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: dict[Literal["cached_tokens"], int]
+    completion_tokens_details: dict[Literal["reasoning_tokens"], int]
 
 
 class Facts(_Given):
@@ -74,11 +75,49 @@ class Facts(_Given):
     first_token_ms: float | None
 
 
+class CalledFunction(_Given):
+    """What a bot calls. `arguments` is JSON, unless the model broke it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Given):
+    """A bot's call of one of the request's tools."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(_Given):
-    """The bot's answer."""
+    """The bot's answer. `content` is null where it only calls tools."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    refusal: None
+    reasoning_content: str = ""
+    tool_calls: list[ToolCall] = []
+
+
+class TokenLogprob(_Given):
+    """A token and its natural-log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ContentLogprob(TokenLogprob):
+    """A token of the answer, with those that were likeliest in its place."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class Logprobs(_Given):
+    """Of the tokens of `content`."""
+
+    content: list[ContentLogprob]
     refusal: None
 
 
@@ -87,8 +126,8 @@ class Choice(_Given):
 
     index: Literal[0]
     message: AnswerMessage
-    logprobs: None
-    finish_reason: Literal["stop", "length"]
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class Completion(_Given):
@@ -132,7 +171,7 @@ class Chat(_Given):
     attempt: int
     kv_bits: int | None
     queue_ms: float | None
-    finish: Literal["stop", "length", "cancelled", "error"] | None
+    finish: Literal["stop", "length", "tool_calls", "cancelled", "error"] | None
     completion: Completion | None
     error: ReplyFailure | None = None
 
@@ -381,7 +420,8 @@ _EVENTS = _content(
     {
         "type": "object",
         "description": "One event. `data` is OpenAI's `chat.completion.chunk` object, `[DONE]` last. Text carries "
-        "an `id` to resume from. An error after the start is an event with `error`, as in ErrorAnswer.",
+        "an `id` to resume from where the client sent Idempotency-Key, Last-Event-ID or X-Bunkhouse-Resume. An error "
+        "after the start is an event with `error`, as in ErrorAnswer.",
         "properties": {"data": {"type": "string"}, "id": {"type": "string"}},
     },
 )

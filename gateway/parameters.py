@@ -161,9 +161,8 @@ PART: Table = {
     **_all(Handling.HINT, "cache_control annotations citations id prompt_cache_breakpoint"),
 }
 STREAM_OPTIONS: Table = {
-    **_all(Handling.MAPPED, "include_usage"),
+    **_all(Handling.MAPPED, "include_usage continuous_usage_stats"),
     **_all(Handling.HINT, "include_obfuscation"),
-    "continuous_usage_stats": _refused(False),
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from time import monotonic
 
-from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, Chunks, completion, error_event, handed_over
+from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, AnswerFormat
 from gateway.call import JSON, Call, ClientGone, Header
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused, raise_for_end
@@ -92,14 +92,14 @@ async def _feed(gateway: Gateway, call: Call, chat: Admitted, reader: Reader | N
 
 
 async def relay_stream(
-    gateway: Gateway, call: Call, chat: Admitted, reader: Reader | None = None, *, include_usage: bool
+    gateway: Gateway, call: Call, chat: Admitted, answer: AnswerFormat, reader: Reader | None = None
 ) -> None:
     """Answer with server-sent events.
 
     An early refusal still gets a status of its own: the answer starts at the first word of the worker, or after ping_s.
     Raises Refused before the start; after it errors are events.
     """
-    stream = _Stream(gateway, call, chat, Chunks(chat.ticket, include_usage))
+    stream = _Stream(gateway, call, chat, answer)
     metrics = RequestMetrics(gateway.metrics, chat.ticket, call.began)
     try:
         async with _feed(gateway, call, chat, reader) as entries:
@@ -112,31 +112,31 @@ async def relay_stream(
         await _hand_over(gateway, chat)
         if not call.status:
             raise _handed_over() from None
-        await call.send(handed_over(_handed_over().body()), more=False)
+        await call.send(answer.failed(_handed_over()), more=False)
     except Refused as refused:
         if refused.code in (Code.DEADLINE, Code.NO_NEWS) and stream.end is None:
             gateway.in_background(_linger(gateway, chat, 0.0))
         if not call.status:
             raise
         call.label = refused.code.value
-        await call.send(error_event(refused.body()), more=False)
+        await call.send(answer.failed(refused), more=False)
     finally:
         metrics.close(stream.end, call.label)
 
 
-async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, reader: Reader) -> None:
+async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, answer: AnswerFormat, reader: Reader) -> None:
     """Answer with one JSON object. Raises Refused."""
     metrics = RequestMetrics(gateway.metrics, chat.ticket, call.began)
-    parts: list[str] = []
+    reply: list[ReplyEntry] = []
     end: ReplyEnd | None = None
     try:
         async with _feed(gateway, call, chat, reader) as entries:
             while end is None:
                 for entry in await entries.read(gateway.config.gateway.ping_s):
                     metrics.see(entry)
-                    parts.append(entry.text)
+                    reply.append(entry)
                     end = entry.end
-        body = completion(chat.ticket, "".join(parts), raise_for_end(end))
+        body = answer.whole(reply, raise_for_end(end))
         await call.respond(200, body, [JSON, *answer_headers(gateway, call, chat, metrics)])
     except ClientGone:
         call.label = "client_gone"
@@ -157,12 +157,12 @@ async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, reader: Read
 class _Stream:
     """The events of one answer. `end` is set once the reply's end was sent."""
 
-    def __init__(self, gateway: Gateway, call: Call, chat: Admitted, chunks: Chunks) -> None:
+    def __init__(self, gateway: Gateway, call: Call, chat: Admitted, answer: AnswerFormat) -> None:
         self._gateway = gateway
         self._call = call
         self._chat = chat
-        self._chunks = chunks
-        self._role_sent = chat.after not in (START, QUEUED)
+        self._answer = answer
+        self._begun = chat.after not in (START, QUEUED)
         self.end: ReplyEnd | None = None
 
     async def run(self, entries: Feed, metrics: RequestMetrics) -> None:
@@ -203,15 +203,15 @@ class _Stream:
                     raise_for_end(entry.end)
                 except Refused as refused:
                     self._call.label = refused.code.value
-                    out.append(error_event(refused.body()))
+                    out.append(self._answer.failed(refused))
                     break
-            if not self._role_sent:
-                self._role_sent = True
-                out.append(self._chunks.role(entry.id))
-            if entry.text:
-                out.append(self._chunks.text(entry.id, entry.text))
+            if not self._begun:
+                self._begun = True
+                out.append(self._answer.start(entry.id))
+            if entry.kind == "text":
+                out.append(self._answer.entry(entry))
             elif entry.end is not None:
-                out.append(self._chunks.tail(entry.end))
+                out.append(self._answer.tail(entry.end))
         return b"".join(out)
 
 

@@ -31,6 +31,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=described(STREAM_OPTIONS))
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]

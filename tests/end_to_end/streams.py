@@ -81,7 +81,7 @@ async def chat(
     request = client.stream(
         "POST",
         f"{host.url}/v1/chat/completions",
-        headers=host.headers(tenant),
+        headers=host.headers(tenant) | {"X-Bunkhouse-Resume": "1"},
         json=body(tenant, text, **options),
     )
     async with request as answer:

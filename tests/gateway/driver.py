@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
-from services.contracts.replies import Finish, ReplyEnd, ReplyError
+from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyError
 from services.store.connection import Connection, QueueUnavailable
 from services.store.records import ClaimedChat
 from services.store.scheduling import SchedulerStore
 from services.store.work import ReplyPiece, WorkConsumer
+from services.worker.parsers import Parsed
 from tests.snapshots import snapshot
 
 BYTES_PER_TOKEN = 100  # of KV
@@ -27,13 +28,18 @@ RETRY_S = 0.05  # a Redis that is not there is waited for, as the real ones do
 class Script:
     """What happens to one chat."""
 
-    pieces: Sequence[str] = ("Hel", "lo", ", wörld", "!")
+    pieces: Sequence[str | Parsed] = ("Hel", "lo", ", wörld", "!")  # a text is a token of content
     pause_s: float = 0.0  # before each piece
     finish: Finish = Finish.STOP
     error: ReplyError | None = None
     refuse: tuple[Reason, str, float | None] | None = None  # the scheduler's word: reason, message, retry after
     hold_s: float = 0.0  # in the waiting room
     ignore: bool = False  # nobody ever takes it
+
+    @property
+    def text(self) -> str:
+        """All that is said."""
+        return "".join(piece if isinstance(piece, str) else piece.text for piece in self.pieces)
 
 
 @dataclass
@@ -127,14 +133,23 @@ class Driver:
             if claim.ticket.chat in self.cancelled:
                 break
             place += 1
-            await self.bench.write([ReplyPiece(claim.ticket.chat, claim.attempt, place, piece, 1)])
+            await self.bench.write([_piece(claim, place, piece)])
         await self.settle(claim, script, place)
 
     async def settle(self, claim: ClaimedChat, script: Script, tokens: int) -> None:
         gone = claim.ticket.chat in self.cancelled
         finish = Finish.CANCELLED if gone else Finish.ERROR if script.error else script.finish
+        thoughts = sum(
+            isinstance(piece, Parsed) and piece.content is ContentKind.REASONING for piece in script.pieces[:tokens]
+        )
         usage = ChatUsage(
-            claim.ticket.prompt_tokens, 2, tokens, claim.kv_bits, queue_s=claim.queue_s, first_token_s=0.01
+            claim.ticket.prompt_tokens,
+            2,
+            tokens,
+            claim.kv_bits,
+            queue_s=claim.queue_s,
+            first_token_s=0.01,
+            reasoning_tokens=thoughts,
         )
         end = ReplyEnd(finish, usage, script.error)
         await self.bench.settle(claim.ticket, claim.attempt, end, usage=usage, keep_s=KEEP_S, now_s=time.time())
@@ -146,6 +161,20 @@ class Driver:
                 async for command in self.bench.commands():
                     self.cancelled.add(command.cancel)
             await asyncio.sleep(RETRY_S)
+
+
+def _piece(claim: ClaimedChat, place: int, piece: str | Parsed) -> ReplyPiece:
+    part = Parsed(ContentKind.CONTENT, piece, 1) if isinstance(piece, str) else piece
+    return ReplyPiece(
+        claim.ticket.chat,
+        claim.attempt,
+        place,
+        part.text,
+        part.tokens,
+        content=part.content,
+        raw=part.raw,
+        logprobs=part.logprobs,
+    )
 
 
 async def until(condition: Callable[[], object], limit_s: float = 15.0) -> None:

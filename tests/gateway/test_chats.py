@@ -55,7 +55,8 @@ async def test_a_stream_with_usage(host: Host) -> None:
 
 
 async def test_a_stream_as_bytes(host: Host) -> None:
-    answer = await host.ask({"model": "acme/support", "messages": HELLO, "stream": True})
+    body = {"model": "acme/support", "messages": HELLO, "stream": True}
+    answer = await host.ask(body, **{"x-bunkhouse-resume": "1"})
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
     events = answer.text.split("\n\n")
@@ -66,6 +67,21 @@ async def test_a_stream_as_bytes(host: Host) -> None:
     bodies = [orjson.loads(event.rpartition("data: ")[2]) for event in events[:-2]]
     assert all("usage" not in body for body in bodies)
     assert bodies[-1]["bunkhouse"]["kv_bits"] == 8
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-bunkhouse-resume": "0"}])
+async def test_events_have_ids_only_for_clients_that_asked(host: Host, headers: dict[str, str]) -> None:
+    body = {"model": "acme/support", "messages": HELLO, "stream": True}
+    plain = await host.ask(body, **headers)
+    assert {line.partition(":")[0] for line in plain.text.split("\n")} == {"data", ""}
+    chat = plain.headers["x-bunkhouse-chat"]
+    resumed = await host.http.get(f"{host.url}/v1/chats/{chat}/stream", headers={"authorization": f"Bearer {ACME}"})
+    for answer in (
+        resumed,
+        await host.ask(body, **{"idempotency-key": "k"}),
+        await host.ask(body, **{"last-event-id": "0-0"}),
+    ):
+        assert answer.text.startswith("id: 1-0\ndata: ")
 
 
 async def test_news_that_outrun_the_submissions_own_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

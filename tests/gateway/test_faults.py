@@ -77,7 +77,7 @@ async def test_a_chat_whose_submission_was_not_answered_is_there_for_its_key(
         await asyncio.sleep(1.0)  # a chat without a key is given up by then
         answer = await host.ask(GOOD, **{"idempotency-key": "once"})
         assert answer.status_code == 200
-        assert answer.json()["choices"][0]["message"]["content"] == "".join(script.pieces)
+        assert answer.json()["choices"][0]["message"]["content"] == script.text
         assert len(host.driver.tickets) == 1, "it was not cancelled and begun again"
 
 

@@ -20,7 +20,7 @@ from .driver import Script, until
 from .test_bad_input import GOOD, error_of
 
 SLOW = Script(pieces=[f"{number} " for number in range(30)], pause_s=0.03)
-SLOW_TEXT = "".join(SLOW.pieces)
+SLOW_TEXT = SLOW.text
 BEARER = {"authorization": f"Bearer {ACME}"}
 
 

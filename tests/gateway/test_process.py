@@ -30,7 +30,7 @@ from .test_leaving import BEARER, Heard, begin, go_on
 
 START_S_MAX = 60.0
 LONG = Script(pieces=[f"{number} " for number in range(60)], pause_s=0.05)
-LONG_TEXT = "".join(LONG.pieces)
+LONG_TEXT = LONG.text
 
 
 @asynccontextmanager

@@ -216,7 +216,7 @@ class Runner:
         }
         if self._scenario.send_task:
             body["metadata"] = {"task": plan.task}
-        headers = {"accept": "text/event-stream"}
+        headers = {"accept": "text/event-stream", "last-event-id": "0-0"}  # Bunkhouse numbers its events then
         if key := self._keys[tenant.name]:
             headers["authorization"] = f"Bearer {key}"
         if self._scenario.session_header:
