@@ -189,7 +189,7 @@ def _answer_tokens(bot: ServedBot, request: ChatRequest, prompt: Prompt) -> int:
     """What the answer may grow to. Raises Refused when the client wants more than the context leaves."""
     wanted = request.wanted_tokens
     if wanted is None:
-        return min(bot.config.max_tokens_default, prompt.tokens_left)
+        return min(bot.config.answer_tokens_max, prompt.tokens_left)
     if wanted > prompt.tokens_left:
         name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
         raise Refused(

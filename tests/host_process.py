@@ -41,7 +41,7 @@ tenants:
   acme:
     ready_key: true
     bots:
-      support: {{model: small, system: You are helpful., max_tokens_default: 16}}
+      support: {{model: small, system: You are helpful., answer_tokens_max: 16}}
 """
 
 

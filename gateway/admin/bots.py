@@ -11,7 +11,7 @@ from gateway.admin.auth import Operator, Viewer
 from gateway.admin.common import Host, bot_of, merged, note, routes, tenant_of
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
-from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig
+from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig, renamed
 from services.store.registry import Registry
 from services.store.registry_edit import edit, read_registry, with_tenant
 
@@ -19,7 +19,7 @@ EXAMPLE = {
     "model": "smol",
     "system": "You answer questions about orders.",
     "kv": {"policy": "auto", "floor": 4, "ceiling": 8},
-    "max_tokens_default": 256,
+    "answer_tokens_max": 512,
 }
 BotName = Annotated[str, Path(pattern=NAME_RULE, examples=["support"])]
 
@@ -91,7 +91,7 @@ async def patch(
 
 def _patched(before: BotConfig, changes: dict[str, JsonValue]) -> BotConfig:
     try:
-        return BotConfig.model_validate(merged(before.model_dump(mode="json", exclude_defaults=True), changes))
+        return BotConfig.model_validate(merged(before.model_dump(mode="json", exclude_defaults=True), renamed(changes)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

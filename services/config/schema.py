@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -31,6 +31,7 @@ from services.config.yaml_file import YamlFile
 from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
 from services.contracts.prices import TokenPrice
 
+Value = TypeVar("Value")
 ENV_PREFIX = "BUNKHOUSE__"
 NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -56,6 +57,7 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Name = Annotated[str, AfterValidator(_check_name)]
 WEIGHT_MIN, WEIGHT_MAX = 0.001, 1000.0  # beyond, virtual counters lose their precision
 QUEUE_WAIT_S_MAX = 3600.0  # well below store.submission.CHAT_KEEP_S
+FORMER_NAMES: Mapping[str, str] = {"max_tokens_default": "answer_tokens_max"}  # of a bot's settings
 STORED: Mapping[str, bool] = {"stored": True}  # validation context of a value that an earlier version may have stored
 
 
@@ -260,6 +262,18 @@ class WidgetConfig(Section):
         return ("handover_webhook", why) if why is not None else None
 
 
+def renamed(bot: Mapping[str, Value]) -> dict[str, Value]:
+    """A bot's settings, as files and Redis may have them from an earlier version, by their present names.
+
+    A setting that is there by both names stays as it is, so that its former name is refused.
+    """
+    present = dict(bot)
+    for former, name in FORMER_NAMES.items():
+        if former in bot and name not in bot:
+            present[name] = present.pop(former)
+    return present
+
+
 class BotConfig(Section):
     """What a tenant calls as `model`."""
 
@@ -268,12 +282,17 @@ class BotConfig(Section):
     adapter: Name | None = None
     kv: KvPolicyConfig = KvPolicyConfig()
     context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
-    max_tokens_default: int = Field(default=256, ge=1)
+    answer_tokens_max: int = Field(default=1024, ge=1)  # where a client names no limit; max_tokens_default of old
     task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
     queue_wait_s_max: QueueWait = 60.0
     overflow: str | None = None  # a name under `overflow`
     priority: int = Field(default=0, ge=-10, le=10)
     widget: WidgetConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, given: object) -> object:
+        return renamed(given) if isinstance(given, Mapping) else given
 
     def problem(self) -> tuple[str, str] | None:
         """The option that does not work, and why."""

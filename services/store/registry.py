@@ -12,7 +12,7 @@ import hmac
 from pydantic import BaseModel, ConfigDict
 
 from services.config.api_keys import digest, ready_id, ready_key
-from services.config.schema import BotConfig, Config, TenantConfig
+from services.config.schema import FORMER_NAMES, BotConfig, Config, TenantConfig
 
 
 class KeyRecord(BaseModel):
@@ -85,7 +85,7 @@ def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Re
     """
     tenants, deleted = dict(current.tenants), dict(current.deleted)
     for name, section in config.tenants.items():
-        seed, seeds = _seed(section), (_seed(section), _seed(section, whole=True))
+        seed, seeds = _seed(section), _seeds(section)
         if deleted.get(name) in seeds:
             deleted[name] = seed
             continue
@@ -103,9 +103,20 @@ def seeded(current: Registry, config: Config, pepper: bytes, now_s: float) -> Re
     return Registry(version=current.version + 1, tenants=tenants, deleted=deleted)
 
 
-def _seed(section: TenantConfig, *, whole: bool = False) -> str:
-    """Digest of a YAML section, by what it says: a setting that a release adds changes nothing for who leaves it out.
+def _seed(section: TenantConfig) -> str:
+    """Digest of a YAML section, by what it says: a setting that a release adds does not count until it is set."""
+    return _digest_of(section.model_dump_json(exclude_defaults=True))
 
-    `whole`: with all settings, as it was once stored; to be recognized, and replaced.
-    """
-    return hashlib.sha256(section.model_dump_json(exclude_defaults=not whole).encode()).hexdigest()[:16]
+
+def _seeds(section: TenantConfig) -> tuple[str, ...]:
+    """Its digest, and those that earlier versions stored, to be recognized and replaced: with all settings, and with
+    former names."""
+    said = section.model_dump_json(exclude_defaults=True)
+    formerly = said
+    for former, name in FORMER_NAMES.items():
+        formerly = formerly.replace(f'"{name}":', f'"{former}":')  # in a string the quotes would be escaped
+    return tuple(map(_digest_of, (said, section.model_dump_json(), formerly)))
+
+
+def _digest_of(said: str) -> str:
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

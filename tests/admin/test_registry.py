@@ -8,7 +8,10 @@ import io
 import time
 from hashlib import sha256
 
+import orjson
+
 from services.config.schema import TenantConfig
+from services.store import redis_keys as keys
 from services.store.registry import Keyring, Registry, seeded
 from services.store.registry_edit import read_registry, write_registry
 from services.store.scheduling import SchedulerStore
@@ -93,6 +96,36 @@ async def test_a_tenant_stored_before_its_settings_had_bounds_stays_readable(adm
     read = (await read_registry(admin.gateway.connection)).tenants["acme"].config
     assert read.weight == 0.001
     assert {bot.queue_wait_s_max for bot in read.bots.values()} == {3600.0}
+
+
+async def test_a_bot_stored_by_a_former_name_stays_as_it_is(admin: Admin) -> None:
+    now = await read_registry(admin.gateway.connection)
+    fresh = now.model_dump(mode="json")
+    bot = fresh["tenants"]["acme"]["config"]["bots"]["support"]
+    bot["max_tokens_default"] = 77
+    del bot["answer_tokens_max"]
+    assert await admin.gateway.connection.redis.hset(keys.REGISTRY, "document", orjson.dumps(fresh)) == 0
+    read = (await read_registry(admin.gateway.connection)).tenants["acme"].config
+    assert read.bots["support"].answer_tokens_max == 77
+    changed = await admin.ask("PATCH", "/bots/acme/support", {"max_tokens_default": 99})
+    assert changed["config"]["answer_tokens_max"] == 99
+    changed = await admin.ask("PATCH", "/bots/acme/support", {"max_tokens_default": None})
+    assert changed["config"]["answer_tokens_max"] == 1024
+
+
+def test_a_section_stored_by_a_former_name_is_recognized() -> None:
+    acme = CONFIG.tenants["acme"]
+    bots = {name: bot.model_copy(update={"answer_tokens_max": 5}) for name, bot in acme.bots.items()}
+    section = acme.model_copy(update={"bots": bots})
+    said = section.model_dump_json(exclude_defaults=True).replace("answer_tokens_max", "max_tokens_default")
+    config = CONFIG.model_copy(update={"tenants": {"acme": section}})
+    fresh = seeded(Registry(), config, PEPPER, 0.0)
+    stored = fresh.tenants["acme"].model_copy(
+        update={"seed": sha256(said.encode()).hexdigest()[:16], "config": section.model_copy(update={"weight": 7.0})}
+    )
+    after = seeded(fresh.model_copy(update={"tenants": {"acme": stored}}), config, PEPPER, 0.0)
+    assert after.tenants["acme"].config.weight == 7.0
+    assert after.tenants["acme"].seed == fresh.tenants["acme"].seed
 
 
 async def test_a_key_is_shown_once_and_rotates_with_overlap(admin: Admin) -> None:

@@ -101,7 +101,7 @@ def config_of(data_dir: Path, webhook: str | None) -> Config:
         tenants[name] = {
             "weight": weight,
             "ready_key": True,
-            "bots": {bot: {"model": model, "system": SYSTEM, "kv": kv, "max_tokens_default": 400}},
+            "bots": {bot: {"model": model, "system": SYSTEM, "kv": kv, "answer_tokens_max": 400}},
         }
     tenants["umbrella"]["limits"] = {"chats_max": 6}
     tenants["alder-ash"]["bots"]["shop"]["widget"] = {

@@ -123,7 +123,8 @@ class Talker:
                 yield Piece(text=word, tokens=1)
                 self._held[request.chat] = self._held.get(request.chat, 0) + per_token
                 await asyncio.sleep(self._step_s())
-            yield Piece(finish="stop", prompt_tokens=tokens, cached_tokens=tokens // 3, completion_tokens=len(words))
+            finish = "length" if len(words) == request.max_tokens else "stop"
+            yield Piece(finish=finish, prompt_tokens=tokens, cached_tokens=tokens // 3, completion_tokens=len(words))
         finally:
             self._cached = min(self._cached + self._held.pop(request.chat, 0) // 4, self._shape.kv_budget_bytes // 6)
 

@@ -56,6 +56,7 @@ SCENARIOS = (
     "use_the_widget",
     "reload_in_mid_answer_and_it_resumes",
     "a_broken_connection_is_taken_up_again",
+    "an_answer_that_was_cut_says_so",
     "hand_over_to_a_person",
     "an_answer_whose_stream_is_gone_is_read_from_the_conversation",
     "a_page_that_loads_while_the_host_is_away_gets_its_widget",

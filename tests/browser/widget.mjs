@@ -89,6 +89,19 @@ export const widget = {
     assert.equal(whole[2].split("linseed oil").length, 2, "nothing twice");
   },
 
+  async an_answer_that_was_cut_says_so(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools);
+    await openChat(page);
+    await say(page, "Tell me an endless story.");
+    const cut = page.locator(".line", { hasText: "This answer was cut" });
+    await cut.waitFor();
+    assert.equal(await page.locator(".turn.writing").count(), 0);
+    await page.reload();
+    await cut.waitFor();
+    assert.equal(await cut.count(), 1, "the conversation remembers it");
+  },
+
   async hand_over_to_a_person(tools) {
     const { page } = await shop(tools);
     await openChat(page);

@@ -88,6 +88,16 @@ def test_what_is_wrong_is_named_with_its_line(path: Path, old: str, new: str, li
     assert words in str(caught.value)
 
 
+def test_a_setting_by_its_former_name(path: Path) -> None:
+    path.write_text(GOOD.replace("model: small", "model: small\n        max_tokens_default: 80"))
+    assert load(path, {}).tenants["acme"].bots["support"].answer_tokens_max == 80
+    path.write_text(
+        GOOD.replace("model: small", "model: small\n        max_tokens_default: 80\n        answer_tokens_max: 9")
+    )
+    with pytest.raises(ConfigError, match=r"host\.yaml:10.*max_tokens_default: unknown key"):
+        load(path, {})
+
+
 def test_all_that_is_wrong_is_told_at_once(path: Path) -> None:
     path.write_text(GOOD.replace("engine: llamacpp", "engine: vllm\n    chats_max: 0"))
     with pytest.raises(ConfigError) as caught:

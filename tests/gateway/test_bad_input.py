@@ -235,6 +235,8 @@ async def test_an_answer_longer_than_the_context(host: Host) -> None:
     assert (await host.ask({**GOOD, "model": "tiny"})).status_code == 200
     ticket = host.driver.tickets[0]
     assert ticket.prompt_tokens + ticket.max_tokens == 128  # the default is cut to what is left
+    assert (await host.ask(GOOD)).status_code == 200
+    assert host.driver.tickets[1].max_tokens == 1024
 
 
 async def test_a_megabyte_of_message_holds_nobody_up(host: Host) -> None:

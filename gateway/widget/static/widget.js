@@ -14,6 +14,7 @@
   const storeKey = `bunkhouse:${token}`;
   const RETRY_MS = [500, 1000, 2000, 4000, 8000];
   const SAVE_MS = 250;
+  const CUT = "This answer was cut because it reached its maximum length.";
 
   /* ---------- what this browser remembers ---------- */
 
@@ -399,7 +400,9 @@
         this.line(words);
         this.spoken.textContent = words;
       } else {
-        this.spoken.textContent = `${this.config.title}: ${text}`;
+        const cut = end.finish === "length";
+        if (cut) this.line(CUT);
+        this.spoken.textContent = `${this.config.title}: ${text}${cut ? ` ${CUT}` : ""}`;
       }
     }
 
@@ -416,6 +419,7 @@
           if (turn.chat && turn.chat === talk.pending) continue;
           if (turn.text) this.bubbleOf(turn.who, turn.text);
           if (turn.finish === "error" || turn.finish === "cancelled") this.line("This answer was not completed.");
+          if (turn.finish === "length") this.line(CUT);
         }
         if (talk.handed_over) this.line("You asked for a person. Our team will write to you.");
         this.toEnd(true);
