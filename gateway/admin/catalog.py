@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Any
 
 from gateway.admin.errors import NotFound
 from gateway.admin.schemas import Model, Quality
 from gateway.state import Gateway
 from services.config.schema import ModelConfig
-from services.contracts.engines import EngineView
 from services.devices.card import device_of
 from services.planner.kv_change import bots_of, per_token, possible_bits
 from services.planner.need import Need
@@ -43,6 +41,7 @@ async def models(gateway: Gateway) -> list[Model]:
         job = await Jobs(gateway.connection).holder(lock_of(name))
         account = snapshot.models.get(name) if snapshot else None
         engine, need = seen.get(name), await need_of_model(gateway, name)
+        sized = engine.facts if engine else need
         found.append(
             Model(
                 name=name,
@@ -59,7 +58,11 @@ async def models(gateway: Gateway) -> list[Model]:
                 job=job.id if job else None,
                 quality=await quality_of(gateway, name),
                 bots=list(bots_of(registry, name)),
-                **_sizes(engine, need),
+                weight_bytes=sized.weight_bytes if sized else None,
+                overhead_bytes=sized.overhead_bytes if sized else None,
+                kv_budget_bytes=engine.facts.kv_budget_bytes if engine else None,
+                kv_bits_possible=possible_bits(need, engine) if need else [],
+                kv_bytes_per_token=per_token(need, engine) if need else {},
             )
         )
     return found
@@ -71,21 +74,6 @@ async def need_of_model(gateway: Gateway, model: str) -> Need | None:
         return (await asyncio.to_thread(needs_beside, gateway.config, model))[model]
     except (ConfigError, WeightsError):
         return None
-
-
-def _sizes(engine: EngineView | None, need: Need | None) -> dict[str, Any]:
-    sizes: dict[str, Any] = {"kv_bits_possible": [], "kv_bytes_per_token": {}}
-    if need is not None:
-        sizes |= {"kv_bits_possible": possible_bits(need, engine), "kv_bytes_per_token": per_token(need, engine)}
-        sizes |= {"weight_bytes": need.weight_bytes, "overhead_bytes": need.overhead_bytes}
-    if engine is not None:
-        facts = engine.facts
-        sizes |= {
-            "weight_bytes": facts.weight_bytes,
-            "overhead_bytes": facts.overhead_bytes,
-            "kv_budget_bytes": facts.kv_budget_bytes,
-        }
-    return sizes
 
 
 async def quality_of(gateway: Gateway, model: str) -> list[Quality]:

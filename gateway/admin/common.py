@@ -28,7 +28,7 @@ DESCRIPTIONS = {
 }
 # By reference, and not as `model`: that would build a validator for each of them in each route.
 _PROBLEM = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"description": words, "content": _PROBLEM} for status, words in DESCRIPTIONS.items()
 }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 from fastapi import Query, status
+from pydantic import TypeAdapter
 
 from gateway.admin.auth import Actor, Operator, Viewer
 from gateway.admin.common import Host, note, noted, routes
@@ -13,7 +15,8 @@ from gateway.admin.errors import BadValue, Conflict, NotFound
 from gateway.admin.schemas import Applied, Job, JobKind, JobNew, JobState, Page
 from gateway.state import Gateway
 from services.contracts.scenario import BadScenario, parse_scenario
-from services.planner.autotune import Proposal, apply
+from services.planner.autotune import AutotuneResult, apply
+from services.store.job_args import JobArgs, LoadtestArgs, QualityArgs, RollupArgs
 from services.store.jobs import JOBS_MAX, Jobs, Locked, StoredJob
 from services.store.usage_report import day_before
 
@@ -40,16 +43,18 @@ async def index(
 @router.post("/jobs", status_code=status.HTTP_202_ACCEPTED)
 async def create(new: JobNew, host: Host, actor: Operator) -> Job:
     """Measure quality, test under load, roll a day up, or have KV bits proposed."""
-    args = new.args.model_dump(mode="json")
-    target = str(args.get("model") or args.get("day") or "")
-    if new.kind == "quality":
-        _check_model(host, target)
-    if new.kind == "loadtest":
-        await _check_scenario(str(args["scenario"]))
-    if new.kind == "usage_rollup" and args["day"] is not None:
-        _check_day(str(args["day"]))
+    target = ""
+    match new.args:
+        case QualityArgs():
+            target = new.args.model
+            _check_model(host, target)
+        case LoadtestArgs():
+            await _check_scenario(new.args.scenario)
+        case RollupArgs() if new.args.day is not None:
+            target = new.args.day
+            _check_day(target)
     try:
-        job = await started(host, actor, new.kind, target, args, lock=f"{new.kind}:{target}")
+        job = await started(host, actor, new.kind, target, new.args, lock=f"{new.kind}:{target}")
     except Locked as error:
         raise job_running(new.kind, error.job) from None
     await noted(host, note(host, actor, "job.create", job.id, after={"kind": job.kind, "target": job.target}))
@@ -95,14 +100,14 @@ async def carry_out(job: str, host: Host, actor: Operator) -> Applied:
     found = await _found(host, job)
     if found.kind != "autotune" or found.result is None:
         raise Conflict("This job has no proposals.", code="no_proposals")
-    proposals = [Proposal(**values) for values in found.result.get("proposals", [])]
-    changed, left = await apply(host.connection, proposals, note(host, actor, "bot.kv", ""))
+    proposed = TypeAdapter(AutotuneResult).validate_python(found.result).proposals
+    changed, left = await apply(host.connection, proposed, note(host, actor, "bot.kv", ""))
     return Applied(job=job, changed=changed, left=left)
 
 
-async def started(host: Gateway, actor: Actor, kind: str, target: str, args: dict[str, Any], *, lock: str) -> StoredJob:
+async def started(host: Gateway, actor: Actor, kind: str, target: str, args: JobArgs, *, lock: str) -> StoredJob:
     """A new job. Raises Locked, QueueUnavailable."""
-    return await Jobs(host.connection).create(kind, target, args, by=actor.name, now_s=host.clock(), lock=lock)
+    return await Jobs(host.connection).create(kind, target, args.stored(), by=actor.name, now_s=host.clock(), lock=lock)
 
 
 def job_running(what: str, job: str) -> Conflict:
@@ -113,11 +118,8 @@ def job_running(what: str, job: str) -> Conflict:
 def shown(job: StoredJob) -> Job:
     """As answers show it: a load test's scenario and a measurement's text are not repeated."""
     args = {name: value for name, value in job.args.items() if name not in ("scenario", "transcripts")}
-    names = ("id", "kind", "target", "words", "created_s", "started_s", "ended_s", "attempt", "by", "result", "error")
-    values = {name: getattr(job, name) for name in (*names, "retry_of")}
-    return Job.model_validate(
-        {**values, "args": args, "state": job.state.value, "progress": min(1.0, max(0.0, job.progress))}
-    )
+    progress = min(1.0, max(0.0, job.progress))
+    return Job.model_validate(asdict(job) | {"args": args, "state": job.state.value, "progress": progress})
 
 
 async def _found(host: Gateway, job: str) -> StoredJob:

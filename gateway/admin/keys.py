@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, TypedDict
 
 from fastapi import status
 
@@ -119,8 +119,16 @@ def _find(record: TenantRecord, tenant: str, key: str, now_s: float) -> KeyRecor
     return found
 
 
-def _plain(key: KeyRecord) -> dict[str, Any]:
-    return {"id": key.id, "created_s": key.created_s, "expires_s": key.expires_s}
+class PlainKey(TypedDict):
+    """A key without its digest, as the audit log keeps it."""
+
+    id: str
+    created_s: float
+    expires_s: float | None
+
+
+def _plain(key: KeyRecord) -> PlainKey:
+    return PlainKey(id=key.id, created_s=key.created_s, expires_s=key.expires_s)
 
 
 def _shown(tenant: str, key: KeyRecord) -> ApiKey:

@@ -18,6 +18,7 @@ from gateway.state import Gateway
 from services.contracts.engines import EngineState
 from services.planner import kv_change as plans
 from services.planner.plan_inputs import ConfigError, WeightsError, scene
+from services.store.job_args import JobArgs, KvBitsArgs
 from services.store.jobs import Jobs, Locked
 
 Verb = Annotated[Literal["load", "unload", "sleep", "wake"], Path()]
@@ -58,7 +59,7 @@ async def put_kv(model: str, wanted: ModelKv, response: Response, host: Host, ac
         await noted(host, entry)
         return ModelKvAnswer(model=model, dry_run=False, done=True, plan=plan)
     try:
-        job = await started(host, actor, "kv_bits", model, {"bits": wanted.bits}, lock=lock_of(model))
+        job = await started(host, actor, "kv_bits", model, KvBitsArgs(bits=wanted.bits), lock=lock_of(model))
     except Locked as error:
         raise job_running(model, error.job) from None
     await noted(host, entry)
@@ -71,7 +72,7 @@ async def power(model: str, verb: Verb, host: Host, actor: Operator) -> Job:
     """Load or unload, put to sleep or wake. A chat wakes a sleeping model; an unloaded one stays away."""
     configured(host, model)
     try:
-        job = await started(host, actor, verb, model, {}, lock=lock_of(model))
+        job = await started(host, actor, verb, model, JobArgs(), lock=lock_of(model))
     except Locked as error:
         raise job_running(model, error.job) from None
     await noted(host, note(host, actor, f"model.{verb}", model, after={"job": job.id}))

@@ -58,7 +58,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from services.config.schema import (
     Bits,
@@ -70,6 +70,7 @@ from services.config.schema import (
     Weight,
 )
 from services.contracts.snapshot import Snapshot
+from services.store.job_args import AutotuneArgs, LoadtestArgs, QualityArgs, RollupArgs
 
 Item = TypeVar("Item")
 Role = Literal["viewer", "operator", "owner"]
@@ -77,8 +78,6 @@ JobKind = Literal["kv_bits", "load", "unload", "sleep", "wake", "quality", "load
 JobState = Literal["queued", "running", "succeeded", "failed", "rolled_back", "cancelled"]
 EngineStateName = Literal["starting", "ready", "draining", "asleep", "down"]
 How = Literal["none", "live", "replace", "drain"]
-
-DAY = r"^\d{4}-\d{2}-\d{2}$"
 
 
 class RequestBody(BaseModel):
@@ -374,7 +373,7 @@ class Job(ResponseBody):
     id: Annotated[str, Field(examples=["job-5f1c0a9b3d"])]
     kind: JobKind
     target: Annotated[str, Field(description="The model, bot or tenant it is about; '' for the host.")]
-    args: dict[str, Any]
+    args: dict[str, JsonValue]
     state: JobState
     progress: Annotated[float, Field(ge=0, le=1)]
     words: Annotated[str, Field(examples=["restarting with 4 bits"])]
@@ -384,7 +383,7 @@ class Job(ResponseBody):
     attempt: int = 0
     by: str = ""
     result: Annotated[
-        dict[str, Any] | None,
+        dict[str, JsonValue] | None,
         Field(
             description="By kind: kv_bits, plan | measured | figures | total "
             "| proposals {bot, before, after, why}, dropped {bot, why}"
@@ -392,34 +391,6 @@ class Job(ResponseBody):
     ] = None
     error: str | None = None
     retry_of: str | None = None
-
-
-class QualityArgs(RequestBody):
-    """Perplexity and KL of a model at several KV bits, on a text of one's own or the bundled set."""
-
-    model: Annotated[Name, Field(examples=["smol"])]
-    bits: Annotated[list[Bits], Field(min_length=1, max_length=3)] = [16, 8, 4]
-    transcripts: Annotated[str | None, Field(max_length=200_000, description="Text to measure on.")] = None
-    tokens_max: Annotated[int, Field(ge=256, le=65536)] = 2048
-
-
-class LoadtestArgs(RequestBody):
-    """A load test of this host by a scenario file."""
-
-    scenario: Annotated[str, Field(min_length=1, max_length=20_000, description="The scenario's YAML.")]
-
-
-class RollupArgs(RequestBody):
-    """Sums of one day, kept for good."""
-
-    day: Annotated[str | None, Field(pattern=DAY, examples=["2026-11-24"])] = None
-
-
-class AutotuneArgs(RequestBody):
-    """Propose KV bits per bot from measured quality and pressure. `apply`: carry the proposals out, too."""
-
-    perplexity_change_max: Annotated[float, Field(gt=0, le=1)] = 0.05
-    apply: bool = False
 
 
 class QualityNew(RequestBody):

@@ -82,8 +82,8 @@ async def delete(tenant: str, host: Host, actor: Owner) -> None:
     await edit(host.connection, change)
 
 
-def _changeable(record: TenantRecord) -> dict[str, Any]:
-    return record.config.model_dump(mode="json", include={"weight", "limits"})
+def _changeable(record: TenantRecord) -> TenantChange:
+    return TenantChange(weight=record.config.weight, limits=record.config.limits)
 
 
 async def _uses(host: Gateway) -> dict[str, TenantUse]:

@@ -9,7 +9,8 @@ from fastapi import Query, Response
 from gateway.admin.auth import Viewer
 from gateway.admin.common import Host, routes
 from gateway.admin.errors import BadValue
-from gateway.admin.schemas import DAY, UsageReport, UsageRow
+from gateway.admin.schemas import UsageReport, UsageRow
+from services.store.job_args import DAY
 from services.store.usage_report import By, UsageCounts, as_csv, as_dict, day_before, day_now, grouped, rows, total
 
 DAYS_MAX = 400

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
 from services.store.connection import Connection, QueueUnavailable
-from services.store.jobs import BEAT_S, Attempt, Cancelled, Fenced, JobData, Jobs, JobState, StoredJob
+from services.store.jobs import BEAT_S, Attempt, Cancelled, Fenced, Jobs, JobState, StoredJob
 from services.store.runtime import Runtime
+
+JobResult = Mapping[str, object]  # stored as JSON
 
 log = structlog.get_logger()
 
@@ -19,7 +21,7 @@ log = structlog.get_logger()
 class JobFailed(Exception):
     """A job that cannot be done, and why. `state`: ROLLED_BACK where something was undone."""
 
-    def __init__(self, message: str, state: JobState = JobState.FAILED, result: JobData | None = None) -> None:
+    def __init__(self, message: str, state: JobState = JobState.FAILED, result: JobResult | None = None) -> None:
         super().__init__(message)
         self.state = state
         self.result = result
@@ -44,7 +46,7 @@ class Context:
 
 
 # Gives the job's result. Raises JobFailed, Cancelled, Fenced, QueueUnavailable; running one twice is harmless.
-Handler = Callable[[Context], Awaitable[JobData]]
+Handler = Callable[[Context], Awaitable[JobResult]]
 
 
 async def perform(runtime: Runtime, job_id: str, handler: Handler) -> bool:

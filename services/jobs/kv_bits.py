@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from services.jobs.attempt import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed, JobResult
 from services.jobs.model_command import follow
 from services.planner.kv_change import KvChangePlan, plan_kv, possible_bits
 from services.planner.plan_inputs import ConfigError, WeightsError, scene
-from services.store.commands import Commands, CommandState
-from services.store.jobs import Cancelled, JobData, JobState
+from services.store.commands import CommandResult, Commands, CommandState
+from services.store.job_args import KvBitsArgs
+from services.store.jobs import Cancelled, JobState
 
 
-async def run(context: Context) -> JobData:
-    """Args: bits. Result: the bits that the model has now, and the plan. Raises JobFailed, Cancelled."""
-    model, bits = context.job.target, int(context.job.args["bits"])
+async def run(context: Context) -> JobResult:
+    """Args: KvBitsArgs. Result: the bits that the model has now, and the plan. Raises JobFailed, Cancelled."""
+    model, bits = context.job.target, KvBitsArgs.model_validate(context.job.args).bits
     before = await Commands(context.connection).read(model)
     plan: KvChangePlan | None = None
     if before is None or before.id != context.job.id:  # an attempt that takes over goes on where the first one was
@@ -26,14 +27,14 @@ async def run(context: Context) -> JobData:
             return {"kv_bits": bits, "plan": asdict(plan)}
         await context.report(0.05, plan.words)
     command = await follow(context, model, "kv_bits", {"bits": bits, "how": plan.how if plan else "drain"})
-    result = {**(command.result or {}), "plan": asdict(plan) if plan else None}
+    found = command.result or CommandResult()
+    result = {**found, "plan": asdict(plan) if plan else None}
     if command.state is CommandState.DONE:
         return result
-    if result.get("cancelled"):
+    if found.get("cancelled"):
         raise Cancelled
-    raise JobFailed(
-        f"{command.error} The model goes on with {result.get('kv_bits')} bits.", JobState.ROLLED_BACK, result
-    )
+    words = f"{command.error} The model goes on with {found.get('kv_bits')} bits."
+    raise JobFailed(words, JobState.ROLLED_BACK, result)
 
 
 async def _planned(context: Context, model: str, bits: int) -> KvChangePlan:

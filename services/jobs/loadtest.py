@@ -23,10 +23,10 @@ from services.evidence.loadtest.figures import summary
 from services.evidence.loadtest.record import ChatRecord, Run, RunWriter, read_run
 from services.evidence.loadtest.runner import Runner
 from services.http_stream.client import StreamClient
-from services.jobs.attempt import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed, JobResult
 from services.process.ports import url_host
 from services.store.audit_log import Note
-from services.store.jobs import JobData
+from services.store.job_args import LoadtestArgs
 from services.store.registry import KeyRecord, Registry
 from services.store.registry_edit import edit, with_tenant
 from services.store.runtime import GATEWAY_URL_ENV
@@ -35,13 +35,13 @@ KEY_MARGIN_S = 300.0
 LOOK_S = 0.5
 
 
-async def run(context: Context) -> JobData:
-    """Args: scenario. Result: the figures, and where the records are. Raises JobFailed, Cancelled.
+async def run(context: Context) -> JobResult:
+    """Args: LoadtestArgs. Result: the figures, and where the records are. Raises JobFailed, Cancelled.
 
     Chats that are refused are figures; that none reached the gateway is a failure.
     """
     try:
-        scenario = parse_scenario(str(context.job.args["scenario"]))
+        scenario = parse_scenario(LoadtestArgs.model_validate(context.job.args).scenario)
     except BadScenario as error:
         raise JobFailed(str(error)) from error
     folder = context.runtime.config.data_dir / "loadtests" / context.job.id

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 
 from services.jobs.attempt import Context, JobFailed
-from services.store.commands import Command, Commands, CommandState
-from services.store.jobs import Cancelled, JobData
+from services.store.commands import Command, CommandArgs, Commands, CommandState
+from services.store.jobs import Cancelled
 
 POLL_S = 0.1
 ANSWER_S_MAX = 180.0  # for a worker to take the command: it may be restarting
 BUSY_S_MAX = 600.0  # for the worker's last command to end
 
 
-async def follow(context: Context, model: str, kind: str, args: JobData) -> Command:
+async def follow(context: Context, model: str, kind: str, args: CommandArgs) -> Command:
     """The ended command. Raises Cancelled, JobFailed where no worker takes it."""
     commands, job = Commands(context.connection), context.job
     await _send(context, commands, model, Command(job.id, kind, args, at_s=context.clock()))

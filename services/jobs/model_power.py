@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from services.jobs.attempt import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed, JobResult
 from services.jobs.model_command import follow
-from services.store.commands import CommandState
-from services.store.jobs import Cancelled, JobData
+from services.store.commands import CommandArgs, CommandResult, CommandState
+from services.store.jobs import Cancelled
 
 
-async def run(context: Context) -> JobData:
+async def run(context: Context) -> JobResult:
     """No args. Result: the KV bits that the model has, or comes back with. Raises JobFailed, Cancelled."""
     job = context.job
-    command = await follow(context, job.target, job.kind, {})
-    result = command.result or {}
+    command = await follow(context, job.target, job.kind, CommandArgs())
+    result = command.result or CommandResult()
     if command.state is CommandState.DONE:
         return result
     if result.get("cancelled"):

@@ -8,7 +8,8 @@ import structlog
 
 from services.store import usage_report as usage
 from services.store.connection import Connection
-from services.store.jobs import JobData, Jobs, Locked
+from services.store.job_args import AutotuneArgs, JobArgs, RollupArgs
+from services.store.jobs import Jobs, Locked
 
 AUTOTUNE_S = 24 * 3600
 BY = "beat"
@@ -25,16 +26,15 @@ async def resend_lost(connection: Connection, now_s: float) -> None:
 async def roll_up_usage(connection: Connection, now_s: float) -> None:
     """A job for each day whose usage can be summed up."""
     for day in await usage.days_due(connection, now_s):
-        await _start(connection, "usage_rollup", {"day": day}, now_s)
+        await _start(connection, "usage_rollup", day, RollupArgs(day=day), now_s)
 
 
 async def propose_kv_bits(connection: Connection, now_s: float) -> None:
     """An autotune job once a day."""
     if await Jobs(connection).autotune_due(AUTOTUNE_S):
-        await _start(connection, "autotune", {"apply": False}, now_s)
+        await _start(connection, "autotune", "", AutotuneArgs(), now_s)
 
 
-async def _start(connection: Connection, kind: str, args: JobData, now_s: float) -> None:
-    target = str(args.get("day", ""))
+async def _start(connection: Connection, kind: str, target: str, args: JobArgs, now_s: float) -> None:
     with contextlib.suppress(Locked):
-        await Jobs(connection).create(kind, target, args, by=BY, now_s=now_s, lock=f"{kind}:{target}")
+        await Jobs(connection).create(kind, target, args.stored(), by=BY, now_s=now_s, lock=f"{kind}:{target}")

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from services.engines.base import EngineError
 from services.evidence.prove.logits import LlamaCppLogits
 from services.evidence.prove.quality import Readings, fidelity, read, support_text
-from services.jobs.attempt import Context, JobFailed
+from services.jobs.attempt import Context, JobFailed, JobResult
 from services.model_files.weights import WeightsError, resolve
 from services.planner.plan import read_shape
-from services.store.jobs import JobData
+from services.store.job_args import QualityArgs
 from services.store.quality import Measured, keep
 from services.tokenizer.tokenizer import load_tokenizer
 
@@ -29,8 +29,8 @@ STEPS = 8  # positions read between two reports of progress
 BUNDLED = "bundled support dialogues"
 
 
-async def run(context: Context) -> JobData:
-    """Args: bits, transcripts (None: the bundled set), tokens_max. Result: one row a precision. Raises JobFailed."""
+async def run(context: Context) -> JobResult:
+    """Args: QualityArgs. Result: one row a precision. Raises JobFailed."""
     job = context.job
     settings = context.runtime.config.models.get(job.target)
     if settings is None or not settings.kind.measures_quality:
@@ -42,15 +42,14 @@ async def run(context: Context) -> JobData:
     tokenizer = await asyncio.to_thread(load_tokenizer, weights)
     if not tokenizer.exact:
         raise JobFailed(f"{job.target}: its tokenizer's family is unknown, so token positions are not known.")
-    given = job.args.get("transcripts")
-    texts = pieces(
-        [tokenizer.encode(text) for text in ([given] if given else support_text(TEXTS))], int(job.args["tokens_max"])
-    )
+    args = QualityArgs.model_validate(job.args)
+    given = args.transcripts
+    texts = pieces([tokenizer.encode(text) for text in ([given] if given else support_text(TEXTS))], args.tokens_max)
     if not texts:
         raise JobFailed(f"The transcripts have fewer than {TEXT_TOKENS_MIN} tokens.")
     shape = await asyncio.to_thread(read_shape, settings.weights)
     readings: dict[int, Readings] = {}
-    bits_all = [BASE, *(bits for bits in sorted(job.args["bits"], reverse=True) if bits != BASE)]
+    bits_all = [BASE, *(bits for bits in sorted(args.bits, reverse=True) if bits != BASE)]
     for number, bits in enumerate(bits_all):
         await context.report(number / len(bits_all), f"starting a second engine with {bits} bits")
         log_path = context.runtime.config.data_dir / "logs" / f"quality-{job.target}-{bits}.log"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from services.contracts.units import bytes_in_words
 from services.planner.plan import CardPlan, Placed, Plan
 
@@ -61,12 +59,12 @@ def _refusal(card: CardPlan) -> str:
     )
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: Plan) -> dict[str, object]:
     """The plan for programs. All sizes are bytes."""
     return {"fits": plan.fits, "cards": [_card(card) for card in plan.cards]}
 
 
-def _card(card: CardPlan) -> dict[str, Any]:
+def _card(card: CardPlan) -> dict[str, object]:
     return {
         "device": card.card.device,
         "name": card.card.name,
@@ -89,7 +87,7 @@ def _card(card: CardPlan) -> dict[str, Any]:
     }
 
 
-def _model(model: Placed) -> dict[str, Any]:
+def _model(model: Placed) -> dict[str, object]:
     need = model.need
     return {
         "model": need.model,

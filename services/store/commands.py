@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
@@ -41,17 +41,32 @@ class Power(StrEnum):
     UNLOADED = "unloaded"
 
 
+class CommandArgs(TypedDict, total=False):
+    """Of `kv_bits` only."""
+
+    bits: int
+    how: str  # as in KvChangePlan
+
+
+class CommandResult(TypedDict, total=False):
+    """`kv_bits`: those that the engine has in the end."""
+
+    kv_bits: int
+    cancelled: bool
+    restarted: bool  # the worker, in the middle of it
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a worker is told. `kind`: kv_bits {bits, how} | sleep | unload | wake | load."""
+    """What a worker is to do. `kind`: kv_bits | sleep | unload | wake | load."""
 
     id: str
     kind: str
-    args: dict[str, Any] = field(default_factory=dict)
+    args: CommandArgs = field(default_factory=CommandArgs)
     state: CommandState = CommandState.SENT
     progress: float = 0.0
     words: str = ""
-    result: dict[str, Any] | None = None
+    result: CommandResult | None = None
     error: str | None = None
     at_s: float = 0.0
     cancelled: bool = False

@@ -12,11 +12,12 @@ A job that needs something to itself (a model) holds that lock from its creation
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import orjson
+from pydantic import JsonValue
 
 from services.store import redis_keys as keys
 from services.store.celery_message import job_message
@@ -28,7 +29,7 @@ BEAT_S = 2.0
 BEAT_AGE_S_MAX = 15.0  # an attempt that was silent for so long is dead
 UNSENT_S_MIN = 60.0  # a message that Celery has just taken is nowhere for a moment
 
-JobData = dict[str, Any]  # JSON: arguments or result of a job, in the shape of its kind
+JobData = dict[str, JsonValue]  # arguments (job_args) or result of a job, in the shape of its kind
 
 
 class JobState(StrEnum):
@@ -99,7 +100,7 @@ class Jobs:
         self,
         kind: str,
         target: str,
-        args: JobData,
+        args: Mapping[str, JsonValue],
         *,
         by: str,
         now_s: float,
@@ -107,9 +108,8 @@ class Jobs:
         retry_of: str | None = None,
     ) -> StoredJob:
         """A queued job, in Celery's queue, too. `lock` names what it needs to itself. Raises Locked."""
-        job = StoredJob(
-            f"job-{secrets.token_hex(8)}", kind, target, args, created_s=now_s, by=by, lock=lock, retry_of=retry_of
-        )
+        job_id = f"job-{secrets.token_hex(8)}"
+        job = StoredJob(job_id, kind, target, dict(args), created_s=now_s, by=by, lock=lock, retry_of=retry_of)
         names = ("id", "kind", "target", "args", "state", "progress", "words", "created_s", "by", "lock", "retry_of")
         values = {name: getattr(job, name) for name in names} | {"attempt": 0}
         answer = await self._connection.script(
@@ -196,11 +196,6 @@ class Attempt:
         self.job = job
         self.number = number
 
-    @property
-    def resumed(self) -> bool:
-        """Whether an earlier attempt died."""
-        return self.number > 1
-
     async def report(self, progress: float, words: str) -> None:
         """How far it is. Raises Cancelled."""
         if await self.report_to_end(progress, words):
@@ -217,15 +212,19 @@ class Attempt:
             await self._connection.redis.zadd(keys.CELERY_UNACKED_INDEX, {self.job.id: now_s}, xx=True)
 
     async def end(
-        self, state: JobState, words: str, now_s: float, *, result: JobData | None = None, error: str | None = None
+        self,
+        state: JobState,
+        words: str,
+        now_s: float,
+        *,
+        result: Mapping[str, object] | None = None,
+        error: str | None = None,
     ) -> None:
         """It has ended. What it had to itself is free again."""
-        values: JobData = {"state": state, "words": words, "ended_s": now_s}
-        if state is JobState.SUCCEEDED:
-            values["progress"] = 1.0
-        await self._write(**values, result=result, error=error)
+        progress = 1.0 if state is JobState.SUCCEEDED else None
+        await self._write(state=state, words=words, ended_s=now_s, progress=progress, result=result, error=error)
 
-    async def _write(self, **values: Any) -> bool:
+    async def _write(self, **values: object) -> bool:
         lock = keys.job_lock(self.job.lock) if self.job.lock else ""
         answer = await self._connection.script(
             "job_write", [keys.job(self.job.id), lock], [self.number, self.job.id, *_pairs(values)]
@@ -235,7 +234,7 @@ class Attempt:
         return bool(answer == b"cancel")
 
 
-def _pairs(values: JobData) -> list[str | bytes]:
+def _pairs(values: Mapping[str, object]) -> list[str | bytes]:
     pairs: list[str | bytes] = []
     for name, value in values.items():
         if value is not None:
@@ -243,15 +242,29 @@ def _pairs(values: JobData) -> list[str | bytes]:
     return pairs
 
 
-def _decode(stored: dict[bytes, bytes]) -> StoredJob:
-    values: JobData = {name.decode(): value.decode() for name, value in stored.items()}
-    for name in ("args", "result"):
-        if name in values:
-            values[name] = orjson.loads(values[name])
-    for name in ("progress", "created_s", "started_s", "ended_s", "beat_s"):
-        if name in values:
-            values[name] = float(values[name])
-    values["state"] = JobState(values["state"])
-    values["attempt"] = int(values.get("attempt", 0))
-    values["cancel"] = "cancel" in values
-    return StoredJob(**values)
+def _decode(stored: Mapping[bytes, bytes]) -> StoredJob:
+    values = {name.decode(): value.decode() for name, value in stored.items()}
+
+    def seconds(name: str) -> float | None:
+        return float(values[name]) if name in values else None
+
+    return StoredJob(
+        id=values["id"],
+        kind=values["kind"],
+        target=values["target"],
+        args=orjson.loads(values["args"]),
+        state=JobState(values["state"]),
+        progress=float(values["progress"]),
+        words=values["words"],
+        created_s=float(values["created_s"]),
+        started_s=seconds("started_s"),
+        ended_s=seconds("ended_s"),
+        beat_s=seconds("beat_s"),
+        attempt=int(values.get("attempt", 0)),
+        by=values["by"],
+        lock=values["lock"],
+        result=orjson.loads(values["result"]) if "result" in values else None,
+        error=values.get("error"),
+        retry_of=values.get("retry_of"),
+        cancel="cancel" in values,
+    )

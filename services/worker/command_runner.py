@@ -15,7 +15,7 @@ import structlog
 from services.contracts.chats import KvBits
 from services.contracts.engines import EngineFacts, EngineState
 from services.engines.base import Engine, EngineError
-from services.store.commands import Command, Commands, CommandState, DesiredState, Power
+from services.store.commands import Command, CommandResult, Commands, CommandState, DesiredState, Power
 from services.store.connection import QueueUnavailable, retried
 from services.worker.engine_supervisor import EngineSupervisor
 from services.worker.kv_change import DRAIN_POLL_S, ChangeCancelled, ChangeContext, ChangeFailed, Prompt, change_bits
@@ -110,7 +110,7 @@ class CommandRunner:
     async def _end_what_was_left(self) -> None:
         command = await retried(lambda: self._dependencies.commands.read(self._model))
         if command is not None and command.state is CommandState.RUNNING:
-            result = {"kv_bits": int(self._supervisor.facts.kv_bits), "restarted": True}
+            result = CommandResult(kv_bits=int(self._supervisor.facts.kv_bits), restarted=True)
             await self._write(
                 state=CommandState.FAILED, result=result, error="The worker was restarted in the middle of it."
             )
@@ -153,11 +153,11 @@ class CommandRunner:
         except (ChangeFailed, EngineError) as error:
             log.error("worker.command_failed", model=self._model, kind=command.kind, why=str(error))
             cancelled = isinstance(error, ChangeCancelled)
-            result = {"kv_bits": int(self._supervisor.facts.kv_bits), "cancelled": cancelled}
+            result = CommandResult(kv_bits=int(self._supervisor.facts.kv_bits), cancelled=cancelled)
             await self._publish()
             await self._write(state=CommandState.FAILED, result=result, error=str(error))
         else:
-            result = {"kv_bits": int(self._supervisor.facts.kv_bits)}
+            result = CommandResult(kv_bits=int(self._supervisor.facts.kv_bits))
             await self._publish()
             await self._write(state=CommandState.DONE, progress=1.0, words="done", result=result)
 
@@ -196,7 +196,7 @@ class CommandRunner:
             build=self._dependencies.build,
         )
         bits = KvBits(command.args["bits"])
-        await change_bits(context, bits, str(command.args.get("how", "drain")))
+        await change_bits(context, bits, command.args.get("how", "drain"))
         if self._supervisor.facts.live_kv_bits:
             await self._lowered(bits)
 

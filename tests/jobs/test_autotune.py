@@ -58,7 +58,7 @@ async def test_bits_that_the_model_does_not_hold_are_not_proposed(connection: Co
     assert await write_registry(connection, 0, registry(policy="fixed", bits=4))
     await keep(connection, "m", rows(0.20, 0.001))
 
-    async def tuned(bits: KvBits) -> dict[str, Any]:
+    async def tuned(bits: KvBits) -> Any:
         """The result of a job that carries its proposals out, on an engine with these bits."""
         facts = EngineFacts("m", "llamacpp", 100, 10, 1000, {int(bits): 1}, 512, 3, bits)
         await WorkConsumer(connection, "m", "m@0").publish_engine(facts, EngineReport("m", 0.0, EngineState.READY))

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +17,7 @@ from services.engines.base import Engine, EngineStartError, Progress
 from services.engines.factory import build_engine
 from services.model_files.weights import resolve
 from services.store import redis_keys as keys
-from services.store.commands import Command, Commands, CommandState, Power
+from services.store.commands import Command, CommandArgs, Commands, CommandState, Power
 from services.store.engine_records import decode_engine
 from services.store.work import WorkConsumer
 from services.worker.command_runner import CommandDependencies
@@ -66,9 +67,9 @@ class Host:
             ),
         )
 
-    async def order(self, kind: str, **args: object) -> str:
+    async def order(self, kind: str, **args: Any) -> str:
         self.sent += 1
-        assert await self.commands.send("m", Command(f"c{self.sent}", kind, args, at_s=time.time()))
+        assert await self.commands.send("m", Command(f"c{self.sent}", kind, cast(CommandArgs, args), at_s=time.time()))
         return f"c{self.sent}"
 
     async def ended(self, command_id: str) -> Command:

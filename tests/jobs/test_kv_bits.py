@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from services.contracts.chats import KvBits
 from services.contracts.replies import Finish
@@ -45,9 +47,9 @@ async def test_twenty_chats_outlive_jobs_that_change_16_4_8(host: Host, workers:
     for bits in (4, 8):
         done = await job_when(connection, await change(host, bits))
         assert (done.state, done.error) == (JobState.SUCCEEDED, None)
-        assert done.result is not None
-        assert done.result["kv_bits"] == bits
-        assert done.result["plan"]["how"] == "replace"
+        done_result: Any = done.result
+        assert done_result["kv_bits"] == bits
+        assert done_result["plan"]["how"] == "replace"
     ends = [end for _, end in await answers]
     assert {end.finish for end in ends} <= {Finish.STOP, Finish.LENGTH}
     assert await host.bunk.desk.reservations() == []
@@ -62,8 +64,8 @@ async def test_a_change_that_fails_is_rolled_back_and_says_so(
     failed = await job_when(host.bunk.connection, await change(host, 4))
     assert failed.state is JobState.ROLLED_BACK
     assert "goes on with 8 bits" in (failed.error or "")
-    assert failed.result is not None
-    assert failed.result["kv_bits"] == 8
+    failed_result: Any = failed.result
+    assert failed_result["kv_bits"] == 8
     assert await Jobs(host.bunk.connection).holder("model:m") is None
     _, end = await host.bunk.answer((await host.bunk.submit("Still there?", max_tokens=8)).chat)
     assert end.finish in (Finish.STOP, Finish.LENGTH)
@@ -96,7 +98,7 @@ async def test_a_job_whose_celery_worker_is_killed_goes_on_where_it_was(host: Ho
 
 async def test_bits_are_measured_against_the_16_bit_cache(host: Host, workers: Workers) -> None:
     workers.start()
-    args = {"model": "m", "bits": [16, 8, 4], "transcripts": None, "tokens_max": 128}
+    args: dict[str, JsonValue] = {"model": "m", "bits": [16, 8, 4], "transcripts": None, "tokens_max": 256}
     job = await Jobs(host.bunk.connection).create("quality", "m", args, by="test", now_s=time.time())
     done = await job_when(host.bunk.connection, job.id)
     assert (done.state, done.error) == (JobState.SUCCEEDED, None)

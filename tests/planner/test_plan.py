@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pynvml
 import pytest
@@ -182,7 +182,7 @@ def test_the_laptop_example_as_planned() -> None:
 
 def test_table_and_json_tell_the_same() -> None:
     found = planned({"qwq": qwq(context_tokens=32_768, kv_bits=16)})
-    told = as_json(found)
+    told: Any = as_json(found)
     console = Console(width=80, record=True)
     with console.capture() as capture:
         show(found, console)
