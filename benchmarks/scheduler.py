@@ -1,7 +1,8 @@
 """The scheduler's figures, from the simulator and from the clock: `python -m benchmarks.scheduler`.
 
-Last line: one JSON object. The same, with the machine's name, goes to docs/benchmarks/scheduler.json, and the plots of
-docs/scheduling.md are drawn anew. `--quick` runs a tenth of it and writes nothing.
+All runs are made in turns and in space (figures that end in `_space`). Last line: one JSON object. The same, with the
+machine's name, goes to docs/benchmarks/scheduler.json, and the plots of docs/scheduling.md are drawn anew. `--quick`
+runs a tenth of it and writes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.simulation.figures import target_breaks
 from benchmarks.simulation.traffic import DAY_S
 from benchmarks.simulation.world import World
 from gateway.kv_policies.task_classifier import EDGE_CHARS, classify
+from services.contracts.devices import Sharing
 from services.evidence.charts import Bar, Series, bar_file, line_file
 from services.evidence.statistics import percentile
 
@@ -30,12 +32,13 @@ Figures = dict[str, float | int | None]
 Plots = dict[str, str]
 
 
-def flood(scale: float) -> tuple[Figures, Plots]:
+def flood(scale: float, sharing: Sharing) -> tuple[Figures, Plots]:
     """A quiet tenant under a 32:1 flood."""
     seconds = 2000.0 * scale
-    alone = scenarios.flood("bunkhouse", False, seed=SEED, seconds=seconds)
+    alone = scenarios.flood("bunkhouse", False, seed=SEED, seconds=seconds, sharing=sharing)
     beside = {
-        kind: scenarios.flood(kind, True, seed=SEED, seconds=seconds) for kind in ("bunkhouse", "token_bucket", "fifo")
+        kind: scenarios.flood(kind, True, seed=SEED, seconds=seconds, sharing=sharing)
+        for kind in ("bunkhouse", "token_bucket", "fifo")
     }
     ratios = {kind: scenarios.ratio_p99(times, alone) for kind, times in beside.items()}
     figures: Figures = {
@@ -46,11 +49,12 @@ def flood(scale: float) -> tuple[Figures, Plots]:
     }
     for variant in ("documents", "conversations"):
         harder = [
-            scenarios.flood("bunkhouse", flooded, seed=SEED, seconds=seconds / 2, variant=variant)
+            scenarios.flood("bunkhouse", flooded, seed=SEED, seconds=seconds / 2, variant=variant, sharing=sharing)
             for flooded in (True, False)
         ]
         figures[f"quiet_ttft_ratio_{variant}"] = scenarios.ratio_p99(*harder)
-    for slots, floods in ((2, 1), (3, 1), (4, 1), (8, 1), (2, 2), (3, 2)):
+    few_slots = ((2, 1), (3, 1), (4, 1), (8, 1), (2, 2), (3, 2))
+    for slots, floods in few_slots if sharing is Sharing.TURNS else ():  # one model: it has nobody to share with
         few = [_few_slots(slots, count, 4 * seconds) for count in (floods, 0)]
         name = f"quiet_ttft_ratio_{slots}_slots" + ("" if floods == 1 else f"_{floods}_floods")
         figures[name] = scenarios.ratio_p99(*few)
@@ -69,18 +73,18 @@ def _few_slots(slots: int, floods: int, seconds: float) -> list[float]:
     ]
 
 
-def overload(scale: float) -> tuple[Figures, Plots]:
+def overload(scale: float, sharing: Sharing) -> tuple[Figures, Plots]:
     """Goodput as the offered load grows past what the device can do."""
     seconds, names = 240.0 * scale, {"bunkhouse": "Bunkhouse", "fifo": "FIFO, 16 bits", "least_kv": "least KV, 16 bits"}
     grid = (5, 10, 15, 20, 25, 30, 40, 60, 80)
     figures: Figures = {}
     curves: dict[str, list[tuple[float, float]]] = {}
     for kind in names:
-        runs = {rate: _offered(kind, rate, seconds) for rate in grid}
+        runs = {rate: _offered(kind, rate, seconds, sharing) for rate in grid}
         curves[kind] = [(float(rate), good) for rate, (good, _, _) in runs.items()]
         capacity = max((rate for rate, (good, offered, _) in runs.items() if good >= 0.95 * offered), default=grid[0])
         peak = max(good for good, _, _ in runs.values())
-        at_3x, _, breaks = _offered(kind, 3 * capacity, seconds)
+        at_3x, _, breaks = _offered(kind, 3 * capacity, seconds, sharing)
         suffix = "" if kind == "bunkhouse" else f"_{kind}"
         figures |= {
             f"goodput_3x{suffix}": at_3x / peak,
@@ -97,16 +101,17 @@ def overload(scale: float) -> tuple[Figures, Plots]:
     }
 
 
-def _offered(kind: str, rate: int, seconds: float) -> tuple[float, float, float]:
+def _offered(kind: str, rate: int, seconds: float, sharing: Sharing) -> tuple[float, float, float]:
     """Means over three seeds: documents come by chance, and one seed's goodput is off by some 2%."""
-    runs = [scenarios.overload(kind, rate, seed=SEED + number, seconds=seconds) for number in range(3)]
+    runs = [scenarios.overload(kind, rate, seed=SEED + number, seconds=seconds, sharing=sharing) for number in range(3)]
     goods, offers, breaks = zip(*runs, strict=True)
     return sum(goods) / 3, sum(offers) / 3, sum(breaks) / 3
 
 
-def precision(scale: float) -> tuple[Figures, Plots]:
+def precision(scale: float, sharing: Sharing) -> tuple[Figures, Plots]:
     """What fewer bits bring: sessions at once, models on a card."""
-    runs = {name: scenarios.sessions(name, seed=SEED, seconds=240.0 * max(scale, 0.5)) for name in ("auto", "fixed")}
+    seconds = 240.0 * max(scale, 0.5)
+    runs = {name: scenarios.sessions(name, seed=SEED, seconds=seconds, sharing=sharing) for name in ("auto", "fixed")}
     held = {bits: scenarios.models_held(bits) for bits in (4, 8, 16)}
     figures: Figures = {
         "sessions_ratio": runs["auto"][0] / runs["fixed"][0],
@@ -122,7 +127,7 @@ def precision(scale: float) -> tuple[Figures, Plots]:
     return figures, {"sessions": plot}
 
 
-def day(scale: float) -> tuple[Figures, Plots]:
+def day(scale: float, sharing: Sharing) -> tuple[Figures, Plots]:
     """A day of support traffic: targets kept, and memory as it goes."""
     reserved: list[tuple[float, float]] = []
     used: list[tuple[float, float]] = []
@@ -133,7 +138,7 @@ def day(scale: float) -> tuple[Figures, Plots]:
             reserved.append((minute, world.subject.reserved_bytes() / scenarios.GIB))
             used.append((minute, sum(engine.kv_bytes for engine in world.gpu.engines.values()) / scenarios.GIB))
 
-    world = scenarios.day(seed=SEED, seconds=DAY_S * scale, watch=look)
+    world = scenarios.day(seed=SEED, seconds=DAY_S * scale, watch=look, sharing=sharing)
     chats = list(world.chats.values())
     figures: Figures = {
         "target_breaks": target_breaks(chats, scenarios.DAY_TARGETS),
@@ -195,14 +200,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of it; writes nothing")
     quick = parser.parse_args().quick
     scale = 0.1 if quick else 1.0
-    best = max(decisions_per_s(8000) for _ in range(1 if quick else 7))  # other programs only ever slow it
-    figures: Figures = {"decisions_per_s": round(best)}
+    figures: Figures = {}
     plots: Plots = {}
-    for part in (flood, overload, precision, day):
-        more, drawn = part(scale)
-        figures |= more
-        plots |= drawn
-        print(part.__name__, {name: round(value or 0.0, 4) for name, value in more.items()}, flush=True)
+    for sharing in Sharing:
+        suffix = "" if sharing is Sharing.TURNS else f"_{sharing.value}"
+        # Other programs only ever slow it.
+        best = max(decisions_per_s(8000, sharing=sharing) for _ in range(1 if quick else 7))
+        figures[f"decisions_per_s{suffix}"] = round(best)
+        for part in (flood, overload, precision, day):
+            more, drawn = part(scale, sharing)
+            figures |= {f"{name}{suffix}": value for name, value in more.items()}
+            plots = drawn | plots  # those of turns
+            print(part.__name__, sharing, {name: round(value or 0.0, 4) for name, value in more.items()}, flush=True)
     figures |= classifier()
     figures["predict_error"] = predict_error()
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}

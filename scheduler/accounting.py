@@ -152,7 +152,7 @@ class Accounting:
         new_of = ticket.bot if ticket.opening else ""
         self._charges[ticket.chat] = ServiceCharge(counted, prefill_s, context.prompt_tokens_kept, new_of)
         device.add(ticket.model, size)
-        device.prefill(prefill_s, now_s)
+        device.prefill(ticket.model, prefill_s, now_s)
         self.limits.take(ticket.tenant, size)
         self._use_slot(ticket.model, ticket.tenant, 1, now_s)
         self.sessions.begin(ticket.tenant, ticket.session)
@@ -167,7 +167,7 @@ class Accounting:
                 self.counters.settle(held.tenant, charge.counted, 0.0)
                 device = self.device_of(held.model)
                 if device is not None:
-                    device.prefill_undone(charge.prefill_s)
+                    device.prefill_undone(held.model, charge.prefill_s)
         return held
 
     def settle(self, chat: str, usage: ChatUsage | None, now_s: float) -> Reservation | None:

@@ -212,5 +212,10 @@ def _fit(ticket: Ticket, account: Account, device: StepTimeModel, context: Admis
             numbers = {"need_bytes": need, "available_bytes": available, "prefill_s": prefill_s}
             return Decision(ticket.chat, outcome, _ROOM, bits, reserve_bytes=need, numbers=numbers)
         reason, model, predicted_s, most_s = broken
-        numbers = {"breaks": model, "predicted_ms": predicted_s * 1e3, "most_ms": most_s * 1e3}
+        numbers = {
+            "breaks": model,
+            "predicted_ms": predicted_s * 1e3,
+            "most_ms": most_s * 1e3,
+            "sharing": device.sharing.value,
+        }
     return Decision(ticket.chat, _WAIT, reason, ticket.kv_bits, numbers=numbers)

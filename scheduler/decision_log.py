@@ -21,7 +21,7 @@ SENTENCES = {
     Reason.KV_MEMORY: "The model's KV memory is taken: it needs {need_bytes}, {available_bytes} are available"
     " ({kept_bytes} more are kept for tenants below their share).",
     Reason.BANDWIDTH: "One more chat would make {breaks} too slow: {predicted_ms:.1f} ms a token,"
-    " at most {most_ms:.1f}.",
+    " at most {most_ms:.1f} (engines share the device in {sharing}).",
     Reason.FIRST_TOKEN: "Prompts that were let in before have to be read first.",
     Reason.CHATS_MAX: "All of the engine's slots are taken: {running} chats run,"
     " {kept} slots are kept for other tenants.",

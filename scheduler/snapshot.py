@@ -37,6 +37,7 @@ def _device(accounting: Accounting, device: StepTimeModel, now_s: float) -> Devi
         stale=report is not None and now_s - report.at_s > accounting.settings.telemetry_age_s_max,
         bandwidth_bytes_per_s=accounting.settings.bandwidth_bytes_per_s.get(device.device),
         prefill_backlog_s=device.prefill_backlog_s(now_s),
+        sharing=device.sharing.value,
     )
 
 

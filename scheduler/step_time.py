@@ -1,25 +1,40 @@
 """What decoding will cost: predicted latencies of all engines that share a device.
 
-    round_s        = sum over engines with chats (weight bytes + KV bytes of their chats) / bandwidth
-    inter_token_s  = correction(model) x round_s / (1 - prefill duty)
-    first_token_s  = (prefill backlog + prompt tokens / prefill rate) x engines with chats + inter_token_s
+    alone_s        = (weight bytes + KV bytes of the model's chats) / bandwidth
+    step_s         = sum of alone_s over the n engines with chats                  in turns
+                     alone_s x slowdown                                            in space
+    slowdown       = n                                                             in turns
+                     max(1 + 0.57 x (n - 1), sum of 1 / correction)                in space
+    inter_token_s  = correction(model) x step_s / (1 - prefill duty)
+    first_token_s  = (prefill backlog + prompt tokens / prefill rate) x slowdown + inter_token_s
 
-Decoding is bound by memory: each step reads all weights once and each chat's KV once, and engines that
-share the device take turns, so their bytes add up. KV counts as large as a chat may grow, so that a
-prediction stays good for as long as the chat runs. Prefill is bound by compute: its duty is the part of
-the last `DUTY_S` seconds that admitted prompts take, and it slows every step by that part.
+Decoding is bound by memory: each step reads all weights once and each chat's KV once. KV counts as large as a chat may
+grow, so that a prediction stays good for as long as the chat runs. Prefill is bound by compute: its duty is the part of
+the last `DUTY_S` seconds that admitted prompts take.
+
+In turns, an engine waits for a step of every other one, so their bytes add up, and everybody's prompts slow every step.
+In space (CUDA MPS), kernels run side by side: a step is no shorter than alone, and a busy neighbour makes it longer by
+0.57 of that, whatever the neighbour's size, since it reads all the time. Nor is it shorter than the bytes of all allow:
+alone an engine reads 1 / correction of the bandwidth, and together they read all of it at most. Prompts overlap with
+the others' steps, so only a model's own pause its chats, and they take `slowdown` times as long.
+
+How well it fits, in space: four stock servers of a 7B shape on an H200 had 3.29, 5.0 and 9.0 ms a token with 1, 2 and 4
+busy, and the formula says 3.29, 5.17 and 8.92 (3% off at most). Other sizes side by side, and long prompts, were not
+measured apart from one row: 19.5 ms, where it says 16.5 to 18 (docs/scheduling.md). In turns: 5% (docs/gpu.md).
 
 The correction is observed over predicted inter-token time, from the engine's reports (means, pauses for prompts
-included) and the KV bytes that those steps really read. It moves by a tenth at each report and stays below 4. Below
-1 it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow.
+included) and the KV bytes that those steps really read. It moves by a tenth at each report and stays below 4 on a GPU.
+Below 1 it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow.
+On a machine without a GPU, engines compute longer than they read, all the more with chats and neighbours; there the
+correction says so, up to 64.
 
 The prefill rate is what a prompt would run at alone. Engines time prompts by the clock, and with n engines at work a
 prompt has a turn in n (on an H100 22,000 tokens a second alone, 10,000 and 5,000 beside one and three others): what is
-reported is multiplied by n. It may hold other waits, too, which make prompts look dearer than they are, never cheaper,
-so the rate rises faster than it falls. A prompt that came nearly whole from the cache says nothing of it, since reading
-the last token costs a step whatever the rate: reports count by their tokens a prompt, `RATE_TOKENS` in full. Until so
-many were seen, those of prompts below `PROMPT_TOKENS` in part, there is no rate; the report with most a prompt makes
-the first.
+reported is multiplied by the slowdown. It may hold other waits, too, which make prompts look dearer than they are,
+never cheaper, so the rate rises faster than it falls. A prompt that came nearly whole from the cache says nothing of
+it, since reading the last token costs a step whatever the rate: reports count by their tokens a prompt, `RATE_TOKENS`
+in full. Until so many were seen, those of prompts below `PROMPT_TOKENS` in part, there is no rate; the report with most
+a prompt makes the first.
 
 Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
 no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
@@ -28,11 +43,13 @@ since waiting would not help (`unattainable` in the snapshot).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
 
 from scheduler.ledger import Ledger
 from scheduler.settings import SchedulerSettings
 from services.contracts.decisions import Reason
+from services.contracts.devices import CPU, Sharing
 from services.contracts.engines import EngineFacts, EngineReport, Learned
 
 DUTY_S = 5.0
@@ -42,8 +59,30 @@ PROMPT_TOKENS = 64
 _SMOOTHING = 0.1
 _RATE_UP, _RATE_DOWN = 0.2, 0.1  # parts of the way that the prefill rate goes at a faster and at a slower report
 _CORRECTION_MAX = 4.0
+_CORRECTION_MAX_CPU = 64.0
+_NEIGHBOUR = 0.57  # of a step alone, that a busy neighbour adds to it in space
 _REPORT_S_MAX = 2.0  # an engine's word on its pace is of the last second; older, it says nothing of now
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
+
+
+class PrefillDuty:
+    """The part of the last `DUTY_S` seconds that admitted prompts take."""
+
+    __slots__ = ("_at_s", "_part")
+
+    def __init__(self) -> None:
+        self._part = 0.0
+        self._at_s = 0.0
+
+    def now(self, now_s: float) -> float:
+        return self._part * exp(-max(0.0, now_s - self._at_s) / DUTY_S) if self._part else 0.0
+
+    def add(self, seconds: float, now_s: float) -> None:
+        self._part = self.now(now_s) + seconds / DUTY_S
+        self._at_s = now_s
+
+    def undo(self, seconds: float) -> None:
+        self._part = max(0.0, self._part - seconds / DUTY_S)
 
 
 class EngineLoad:
@@ -52,6 +91,7 @@ class EngineLoad:
     __slots__ = (
         "chats",
         "correction",
+        "duty",
         "first_token_s_max",
         "inter_token_s_max",
         "kv_bytes",
@@ -60,6 +100,7 @@ class EngineLoad:
         "prefill_first",
         "prefill_tokens_per_s",
         "prefill_tokens_seen",
+        "sharing",
         "step_kv_bytes",
         "unattainable",
         "weight_bytes",
@@ -70,6 +111,8 @@ class EngineLoad:
         self.kv_bytes = 0
         self.weight_bytes = 0
         self.correction = 1.0
+        self.duty = PrefillDuty()
+        self.sharing = Sharing.TURNS
         self.prefill_tokens_per_s: float | None = None
         self.prefill_tokens_seen = 0.0  # while there is no rate
         self.prefill_first = (0.0, 0.0)  # of the report with most tokens a prompt: (those, tokens a second)
@@ -90,12 +133,14 @@ class StepTimeModel:
 
     def __init__(self, settings: SchedulerSettings, device: str) -> None:
         self.device = device
+        self.sharing = Sharing.TURNS  # in space where every engine is: one that waits for its turn holds up all
         self.loads: dict[str, EngineLoad] = {}  # by model
         self._round_bytes = 0  # of engines with chats
-        self._duty = 0.0
-        self._duty_at_s = 0.0
+        self._duty = PrefillDuty()
+        self._correction_max = _CORRECTION_MAX_CPU if device == CPU else _CORRECTION_MAX
         self._prefill_until_s = 0.0
         self._harmless_s = 0.0  # a step this long, uncorrected, breaks nobody's target
+        self._slowdown = 1.0  # of engines with chats
         self.configure(settings)
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -109,10 +154,15 @@ class StepTimeModel:
         load = self.loads.setdefault(facts.model, EngineLoad())
         if load.chats:
             self._round_bytes += facts.weight_bytes - load.weight_bytes
-        load.weight_bytes = facts.weight_bytes
+        load.weight_bytes, load.sharing = facts.weight_bytes, facts.sharing
+        self._find_sharing()
         load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
         self._set_targets(facts.model)
         self._find_harmless()
+
+    def _find_sharing(self) -> None:
+        together = bool(self.loads) and all(load.sharing is Sharing.SPACE for load in self.loads.values())
+        self.sharing = Sharing.SPACE if together else Sharing.TURNS
 
     def _set_targets(self, model: str) -> None:
         load, targets = self.loads[model], self.settings.target(model)
@@ -124,6 +174,7 @@ class StepTimeModel:
 
     def _find_harmless(self) -> None:
         """Targets or corrections changed. Models without chats count here, which `breaks` looks at more closely."""
+        self._find_slowdown()
         self._harmless_s = _ROUNDING * min(
             (
                 load.inter_token_s_max / max(1.0, load.correction)
@@ -136,9 +187,10 @@ class StepTimeModel:
     def add(self, model: str, kv_bytes: int) -> None:
         """A chat that may grow to `kv_bytes` runs now."""
         load = self.loads[model]
-        if not load.chats:
-            self._round_bytes += load.weight_bytes
         load.chats += 1
+        if load.chats == 1:
+            self._round_bytes += load.weight_bytes
+            self._find_slowdown()
         load.kv_bytes += kv_bytes
         self._round_bytes += kv_bytes
 
@@ -149,6 +201,7 @@ class StepTimeModel:
         self._round_bytes -= kv_bytes
         if not load.chats:
             self._round_bytes -= load.weight_bytes
+            self._find_slowdown()
 
     def grow(self, model: str, more_bytes: int) -> None:
         """A running chat may now grow to `more_bytes` more, or less."""
@@ -159,6 +212,7 @@ class StepTimeModel:
         """The engine goes to another device, with its chats."""
         load = self.loads.pop(model)
         self._round_bytes -= load.kv_bytes + (load.weight_bytes if load.chats else 0)
+        self._find_sharing()
         self._find_harmless()
 
     def clear(self) -> None:
@@ -166,6 +220,7 @@ class StepTimeModel:
         for load in self.loads.values():
             load.chats = load.kv_bytes = 0
         self._round_bytes = 0
+        self._find_slowdown()
 
     def prefill_s(self, model: str, tokens: int) -> float:
         """Seconds that `tokens` of prompt take the device alone; 0 while no rate was measured."""
@@ -178,32 +233,49 @@ class StepTimeModel:
         left_s = self._prefill_until_s - now_s
         return left_s if left_s > 0.0 else 0.0
 
-    def _at_work(self) -> int:
-        """Engines with chats. One that reads a prompt has a turn in so many; the others decode in between."""
-        return sum(1 for load in self.loads.values() if load.chats)
+    def _slowdown_of(self, busy: Sequence[EngineLoad]) -> float:
+        """How much longer than alone an engine takes for its work, where these are busy."""
+        if self.sharing is Sharing.TURNS:
+            return float(len(busy))
+        return max(1.0 + _NEIGHBOUR * (len(busy) - 1), sum(1.0 / max(1.0, load.correction) for load in busy))
 
-    def prefill(self, seconds: float, now_s: float) -> None:
-        """So much prompt work was admitted."""
+    def _find_slowdown(self) -> None:
+        self._slowdown = self._slowdown_of([load for load in self.loads.values() if load.chats])
+
+    def _slowdown_with(self, mine: EngineLoad) -> float:
+        """The same, once an engine has a chat."""
+        if mine.chats:
+            return self._slowdown
+        return self._slowdown_of([load for load in self.loads.values() if load.chats or load is mine])
+
+    def prefill(self, model: str, seconds: float, now_s: float) -> None:
+        """So much prompt work of a model was admitted."""
         self._prefill_until_s = max(now_s, self._prefill_until_s) + seconds
-        self._duty = self._duty_now(now_s) + seconds / DUTY_S
-        self._duty_at_s = now_s
+        self._duty.add(seconds, now_s)
+        self.loads[model].duty.add(seconds, now_s)
 
-    def prefill_undone(self, seconds: float) -> None:
+    def prefill_undone(self, model: str, seconds: float) -> None:
         """Prompt work that was admitted will not come."""
         self._prefill_until_s -= seconds
-        self._duty = max(0.0, self._duty - seconds / DUTY_S)
-
-    def _duty_now(self, now_s: float) -> float:
-        return self._duty * exp(-max(0.0, now_s - self._duty_at_s) / DUTY_S) if self._duty else 0.0
+        self._duty.undo(seconds)
+        self.loads[model].duty.undo(seconds)
 
     def steps_s(self, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0) -> tuple[float, float]:
-        """A step's time before correction, with `more_bytes` read and `prefill_s` of prompt work added: with pauses for
-        prompts, and without."""
+        """In turns, a step's time before correction, with `more_bytes` read and `prefill_s` of prompt work added: with
+        pauses for prompts, and without."""
         if not self._bandwidth:
             return 0.0, 0.0
-        duty = min(DUTY_MAX, self._duty_now(now_s) + prefill_s / DUTY_S)
+        duty = min(DUTY_MAX, self._duty.now(now_s) + prefill_s / DUTY_S)
         least_s = (self._round_bytes + more_bytes) / self._bandwidth
         return least_s / (1.0 - duty), least_s
+
+    def _steps_in_space_s(
+        self, load: EngineLoad, slowdown: float, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0
+    ) -> tuple[float, float]:
+        """The same in space, of one engine; the second is its time alone. There must be a bandwidth."""
+        duty = min(DUTY_MAX, (load.duty.now(now_s) + prefill_s / DUTY_S) * slowdown)
+        alone_s = (load.weight_bytes + load.kv_bytes + more_bytes) / (self._bandwidth or 1.0)
+        return alone_s * slowdown / (1.0 - duty), alone_s
 
     def breaks(
         self, model: str, kv_bytes: int, prefill_s: float, now_s: float, margin: float = 0.0
@@ -214,9 +286,25 @@ class StepTimeModel:
         """
         if not self._bandwidth:
             return None
-        mine = self.loads[model]
+        mine, keep = self.loads[model], 1.0 - margin
+        weigh = self._weigh_turns if self.sharing is Sharing.TURNS else self._weigh_space
+        broken, own_s = weigh(mine, kv_bytes, prefill_s, now_s, keep)
+        if broken is not None:
+            return (Reason.BANDWIDTH, *broken)
+        most = mine.first_token_s_max
+        if most is not None:
+            backlog_s = self.prefill_backlog_s(now_s)
+            if backlog_s > 0:
+                first_s = self._slowdown_with(mine) * (backlog_s + prefill_s) + own_s
+                if first_s > most * keep:
+                    return Reason.FIRST_TOKEN, model, first_s, most * keep
+        return None
+
+    def _weigh_turns(
+        self, mine: EngineLoad, kv_bytes: int, prefill_s: float, now_s: float, keep: float
+    ) -> tuple[tuple[str, float, float] | None, float]:
+        """The target that one more chat would break, as (model, predicted s, most s), and the chat's own step time."""
         step_s, least_s = self.steps_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
-        keep = 1.0 - margin
         if step_s > self._harmless_s * keep:
             for name, load in self.loads.items():
                 most = load.inter_token_s_max
@@ -224,23 +312,37 @@ class StepTimeModel:
                     continue
                 predicted_s = max(least_s, step_s * load.correction)
                 if predicted_s > most * keep:
-                    return Reason.BANDWIDTH, name, predicted_s, most * keep
-        most = mine.first_token_s_max
-        if most is not None:
-            backlog_s = self.prefill_backlog_s(now_s)
-            if backlog_s > 0:
-                turns = self._at_work() + (not mine.chats)
-                first_s = turns * (backlog_s + prefill_s) + max(least_s, step_s * mine.correction)
-                if first_s > most * keep:
-                    return Reason.FIRST_TOKEN, model, first_s, most * keep
-        return None
+                    return (name, predicted_s, most * keep), predicted_s
+        return None, max(least_s, step_s * mine.correction)
+
+    def _weigh_space(
+        self, mine: EngineLoad, kv_bytes: int, prefill_s: float, now_s: float, keep: float
+    ) -> tuple[tuple[str, float, float] | None, float]:
+        """The same in space. A chat slows its own model; one that is its model's first slows the others, too."""
+        slowdown, own_s = self._slowdown_with(mine), 0.0
+        for name, load in self.loads.items():
+            if load is mine:
+                step_s, alone_s = self._steps_in_space_s(load, slowdown, now_s, kv_bytes, prefill_s)
+                predicted_s = own_s = max(alone_s, step_s * load.correction)
+            elif load.chats and not mine.chats:
+                step_s, alone_s = self._steps_in_space_s(load, slowdown, now_s)
+                predicted_s = max(alone_s, step_s * load.correction)
+            else:
+                continue
+            most = load.inter_token_s_max
+            if most is not None and not load.unattainable and predicted_s > most * keep:
+                return (name, predicted_s, most * keep), predicted_s
+        return None, own_s
 
     def predicted_s(self, model: str, now_s: float) -> float | None:
         """Inter-token time as predicted for now; None with no bandwidth measured or no chat."""
         load = self.loads.get(model)
         if load is None or not load.chats or not self._bandwidth:
             return None
-        step_s, least_s = self.steps_s(now_s)
+        if self.sharing is Sharing.TURNS:
+            step_s, least_s = self.steps_s(now_s)
+        else:
+            step_s, least_s = self._steps_in_space_s(load, self._slowdown, now_s)
         return max(least_s, step_s * load.correction)
 
     def check_integrity(self, ledger: Ledger) -> None:
@@ -265,9 +367,8 @@ class StepTimeModel:
         self._find_harmless()
 
     def _prefilled(self, load: EngineLoad, reported: float, report: EngineReport) -> None:
-        # Whoever decoded in the last second took turns with these prompts; a chat that just began did not yet.
-        others = sum(1 for other in self.loads.values() if other.decoded(report.at_s) and other is not load)
-        rate = reported * (1 + others)
+        # Whoever decoded in the last second slowed these prompts; a chat that just began did not yet.
+        rate = reported * self._slowdown_of(self._decoded_with(load, report.at_s))
         tokens = max(0, report.prefill_tokens) or RATE_TOKENS
         a_prompt = tokens / max(1, report.prefill_prompts)
         before = load.prefill_tokens_per_s
@@ -291,12 +392,19 @@ class StepTimeModel:
         load.step_kv_bytes = report.step_kv_bytes
         if not self._bandwidth or not report.inter_token_s:
             return
-        read = sum(
-            other.weight_bytes + other.step_kv_bytes for other in self.loads.values() if other.decoded(report.at_s)
-        )
-        if not read:
-            return
-        duty = min(DUTY_MAX, self._duty_now(report.at_s))
-        seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - duty)
-        load.correction += _SMOOTHING * (min(_CORRECTION_MAX, seen) - load.correction)
-        self._find_harmless()
+        decoded = self._decoded_with(load, report.at_s)
+        if self.sharing is Sharing.TURNS:
+            read: float = sum(other.weight_bytes + other.step_kv_bytes for other in decoded)
+            duty = self._duty.now(report.at_s)
+        else:  # as if it had the device alone and read so much more
+            slowdown = self._slowdown_of(decoded)
+            read = (load.weight_bytes + load.step_kv_bytes) * slowdown
+            duty = load.duty.now(report.at_s) * slowdown
+        if read:
+            seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - min(DUTY_MAX, duty))
+            load.correction += _SMOOTHING * (min(self._correction_max, seen) - load.correction)
+            self._find_harmless()
+
+    def _decoded_with(self, load: EngineLoad, at_s: float) -> list[EngineLoad]:
+        """The engine, and those that took steps in the second or so before `at_s`."""
+        return [other for other in self.loads.values() if other is load or other.decoded(at_s)]

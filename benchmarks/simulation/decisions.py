@@ -13,7 +13,7 @@ from scheduler.core import Scheduler
 from scheduler.settings import ModelTargets, SchedulerSettings
 from services.contracts.chats import ChatUsage, KvBits, Task, Ticket
 from services.contracts.decisions import Outcome
-from services.contracts.devices import CPU
+from services.contracts.devices import Sharing, gpu
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.devices.machine import machine
 
@@ -43,19 +43,30 @@ def _tickets(count: int, rng: Random) -> list[Ticket]:
     ]
 
 
-def decisions_per_s(decisions: int = 40_000, seed: int = 1) -> float:
+def decisions_per_s(decisions: int = 40_000, seed: int = 1, sharing: Sharing = Sharing.TURNS) -> float:
     """Final decisions a second of processor time."""
     rng = Random(seed)
     tickets = iter(_tickets(decisions + 2 * WAITING, rng))
     scheduler = Scheduler(
         SchedulerSettings(
             targets={f"m{number}": ModelTargets(inter_token_ms_max=50.0) for number in range(MODELS)},
-            bandwidth_bytes_per_s={CPU: 2.1e12},
+            bandwidth_bytes_per_s={gpu(0): 2.1e12},
         )
     )
     for number in range(MODELS):
         facts = EngineFacts(
-            f"m{number}", "sglang", 4 << 30, 1 << 30, 3 << 30, {4: 16_384, 8: 32_768}, 8192, 64, KvBits.EIGHT, True
+            f"m{number}",
+            "sglang",
+            4 << 30,
+            1 << 30,
+            3 << 30,
+            {4: 16_384, 8: 32_768},
+            8192,
+            64,
+            KvBits.EIGHT,
+            True,
+            gpu(0),
+            sharing,
         )
         scheduler.engine_started(facts, 0.0)
     places = iter([rng.random() for _ in range(4 * decisions)])

@@ -1,11 +1,16 @@
 """Devices and the engines on them, as far as scheduling can see them.
 
-Decoding: a step of any engine takes `friction x (sum over engines that decode (weights + KV read)) / bandwidth`;
-engines take turns, so all of them step at that pace. `friction` is what the scheduler has to learn: its own formula
-has none. Prompts are read one after another at `prefill_tokens_per_s`. An engine reads before it decodes, as SGLang
-does, so its own chats pause meanwhile; the other engines keep their turns, and reading gets one part of n. KV grows by
-a token per chat and step; prefixes of past turns stay cached until their room is needed. Devices share nothing but the
-clock.
+Decoding in turns: a step of any engine takes `friction x (sum over engines that decode (weights + KV read)) /
+bandwidth`, and all of them step at that pace. `friction` is what the scheduler has to learn: its own formula has none.
+Prompts are read one after another at `prefill_tokens_per_s`. An engine reads before it decodes, as SGLang does, so its
+own chats pause meanwhile; the other engines keep their turns, and reading gets one part of n.
+
+In space (`SharedGpu`) an engine's step is as long as alone, `friction x (its weights + KV) / bandwidth`, until all
+engines together would read more than `REACH` of the bandwidth; then all are slower by as much. Each engine reads its
+own prompts, slowed as steps are. This is not the scheduler's formula, on purpose: that one was fitted to an H200.
+
+KV grows by a token per chat and step; prefixes of past turns stay cached until their room is needed. Devices share
+nothing but the clock.
 """
 
 from __future__ import annotations
@@ -15,7 +20,10 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from services.contracts.chats import KvBits, Ticket
+from services.contracts.devices import Sharing
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
+
+REACH = 0.85  # of the bandwidth that a copy has, what several engines together read at most
 
 
 @dataclass(slots=True)
@@ -65,7 +73,7 @@ class SimEngine:
 
 
 class Gpu:
-    """All engines of one device. Time moves only in `advance`."""
+    """All engines of one device, in turns. Time moves only in `advance`."""
 
     def __init__(
         self, engines: list[EngineFacts], bandwidth: float, prefill_tokens_per_s: float, friction: float = 1.0
@@ -77,13 +85,17 @@ class Gpu:
         self._friction = friction
         self._prompts: deque[tuple[SimEngine, Job]] = deque()
 
-    def _decoding(self) -> list[SimEngine]:
-        """Engines whose chats get tokens now: not the one that reads a prompt."""
-        reader = self._prompts[0][0] if self._prompts else None
-        return [engine for engine in self.engines.values() if engine.decoding and engine is not reader]
+    def _reading(self) -> list[tuple[SimEngine, Job]]:
+        """The prompts that are read now."""
+        return [self._prompts[0]] if self._prompts else []
 
-    def _step_s(self, decoding: list[SimEngine]) -> float:
-        """Time of a step of these engines, taking turns, with the device to themselves."""
+    def _decoding(self) -> list[SimEngine]:
+        """Engines whose chats get tokens now: not those that read a prompt."""
+        readers = [engine for engine, _ in self._reading()]
+        return [engine for engine in self.engines.values() if engine.decoding and engine not in readers]
+
+    def _step_s(self, engine: SimEngine, decoding: list[SimEngine]) -> float:
+        """Time of a step of an engine while these decode, with the device to themselves."""
         return self._friction * sum(e.facts.weight_bytes + e.kv_bytes for e in decoding) / self._bandwidth
 
     def start(self, ticket: Ticket, kv_bits: KvBits, completion_tokens: int) -> None:
@@ -100,7 +112,7 @@ class Gpu:
         self._prompts.append((engine, job))
 
     def _parts(self, decoding: list[SimEngine]) -> tuple[float, float]:
-        """(part of the device that reads prompts, part that decodes)."""
+        """(part of its speed that reading a prompt has, the same of decoding)."""
         reading = 1.0 / (1 + len(decoding)) if self._prompts else 0.0
         return reading, 1.0 - reading
 
@@ -108,9 +120,11 @@ class Gpu:
         """When the next prompt is read or chat done, at today's rates; inf: nothing runs."""
         decoding = self._decoding()
         reads, decodes = self._parts(decoding)
-        best = self.now_s + self._prompts[0][1].prefill_left_s / reads if self._prompts else float("inf")
-        step_s = self._step_s(decoding)
+        best = float("inf")
+        for _, job in self._reading():
+            best = min(best, self.now_s + job.prefill_left_s / reads)
         for engine in decoding:
+            step_s = self._step_s(engine, decoding)
             best = min(best, self.now_s + (engine.ends[0][0] - engine.steps) * step_s / decodes)
         return best
 
@@ -119,33 +133,32 @@ class Gpu:
         took_s = to_s - self.now_s
         decoding = self._decoding()
         reads, decodes = self._parts(decoding)
-        step_s = self._step_s(decoding)
+        steps_s = [self._step_s(engine, decoding) for engine in decoding]
         self.now_s = to_s
         for engine in self.engines.values():
             engine.decoding_s += took_s if engine.decoding else 0.0
-        for engine in decoding:
+        for engine, step_s in zip(decoding, steps_s, strict=True):
             steps = took_s * decodes / step_s
             engine.steps += steps
             engine.kv_bytes += steps * engine.growth
             engine.high_water_bytes = max(engine.high_water_bytes, engine.kv_bytes)
             engine.evict()
-        if self._prompts:
-            self._read(took_s, took_s * reads)
+        for engine, job in self._reading():
+            self._read(engine, job, took_s, took_s * reads)
         return [job for engine in decoding for job in self._done(engine)]
 
-    def _read(self, took_s: float, work_s: float) -> None:
-        engine, job = self._prompts[0]
+    def _read(self, engine: SimEngine, job: Job, took_s: float, work_s: float) -> None:
         job.prefill_left_s -= work_s
         job.reading_s += took_s
         if job.prefill_left_s > 1e-9:
             return
-        self._prompts.popleft()
+        self._prompts.remove((engine, job))
         engine.read_prompts += 1
         engine.read_tokens += job.ticket.prompt_tokens - job.cached_tokens
         engine.reading_s += job.reading_s
         engine.decoding += 1
         engine.growth += engine.per_token(job)
-        job.first_token_s = self.now_s + self._step_s(self._decoding())
+        job.first_token_s = self.now_s + self._step_s(engine, self._decoding())
         job.end_step = engine.steps + job.completion_tokens
         heappush(engine.ends, (job.end_step, job.ticket.chat))
 
@@ -205,8 +218,25 @@ class Gpu:
         )
 
 
+class SharedGpu(Gpu):
+    """All engines of one device, in space."""
+
+    def _reading(self) -> list[tuple[SimEngine, Job]]:
+        first: dict[str, tuple[SimEngine, Job]] = {}
+        for engine, job in self._prompts:
+            first.setdefault(engine.facts.model, (engine, job))
+        return list(first.values())
+
+    def _step_s(self, engine: SimEngine, decoding: list[SimEngine]) -> float:
+        return super()._step_s(engine, [engine])
+
+    def _parts(self, decoding: list[SimEngine]) -> tuple[float, float]:
+        part = min(1.0, self._friction * REACH / max(1, len(self._reading()) + len(decoding)))
+        return part, part
+
+
 class Devices:
-    """All devices of a host on one clock, with the same methods as one of them."""
+    """All devices of a host on one clock, with the same methods as one of them. Engines say how they share theirs."""
 
     def __init__(
         self, engines: list[EngineFacts], bandwidth: float, prefill_tokens_per_s: float, friction: float = 1.0
@@ -214,7 +244,11 @@ class Devices:
         on: dict[str, list[EngineFacts]] = {}
         for facts in engines:
             on.setdefault(facts.device, []).append(facts)
-        self._gpus = {name: Gpu(those, bandwidth, prefill_tokens_per_s, friction) for name, those in on.items()}
+        kinds = {Sharing.TURNS: Gpu, Sharing.SPACE: SharedGpu}
+        self._gpus = {
+            name: kinds[those[0].sharing](those, bandwidth, prefill_tokens_per_s, friction)
+            for name, those in on.items()
+        }
         self._gpu_of = {facts.model: self._gpus[facts.device] for facts in engines}
         self.engines = {model: gpu.engines[model] for model, gpu in self._gpu_of.items()}
         self.now_s = 0.0

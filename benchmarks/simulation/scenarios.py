@@ -2,7 +2,8 @@
 
 `H100` is as this project measured one (2.1 TB/s while decoding, 40,450 prompt tokens a second, both with a 7B shape);
 `CARD_24GB` is a consumer card's data sheet with a tenth off. Each engine is an 8B model with 4-bit weights. Steps take
-1.15 times what the scheduler's formula says, which it has to find out.
+1.15 times what the scheduler's formula says, which it has to find out. In space the same cards have the bandwidth of a
+copy, of which one engine alone uses a part, so that steps alone take as long as in turns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.simulation.world import World
 from gateway.kv_policies import policy
 from scheduler.settings import ModelTargets, SchedulerSettings
 from services.contracts.chats import KvBits
-from services.contracts.devices import gpu
+from services.contracts.devices import Sharing, gpu
 from services.contracts.engines import EngineFacts
 from services.evidence.statistics import percentile
 
@@ -34,8 +35,16 @@ class Hardware:
     total_bytes: int
     bandwidth: float
     prefill_tokens_per_s: float
+    friction: float = 1.15
+    sharing: Sharing = Sharing.TURNS
+
+    def shared(self, sharing: Sharing) -> Hardware:
+        """The same card, in turns or in space."""
+        copies = COPY if sharing is Sharing.SPACE else 1.0
+        return replace(self, bandwidth=self.bandwidth * copies, friction=self.friction * copies, sharing=sharing)
 
 
+COPY = 2.9 / 2.1  # what a copy moves on an H100, against what one engine's decoding reads
 H100 = Hardware(80 * GIB, 2.1e12, 40_450.0)
 CARD_24GB = Hardware(24 * GIB, 0.9e12, 9_000.0)
 
@@ -77,6 +86,7 @@ def engines(
             kv_bits=KvBits(max(held)),
             live_kv_bits=len(held) > 1,
             device=gpu(0),
+            sharing=hardware.sharing,
         )
         for number in range(count)
     ]
@@ -102,7 +112,7 @@ def run(
     watch: Callable[[World], None] | None = None,
 ) -> World:
     """One run of a subject."""
-    devices = Devices(facts, hardware.bandwidth, hardware.prefill_tokens_per_s, friction=1.15)
+    devices = Devices(facts, hardware.bandwidth, hardware.prefill_tokens_per_s, hardware.friction)
     world = World(subject, devices, loads, seed, watch)
     world.run(seconds)
     return world
@@ -111,18 +121,19 @@ def run(
 NEIGHBOUR_TARGETS = ModelTargets(inter_token_ms_max=100.0)
 
 
-def neighbours(devices: int, beside: bool, *, seed: int, seconds: float) -> World:
+def neighbours(devices: int, beside: bool, *, seed: int, seconds: float, sharing: Sharing = Sharing.TURNS) -> World:
     """A quiet model's chats, alone or beside a busy model's, on one device or each on its own. The two models have the
     same pools either way."""
+    hardware = CARD_24GB.shared(sharing)
     facts = [
         replace(one, device=gpu(number % devices))
-        for number, one in enumerate(engines(CARD_24GB, LLAMA_8B, 2, (8,), chats_max=64))
+        for number, one in enumerate(engines(hardware, LLAMA_8B, 2, (8,), chats_max=64))
     ]
     loads = [TenantLoad("quiet", ("m0",), 0.2, turns=1.0)]
     if beside:
         loads.append(TenantLoad("busy", ("m1",), 3.0, turns=1.0))
-    subject = Bunkhouse(settings(facts, NEIGHBOUR_TARGETS, CARD_24GB), facts)
-    return run(subject, facts, loads, seed=seed, seconds=seconds, hardware=CARD_24GB)
+    subject = Bunkhouse(settings(facts, NEIGHBOUR_TARGETS, hardware), facts)
+    return run(subject, facts, loads, seed=seed, seconds=seconds, hardware=hardware)
 
 
 BITS = (4, 8, 16)  # what the engines can hold; the baselines use 16 alone
@@ -130,25 +141,28 @@ FLOOD = 32
 FLOOD_TARGETS = ModelTargets(inter_token_ms_max=25.0, first_token_s_max=5.0)
 
 
-def flood(kind: str, flooded: bool, *, seed: int, seconds: float, variant: str = "plain") -> list[float]:
+def flood(
+    kind: str, flooded: bool, *, seed: int, seconds: float, variant: str = "plain", sharing: Sharing = Sharing.TURNS
+) -> list[float]:
     """A quiet tenant's times to first token, alone or beside a tenant that sends 32 times as many chats.
 
     plain          single-turn chats; one in twenty of the quiet tenant's has a document of some 6,000 tokens
     documents      the flood's have, too
     conversations  three turns a session, documents on both sides: the flood also pushes cached prefixes out
     """
-    facts = engines(H100, LLAMA_8B, 2, BITS, chats_max=64)
+    hardware = H100.shared(sharing)
+    facts = engines(hardware, LLAMA_8B, 2, BITS, chats_max=64)
     turns, per_s = (3.0, 0.25) if variant == "conversations" else (1.0, 0.75)
     part = 0.0 if variant == "plain" else 0.05
     loads = [_chatter("quiet", per_s, turns, 0.05)]
     if flooded:
         loads.append(_chatter("flood", per_s * FLOOD, turns, part))
     subjects: Mapping[str, Callable[[], Subject]] = {
-        "bunkhouse": lambda: Bunkhouse(settings(facts, FLOOD_TARGETS, H100), facts),
+        "bunkhouse": lambda: Bunkhouse(settings(facts, FLOOD_TARGETS, hardware), facts),
         "fifo": lambda: Fifo(facts),
         "token_bucket": lambda: TokenBucket(facts, tokens_per_s=6000.0),  # half of what the model can do, to each
     }
-    world = run(subjects[kind](), facts, loads, seed=seed, seconds=seconds)
+    world = run(subjects[kind](), facts, loads, seed=seed, seconds=seconds, hardware=hardware)
     return ttft_s(world.chats.values(), "quiet")
 
 
@@ -178,12 +192,15 @@ def few_slots(slots: int, floods: int, *, seed: int, seconds: float) -> list[flo
 LOAD_TARGETS = ModelTargets(inter_token_ms_max=30.0, first_token_s_max=5.0)
 
 
-def overload(kind: str, sessions_per_s: float, *, seed: int, seconds: float) -> tuple[float, float, float]:
+def overload(
+    kind: str, sessions_per_s: float, *, seed: int, seconds: float, sharing: Sharing = Sharing.TURNS
+) -> tuple[float, float, float]:
     """(goodput, offered, part of broken targets) over four tenants and two models; both in answer tokens a second.
 
     Chats wait four seconds at most, and want their first token within five.
     """
-    facts = engines(H100, LLAMA_8B, 2, BITS, chats_max=128)
+    hardware = H100.shared(sharing)
+    facts = engines(hardware, LLAMA_8B, 2, BITS, chats_max=128)
     loads = [
         TenantLoad(
             f"t{number}",
@@ -199,11 +216,11 @@ def overload(kind: str, sessions_per_s: float, *, seed: int, seconds: float) -> 
         for number in range(4)
     ]
     subjects: Mapping[str, Callable[[], Subject]] = {
-        "bunkhouse": lambda: Bunkhouse(settings(facts, LOAD_TARGETS, H100), facts),
+        "bunkhouse": lambda: Bunkhouse(settings(facts, LOAD_TARGETS, hardware), facts),
         "fifo": lambda: Fifo(facts),
         "least_kv": lambda: LeastKv(facts),
     }
-    world = run(subjects[kind](), facts, loads, seed=seed, seconds=seconds)
+    world = run(subjects[kind](), facts, loads, seed=seed, seconds=seconds, hardware=hardware)
     chats = [chat for chat in world.chats.values() if seconds / 4 <= chat.ticket.created_s < seconds]
     offered = sum(chat.completion_tokens for chat in chats) / (seconds * 0.75)
     return goodput(chats, LOAD_TARGETS, seconds / 4, seconds), offered, target_breaks(chats, LOAD_TARGETS)
@@ -212,10 +229,11 @@ def overload(kind: str, sessions_per_s: float, *, seed: int, seconds: float) -> 
 SESSION_TARGETS = ModelTargets(inter_token_ms_max=100.0, first_token_s_max=30.0)
 
 
-def sessions(name: str, *, seed: int, seconds: float) -> tuple[float, float]:
+def sessions(name: str, *, seed: int, seconds: float, sharing: Sharing = Sharing.TURNS) -> tuple[float, float]:
     """(chats that run at once, within target; part that broke it) with more asking than fit, under a KV policy."""
     bits = (16,) if name == "fixed" else (4, 8)
-    facts = engines(H100, LLAMA_8B, 4, bits)
+    hardware = H100.shared(sharing)
+    facts = engines(hardware, LLAMA_8B, 4, bits)
     loads = [
         TenantLoad(
             f"t{number}",
@@ -237,8 +255,8 @@ def sessions(name: str, *, seed: int, seconds: float) -> tuple[float, float]:
     def count(world: World) -> None:
         counts.append((world.gpu.now_s, sum(len(engine.running) for engine in world.gpu.engines.values())))
 
-    subject = Bunkhouse(settings(facts, SESSION_TARGETS, H100), facts)
-    world = run(subject, facts, loads, seed=seed, seconds=seconds, watch=count)
+    subject = Bunkhouse(settings(facts, SESSION_TARGETS, hardware), facts)
+    world = run(subject, facts, loads, seed=seed, seconds=seconds, hardware=hardware, watch=count)
     broken = target_breaks(list(world.chats.values()), SESSION_TARGETS)
     steady = [(at, n) for at, n in counts if seconds / 3 <= at <= seconds]
     area = sum((b[0] - a[0]) * a[1] for a, b in pairwise(steady))
@@ -265,11 +283,19 @@ def day_loads(scale: float = 1.0) -> list[TenantLoad]:
     ]
 
 
-def day(*, seed: int, seconds: float, scale: float = 1.0, watch: Callable[[World], None] | None = None) -> World:
+def day(
+    *,
+    seed: int,
+    seconds: float,
+    scale: float = 1.0,
+    watch: Callable[[World], None] | None = None,
+    sharing: Sharing = Sharing.TURNS,
+) -> World:
     """Two models and four tenants on a 24 GB card, through (part of) a day."""
-    facts = engines(CARD_24GB, LLAMA_8B, 2, (4, 8), chats_max=64)
-    subject = Bunkhouse(settings(facts, DAY_TARGETS, CARD_24GB), facts)
-    return run(subject, facts, day_loads(scale), seed=seed, seconds=seconds, hardware=CARD_24GB, watch=watch)
+    hardware = CARD_24GB.shared(sharing)
+    facts = engines(hardware, LLAMA_8B, 2, (4, 8), chats_max=64)
+    subject = Bunkhouse(settings(facts, DAY_TARGETS, hardware), facts)
+    return run(subject, facts, day_loads(scale), seed=seed, seconds=seconds, hardware=hardware, watch=watch)
 
 
 def ratio_p99(flooded: Iterable[float], alone: Iterable[float]) -> float:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 CPU = "cpu"  # the machine's own memory
 _GPU = "gpu"
+
+
+class Sharing(StrEnum):
+    """How the processes of a device get their parts of it."""
+
+    TURNS = "turns"  # one runs at a time
+    SPACE = "space"  # side by side, under CUDA MPS
 
 
 def gpu(index: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.contracts.chats import KvBits
-from services.contracts.devices import CPU
+from services.contracts.devices import CPU, Sharing
 
 
 class EngineState(StrEnum):
@@ -35,6 +35,7 @@ class EngineFacts:
     kv_bits: KvBits  # what it starts chats with
     live_kv_bits: bool = False  # sessions may differ in bits and change while they run
     device: str = CPU  # id of what it runs on; see contracts.devices
+    sharing: Sharing = Sharing.TURNS  # with the device's other engines, as was seen when it started
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class DeviceSnapshot:
     stale: bool  # its telemetry is older than `telemetry_age_s_max`
     bandwidth_bytes_per_s: float | None  # None: not measured, so it is not weighed
     prefill_backlog_s: float
+    sharing: str = "turns"  # a value of devices.Sharing
 
 
 @dataclass(frozen=True, slots=True)

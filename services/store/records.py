@@ -10,12 +10,13 @@ from typing import Any, Literal, TypeVar
 import orjson
 
 from services.contracts.chats import ChatUsage, KvBits, OutputFormat, Payload, Sampling, Task, Ticket, ToolFormat
+from services.contracts.devices import Sharing
 from services.contracts.replies import HERE, ContentKind, Finish, ReplyEnd, ReplyEntry, ReplyError
 
 T = TypeVar("T")
 
 # Whatever a field of this name holds is an enum again after decoding.
-_ENUMS: Mapping[str, Any] = {"kv_bits": KvBits, "kv_bits_floor": KvBits, "task": Task}
+_ENUMS: Mapping[str, Any] = {"kv_bits": KvBits, "kv_bits_floor": KvBits, "task": Task, "sharing": Sharing}
 
 # The first field of a text entry holds its text, and the field's name says what the text is.
 TEXT_FIELDS: Mapping[ContentKind, str] = {

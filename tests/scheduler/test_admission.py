@@ -142,7 +142,7 @@ def test_fewer_bits_can_buy_bandwidth() -> None:
 
 def test_prompts_are_not_piled_up_in_the_engine() -> None:
     desk = Desk(facts(), prefill_ahead_s_max=0.25)
-    desk.device.prefill(0.3, NOW_S)
+    desk.device.prefill("m", 0.3, NOW_S)
     assert said(desk.ask(ticket("c"))) == (Outcome.WAIT, Reason.FIRST_TOKEN)
     assert said(desk.ask(ticket("c"), now_s=NOW_S + 0.06)) == (Outcome.ADMIT, Reason.ROOM)
 

@@ -121,6 +121,7 @@ def test_a_chat_that_waits_for_bandwidth_holds_up_no_other_device() -> None:
     for number in range(20):
         assert host.send(ticket(f"new {number}", "c", tokens=40)) == [f"new {number}"]
     assert host.why("slow")["reason"] == Reason.BANDWIDTH
+    assert "in turns" in host.why("slow")["why"]
     assert host.why("slow")["overtaken"] == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from scheduler.settings import ModelTargets, SchedulerSettings
 from scheduler.step_time import DUTY_S, StepTimeModel
 from services.contracts.decisions import Reason
-from services.contracts.devices import CPU
+from services.contracts.devices import CPU, Sharing, gpu
 from services.contracts.engines import EngineReport, EngineState
 
 from .kit import NOW_S, facts
@@ -143,7 +143,7 @@ def test_no_observation_makes_a_step_faster_than_its_bytes_allow() -> None:
 def test_prompts_slow_decoding_by_their_part_of_the_time_and_are_forgotten() -> None:
     made = device()
     made.add("m", 500)
-    made.prefill(DUTY_S / 2, NOW_S)
+    made.prefill("m", DUTY_S / 2, NOW_S)
     assert made.predicted_s("m", NOW_S) == pytest.approx(0.030)
     assert made.predicted_s("m", NOW_S + 100) == pytest.approx(0.015)
 
@@ -153,7 +153,7 @@ def test_first_tokens_wait_for_the_prompts_before_them() -> None:
         SchedulerSettings({"m": ModelTargets(first_token_s_max=1.0)}, bandwidth_bytes_per_s={CPU: BANDWIDTH}), CPU
     )
     made.started(facts("m"))
-    made.prefill(0.7, NOW_S)
+    made.prefill("m", 0.7, NOW_S)
     assert made.breaks("m", 100, prefill_s=0.2, now_s=NOW_S) is None
     broken = made.breaks("m", 100, prefill_s=0.4, now_s=NOW_S)
     assert broken is not None
@@ -169,3 +169,90 @@ def test_without_a_measured_bandwidth_nothing_is_refused() -> None:
     made = StepTimeModel(SchedulerSettings(targets={"m": ModelTargets(inter_token_ms_max=0.001)}), CPU)
     made.started(facts("m"))
     assert made.breaks("m", 10**9, 100.0, NOW_S) is None
+
+
+class TestInSpace:
+    """Kernels run side by side: nobody is faster than alone, and a busy neighbour costs a part of a step."""
+
+    @pytest.fixture
+    def card(self) -> StepTimeModel:
+        targets = {"m": ModelTargets(inter_token_ms_max=25.0, first_token_s_max=1.0), "n": ModelTargets(30.0)}
+        made = StepTimeModel(SchedulerSettings(targets=targets, bandwidth_bytes_per_s={gpu(0): BANDWIDTH}), gpu(0))
+        for name, size in (("m", 1000), ("n", 1000), ("o", 10_000)):
+            made.started(facts(name, weight_bytes=size, device=gpu(0), sharing=Sharing.SPACE))
+            made.loads[name].correction = 2.0
+        made.add("m", 0)
+        return made
+
+    def test_the_measured_table(self) -> None:
+        """Qwen2.5-7B's shape on an H200, whose copies move 4.16 TB/s: the correction of one busy model serves all."""
+        made = StepTimeModel(SchedulerSettings(bandwidth_bytes_per_s={gpu(0): 4.16e12}), gpu(0))
+        names = ["a", "b", "c", "d"]
+        for name in names:
+            made.started(facts(name, weight_bytes=5_570_000_000, device=gpu(0), sharing=Sharing.SPACE))
+            made.loads[name].correction = 3.29e-3 * 4.16e12 / (5.57e9 + 0.07e9)
+        for busy, measured_ms in ((1, 3.29), (2, 5.0), (4, 9.0)):
+            for name in names[:busy]:
+                if not made.loads[name].chats:
+                    made.add(name, 70_000_000)
+            assert 1000 * (made.predicted_s("a", NOW_S) or 0.0) == pytest.approx(measured_ms, rel=0.04)
+
+    def test_a_large_neighbour_costs_no_more_than_a_small_one(self, card: StepTimeModel) -> None:
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020)
+        card.add("n", 0)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.0314)
+        card.remove("n", 0)
+        card.add("o", 5000)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.0314)
+
+    def test_engines_that_read_at_full_speed_alone_gain_nothing(self, card: StepTimeModel) -> None:
+        card.add("n", 0)
+        for load in card.loads.values():
+            load.correction = 1.0
+        card.configure(card.settings)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020), "both read all of the bandwidth"
+
+    def test_a_models_first_chat_may_break_a_neighbours_target(self, card: StepTimeModel) -> None:
+        broken = card.breaks("o", 100, 0.0, NOW_S)
+        assert broken is not None
+        assert broken[:2] == (Reason.BANDWIDTH, "m")
+        card.remove("m", 0)
+        assert card.breaks("o", 100, 0.0, NOW_S) is None
+
+    def test_more_chats_of_a_busy_model_break_its_own_target_alone(self, card: StepTimeModel) -> None:
+        assert card.breaks("m", 200, 0.0, NOW_S) is None
+        broken = card.breaks("m", 300, 0.0, NOW_S)
+        assert broken is not None
+        assert broken[1] == "m"
+        card.add("o", 0)
+        assert card.breaks("o", 50_000, 0.0, NOW_S) is None, "it reads all the time, with more chats or fewer"
+
+    def test_prompts_slow_their_own_models_steps(self, card: StepTimeModel) -> None:
+        card.add("n", 0)
+        card.prefill("n", DUTY_S / 4, NOW_S)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.0314)
+        assert card.predicted_s("n", NOW_S) == pytest.approx(0.0314 / (1 - 1.57 / 4))
+
+    def test_prompts_are_slowed_as_steps_are(self, card: StepTimeModel) -> None:
+        card.add("o", 0)
+        card.prefill("o", 0.3, NOW_S)
+        card.loads["m"].inter_token_s_max = None
+        assert card.breaks("m", 0, prefill_s=0.3, now_s=NOW_S) is None, "1.57 x 0.6 s"
+        broken = card.breaks("m", 0, prefill_s=0.4, now_s=NOW_S)
+        assert broken is not None
+        assert broken[0] is Reason.FIRST_TOKEN
+
+    def test_a_correction_that_was_learned_beside_others_holds_alone(self, card: StepTimeModel) -> None:
+        for number in range(100):
+            for name, step_s in (("m", 0.0471), ("n", 0.0471)):
+                card.reported(EngineReport(name, NOW_S + number, EngineState.READY, inter_token_s=step_s))
+        assert card.predicted_s("m", NOW_S + 100) == pytest.approx(0.030, rel=0.01)
+
+    def test_one_engine_that_takes_turns_makes_all_wait(self, card: StepTimeModel) -> None:
+        card.add("n", 0)
+        modes = [card.sharing]
+        card.started(facts("n", device=gpu(0)))
+        modes.append(card.sharing)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.040)
+        card.leave("n")
+        assert [*modes, card.sharing] == [Sharing.SPACE, Sharing.TURNS, Sharing.SPACE]

@@ -7,9 +7,9 @@ from statistics import mean
 import pytest
 
 from benchmarks.simulation.baselines import Bunkhouse
-from benchmarks.simulation.scenarios import GIB, neighbours
+from benchmarks.simulation.scenarios import CARD_24GB, GIB, neighbours
 from benchmarks.simulation.world import World
-from services.contracts.devices import DeviceReport
+from services.contracts.devices import DeviceReport, Sharing
 
 SEED, SECONDS = 4, 120.0
 
@@ -28,6 +28,21 @@ def test_models_slow_each_other_down_on_one_device_and_not_on_two() -> None:
     together = pace(neighbours(1, beside=True, seed=SEED, seconds=SECONDS))
     assert apart == [pytest.approx(times, rel=0.01) for times in alone]
     assert mean(between or 0.0 for _, between in together) > 1.5 * mean(between or 0.0 for _, between in alone)
+
+
+def test_in_space_neighbours_cost_less_than_in_turns_and_predictions_know_it() -> None:
+    alone, turns, space = (
+        neighbours(1, beside=beside, seed=SEED, seconds=SECONDS, sharing=sharing)
+        for beside, sharing in ((False, Sharing.SPACE), (True, Sharing.TURNS), (True, Sharing.SPACE))
+    )
+    between = [mean(s or 0.0 for _, s in pace(world)) for world in (alone, space, turns)]
+    assert between == sorted(between)
+    assert between[1] < 0.8 * between[2]
+    scheduler = space.subject
+    assert isinstance(scheduler, Bunkhouse)
+    assert scheduler.snapshot(space.gpu.now_s).devices["gpu0"].sharing == "space"
+    correction = scheduler.accounting.devices["gpu0"].loads["m0"].correction
+    assert correction == pytest.approx(CARD_24GB.shared(Sharing.SPACE).friction, rel=0.15), "friction is what it learns"
 
 
 @pytest.mark.parametrize(("devices", "withheld"), [(1, {"m0", "m1"}), (2, {"m0"})])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.simulation.scenarios import few_slots, flood, models_held, overload, ratio_p99, sessions
+from services.contracts.devices import Sharing
 from services.evidence.statistics import percentile
 
 SEED = 3
@@ -26,13 +27,14 @@ def test_a_few_slots_are_enough_for_a_quiet_tenant(slots: int, floods: int, part
     assert percentile(beside, part) <= 1.1 * percentile(alone, part)
 
 
-def test_goodput_stays_when_three_times_too_much_is_asked() -> None:
-    peak, offered, _ = overload("bunkhouse", 18, seed=SEED, seconds=60.0)
-    flooded, _, breaks = overload("bunkhouse", 54, seed=SEED, seconds=60.0)
+@pytest.mark.parametrize(("sharing", "chats_per_s"), [(Sharing.TURNS, 18), (Sharing.SPACE, 27)])
+def test_goodput_stays_when_three_times_too_much_is_asked(sharing: Sharing, chats_per_s: int) -> None:
+    peak, offered, _ = overload("bunkhouse", chats_per_s, seed=SEED, seconds=60.0, sharing=sharing)
+    flooded, _, breaks = overload("bunkhouse", 3 * chats_per_s, seed=SEED, seconds=60.0, sharing=sharing)
     assert peak > 0.9 * offered
     assert flooded >= 0.95 * peak
     assert breaks <= 0.03
-    assert overload("fifo", 54, seed=SEED, seconds=60.0)[0] < 0.5 * flooded
+    assert overload("fifo", 3 * chats_per_s, seed=SEED, seconds=60.0, sharing=sharing)[0] < 0.5 * flooded
 
 
 def test_fewer_bits_hold_more_chats_within_target() -> None:
