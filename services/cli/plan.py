@@ -14,12 +14,12 @@ from services.planner.words import as_json
 
 
 def run(config_path: Path, json: bool) -> None:
-    """Print the plan. Exit code 1 when it does not fit."""
+    """Print the plan. Exit code 1 when it does not fit, or leaves a model out."""
     with reported_errors():
         planned = plan(load(config_path), planned_shape)
     if json:
         out.print_json(data=as_json(planned))
     else:
         show(planned, out)
-    if not planned.fits:
+    if not planned.fits or planned.left_out:
         raise typer.Exit(FAILED)

@@ -26,4 +26,6 @@ def run(config_path: Path, as_json: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with logs.log_file(folder / "supervisor.log") as stream:
             logs.setup("supervisor", json=True, stream=stream)
-            asyncio.run(Host(runtime, display).run())
+            for note in planned.notes:
+                display.event(f"Note: {note}.")
+            asyncio.run(Host(runtime, display, planned.left_out).run())

@@ -6,7 +6,7 @@ A new engine is one entry here and one adapter in `services.engines`. Nothing el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 
@@ -55,6 +55,7 @@ class EngineKind:
     overhead: Mapping[str, Overhead]
     pool: Pool
     kv_bits_default: Mapping[str, int | str]  # by device; "mixed": KV planes, where the model's heads allow them
+    kv_bits_risks: Mapping[int, str] = field(default_factory=dict)  # what an operator should know who sets these bits
     block_values: int = 1  # below 16 bits a head's size must be a multiple of it
     context_step: int = 1  # tokens; a chat's context is rounded up to a multiple of it
     kv_planes: bool = False  # `kv_bits: mixed`: 4 and 8 bits in one pool, changed while chats run
@@ -98,7 +99,8 @@ SGLANG = EngineKind(
         "cpu": Overhead(2560 * MIB),  # three processes that each import torch
     },
     pool=Pool.REMAINDER,
-    kv_bits_default={"cuda": "mixed", "cpu": 16},  # not 8: its fp8 has no scales, and some models answer garbage
+    kv_bits_default={"cuda": "mixed", "cpu": 16},
+    kv_bits_risks={8: "SGLang stores fp8 without scales, and some models, such as Qwen2 and Qwen2.5, answer garbage"},
     kv_planes=True,
     packages=("sglang",),
 )

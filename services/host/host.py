@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping
 
 import structlog
 
@@ -42,7 +43,8 @@ class HostFailed(Exception):
 class Host:
     """All processes of one `bunkhouse up`."""
 
-    def __init__(self, runtime: Runtime, display: Display) -> None:
+    def __init__(self, runtime: Runtime, display: Display, left_out: Mapping[str, str] | None = None) -> None:
+        """`left_out`: models that cannot run as configured, with the reason; the others are served."""
         self._runtime = runtime
         self._config = runtime.config
         self._display = display
@@ -53,7 +55,8 @@ class Host:
         self._tasks: dict[asyncio.Task[None], Child] = {}
         self._url = ""
         self._serving = False
-        self._lost: set[str] = set()  # models whose engines do not start
+        self._left_out = left_out or {}
+        self._lost: set[str] = set(self._left_out)  # models whose engines do not start
 
     async def run(self) -> None:
         """Up, until SIGINT, SIGTERM or SIGHUP. Raises AlreadyClaimed, HostFailed, QueueUnavailable."""
@@ -90,8 +93,12 @@ class Host:
             await self._start_redis()
         async with self._runtime.connect(PATIENCE_S) as connection:
             await seed(connection, self._runtime)
+        for name, why in self._left_out.items():
+            log.error("model.left_out", model=name, why=why)
+            self._report(f"The others go on without model {name}: {why}")
         env = {**os.environ, "BUNKHOUSE__GATEWAY__PORT": str(port)}
-        groups = programs(self._config, self._runtime.config_path.absolute(), self._logs_dir, env)
+        served = [model for model in self._config.models if model not in self._left_out]
+        groups = programs(self._config, served, self._runtime.config_path.absolute(), self._logs_dir, env)
         self._groups[:0] = [[self._keep(program) for program in group] for group in groups]
 
     async def _start_redis(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -55,8 +55,11 @@ class PythonProgram:
             await process.stop(self.process, self._stop_s_max)
 
 
-def programs(config: Config, config_path: Path, logs_dir: Path, env: Mapping[str, str]) -> list[list[Program]]:
-    """All but Redis, in groups. A group stops when the one before it has ended; all start at once."""
+def programs(
+    config: Config, models: Sequence[str], config_path: Path, logs_dir: Path, env: Mapping[str, str]
+) -> list[list[Program]]:
+    """All but Redis, in groups, with a worker for each of `models`. A group stops when the one before it has ended; all
+    start at once."""
     path = str(config_path)
 
     def program(name: str, module: str, stop_s_max: float, *more: str) -> Program:
@@ -69,9 +72,7 @@ def programs(config: Config, config_path: Path, logs_dir: Path, env: Mapping[str
         program("gateway" if count == 1 else f"gateway {number}", "gateway", drain_s) for number in range(1, count + 1)
     ]
     scheduler = program("scheduler", "scheduler", SCHEDULER_STOP_S_MAX)
-    workers = [
-        program(f"worker {model}", "services.worker", drain_s + ENGINE_STOP_S_MAX, model) for model in config.models
-    ]
+    workers = [program(f"worker {model}", "services.worker", drain_s + ENGINE_STOP_S_MAX, model) for model in models]
     workers += [program(f"overflow {name}", "services.worker.overflow", drain_s, name) for name in config.overflow]
     workers.append(program("jobs", "services.jobs", JOBS_STOP_S_MAX))
     return [gateways, [scheduler], workers]

@@ -19,6 +19,10 @@ BITS = (16, 8, 4)
 HEAD_DIM_USUAL = 128
 
 
+class KvBitsImpossible(ConfigError):
+    """The file sets KV bits that the model's heads do not allow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
     """One model's memory in bytes. `pool_tokens` is None where the engine takes what is left of the card."""
@@ -58,7 +62,7 @@ class Need:
 
 
 def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
-    """What a model of this shape takes as configured. Raises ConfigError for KV bits that its heads do not allow."""
+    """What a model of this shape takes as configured. Raises KvBitsImpossible."""
     model, note = with_kv_bits(name, model, shape)
     context = min(model.context_tokens, shape.context_tokens)
     per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
@@ -86,10 +90,10 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
 
 
 def with_kv_bits(name: str, model: ModelConfig, shape: ModelShape) -> tuple[ModelConfig, str]:
-    """The model with KV bits that it can hold, and why they are not the engine's default ("" where they are).
+    """The model with KV bits that it can hold, and what the operator should know of them ("" where nothing).
 
-    Bits that the file does not set become 16 where the default needs heads of another size. Raises ConfigError where
-    the file sets bits that cannot be.
+    Bits that the file does not set become 16 where the default needs heads of another size. Raises KvBitsImpossible
+    where the file sets bits that the heads do not allow.
     """
     block = model.kind.block_values
     given = "kv_bits" in model.model_fields_set
@@ -100,11 +104,19 @@ def with_kv_bits(name: str, model: ModelConfig, shape: ModelShape) -> tuple[Mode
         why = f"{model.kind.title} holds heads in blocks of {block} values, and this model's have {shape.head_dim}"
         why = why if odd else ""
     if not why:
-        return model, ""
+        return model, _risk(name, model, shape)
     if given:
         others = "8 or 16" if model.kind.kv_planes else "16"
-        raise ConfigError(f"models.{name}: kv_bits: {model.kv_bits}: {why}; set kv_bits to {others}")
+        raise KvBitsImpossible(f"models.{name}: kv_bits: {model.kv_bits}: {why}; set kv_bits to {others}")
     return model.model_copy(update={"kv_bits": 16}), f"{name} holds KV at 16 bits: {why}"
+
+
+def _risk(name: str, model: ModelConfig, shape: ModelShape) -> str:
+    """What can go wrong at the model's KV bits, with a safer setting; "" where nothing is known."""
+    if model.kv_bits == "mixed" or (risk := model.kind.kv_bits_risks.get(model.kv_bits)) is None:
+        return ""
+    planes = model.kind.kv_planes and model.kind.uses_gpu(model.device) and not _no_planes(shape)
+    return f"{name} holds KV at {model.kv_bits} bits: {risk}; {'mixed or 16' if planes else '16'} is safe"
 
 
 def _no_planes(shape: ModelShape) -> str:

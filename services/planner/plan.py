@@ -11,7 +11,7 @@ takes what is left. Fails closed: a configuration that does not fit is not start
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -24,7 +24,7 @@ from services.model_files.known_shapes import known_shapes
 from services.model_files.model_config import ModelConfigError, read_model_config
 from services.model_files.shape import ModelShape
 from services.model_files.weights import WeightsError, resolve
-from services.planner.need import BITS, Need, need_of, with_kv_bits
+from services.planner.need import BITS, KvBitsImpossible, Need, need_of, with_kv_bits
 
 log = structlog.get_logger()
 
@@ -86,13 +86,19 @@ class CardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A host's cards."""
+    """A host's cards. `left_out`: models that cannot run as configured, with the reason; the others are planned."""
 
     cards: tuple[CardPlan, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
         return all(card.fits for card in self.cards)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the operator should know of models that are served."""
+        return [placed.need.note for card in self.cards for placed in card.models if placed.need.note]
 
     def model(self, name: str) -> Placed:
         """One model's part. Raises KeyError."""
@@ -106,15 +112,23 @@ class Plan:
 def plan(config: Config, shape_of: Callable[[str], ModelShape] | None = None) -> Plan:
     """Plan a configuration. `shape_of` reads a model's shape from its `weights` (None: from disk).
 
-    Raises ConfigError, WeightsError.
+    Raises WeightsError, and ConfigError, also where no model can run as configured.
     """
     read = shape_of or read_shape
-    needs = {name: need_of(name, model, read(model.weights)) for name, model in config.models.items()}
+    needs: dict[str, Need] = {}
+    left_out: dict[str, str] = {}
+    for name, model in config.models.items():
+        try:
+            needs[name] = need_of(name, model, read(model.weights))
+        except KvBitsImpossible as error:
+            left_out[name] = str(error)
+    if left_out and not needs:
+        raise ConfigError("\n".join(left_out.values()))
     planned = []
     for device, card in cards(config).items():
-        here = [needs[name] for name, model in config.models.items() if device_of(model) == device]
+        here = [need for name, need in needs.items() if device_of(config.models[name]) == device]
         planned.append(plan_card(card, config.memory.reserve, here))
-    return Plan(tuple(planned))
+    return Plan(tuple(planned), left_out)
 
 
 def settled(config: Config, model: str) -> ModelConfig:
@@ -123,10 +137,9 @@ def settled(config: Config, model: str) -> ModelConfig:
     Raises ConfigError, WeightsError.
     """
     settings = config.models[model]
-    if "kv_bits" not in settings.model_fields_set:
-        settings, note = with_kv_bits(model, settings, read_shape(settings.weights))
-        if note:
-            log.warning("model.kv_bits_chosen", model=model, why=note)
+    settings, note = with_kv_bits(model, settings, read_shape(settings.weights))
+    if note:
+        log.warning("model.kv_bits", model=model, why=note)
     if settings.kv_tokens is not None or settings.kind.pool is Pool.PER_CHAT:
         return settings
     return settings.model_copy(update={"kv_tokens": plan(config).model(model).pool_tokens})

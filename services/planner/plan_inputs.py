@@ -13,7 +13,7 @@ from services.devices.card import Card, bandwidths, card, device_of, devices
 from services.model_files.shape import ModelShape
 from services.model_files.weights import WeightsError
 from services.planner.kv_change import PlanInputs
-from services.planner.need import Need, need_of
+from services.planner.need import KvBitsImpossible, Need, need_of
 from services.planner.plan import read_shape
 from services.store.bandwidth import read_measured
 from services.store.connection import Connection
@@ -29,16 +29,22 @@ def _shape(weights: str) -> ModelShape:
 
 
 def needs_beside(config: Config, model: str, reported: Mapping[str, str] | None = None) -> dict[str, Need]:
-    """What each model on the same device takes. `reported`: the device of each engine that runs. Reads files.
+    """What each model on the same device takes, but of those that cannot run as configured. `reported`: the device of
+    each engine that runs. Reads files.
 
-    Raises ConfigError, WeightsError.
+    Raises WeightsError, and ConfigError where `model` itself cannot run as configured.
     """
     on = {name: (reported or {}).get(name) or device_of(settings) for name, settings in config.models.items()}
-    return {
-        name: need_of(name, settings, _shape(settings.weights))
-        for name, settings in config.models.items()
-        if on[name] == on[model]
-    }
+    needs = {}
+    for name, settings in config.models.items():
+        if on[name] != on[model]:
+            continue
+        try:
+            needs[name] = need_of(name, settings, _shape(settings.weights))
+        except KvBitsImpossible:
+            if name == model:
+                raise
+    return needs
 
 
 def card_of(config: Config, device: str, used: Sequence[str] | None = None) -> Card | None:

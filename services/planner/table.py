@@ -15,6 +15,8 @@ def show(plan: Plan, console: Console) -> None:
     for card in plan.cards:
         notes = [Text(f"Note: {placed.need.note}.", "yellow") for placed in card.models if placed.need.note]
         console.print(Group(_models(card), "", _bits(card), "", *notes, _verdict(card)))
+    for name, why in plan.left_out.items():
+        console.print(Text(f"{name} is left out: {why}.", "red"))
 
 
 def _models(card: CardPlan) -> Table:

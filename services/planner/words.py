@@ -61,7 +61,7 @@ def _refusal(card: CardPlan) -> str:
 
 def as_json(plan: Plan) -> dict[str, object]:
     """The plan for programs. All sizes are bytes."""
-    return {"fits": plan.fits, "cards": [_card(card) for card in plan.cards]}
+    return {"fits": plan.fits, "cards": [_card(card) for card in plan.cards], "left_out": dict(plan.left_out)}
 
 
 def _card(card: CardPlan) -> dict[str, object]:

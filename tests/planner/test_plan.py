@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -233,3 +234,33 @@ def test_kv_bits_that_llamacpp_cannot_hold_are_refused_in_one_line(bits: int) ->
     assert _one(odd, engine="llamacpp", kv_bits=16).fits
     [chosen] = _one(odd, engine="llamacpp").cards[0].models
     assert chosen.kv_bits == 16
+
+
+def test_a_model_with_impossible_kv_bits_is_left_out_and_the_others_are_planned() -> None:
+    """The whole file was refused."""
+    shapes = {"odd": replace(QWQ, head_dim=80), "qwq": QWQ}
+    models = {"odd": {"engine": "llamacpp", "weights": "odd", "kv_bits": 4, "chats_max": 1}, "qwq": qwq(kv_bits=8)}
+    found = plan(Config.model_validate({"memory": {"card": "80GB"}, "models": models}), lambda name: shapes[name])
+    assert found.fits
+    assert [placed.need.model for card in found.cards for placed in card.models] == ["qwq"]
+    assert list(found.left_out) == ["odd"]
+    console = Console(width=300, record=True, file=StringIO())
+    show(found, console)
+    cause = "models.odd: kv_bits: 4: llama.cpp holds heads in blocks of 32 values, and this model's have 80"
+    assert f"odd is left out: {cause}; set kv_bits to 16." in console.export_text().splitlines()
+    assert as_json(found)["left_out"] == dict(found.left_out)
+
+
+def test_fp8_without_scales_is_planned_with_a_warning_that_says_why() -> None:
+    """It was chosen in silence where the file says `kv_bits: 8`."""
+    risky = _one(QWQ, engine="sglang", kv_bits=8)
+    assert [placed.kv_bits for placed in risky.cards[0].models] == [8]
+    [note] = risky.notes
+    assert "fp8 without scales" in note
+    assert note.endswith("mixed or 16 is safe")
+    [odd] = _one(replace(QWQ, head_dim=80), engine="sglang", kv_bits=8).notes
+    assert odd.endswith("; 16 is safe")
+    console = Console(width=300, record=True, file=StringIO())
+    show(risky, console)
+    assert f"Note: {note}." in console.export_text().splitlines()
+    assert _one(QWQ, engine="sglang", kv_bits="mixed").notes == _one(QWQ, engine="llamacpp", kv_bits=8).notes == []
