@@ -13,16 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from scheduler.admission import AdmissionContext, decide, decide_now, engine_unknown, never, options, slots_kept
-from scheduler.fairness import ActiveTenants, Counters
-from scheduler.flow_queues import Waiting
-from scheduler.ledger import Account, Ledger, reservation_of, reserve_bytes
-from scheduler.limits import Limits
-from scheduler.prefix_cache_estimator import PrefixCacheEstimator
-from scheduler.service_rate import ServiceRate
-from scheduler.session_leases import SessionLeases
+from scheduler.estimates import PrefixCacheEstimator, ServiceRate
+from scheduler.fairness import ActiveTenants, Counters, SlotUse
+from scheduler.ledger import Account, Ledger, Limits, reservation_of, reserve_bytes
 from scheduler.settings import SchedulerSettings
-from scheduler.slot_use import SlotUse
 from scheduler.step_time import StepTimeModel
+from scheduler.wait_queue import SessionLeases, Waiting
 from services.contracts.chats import ChatUsage, KvBits
 from services.contracts.decisions import Decision, Reservation
 from services.contracts.engines import EngineFacts

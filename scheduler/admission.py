@@ -17,7 +17,7 @@ In order, and the first that holds decides:
 A tenant above its share of an engine meets a smaller one, while others are about: `headroom` of its pool is kept for
 them, as far as that holds a chat like this one, and `latency_headroom` of each target; its prompts are let in one at a
 time. `headroom` of the slots, one at least, is kept from it and from tenants that used more than their part lately
-(`slot_use.py`). Fails closed: without fresh telemetry nothing is admitted.
+(`fairness.SlotUse`). Fails closed: without fresh telemetry nothing is admitted.
 """
 
 from __future__ import annotations

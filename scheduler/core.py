@@ -20,11 +20,10 @@ from scheduler.admission import never, options
 from scheduler.decision_log import DecisionLog
 from scheduler.demotion import Demotion
 from scheduler.dispatch_cycle import DispatchCycle
-from scheduler.flow_queues import Waiting
 from scheduler.overload import Overload
 from scheduler.settings import SchedulerSettings
 from scheduler.snapshot import take
-from scheduler.wait_queue import WaitQueue
+from scheduler.wait_queue import Waiting, WaitQueue
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.decisions import Decision, Reason, Reservation
 from services.contracts.devices import DeviceReport

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from scheduler.flow_queues import Waiting
+from scheduler.wait_queue import Waiting
 from services.contracts.chats import ChatUsage, Ticket
 from services.contracts.decisions import Decision, Number, Reason, Reservation
 from services.contracts.explanation import Explanation

@@ -19,10 +19,9 @@ from __future__ import annotations
 from scheduler.accounting import Accounting
 from scheduler.admission import AdmissionContext, closed_to_all, headroom_bytes
 from scheduler.decision_log import DecisionLog
-from scheduler.fairness_order import Key
-from scheduler.flow_queues import Waiting
+from scheduler.fairness import Key
 from scheduler.ledger import Account
-from scheduler.wait_queue import WaitQueue
+from scheduler.wait_queue import Waiting, WaitQueue
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 
 _BANDWIDTH_REASONS = (Reason.BANDWIDTH, Reason.FIRST_TOKEN)

@@ -2,7 +2,7 @@
 
 Overflow where the bot allows another provider, else reject. What a chat may cost there at most has to be left of its
 tenant's money; a chat that only lacks memory waits on until it is. `retry_after_s` is the time in which the tenant's
-queue is expected to drain (service_rate.py), within 1..120 s, since openai-python gives up on longer ones; 1 s where
+queue is expected to drain (estimates.py), within 1..120 s, since openai-python gives up on longer ones; 1 s where
 nothing is known. New sessions whose expected wait passes their deadline are refused as they come; turns of admitted
 sessions never are, and wait until the deadline itself.
 """
@@ -13,10 +13,9 @@ from math import ceil
 
 from scheduler.accounting import Accounting
 from scheduler.decision_log import DecisionLog
-from scheduler.flow_queues import Waiting
-from scheduler.service_rate import expected_wait_s
+from scheduler.estimates import expected_wait_s
 from scheduler.settings import SchedulerSettings
-from scheduler.wait_queue import WaitQueue
+from scheduler.wait_queue import Waiting, WaitQueue
 from services.contracts.chats import Ticket
 from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.prices import TokenPrice

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from scheduler.accounting import Accounting
-from scheduler.flow_queues import FlowQueues
+from scheduler.estimates import expected_wait_s
 from scheduler.ledger import Account
-from scheduler.service_rate import expected_wait_s
 from scheduler.step_time import StepTimeModel
+from scheduler.wait_queue import FlowQueues
 from services.contracts.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
 
 

@@ -32,7 +32,7 @@ class HostSample:
     waiting: int | None = None
 
 
-class Series(TypedDict):
+class HostSeries(TypedDict):
     """Samples as the charts' columns. None: a gap."""
 
     at_s: list[float]
@@ -78,7 +78,7 @@ class Recorder:
             waiting=snapshot.waiting,
         )
 
-    def series(self, after_s: float) -> Series:
+    def series(self, after_s: float) -> HostSeries:
         """Samples newer than `after_s`, as columns."""
         kept = [sample for sample in self.samples if sample.at_s > after_s]
         names = sorted({name for sample in self.samples for name in sample.inter_token_s})

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.fairness_order import FairnessOrder, LeastFirst
+from scheduler.fairness import FairnessOrder, LeastFirst, SlotUse
 from scheduler.settings import TenantShare
-from scheduler.slot_use import SlotUse
 
 from .kit import NOW_S, Host, facts, ticket, usage
 

@@ -1,4 +1,6 @@
-"""How much of a prompt an engine is expected to have in its prefix cache.
+"""What settled chats teach: how much of a prompt is cached, and how fast a model serves its queue.
+
+**Prefix cache.** Expected of a prompt, in tokens:
 
     a turn's         hit rate of the model's turns x tokens of the session's earlier turn
     a new session's  what the bot's new sessions share: its system prompt
@@ -7,6 +9,19 @@ The hit rate is the mean of the first ten turns, then moves by a tenth. What new
 of the last `WINDOW`: one that found the cache cold does not make it. New are conversations without an earlier answer.
 Both start at 0, and are 0 again when the engine starts: until hits were seen, prompts count in full (fails closed). A
 turn is expected to have at least what a new session has.
+
+**Pace.** How long a ticket is expected to wait, in seconds:
+
+    chats per second = max(chats running, as a rule) / their mean duration           (Little's law)
+    expected wait    = tickets ahead in the flow / (chats per second x the tenant's part of the weights that wait)
+
+Workers measure durations: the wall clock, by which chats are let in, may be set while they run. "As a rule" is
+a mean over settlements: chats that were let in together end together, and an engine whose report is late gets no new
+ones for a moment, which must not look like a slow model. Unknown (None) until a chat of the model was settled, or while
+none runs; nothing is refused early then.
+
+A stall is not the engine's pace: chats that ran before this scheduler took over are left out (what made it take over
+stalled them, too), and one run counts as a few usual ones at most.
 """
 
 from __future__ import annotations
@@ -94,3 +109,37 @@ class PrefixCacheEstimator:
     def session_settled(self, model: str, bot: str, cached_tokens: int) -> None:
         """The first chat of a new session had `cached_tokens` of its prompt in the cache."""
         self._shared.setdefault(model, {}).setdefault(bot, SharedPrefix()).add(cached_tokens)
+
+
+_PACE_SMOOTHING = 0.05
+_OUTLIER = 4.0  # a run counts as at most so many usual ones
+
+
+class ServiceRate:
+    """Mean duration of chats, per model, smoothed."""
+
+    def __init__(self) -> None:
+        self.duration_s: dict[str, float] = {}
+        self._running: dict[str, float] = {}
+
+    def settled(self, model: str, seconds: float, running: int) -> None:
+        """A chat is over; `running` counts it and those that ran beside it."""
+        before = self.duration_s.get(model)
+        if before is None:
+            self.duration_s[model] = seconds
+        else:
+            self.duration_s[model] = before + _PACE_SMOOTHING * (min(seconds, _OUTLIER * before) - before)
+        usual = self._running.get(model, float(running))
+        self._running[model] = usual + _PACE_SMOOTHING * (running - usual)
+
+    def per_s(self, model: str, running: int) -> float | None:
+        """Chats per second that the model finishes."""
+        duration_s = self.duration_s.get(model)
+        if not running or not duration_s:
+            return None
+        return max(running, self._running[model]) / duration_s
+
+
+def expected_wait_s(per_s: float, ahead: int, part: float) -> float:
+    """Seconds until a ticket with `ahead` before it is served, for a tenant that gets `part` of the service."""
+    return (ahead + 1) / (per_s * max(part, 1e-6))
