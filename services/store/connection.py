@@ -16,10 +16,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
-from services.store.redis_client import BlockingPool, Client
-from services.store.shared_connection import SharedConnection
-from services.store.sockets import KINDS, pack
-from services.store.subscriber import Hear, listen
+from services.store.redis_client import KINDS, BlockingPool, Client, Hear, SharedConnection, listen, pack
 
 SCRIPTS = (
     *("submit", "cancel", "follow", "attend", "registry", "take_delivery"),  # gateways

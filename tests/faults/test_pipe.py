@@ -10,10 +10,10 @@ import pytest
 import uvloop
 from redis.exceptions import ResponseError
 
+from services.store import redis_client as ear
 from services.store import redis_keys as keys
-from services.store import subscriber as ear
 from services.store.connection import Connection, QueueUnavailable, connect, translated
-from services.store.sockets import HandoverConnection
+from services.store.redis_client import HandoverConnection
 from services.store.work import WorkConsumer
 from tests.faults.harness.proxy import Proxy
 from tests.gateway.driver import until
