@@ -52,6 +52,7 @@ class Call:
         self.route = "other"
         self.tenant: str | None = None
         self.chat: str | None = None
+        self.error_body: Callable[[Refused], bytes] = Refused.body  # as the route's API has it
 
     def header(self, name: bytes) -> str | None:
         """A header's value; None when absent or empty."""
@@ -176,7 +177,7 @@ class Call:
         """The error as a whole answer."""
         self.label = refused.counted_as.value
         chat = [(b"x-bunkhouse-chat", self.chat.encode())] if self.chat else []
-        await self.respond(refused.row.status, refused.body(), [JSON, *chat, *refused.headers()])
+        await self.respond(refused.row.status, self.error_body(refused), [JSON, *chat, *refused.headers()])
 
 
 class _Bounded:

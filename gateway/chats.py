@@ -34,7 +34,6 @@ async def create(gateway: Gateway, call: Call) -> None:
     """POST /v1/chat/completions: authenticate, parse, admit, relay. Raises Refused, QueueUnavailable, ClientGone."""
     body = await json_body(gateway, call)
     request = checked_chat(body, strict=gateway.config.gateway.strict)
-    note_unknown(gateway, call, request.unknown)
     options = request.stream_options
     await answer(
         gateway,
@@ -53,6 +52,7 @@ async def answer(
     gateway: Gateway, call: Call, request: ChatRequest, format_of: Callable[[Ticket], AnswerFormat]
 ) -> None:
     """Admit a chat and relay its reply as `format_of` writes it. Raises Refused, QueueUnavailable, ClientGone."""
+    note_unknown(gateway, call, request.unknown)
     caller = Caller(
         lambda: gateway.directory.authenticate(call.authorization),
         call.request_id,

@@ -125,6 +125,8 @@ class Prompts:
 
     async def prepare(self, bot: ServedBot, request: ChatRequest, engine: EngineNow) -> Prompt:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""
+        if request.raw is not None:
+            return await self.raw(bot, request.raw, engine)
         context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
         chars = len(bot.config.system) + sum(len(message.text) for message in request.messages)
         if chars > context * CHARS_PER_TOKEN_MAX:
@@ -141,26 +143,36 @@ class Prompts:
             raise _too_long(f"{tokens}", context)
         return Prompt(tokens, content, context)
 
-    async def raw(self, bot: ServedBot, text: str, engine: EngineNow, *, special: bool = True) -> Prompt:
-        """A text as it is, with no template and no system prompt. Raises Refused when it does not fit."""
+    async def raw(
+        self, bot: ServedBot, prompt: str | Sequence[int], engine: EngineNow, *, special: bool = True
+    ) -> Prompt:
+        """A text or token ids as they are. `special`: with BOS, where the model wants it before a text.
+
+        Raises Refused when it does not fit, or these ids are not the model's.
+        """
         context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
-        if len(text) > context * CHARS_PER_TOKEN_MAX:
-            raise _too_long(f"{len(text) // CHARS_PER_TOKEN_MAX}", context, "at least ", param="prompt")
         tokenizer = self._tokenizers[bot.config.model]
-
-        def encoded() -> Prompt:
-            content = tokenizer.raw_prompt(text, special=special)
-            tokens = tokenizer.count(text) if isinstance(content, str) else len(content)
-            return Prompt(tokens, content, context)
-
-        if len(text) <= INLINE_CHARS_MAX:
-            prompt = encoded()
-        else:
+        if not isinstance(prompt, str):
+            _check_ids(tokenizer, prompt)
+            found = Prompt(len(prompt), prompt, context)
+        elif len(prompt) > context * CHARS_PER_TOKEN_MAX:
+            raise _too_long(f"{len(prompt) // CHARS_PER_TOKEN_MAX}", context, "at least ", param="prompt")
+        elif len(prompt) > INLINE_CHARS_MAX:
             async with self._threads:
-                prompt = await asyncio.to_thread(encoded)
-        if prompt.tokens >= context:
-            raise _too_long(f"{prompt.tokens}", context, param="prompt")
-        return prompt
+                found = await asyncio.to_thread(_raw_prompt, tokenizer, prompt, context, special)
+        else:
+            found = _raw_prompt(tokenizer, prompt, context, special)
+        if found.tokens >= context:
+            raise _too_long(f"{found.tokens}", context, param="prompt")
+        return found
+
+    def text_of(self, bot: ServedBot, prompt: str | Sequence[int]) -> str:
+        """A prompt as text. Raises Refused for token ids that are not the model's."""
+        if isinstance(prompt, str):
+            return prompt
+        tokenizer = self._tokenizers[bot.config.model]
+        _check_ids(tokenizer, prompt)
+        return tokenizer.decode(prompt)
 
     def _tokenized(
         self, bot: ServedBot, tokenizer: Tokenizer, messages: list[dict[str, str]]
@@ -173,6 +185,22 @@ class Prompts:
             return tokenizer.count(text), tokenizer.prompt(text)
         ids = self._prefixes.encode(bot, tokenizer, text)
         return len(ids), ids
+
+
+def _raw_prompt(tokenizer: Tokenizer, text: str, context: int, special: bool) -> Prompt:
+    content = tokenizer.raw_prompt(text, special=special)
+    return Prompt(tokenizer.count(text) if isinstance(content, str) else len(content), content, context)
+
+
+def _check_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    if tokenizer.vocabulary is None:
+        raise Refused(
+            Code.UNSUPPORTED_PARAMETER, "prompt: only its engine knows this model's token ids.", param="prompt"
+        )
+    if max(ids) >= tokenizer.vocabulary:
+        raise Refused(
+            Code.INVALID_VALUE, f"prompt: this model's token ids are below {tokenizer.vocabulary}.", param="prompt"
+        )
 
 
 def conversation(system: str, request: ChatRequest, harmless: Callable[[str], str]) -> list[dict[str, str]]:

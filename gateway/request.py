@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from hashlib import blake2b
-from typing import Annotated
+from typing import Annotated, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -62,11 +62,28 @@ class ChatRequest(BaseModel):
     ) = None
     chat_id: str | int | None = None  # Open WebUI's name for the conversation
     _unknown: tuple[str, ...] = PrivateAttr(())
+    _raw: str | Sequence[int] | None = PrivateAttr(None)
+    _capped: bool = PrivateAttr(False)
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Names that the request had and the table of parameters has not."""
         return self._unknown
+
+    @property
+    def raw(self) -> str | Sequence[int] | None:
+        """What the model reads instead of the messages: a text or token ids, with no template and no system prompt."""
+        return self._raw
+
+    @property
+    def capped(self) -> bool:
+        """Whether the answer may be shorter than `wanted_tokens` where the context leaves less."""
+        return self._capped
+
+    def asked_elsewhere(self, *, raw: str | Sequence[int] | None = None, capped: bool = False) -> Self:
+        """The same request, as another API means it."""
+        self._raw, self._capped = raw, capped
+        return self
 
     @property
     def wanted_tokens(self) -> int | None:

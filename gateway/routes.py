@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
-from gateway import chats, models, openapi, probes
-from gateway.api import tokenize
+from gateway import chats, models, probes
+from gateway.api import anthropic, completions, responses, tokenize
 from gateway.call import Call
+from gateway.openapi import document
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
 
@@ -21,6 +22,7 @@ class Route(NamedTuple):
     name: str
     method: str
     handler: Handler
+    error_body: Callable[[Refused], bytes] = Refused.body
 
 
 V1 = "/v1"
@@ -28,12 +30,16 @@ ROUTES: dict[str, Route] = {
     route.name: route
     for route in (
         Route("/v1/chat/completions", "POST", chats.create),
+        Route("/v1/responses", "POST", responses.create),
+        Route("/v1/messages", "POST", anthropic.create, anthropic.error_body),
+        Route("/v1/messages/count_tokens", "POST", anthropic.count_tokens, anthropic.error_body),
+        Route("/v1/completions", "POST", completions.create),
         Route("/tokenize", "POST", tokenize.create),
         Route("/v1/models", "GET", models.index),
         Route("/health", "GET", probes.health),
         Route("/ready", "GET", probes.ready),
         Route("/metrics", "GET", probes.metrics),
-        Route(openapi.PATH, "GET", openapi.show),
+        Route(document.PATH, "GET", document.show),
     )
 }
 MODEL_PREFIX = "/v1/models/"
@@ -45,8 +51,8 @@ def find(call: Call) -> Route:
     """The route of a request. Raises Refused."""
     route = ROUTES.get(call.path) or _find(_canonical(call.path))
     if route is None:
-        raise Refused(Code.NOT_FOUND, f"{call.method} {call.path} does not exist. {openapi.PATH} lists what does.")
-    call.route = route.name
+        raise Refused(Code.NOT_FOUND, f"{call.method} {call.path} does not exist. {document.PATH} lists what does.")
+    call.route, call.error_body = route.name, route.error_body
     if call.method != route.method and (call.method, route.method) != ("HEAD", "GET"):
         allowed = b"GET, HEAD" if route.method == "GET" else route.method.encode()
         raise Refused(

@@ -123,7 +123,8 @@ async def _prepare(
     bot, engine = served(gateway, tenant, request.model)
     prompt = await gateway.prompts.prepare(bot, request, engine)
     now_s = gateway.clock()
-    overflow = bot.config.overflow is not None and await _has_money(gateway, tenant, now_s)
+    elsewhere = bot.config.overflow is not None and request.raw is None  # other providers take messages alone
+    overflow = elsewhere and await _has_money(gateway, tenant, now_s)
     ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chat, now_s=now_s, overflow=overflow)
     return ticket, _payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
 
@@ -190,6 +191,8 @@ def _answer_tokens(bot: ServedBot, request: ChatRequest, prompt: Prompt) -> int:
     wanted = request.wanted_tokens
     if wanted is None:
         return min(bot.config.answer_tokens_max, prompt.tokens_left)
+    if request.capped:
+        return min(wanted, prompt.tokens_left)
     if wanted > prompt.tokens_left:
         name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
         raise Refused(

@@ -1,265 +1,153 @@
-"""Anthropic's Messages API: POST /v1/messages becomes a chat."""
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API, its events, whole answers and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
 
 import orjson
-from pydantic import ConfigDict, Field
 
-from gateway.api.shapes import Shape, checked, refuse_mixed
-from gateway.outcomes import Code, Refused
+from gateway.answers import event
+from gateway.api.anthropic_request import CountTokensRequest, parsed
+from gateway.api.blocks import Block, Blocks, Step, StepKind, blocks_of
+from gateway.api.shapes import checked
+from gateway.call import Call
+from gateway.chats import answer, json_body
+from gateway.outcomes import Refused
+from gateway.request import checked_chat
+from gateway.state import Gateway
+from gateway.submit import served
+from services.contracts.chats import ChatUsage, Ticket
+from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyEntry
 
-CHAT_STYLE = {
-    "max_completion_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
-    "input": "messages",
-    "instructions": "system",
-    "stop": "stop_sequences",
-    "response_format": "output_config.format",
-    "n": "several requests",
+STOP_REASONS = {Finish.LENGTH: "max_tokens", Finish.TOOL_CALLS: "tool_use"}
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
 }
-EFFORTS = {"xhigh": "high", "max": "high"}  # beyond what chat templates know
-
-
-class TextBlock(Shape):
-    """Text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ThinkingBlock(Shape):
-    """Thoughts of an earlier answer."""
-
-    type: Literal["thinking"]
-    thinking: str
-
-
-class RedactedBlock(Shape):
-    """Thoughts that only another host can read: left out."""
-
-    type: Literal["redacted_thinking"]
-
-
-class ToolUse(Shape):
-    """A tool call of an earlier answer."""
-
-    type: Literal["tool_use"]
-    id: str
-    name: str
-    input: dict[str, object]
-
-
-class ToolResult(Shape):
-    """What a tool gave back."""
-
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: str | Annotated[list[TextBlock], Field(max_length=1024)] = ""
-    is_error: bool | None = None
-
-    @property
-    def text(self) -> str:
-        text = self.content if isinstance(self.content, str) else "".join(block.text for block in self.content)
-        return text or ("error" if self.is_error else "")
-
-
-BlockParam = TextBlock | ThinkingBlock | RedactedBlock | ToolUse | ToolResult
-BLOCKS: Mapping[str, Mapping[str, type[BlockParam]]] = {
-    "user": {"text": TextBlock, "tool_result": ToolResult},
-    "assistant": {
-        "text": TextBlock,
-        "thinking": ThinkingBlock,
-        "redacted_thinking": RedactedBlock,
-        "tool_use": ToolUse,
-    },
-    "system": {"text": TextBlock},
+DELTAS = {
+    ContentKind.CONTENT: ("text_delta", "text"),
+    ContentKind.REASONING: ("thinking_delta", "thinking"),
+    ContentKind.TOOL_CALL: ("input_json_delta", "partial_json"),
 }
 
 
-class MessageParam(Shape):
-    """One message."""
-
-    role: Literal["user", "assistant", "system"]
-    content: str | Annotated[list[dict[str, object]], Field(max_length=1024)]
-
-
-class ToolParam(Shape):
-    """A tool that the client runs. The tools that Anthropic runs itself are refused by their type."""
-
-    type: Literal["custom"] | None = None
-    name: str
-    description: str | None = None
-    input_schema: dict[str, object]
-    strict: bool | None = None
-
-    def chat(self) -> dict[str, object]:
-        """As a chat request has it."""
-        function = self.model_dump(include={"name", "description", "strict"}, exclude_none=True)
-        return {"type": "function", "function": {**function, "parameters": self.input_schema}}
+async def create(gateway: Gateway, call: Call) -> None:
+    """POST /v1/messages. Raises Refused, QueueUnavailable, ClientGone."""
+    request = parsed(await json_body(gateway, call))
+    chat = checked_chat(request.chat(), strict=gateway.config.gateway.strict)
+    await answer(gateway, call, chat.asked_elsewhere(capped=True), MessagesAnswer)
 
 
-class ToolChoice(Shape):
-    """Whether the answer must call a tool."""
-
-    type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None
-    disable_parallel_tool_use: bool | None = None
-
-
-class Thinking(Shape):
-    """Whether the model thinks first."""
-
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+async def count_tokens(gateway: Gateway, call: Call) -> None:
+    """POST /v1/messages/count_tokens: what a chat's prompt would take. Raises Refused, QueueUnavailable, ClientGone."""
+    request = checked(CountTokensRequest, await json_body(gateway, call))
+    chat = checked_chat(request.chat(), strict=gateway.config.gateway.strict)
+    bot, engine = served(gateway, call.tenant or "", chat.model)
+    prompt = await gateway.prompts.prepare(bot, chat, engine)
+    await call.respond_json({"input_tokens": prompt.tokens})
 
 
-class JsonFormat(Shape):
-    """What the answer must match."""
+class MessagesAnswer:
+    """One answer. Its blocks are numbered, so it lasts as long as its connection."""
 
-    type: Literal["json_schema"]
-    schema_: dict[str, object] = Field(alias="schema")
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._blocks = Blocks()
 
+    def start(self, entry_id: str) -> bytes:  # noqa: ARG002  (these events cannot be resumed)
+        """The first events."""
+        usage = {"input_tokens": self._ticket.prompt_tokens, "output_tokens": 0}
+        return _event("message_start", message=self._message([], None, usage)) + _event("ping")
 
-class OutputConfig(Shape):
-    """How much the model thinks, and what the answer must match."""
+    def entry(self, entry: ReplyEntry) -> bytes:
+        """The events of one entry with text."""
+        return b"".join(_step(step) for step in self._blocks.feed(entry))
 
-    effort: str | None = None
-    format: JsonFormat | None = None
+    def tail(self, end: ReplyEnd) -> bytes:
+        """The events that close what is open, and the end of the message."""
+        closing = b"".join(_step(step) for step in self._blocks.end())
+        delta = {"stop_reason": STOP_REASONS.get(end.finish, "end_turn"), "stop_sequence": None}
+        usage = _usage(end.usage) if end.usage is not None else {"output_tokens": 0}
+        return closing + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
 
+    def failed(self, refused: Refused) -> bytes:
+        """An error after the start."""
+        return event(error_body(refused), name="error")
 
-class UserMetadata(Shape):
-    """Who asks."""
+    def whole(self, entries: Sequence[ReplyEntry], end: ReplyEnd) -> bytes:
+        """The answer to a request that does not stream."""
+        blocks = [_block(block, block.text) for block in blocks_of(entries)]
+        usage = _usage(end.usage) if end.usage is not None else {"input_tokens": 0, "output_tokens": 0}
+        return orjson.dumps(self._message(blocks, STOP_REASONS.get(end.finish, "end_turn"), usage))
 
-    user_id: str | None = None
-
-
-class CountTokensRequest(Shape):
-    """The body of POST /v1/messages/count_tokens. Other parameters are those of a chat request."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: Annotated[str, Field(min_length=1, max_length=160)]
-    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=2048)]
-    system: str | list[TextBlock] | None = None
-    tools: list[dict[str, object]] | None = None
-    tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
-    output_config: OutputConfig | None = None
-
-    def chat(self) -> dict[str, object]:
-        """As a chat request has it. Raises Refused."""
+    def _message(
+        self, content: list[dict[str, object]], stop_reason: str | None, usage: Mapping[str, object]
+    ) -> dict[str, object]:
         return {
-            **(self.model_extra or {}),
-            "model": self.model,
-            "messages": self._messages(),
-            **self._tools(),
-            **self._output(),
+            "id": "msg_" + self._ticket.chat.removeprefix("chatcmpl-"),
+            "type": "message",
+            "role": "assistant",
+            "model": self._ticket.bot,
+            "content": content,
+            "stop_reason": stop_reason,
+            "stop_sequence": None,
+            "usage": usage,
         }
 
-    def _messages(self) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = []
-        if self.system:
-            system = self.system if isinstance(self.system, str) else "\n\n".join(block.text for block in self.system)
-            found.append({"role": "system", "content": system})
-        for number, message in enumerate(self.messages):
-            found += _chat_messages(message, f"messages[{number}].content")
-        if self.messages[-1].role == "assistant":
-            raise Refused(
-                Code.UNSUPPORTED_PARAMETER,
-                "messages: the last one is the assistant's, but an answer's beginning cannot be given here.",
-                param="messages",
-            )
-        return found
 
-    def _tools(self) -> dict[str, object]:
-        if not self.tools:
-            return {}
-        tools = [checked(ToolParam, tool, f"tools[{number}]").chat() for number, tool in enumerate(self.tools)]
-        found: dict[str, object] = {"tools": tools}
-        choice = self.tool_choice
-        if choice is not None:
-            named = {"type": "function", "function": {"name": choice.name}}
-            found["tool_choice"] = {"any": "required", "tool": named}.get(choice.type, choice.type)
-            if choice.disable_parallel_tool_use is not None:
-                found["parallel_tool_calls"] = not choice.disable_parallel_tool_use
-        return found
-
-    def _output(self) -> dict[str, object]:
-        found: dict[str, object] = {}
-        if self.thinking is not None and self.thinking.type != "adaptive":
-            found["chat_template_kwargs"] = {"enable_thinking": self.thinking.type == "enabled"}
-        if self.output_config is not None and self.output_config.effort:
-            found["reasoning_effort"] = EFFORTS.get(self.output_config.effort, self.output_config.effort)
-        if self.output_config is not None and self.output_config.format:
-            schema = {"name": "answer", "schema": self.output_config.format.schema_, "strict": True}
-            found["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return found
+def error_body(refused: Refused) -> bytes:
+    """`{"type": "error", "error": {type, message}}`. The code and the parameter's name stand beside the message."""
+    error = {
+        "type": ERROR_TYPES.get(
+            refused.row.status, "invalid_request_error" if refused.row.status < 500 else "api_error"
+        ),
+        "message": refused.message,
+        "code": refused.code.value,
+        "param": refused.param,
+    }
+    return orjson.dumps({"type": "error", "error": error})
 
 
-class MessagesRequest(CountTokensRequest):
-    """The body of POST /v1/messages."""
-
-    max_tokens: Annotated[int, Field(ge=1)]
-    stop_sequences: list[str] | None = None
-    metadata: UserMetadata | None = None
-
-    def chat(self) -> dict[str, object]:
-        """As a chat request has it. Raises Refused."""
-        found = {**super().chat(), "max_tokens": self.max_tokens}
-        if self.stop_sequences:
-            found["stop"] = self.stop_sequences
-        if self.metadata is not None and self.metadata.user_id:
-            found["user"] = self.metadata.user_id
-        return found
+def _step(step: Step) -> bytes:
+    index = step.block.index
+    if step.kind is StepKind.OPENED:
+        return _event("content_block_start", index=index, content_block=_block(step.block, ""))
+    if step.kind is StepKind.GREW:
+        kind, name = DELTAS[step.block.kind]
+        return _event("content_block_delta", index=index, delta={"type": kind, name: step.text})
+    return _event("content_block_stop", index=index)
 
 
-def parsed(body: Mapping[str, object]) -> MessagesRequest:
-    """A checked request. Raises Refused."""
-    refuse_mixed(body, "/v1/messages", CHAT_STYLE)
-    return checked(MessagesRequest, body)
+def _block(block: Block, text: str) -> dict[str, object]:
+    if block.kind is ContentKind.TOOL_CALL:
+        return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": _arguments(text)}
+    if block.kind is ContentKind.REASONING:
+        return {"type": "thinking", "thinking": text, "signature": ""}
+    return {"type": "text", "text": text, "citations": None}
 
 
-def _chat_messages(message: MessageParam, place: str) -> list[dict[str, object]]:
-    """One message as chat messages: results of tools first, each a message of its own."""
-    if isinstance(message.content, str):
-        return [{"role": message.role, "content": message.content}]
-    blocks = [_block(message.role, block, f"{place}[{number}]") for number, block in enumerate(message.content)]
-    results: list[dict[str, object]] = [
-        {"role": "tool", "tool_call_id": block.tool_use_id, "content": block.text}
-        for block in blocks
-        if isinstance(block, ToolResult)
-    ]
-    texts = [{"type": "text", "text": block.text} for block in blocks if isinstance(block, TextBlock)]
-    if message.role == "assistant":
-        return [_assistant(blocks, texts)]
-    return [*results, {"role": message.role, "content": texts}] if texts or not results else results
+def _arguments(text: str) -> object:
+    """A call's arguments as an object. What the model wrote is kept as it is where that is not one."""
+    try:
+        arguments = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        arguments = text
+    return arguments if isinstance(arguments, dict) else {"arguments": arguments}
 
 
-def _assistant(blocks: Sequence[BlockParam], texts: Sequence[object]) -> dict[str, object]:
-    thoughts = "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock))
-    calls = [
-        {
-            "id": block.id,
-            "type": "function",
-            "function": {"name": block.name, "arguments": orjson.dumps(block.input).decode()},
-        }
-        for block in blocks
-        if isinstance(block, ToolUse)
-    ]
-    found: dict[str, object] = {"role": "assistant", "content": texts or ""}
-    return found | ({"reasoning_content": thoughts} if thoughts else {}) | ({"tool_calls": calls} if calls else {})
+def _usage(used: ChatUsage) -> dict[str, object]:
+    return {
+        "input_tokens": used.prompt_tokens - used.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": used.cached_tokens,
+        "output_tokens": used.completion_tokens,
+    }
 
 
-def _block(role: str, block: Mapping[str, object], place: str) -> BlockParam:
-    kinds = BLOCKS[role]
-    kind = block.get("type")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise Refused(
-            Code.UNSUPPORTED_PARAMETER,
-            f"{place}.type: {str(kind)[:40]!r} is not supported in a message of the {role}, only {', '.join(kinds)}.",
-            param=f"{place}.type",
-        )
-    return checked(kinds[kind], block, place)
+def _event(name: str, /, **members: object) -> bytes:
+    return event({"type": name, **members}, name=name)

@@ -1,290 +1,195 @@
-"""OpenAI's Responses API: POST /v1/responses becomes a chat.
-
-It is stateless: what would need responses that this host kept is refused by name.
-"""
+"""POST /v1/responses: OpenAI's Responses API, its events and whole answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterable, Sequence
 
-from pydantic import AliasChoices, ConfigDict, Field
+import orjson
 
-from gateway.api.shapes import Shape, checked, refuse_mixed
-from gateway.outcomes import Code, Refused
+from gateway.answers import event, facts
+from gateway.api.blocks import Block, Blocks, Step, StepKind, blocks_of
+from gateway.api.responses_request import ResponsesRequest, parsed
+from gateway.call import Call
+from gateway.chats import answer, json_body
+from gateway.outcomes import Refused
+from gateway.request import checked_chat
+from gateway.state import Gateway
+from services.contracts.chats import ChatUsage, Ticket
+from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyEntry
 
-ITEMS_MAX = 4096
-NEEDS_STATE = ("previous_response_id", "conversation", "prompt", "background")  # refused unless null or false
-CHAT_STYLE = {
-    "messages": "input",
-    "max_tokens": "max_output_tokens",
-    "max_completion_tokens": "max_output_tokens",
-    "response_format": "text.format",
-    "reasoning_effort": "reasoning.effort",
-    "functions": "tools",
-    "n": "several requests",
-}
-LOGPROBS = "message.output_text.logprobs"
+PREFIXES = {ContentKind.CONTENT: "msg", ContentKind.REASONING: "rs", ContentKind.TOOL_CALL: "fc"}
 
 
-class InputText(Shape):
-    """A piece of text, as a client or an earlier answer has it; of another model's answer, also why it refused."""
-
-    type: Literal["input_text", "output_text", "text", "refusal"]
-    text: Annotated[str, Field(validation_alias=AliasChoices("text", "refusal"))]
-
-
-class InputMessage(Shape):
-    """One message."""
-
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | Annotated[list[InputText], Field(max_length=1024)]
-
-    def chat(self) -> dict[str, object]:
-        """As a chat message has it."""
-        if isinstance(self.content, str):
-            return {"role": self.role, "content": self.content}
-        return {"role": self.role, "content": [{"type": "text", "text": part.text} for part in self.content]}
+async def create(gateway: Gateway, call: Call) -> None:
+    """POST /v1/responses. Raises Refused, QueueUnavailable, ClientGone."""
+    request = parsed(await json_body(gateway, call))
+    chat = checked_chat(request.chat(), strict=gateway.config.gateway.strict)
+    await answer(gateway, call, chat, lambda ticket: ResponsesAnswer(ticket, request))
 
 
-class CallItem(Shape):
-    """A tool call of an earlier answer."""
+class ResponsesAnswer:
+    """One answer. Its events are numbered, so it lasts as long as its connection."""
 
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
+    def __init__(self, ticket: Ticket, request: ResponsesRequest) -> None:
+        self._suffix = ticket.chat.removeprefix("chatcmpl-")
+        self._summarized = request.summarized
+        self._base = _base(ticket, request, f"resp_{self._suffix}")
+        self._blocks = Blocks()
+        self._number = 0
 
+    def start(self, entry_id: str) -> bytes:  # noqa: ARG002  (these events cannot be resumed)
+        """The first events."""
+        begun = self._response("in_progress", [])
+        return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
-class CallOutput(Shape):
-    """What a tool gave back."""
+    def entry(self, entry: ReplyEntry) -> bytes:
+        """The events of one entry with text."""
+        return b"".join(self._step(step) for step in self._blocks.feed(entry))
 
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str | Annotated[list[InputText], Field(max_length=1024)]
+    def tail(self, end: ReplyEnd) -> bytes:
+        """The events that close what is open, and the whole response."""
+        cut = end.finish is Finish.LENGTH
+        closing = b"".join(self._step(step, cut=cut) for step in self._blocks.end())
+        name = "response.incomplete" if cut else "response.completed"
+        return closing + self._event(name, response=self._ended(self._blocks.all, end))
 
-    @property
-    def text(self) -> str:
-        return self.output if isinstance(self.output, str) else "".join(part.text for part in self.output)
-
-
-class Thought(Shape):
-    """A piece of thoughts."""
-
-    type: Literal["reasoning_text", "summary_text"]
-    text: str
-
-
-class ReasoningItem(Shape):
-    """Thoughts of an earlier answer."""
-
-    type: Literal["reasoning"]
-    summary: list[Thought] | None = None
-    content: list[Thought] | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(thought.text for thought in self.content or self.summary or ())
-
-
-ITEMS: Mapping[str, type[InputMessage | CallItem | CallOutput | ReasoningItem]] = {
-    "message": InputMessage,
-    "function_call": CallItem,
-    "function_call_output": CallOutput,
-    "reasoning": ReasoningItem,
-}
-
-
-class FunctionTool(Shape):
-    """A tool that the client runs. The tools that OpenAI runs itself are refused by their type."""
-
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, object] | None = None
-    strict: bool | None = None
-
-
-class NamedChoice(Shape):
-    """The one tool that the answer must call."""
-
-    type: Literal["function"]
-    name: str
-
-
-class AllowedTools(Shape):
-    """Some of the tools."""
-
-    type: Literal["allowed_tools"]
-    mode: Literal["auto", "required"]
-    tools: list[NamedChoice]
-
-
-class TextFormat(Shape):
-    """What the answer must be."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
-    description: str | None = None
-    schema_: dict[str, object] | None = Field(default=None, alias="schema")
-    strict: bool | None = None
-
-
-class TextConfig(Shape):
-    """How text is answered."""
-
-    format: TextFormat | None = None
-
-
-class Reasoning(Shape):
-    """How the model thinks. With a `summary` the thoughts come as one, as clients of hosted models read them."""
-
-    effort: str | None = None
-    summary: str | None = None
-    generate_summary: str | None = None
-
-
-class ResponsesRequest(Shape):
-    """The body of POST /v1/responses. Other parameters are those of a chat request."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: Annotated[str, Field(min_length=1, max_length=160)]
-    input: str | Annotated[list[dict[str, object]], Field(min_length=1, max_length=ITEMS_MAX)]
-    instructions: str | None = None
-    tools: list[dict[str, object]] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedChoice | AllowedTools | None = None
-    text: TextConfig | None = None
-    reasoning: Reasoning | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    include: list[str] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-    max_tool_calls: int | None = None
-    stream_options: dict[str, object] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    parallel_tool_calls: bool | None = None
-    metadata: dict[str, str] | None = None
-
-    @property
-    def summarized(self) -> bool:
-        """Whether thoughts are answered as a summary."""
-        return self.reasoning is not None and bool(self.reasoning.summary or self.reasoning.generate_summary)
-
-    def chat(self) -> dict[str, object]:
-        """As a chat request has it. Raises Refused."""
-        return {
-            **(self.model_extra or {}),
-            "model": self.model,
-            "messages": self._messages(),
-            **_given(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                parallel_tool_calls=self.parallel_tool_calls,
-                metadata=self.metadata,
-                max_completion_tokens=self.max_output_tokens,
-                reasoning_effort=self.reasoning.effort if self.reasoning else None,
-                response_format=_response_format(self.text.format if self.text else None),
-                **self._logprobs(),
-                **self._tools(),
-            ),
-        }
-
-    def _messages(self) -> list[dict[str, object]]:
-        first: list[dict[str, object]] = []
-        if self.instructions:
-            first.append({"role": "system", "content": self.instructions})
-        if isinstance(self.input, str):
-            return [*first, {"role": "user", "content": self.input}]
-        turns = _Turns(first)
-        for number, item in enumerate(self.input):
-            turns.add(_item(item, f"input[{number}]"))
-        return turns.messages
-
-    def _tools(self) -> dict[str, object]:
-        tools = [checked(FunctionTool, tool, f"tools[{number}]") for number, tool in enumerate(self.tools or ())]
-        choice: object = self.tool_choice
-        if isinstance(choice, AllowedTools):
-            names = {tool.name for tool in choice.tools}
-            tools, choice = [tool for tool in tools if tool.name in names], choice.mode
-        elif isinstance(choice, NamedChoice):
-            choice = {"type": "function", "function": {"name": choice.name}}
-        shown = [
-            {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)} for tool in tools
-        ]
-        return {"tools": shown or None, "tool_choice": choice}
-
-    def _logprobs(self) -> dict[str, object]:
-        wanted = LOGPROBS in (self.include or ()) or bool(self.top_logprobs)
-        return {"logprobs": True, "top_logprobs": self.top_logprobs or 0} if wanted else {}
-
-
-class _Turns:
-    """Chat messages from items: thoughts, text and calls that stand together are one message of the assistant."""
-
-    def __init__(self, messages: list[dict[str, object]]) -> None:
-        self.messages = messages
-        self._calls: list[dict[str, object]] = []  # of the assistant's message that is not over yet
-
-    def add(self, item: InputMessage | CallItem | CallOutput | ReasoningItem) -> None:
-        """The next item."""
-        if isinstance(item, CallOutput):
-            self.messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.text})
-        elif isinstance(item, CallItem):
-            function = {"name": item.name, "arguments": item.arguments}
-            assistant = self._assistant("")
-            if "tool_calls" not in assistant:
-                self._calls = []
-                assistant["tool_calls"] = self._calls
-            self._calls.append({"id": item.call_id, "type": "function", "function": function})
-        elif isinstance(item, ReasoningItem):
-            self._assistant("reasoning_content", "content", "tool_calls")["reasoning_content"] = item.text
-        elif item.role == "assistant":
-            self._assistant("content", "tool_calls")["content"] = item.chat()["content"]
-        else:
-            self.messages.append(item.chat())
-
-    def _assistant(self, *unless: str) -> dict[str, object]:
-        """The assistant's last message, or a new one where that has one of these members already."""
-        last = self.messages[-1] if self.messages else {}
-        if last.get("role") == "assistant" and not any(last.get(name) for name in unless):
-            return last
-        self.messages.append({"role": "assistant", "content": ""})
-        return self.messages[-1]
-
-
-def parsed(body: Mapping[str, object]) -> ResponsesRequest:
-    """A checked request. Raises Refused."""
-    refuse_mixed(body, "/v1/responses", CHAT_STYLE)
-    for name in NEEDS_STATE:
-        if body.get(name) not in (None, False):
-            raise Refused(
-                Code.UNSUPPORTED_PARAMETER, f"{name} is not supported: this host keeps no responses.", param=name
-            )
-    return checked(ResponsesRequest, {name: value for name, value in body.items() if name not in NEEDS_STATE})
-
-
-def _item(item: Mapping[str, object], place: str) -> InputMessage | CallItem | CallOutput | ReasoningItem:
-    kind = item.get("type", "message")
-    if not isinstance(kind, str) or kind not in ITEMS:
-        raise Refused(
-            Code.UNSUPPORTED_PARAMETER,
-            f"{place}.type: {str(kind)[:40]!r} is not supported, only {', '.join(ITEMS)}.",
-            param=f"{place}.type",
+    def failed(self, refused: Refused) -> bytes:
+        """An error after the start. Clients look for it in different places: as an event and in the response."""
+        error = {"code": refused.code.value, "message": refused.message, "param": refused.param}
+        failed = self._response("failed", self._items(self._blocks.all, cut=True))
+        failed["error"] = {"code": refused.code.value, "message": refused.message}
+        return self._event("error", **error, error={"type": refused.row.type, **error}) + self._event(
+            "response.failed", response=failed
         )
-    return checked(ITEMS[kind], item, place)
+
+    def whole(self, entries: Sequence[ReplyEntry], end: ReplyEnd) -> bytes:
+        """The answer to a request that does not stream."""
+        return orjson.dumps(self._ended(blocks_of(entries), end))
+
+    def _step(self, step: Step, *, cut: bool = False) -> bytes:
+        block = step.block
+        place: dict[str, object] = {"item_id": self._id(block), "output_index": block.index}
+        if step.kind is StepKind.OPENED:
+            added = self._event(
+                "response.output_item.added", output_index=block.index, item=self._item(block, "in_progress")
+            )
+            return added + self._part_event("added", block, place)
+        if step.kind is StepKind.GREW:
+            return self._text_event("delta", block, place, delta=step.text, logprobs=_logprobs(step.logprobs))
+        name = "arguments" if block.kind is ContentKind.TOOL_CALL else "text"
+        done = self._text_event("done", block, place, **{name: block.text}, logprobs=_logprobs(block.logprobs))
+        status = "incomplete" if cut else "completed"
+        return (
+            done
+            + self._part_event("done", block, place)
+            + self._event("response.output_item.done", output_index=block.index, item=self._item(block, status))
+        )
+
+    def _text_event(self, what: str, block: Block, place: dict[str, object], **members: object) -> bytes:
+        if block.kind is not ContentKind.CONTENT:
+            members.pop("logprobs")
+        if block.kind is ContentKind.TOOL_CALL:
+            named = {"name": block.name} if what == "done" else {}
+            return self._event(f"response.function_call_arguments.{what}", **place, **named, **members)
+        if block.kind is ContentKind.CONTENT:
+            return self._event(f"response.output_text.{what}", **place, content_index=0, **members)
+        if self._summarized:
+            return self._event(f"response.reasoning_summary_text.{what}", **place, summary_index=0, **members)
+        return self._event(f"response.reasoning_text.{what}", **place, content_index=0, **members)
+
+    def _part_event(self, what: str, block: Block, place: dict[str, object]) -> bytes:
+        """Of the part that holds a block's text. Calls have none."""
+        if block.kind is ContentKind.TOOL_CALL:
+            return b""
+        part = self._part(block)
+        if block.kind is ContentKind.REASONING and self._summarized:
+            return self._event(f"response.reasoning_summary_part.{what}", **place, summary_index=0, part=part)
+        return self._event(f"response.content_part.{what}", **place, content_index=0, part=part)
+
+    def _part(self, block: Block) -> dict[str, object]:
+        if block.kind is ContentKind.CONTENT:
+            logprobs = _logprobs(block.logprobs)
+            return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": logprobs}
+        return {"type": "summary_text" if self._summarized else "reasoning_text", "text": block.text}
+
+    def _item(self, block: Block, status: str) -> dict[str, object]:
+        """One member of `output`. One that has just opened has no content yet."""
+        item: dict[str, object] = {"id": self._id(block), "status": status}
+        parts = [] if status == "in_progress" else [self._part(block)]
+        if block.kind is ContentKind.TOOL_CALL:
+            call = {"call_id": block.call_id, "name": block.name, "arguments": block.text}
+            return {"type": "function_call", **item, **call}
+        if block.kind is ContentKind.CONTENT:
+            return {"type": "message", "role": "assistant", **item, "content": parts}
+        if self._summarized:
+            return {"type": "reasoning", **item, "summary": parts}
+        return {"type": "reasoning", **item, "summary": [], "content": parts}
+
+    def _items(self, blocks: Iterable[Block], *, cut: bool) -> list[dict[str, object]]:
+        items = [self._item(block, "completed") for block in blocks]
+        if items and cut:
+            items[-1]["status"] = "incomplete"
+        return items
+
+    def _id(self, block: Block) -> str:
+        return f"{PREFIXES[block.kind]}_{self._suffix}{block.index}"
+
+    def _ended(self, blocks: Iterable[Block], end: ReplyEnd) -> dict[str, object]:
+        cut = end.finish is Finish.LENGTH
+        response = self._response("incomplete" if cut else "completed", self._items(blocks, cut=cut))
+        if cut:
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        response["usage"] = _usage(end.usage) if end.usage is not None else None
+        response["bunkhouse"] = facts(end)
+        return response
+
+    def _response(self, status: str, output: list[dict[str, object]]) -> dict[str, object]:
+        return {**self._base, "status": status, "output": output}
+
+    def _event(self, name: str, /, **members: object) -> bytes:
+        data = {"type": name, "sequence_number": self._number, **members}
+        self._number += 1
+        return event(data, name=name)
 
 
-def _response_format(wanted: TextFormat | None) -> dict[str, object] | None:
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return {"type": "json_object"}
-    schema = wanted.model_dump(include={"name", "description", "strict"}, exclude_none=True)
-    return {"type": "json_schema", "json_schema": {**schema, "schema": wanted.schema_}}
+def _base(ticket: Ticket, request: ResponsesRequest, response_id: str) -> dict[str, object]:
+    """What does not change while an answer comes: most of it is the request's own."""
+    given = request.model_dump(include={"tool_choice", "text", "reasoning"}, exclude_none=True, by_alias=True)
+    reasoning = {"effort": None, "summary": None, **given.get("reasoning", {})}
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": int(ticket.created_s),
+        "model": ticket.bot,
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "metadata": request.metadata or {},
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "reasoning": reasoning,
+        "store": False,
+        "temperature": request.temperature if request.temperature is not None else 1.0,
+        "text": {"format": {"type": "text"}} | given.get("text", {}),
+        "tool_choice": given.get("tool_choice", "auto"),
+        "tools": request.tools or [],
+        "top_p": request.top_p if request.top_p is not None else 1.0,
+        "truncation": request.truncation or "disabled",
+        "usage": None,
+    }
 
 
-def _given(**members: object) -> dict[str, object]:
-    return {name: value for name, value in members.items() if value is not None}
+def _usage(used: ChatUsage) -> dict[str, object]:
+    return {
+        "input_tokens": used.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": used.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": used.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+    }
+
+
+def _logprobs(given: str) -> object:
+    return orjson.Fragment(given) if given else []

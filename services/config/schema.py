@@ -287,6 +287,7 @@ class BotConfig(Section):
     queue_wait_s_max: QueueWait = 60.0
     overflow: str | None = None  # a name under `overflow`
     priority: int = Field(default=0, ge=-10, le=10)
+    completions: bool = False  # allows /v1/completions, which goes around `system` and the chat template
     widget: WidgetConfig | None = None
 
     @model_validator(mode="before")

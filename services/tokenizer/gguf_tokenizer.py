@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
@@ -107,6 +107,7 @@ def _byte_level(metadata: Mapping[str, Any], family: _Family) -> FastTokenizer |
         ]
     )
     _add_special(fast, metadata)
+    fast.decoder = decoders.ByteLevel()
     return fast
 
 

@@ -115,6 +115,12 @@ class Tokenizer:
         ids: list[int] = self._fast.encode(text, add_special_tokens=special).ids
         return ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included. Raises TokenizerError when not `exact`."""
+        if self._fast is None:
+            raise TokenizerError(f"{self._source}: this tokenizer family is unknown; send text")
+        return self._fast.decode(list(ids), skip_special_tokens=False)
+
     def count(self, text: str) -> int:
         """Tokens of `text`. When not `exact`, near the engine's own count, or an upper bound."""
         if self._counting is None:

@@ -56,6 +56,7 @@ def config_of(redis_timeout_s: float = 5.0, **gateway: Any) -> Config:
                     "bots": {
                         "support": {"model": "small", "system": "You help."},
                         "tiny": {"model": "small", "context_tokens": 128},
+                        "raw": {"model": "small", "system": "You help.", "completions": True},
                         "hasty": {"model": "small", "queue_wait_s_max": 0.2},
                     },
                 },

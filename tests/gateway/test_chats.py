@@ -187,7 +187,7 @@ async def test_fifty_at_once(host: Host) -> None:
 
 async def test_models(host: Host) -> None:
     client = host.client()
-    assert [model.id async for model in client.models.list()] == ["acme/support", "acme/tiny", "acme/hasty"]
+    assert [model.id async for model in client.models.list()] == ["acme/support", "acme/tiny", "acme/raw", "acme/hasty"]
     assert (await client.models.retrieve("acme/tiny")).id == "acme/tiny"
     shown = await host.http.get(f"{host.url}/v1/models/tiny", headers={"authorization": f"Bearer {ACME}"})
     assert shown.json()["context_length"] == 128

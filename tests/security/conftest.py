@@ -51,7 +51,7 @@ def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     for tenant in config["tenants"].values():
         for name in tenant["bots"]:
             tenant["bots"][name] = {"model": "one", "system": "You are a support assistant."}
-    brief = {"model": "one", "system": "Hi.", "context_tokens": 64, "answer_tokens_max": 2}
+    brief = {"model": "one", "system": "Hi.", "context_tokens": 64, "completions": True, "answer_tokens_max": 2}
     config["tenants"]["acme"]["bots"]["brief"] = brief
     path = folder / "host.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from gateway.openapi import PATH, document
+from gateway.openapi.document import PATH, document
 from gateway.request import MAX_TOKENS_MAX
 from gateway.routes import CHAT_PREFIX, MODEL_PREFIX, ROUTES
 from tests.fuzzing import UNSHRUNK
@@ -42,6 +42,9 @@ EVENT_IDS = ["0-0", "1-1", "999999999-999999999999999", "\u0661-\u0661", "1-1\n"
 VALID_TOKENS = range(3, MAX_TOKENS_MAX + 1)  # more than the small context holds, mostly: refused
 TIMES = {
     "/v1/chat/completions": 12,
+    "/v1/responses": 6,
+    "/v1/messages": 6,
+    "/v1/completions": 4,
     "/v1/chats/{id}/stream": 4,
     "/v1/chats/{id}": 3,
     "/v1/models/{id}": 2,
@@ -103,7 +106,7 @@ def _deeper(case: schemathesis.Case[Any], draw: Any, chats: list[str]) -> bool:
         if "model" in case.body and draw(often):
             case.body["model"] = draw(st.sampled_from(["brief", BRIEF]))
             changed = True
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
             if case.body.get(name) in VALID_TOKENS and draw(often):
                 case.body[name] = 2
     return changed

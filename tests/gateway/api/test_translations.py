@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api import anthropic, responses
+from gateway.api import anthropic_request, responses_request
 from gateway.outcomes import Refused
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
@@ -14,12 +14,12 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
 
 def response_chat(**body: Any) -> dict[str, Any]:
-    return responses.parsed({"model": "support", "input": "Hi", **body}).chat()
+    return responses_request.parsed({"model": "support", "input": "Hi", **body}).chat()
 
 
 def message_chat(**body: Any) -> dict[str, Any]:
     given = {"model": "support", "max_tokens": 64, "messages": [{"role": "user", "content": "Hi"}], **body}
-    return anthropic.parsed(given).chat()
+    return anthropic_request.parsed(given).chat()
 
 
 def refused_param(function: Any, **body: Any) -> str | None:
@@ -94,7 +94,9 @@ def test_tools_and_formats_of_a_response() -> None:
     assert asked["response_format"] == {"type": "json_schema", "json_schema": schema}
     assert response_chat(text={"format": {"type": "json_object"}})["response_format"] == {"type": "json_object"}
     assert "response_format" not in response_chat(text={"format": {"type": "text"}, "verbosity": "low"})
-    asked = response_chat(reasoning={"effort": "low", "summary": "auto"}, include=[responses.LOGPROBS], top_logprobs=2)
+    asked = response_chat(
+        reasoning={"effort": "low", "summary": "auto"}, include=[responses_request.LOGPROBS], top_logprobs=2
+    )
     assert (asked["reasoning_effort"], asked["logprobs"], asked["top_logprobs"]) == ("low", True, 2)
 
 

@@ -1,0 +1,1 @@
+"""The OpenAPI document of what clients with a tenant's key may ask."""
