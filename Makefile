@@ -15,7 +15,7 @@ LOCUST_ENV := $(CACHE)/locust-2.47.0
 AUDIT_ENV := $(CACHE)/pip-audit-2.10.1
 
 .PHONY: help up install dev test lint format lock browser sglang-env litellm-env locust-env clean faults soak
-.PHONY: fuzz audit audit-env test-fast
+.PHONY: fuzz audit audit-env test-fast test-clients
 .PHONY: bench-gateway bench-scheduler bench-kv-quality bench-evidence bench-house
 
 help: ## Show this
@@ -69,6 +69,9 @@ faults: dev ## A thousand chats under each of 24 faults: kills, a slow Redis, a 
 
 soak: dev ## An hour of chats; memory, files and Redis watched
 	@$(BIN)/python -m benchmarks.soak --minutes 60
+
+test-clients: dev ## Run unmodified clients (openai, anthropic, LangChain, AI SDK, Open WebUI ...) against a host (15 minutes)
+	@$(BIN)/python -m tests.clients
 
 fuzz: dev ## 10,000 made-up requests to the chat API of a whole host: no 5xx, no process dead or stuck (20 minutes)
 	@BUNKHOUSE_FUZZ_CASES=10000 $(BIN)/pytest -s -x tests/security/test_openapi.py

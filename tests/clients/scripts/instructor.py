@@ -1,0 +1,71 @@
+"""instructor: typed results in each of its modes for OpenAI's API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import instructor
+import openai
+from pydantic import BaseModel
+
+from tests.clients.checks import BOT, KEY, QUESTION, V1, check, run
+
+client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
+USER: Any = {"role": "user", "content": QUESTION}
+
+
+class Ticket(BaseModel):
+    """A support ticket."""
+
+    topic: Literal["repair", "return"]
+    urgent: bool
+
+
+def ask(mode: instructor.Mode, **options: Any) -> Any:
+    patched = instructor.from_openai(client, mode=mode)
+    settings: dict[str, Any] = {"model": BOT, "messages": [USER], "max_tokens": 256, "temperature": 0, "max_retries": 0}
+    return patched.chat.completions.create(**(settings | {"response_model": Ticket} | options))
+
+
+@check("typed", "mode TOOLS, the default, gives a typed result")
+def _() -> None:
+    assert isinstance(ask(instructor.Mode.TOOLS), Ticket)
+
+
+@check("typed", "mode TOOLS_STRICT gives a typed result")
+def _() -> None:
+    assert isinstance(ask(instructor.Mode.TOOLS_STRICT), Ticket)
+
+
+@check("typed", "mode JSON_SCHEMA gives a typed result")
+def _() -> None:
+    assert isinstance(ask(instructor.Mode.JSON_SCHEMA), Ticket)
+
+
+@check("stream", "a typed result is streamed in parts")
+def _() -> None:
+    from instructor import Partial
+
+    parts = list(ask(instructor.Mode.TOOLS, response_model=Partial[Ticket], stream=True))
+    assert len(parts) > 1
+    assert parts[-1].topic in ("repair", "return")
+
+
+@check("typed", "a list of results comes as an iterable")
+def _() -> None:
+    found = list(ask(instructor.Mode.TOOLS, response_model=Iterable[Ticket], max_tokens=400))
+    assert all(isinstance(each, Ticket) for each in found)
+
+
+@check("usage", "create_with_completion gives the usage beside the result")
+def _() -> None:
+    patched: Any = instructor.from_openai(client)
+    ticket, completion = patched.chat.completions.create_with_completion(
+        model=BOT, messages=[USER], response_model=Ticket, max_tokens=128
+    )
+    assert isinstance(ticket, Ticket)
+    assert completion.usage.completion_tokens > 0
+
+
+run()

@@ -1,0 +1,13 @@
+"""A tool and a typed answer that several scripts ask for; standard library only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CITIES = ("Paris", "Rome")
+WEATHER_SCHEMA: Any = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": [*CITIES]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
