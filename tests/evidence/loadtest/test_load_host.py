@@ -61,4 +61,4 @@ def test_every_stream_of_a_real_host_is_whole(
     assert all(c.queue_s is not None and c.overhead_ms is not None and c.prompt_tokens for c in served)
     assert max(s.reserved_bytes for s in run.samples) > 0
     # The most of them: the first samples may be older than the second engine's first report.
-    assert max(s.budget_bytes for s in run.samples) == 2048 * 4 * (12_240 + 6_480)
+    assert max(s.budget_bytes for s in run.samples) == 8192 * 4 * (12_240 + 6_480)
