@@ -9,7 +9,7 @@ from time import monotonic
 
 import structlog
 
-from services.contracts.chats import ChatUsage, KvBits
+from services.contracts.chats import ChatUsage, KvBits, OutputFormat
 from services.contracts.prices import TokenPrice
 from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyError
 from services.engines.base import (
@@ -25,7 +25,8 @@ from services.store.work import ReplyPiece, Settled, WorkConsumer, Written
 from services.tokenizer.tokenizer import Tokenizer
 from services.worker.engine_supervisor import EngineSupervisor
 from services.worker.latency_window import LatencyWindow
-from services.worker.parsers import Parsed, Parser
+from services.worker.parsers import machine_of
+from services.worker.parsers.base import Parsed, Parser
 from services.worker.reply_writer import ReplyWriter
 
 ATTEMPTS_MAX = 4  # over all workers that had the chat, and
@@ -47,7 +48,7 @@ class WorkerContext:
     tokenizer: Tokenizer | None  # None: another provider's, who gets messages
     reply_keep_s: int
     clock: Callable[[], float]
-    parser: Callable[[str], Parser]  # made with what was written so far
+    parser: Callable[[OutputFormat, str, str], Parser]  # of an answer, of a chat, after what was written of it
     price: TokenPrice  # what another provider takes
 
 
@@ -197,7 +198,8 @@ class _Output:
 async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, context: WorkerContext) -> Finish:
     """Relay the engine's pieces to the writer. Raises EngineError."""
     per_token = context.supervisor.facts.kv_bytes_per_token
-    parser, output, finish = context.parser(request.said), _Output(context.writer, claim, running), Finish.STOP
+    parser = context.parser(claim.payload.output, running.chat, request.said)
+    output, finish = _Output(context.writer, claim, running), Finish.STOP
     begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
     context.latencies.started(running.chat, claim.ticket.prompt_tokens)
@@ -262,8 +264,14 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, con
         adapter=payload.adapter,
         messages=payload.messages,
         said=text,
+        special=_special(context.tokenizer, payload.output),
         json_schema=payload.output.json_schema,
     )
+
+
+def _special(tokenizer: Tokenizer | None, output: OutputFormat) -> Sequence[str]:
+    """Special tokens that the answer's parser has to see."""
+    return () if tokenizer is None or machine_of(tokenizer.family, output) is None else tokenizer.special_markers
 
 
 async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:

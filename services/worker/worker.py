@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import Engine
 from services.store.connection import QueueUnavailable, retried
 from services.store.work import WorkConsumer
+from services.tokenizer.template_family import TemplateFamily
 from services.tokenizer.tokenizer import Tokenizer, TokenizerError
 from services.worker import chat as chats
 from services.worker.chat import RunningChat
@@ -23,7 +25,7 @@ from services.worker.demotion import Demoter
 from services.worker.engine_supervisor import EngineGone, EngineSupervisor
 from services.worker.kv_change import Prompt
 from services.worker.latency_window import LatencyWindow
-from services.worker.parsers import parser_of
+from services.worker.parsers import make_parser
 from services.worker.reply_writer import ReplyWriter
 
 TAKE_BLOCK_MS = 500
@@ -70,7 +72,7 @@ class Worker:
             tokenizer=tokenizer,
             reply_keep_s=reply_keep_s,
             clock=clock,
-            parser=parser_of("" if tokenizer is None else tokenizer.template_source),
+            parser=partial(make_parser, TemplateFamily() if tokenizer is None else tokenizer.family),
             price=price,
         )
         self._demoter = Demoter(work, self._supervisor, self._running)

@@ -16,7 +16,7 @@ from services.store.connection import Connection, QueueUnavailable
 from services.store.records import ClaimedChat
 from services.store.scheduling import SchedulerStore
 from services.store.work import ReplyPiece, WorkConsumer
-from services.worker.parsers import Parsed
+from services.worker.parsers.base import Parsed
 from tests.snapshots import snapshot
 
 BYTES_PER_TOKEN = 100  # of KV

@@ -8,7 +8,7 @@ import orjson
 from openai.types.chat import ChatCompletionChunk
 
 from services.contracts.replies import ContentKind, Finish, ToolCallDelta
-from services.worker.parsers import Parsed
+from services.worker.parsers.base import Parsed
 
 from .conftest import ACME, Host
 from .driver import Script

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from services.contracts.chats import OutputFormat
 from services.contracts.replies import ContentKind, ReplyEntry
 from services.store.records import decode_entry, decode_news
 from services.store.work import ReplyPiece
-from services.worker.parsers import ContentParser, Parsed
+from services.worker.parsers.base import ContentParser, Parsed
 from services.worker.reply_writer import joined
 from tests.worker.conftest import Bunk, running
 
@@ -19,7 +20,7 @@ class _FirstReasons:
 
     called = False
 
-    def __init__(self, written: str) -> None:
+    def __init__(self, output: OutputFormat, chat: str, written: str) -> None:
         self._length = len(written)
         self._held: list[Parsed] = []
 
@@ -61,7 +62,7 @@ def test_joined_pieces_keep_what_the_model_wrote_and_each_token_s_logprobs() -> 
 
 
 def test_content_comes_as_it_is() -> None:
-    parser = ContentParser("before")
+    parser = ContentParser()
     assert [*parser.feed("Hello", 1, '[{"token":"Hello"}]'), *parser.feed("", 0), *parser.feed("", 1)] == [
         Parsed(ContentKind.CONTENT, "Hello", 1, None, '[{"token":"Hello"}]'),
         Parsed(ContentKind.CONTENT, "", 1),
