@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from services.contracts.replies import ContentKind, Finish
-from services.worker.parsers import Parsed
+from services.worker.parsers.base import Parsed
 from tests.gateway.driver import Script
 
 CALL_ID = "call_0123456789abcdef01234567"
