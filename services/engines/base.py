@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import orjson
+
 from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts, EngineReport
 
+UNLIKELY = -9999.0
 Progress = Callable[[str], None]  # words for the start-up display: "loading weights", "capturing graphs"
 
 
@@ -81,6 +84,27 @@ class Piece(NamedTuple):  # there is one a token, and a frozen dataclass takes t
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     logprobs: str = ""  # JSON array of OpenAI's logprobs.content items, of these tokens; "": not asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token and the natural log of its probability, before temperature. As in OpenAI's API, -9999 says: next to 0."""
+
+    token: str
+    logprob: float
+    bytes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(Logprob):
+    """A drawn token, with the likeliest in its place."""
+
+    top_logprobs: Sequence[Logprob]
+
+
+def encode_logprobs(items: Sequence[TokenLogprob]) -> str:
+    """`Piece.logprobs`."""
+    return orjson.dumps(items).decode() if items else ""
 
 
 class Engine(Protocol):

@@ -10,19 +10,18 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psutil
 
-from services.contracts.chats import KvBits, Sampling
+from services.contracts.chats import KvBits
 from services.contracts.engine_kinds import LLAMACPP
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
     EngineBusy,
-    EngineError,
     EngineRejected,
     EngineRequest,
     EngineStartError,
@@ -32,6 +31,7 @@ from services.engines.base import (
     Progress,
 )
 from services.engines.http import EngineHttp, EventStream, HttpStatusError
+from services.engines.llamacpp_answer import AnswerEvents, completion_body, opening_pass, translated
 from services.engines.llamacpp_server import KEY_VARIABLE, LISTENING, LOADING, ServerParameters
 from services.engines.llamacpp_slots import Slots
 from services.engines.server import ServerProcess
@@ -144,8 +144,12 @@ class LlamaCppEngine:
             **self._prefill_speed(metrics),
         )
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
+    def stream(self, request: EngineRequest) -> AsyncIterator[Piece]:
         """Run one chat in a slot of its own. Raises EngineBusy when all are taken."""
+        opening = opening_pass(request)
+        return self._answer(request) if opening is None else self._answer_from(opening, request)
+
+    async def _answer(self, request: EngineRequest) -> AsyncIterator[Piece]:
         http, facts = self._up()
         self._check(request, facts)
         slots = self._slots  # a start makes new ones, and this chat's slot is none of theirs
@@ -153,38 +157,56 @@ class LlamaCppEngine:
         if taken is None:
             raise EngineBusy(f"llama.cpp ({self.model}): all {facts.chats_max} slots are taken")
         slot, reuse = taken
-        body = {
-            **_sampling(request.sampling, facts.context_tokens),
-            "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
-            "n_predict": request.max_tokens,
-            "id_slot": slot.number,
-            "cache_prompt": reuse,
-            "preserved_tokens": list(request.special),
-            "stream": True,
-        }
-        tokens, finished = 0, False
+        body = completion_body(request, slot.number, reuse, facts.context_tokens)
+        answer, released = AnswerEvents(self.model, request), False
         events: EventStream | None = None
         try:
             events = await http.open_events(
                 "/completion", body, self.options.first_token_s_max, self.options.token_s_max
             )
             async for event in events:
-                piece = self._piece(event, tokens)
-                tokens += piece.tokens
-                finished = piece.finish is not None
-                if finished:
-                    slots.release(slot, (piece.prompt_tokens or 0) + tokens)
+                piece = answer.piece(event)
+                if piece.finish and event["stop"]:  # else the server goes on for a moment and changes the slot's cells
+                    slots.release(slot, (piece.prompt_tokens or 0) + answer.tokens)
+                    released = True
                 yield piece
-            if not finished:
-                raise EngineUnavailable(f"llama.cpp ({self.model}): the stream ended without a finish")
+                if piece.finish:
+                    return
+            raise EngineUnavailable(f"llama.cpp ({self.model}): the stream ended without a finish")
         except HttpStatusError as error:
-            raise self._translate(error.status, error.message) from error
+            raise translated(self.model, error.status, error.message) from error
         finally:
             if events is not None:
                 events.close()
-            if not finished:
+            if not released:
                 slots.forget(slot)
                 slots.release(slot, 0)
+
+    async def _answer_from(self, opening: EngineRequest, request: EngineRequest) -> AsyncIterator[Piece]:
+        """An answer whose beginning must not end, as two answers."""
+        said, last = "", Piece()
+        async for piece in self._answer(opening):
+            said, last = said + piece.text, piece
+            if piece.finish is None:
+                yield piece
+        left = request.max_tokens - opening.max_tokens
+        if not left or (last.completion_tokens or 0) < opening.max_tokens:  # all of it, or the context ended before it
+            yield last
+            return
+        yield last._replace(finish=None)
+        prompt = (
+            request.prompt + said if isinstance(request.prompt, str) else [*request.prompt, *await self.tokenize(said)]
+        )
+        rest = replace(request, prompt=prompt, max_tokens=left)
+        rest = replace(rest, sampling=replace(request.sampling, min_tokens=0))
+        async for piece in self._answer(rest):
+            if piece.finish is None:
+                yield piece
+            else:
+                total = (piece.completion_tokens or 0) + opening.max_tokens
+                yield piece._replace(
+                    prompt_tokens=last.prompt_tokens, cached_tokens=last.cached_tokens, completion_tokens=total
+                )
 
     async def set_kv_bits(self, bits: KvBits, progress: Progress) -> EngineFacts:
         """By a restart."""
@@ -252,31 +274,6 @@ class LlamaCppEngine:
                 f"{facts.context_tokens} for prompt and answer"
             )
 
-    def _piece(self, event: dict[str, Any], tokens_before: int) -> Piece:
-        if "error" in event:
-            error = event["error"] if isinstance(event["error"], dict) else {}
-            raise self._translate(error.get("code", 500), str(error.get("message", event["error"])))
-        try:
-            tokens = event["tokens_predicted"] - tokens_before
-            if not event["stop"]:
-                return Piece(text=event["content"], tokens=tokens)
-            return Piece(
-                text=event["content"],
-                tokens=tokens,
-                finish="length" if event["stop_type"] == "limit" else "stop",
-                prompt_tokens=event["tokens_evaluated"],
-                cached_tokens=event["timings"]["cache_n"],
-                completion_tokens=event["tokens_predicted"],
-            )
-        except (KeyError, TypeError) as error:
-            raise EngineUnavailable(f"llama.cpp ({self.model}): an event without {error}: {event}") from error
-
-    def _translate(self, status: int, message: str) -> EngineError:
-        words = f"llama.cpp ({self.model}): {message}"
-        if status == 503:
-            return EngineBusy(words)
-        return EngineRejected(words) if 400 <= status < 500 else EngineUnavailable(words)
-
     def _prefill_speed(self, metrics: dict[str, float]) -> dict[str, Any]:
         """Prompt tokens since the last report, and how many a second; cached ones do not count."""
         now = (
@@ -302,24 +299,6 @@ async def _listening(lines: list[str]) -> int | None:
         if line.startswith(LISTENING):
             return int(line.rpartition(":")[2])
     return None
-
-
-def _sampling(sampling: Sampling, context_tokens: int) -> dict[str, object]:
-    """OpenAI's parameters with OpenAI's meaning: only these samplers, temperature before top_p.
-
-    llama.cpp's penalties count the prompt's tokens too; the window is the whole context, as in OpenAI's.
-    """
-    return {
-        "samplers": ["penalties", "temperature", "top_p"],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "repeat_penalty": 1.0,
-        "repeat_last_n": context_tokens,
-        "frequency_penalty": sampling.frequency_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "seed": -1 if sampling.seed is None else sampling.seed % 0xFFFF_FFFF,
-        "stop": list(sampling.stop),
-    }
 
 
 def _gauges(text: bytes) -> dict[str, float]:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,14 +18,18 @@ from typing import Any
 from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
+    UNLIKELY,
     EngineBusy,
     EngineError,
     EngineRejected,
     EngineRequest,
     EngineUnavailable,
     KvBitsUnsupported,
+    Logprob,
     Piece,
     Progress,
+    TokenLogprob,
+    encode_logprobs,
 )
 from services.engines.http import EngineHttp, EventStream, HttpStatusError
 from services.engines.sglang_flags import DETERMINISTIC
@@ -229,8 +233,8 @@ class SglangEngine:
             # SGLang then draws for every request from its seed, and gives all that have none the same one.
             seed = secrets.randbits(63) if request.sampling.seed is None else request.sampling.seed % (1 << 63)
             sampling["sampling_seed"] = seed
-        elif request.sampling.seed is not None:
-            raise EngineRejected(f"seed: {self.model} has none; SGLang keeps to seeds only with flag {DETERMINISTIC}")
+        if request.json_schema:
+            sampling["json_schema"] = request.json_schema
         body = {
             **prompt,
             "rid": rid,
@@ -239,6 +243,9 @@ class SglangEngine:
             "priority": request.priority,
             "no_logs": True,
         }
+        if request.sampling.top_logprobs is not None:
+            body |= {"return_logprob": True, "return_text_in_logprobs": True}
+            body["top_logprobs_num"] = request.sampling.top_logprobs
         if facts.live_kv_bits:
             body["extra_key"] = extra_key(request.salt, request.kv_bits)
         else:
@@ -257,8 +264,9 @@ class SglangEngine:
             meta = event["meta_info"]
             finish = meta["finish_reason"]
             tokens = meta["completion_tokens"] - tokens_before
+            logprobs = _logprobs(meta, finish) if "output_token_logprobs" in meta else ""
             if finish is None:
-                return Piece(text=event["text"], tokens=tokens)
+                return Piece(text=event["text"], tokens=tokens, logprobs=logprobs)
             if finish["type"] == "abort":
                 raise self._translate(finish.get("status_code") or 500, str(finish.get("message", "aborted")))
             return Piece(
@@ -268,6 +276,7 @@ class SglangEngine:
                 prompt_tokens=meta["prompt_tokens"],
                 cached_tokens=meta["cached_tokens"],
                 completion_tokens=meta["completion_tokens"],
+                logprobs=logprobs,
             )
         except (KeyError, TypeError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): an event without {error}: {event}") from error
@@ -357,12 +366,39 @@ class SglangEngine:
 
 
 def _sampling(sampling: Sampling, max_tokens: int) -> dict[str, object]:
-    """OpenAI's parameters; SGLang's defaults for the rest are neutral."""
+    """OpenAI's parameters, and those that SGLang adds to them. A seed counts only with DETERMINISTIC."""
     return {
         "max_new_tokens": max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "min_p": sampling.min_p,
         "stop": list(sampling.stop),
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
+        "min_new_tokens": min(sampling.min_tokens, max_tokens),
+        "ignore_eos": sampling.ignore_eos,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
     }
+
+
+def _logprobs(meta: Mapping[str, Any], finish: Mapping[str, Any] | None) -> str:
+    """Those of one event, without that of the token that ended the answer."""
+    drawn = meta["output_token_logprobs"]
+    if finish is not None and isinstance(finish.get("matched"), int):
+        drawn = drawn[:-1]
+    ranked = meta.get("output_top_logprobs") or itertools.repeat(None)
+    return encode_logprobs(
+        [
+            TokenLogprob(*_logprob(item), [Logprob(*_logprob(other)) for other in top or ()])
+            for item, top in zip(drawn, ranked, strict=False)
+        ]
+    )
+
+
+def _logprob(item: tuple[float | None, int, str]) -> tuple[str, float, list[int]]:
+    """SGLang names a part of a character by U+FFFD; JSON has no number for the logarithm of 0."""
+    logprob, _, token = item
+    return token, UNLIKELY if logprob is None else logprob, list(token.encode())

@@ -68,6 +68,7 @@ class SglangPlan:
         """To be added to `base`, the interpreter's environment."""
         variables = {
             "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",  # /health answers at once, costs no token
+            "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",  # before temperature, as other APIs have them
             "SGLANG_TIMEOUT_KEEP_ALIVE": "5",  # longer than we keep a connection (services.engines.http)
         }
         if self.device == "cpu":
@@ -91,6 +92,7 @@ class SglangPlan:
         backend = self.attention_backend or self._attention_backend()
         words = ["--attention-backend", backend] if backend is not None else []
         if self.device == "cpu":
+            words += ["--grammar-backend", "llguidance"]  # xgrammar's masks need a GPU in this version
             return ["--device", "cpu", "--disable-overlap-schedule", "--disable-cuda-graph", *words]
         words += ["--cuda-graph-max-bs-decode", str(self.chats_max), "--chunked-prefill-size", str(PREFILL_CHUNK)]
         if self.kvplanes:

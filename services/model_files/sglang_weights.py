@@ -30,6 +30,7 @@ def convert(gguf: Path, out: Path) -> Path:
     if loaded.config.model_type != "llama":
         raise ValueError(f"{gguf.name} holds a {loaded.config.model_type} model; only llama is converted")
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(loaded.config.eos_token_id)  # read wrongly from a GGUF
     plain = LlamaForCausalLM(loaded.config)
     plain.load_state_dict(loaded.state_dict())
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import structlog
 
-from services.contracts.chats import ChatUsage, KvBits, OutputFormat
+from services.contracts.chats import ChatUsage, KvBits, OutputFormat, Payload, Sampling
 from services.contracts.prices import TokenPrice
 from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyError
 from services.engines.base import (
@@ -257,7 +257,7 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, con
         chat=claim.ticket.chat,
         prompt=prompt,
         max_tokens=left,
-        sampling=payload.sampling,
+        sampling=_sampling(payload, running.tokens),
         salt=payload.salt,
         kv_bits=bits if int(bits) in facts.kv_bytes_per_token else facts.kv_bits,
         priority=claim.ticket.priority,
@@ -272,6 +272,16 @@ def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, con
 def _special(tokenizer: Tokenizer | None, output: OutputFormat) -> Sequence[str]:
     """Special tokens that the answer's parser has to see."""
     return () if tokenizer is None or machine_of(tokenizer.family, output) is None else tokenizer.special_markers
+
+
+def _sampling(payload: Payload, written: int) -> Sampling:
+    """How the rest of an answer is drawn. A constrained one ends where its schema does."""
+    sampling = payload.sampling
+    if payload.output.json_schema and (sampling.min_tokens or sampling.ignore_eos):
+        return replace(sampling, min_tokens=0, ignore_eos=False)
+    if sampling.min_tokens and written:
+        return replace(sampling, min_tokens=max(0, sampling.min_tokens - written))
+    return sampling
 
 
 async def settle(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context: WorkerContext) -> None:

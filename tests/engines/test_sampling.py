@@ -1,0 +1,129 @@
+"""Each parameter of Sampling has its effect, on real servers. Tests share one server with the conformance suite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+import pytest
+
+from services.contracts.chats import Sampling
+from services.engines.base import EngineRejected, Piece
+
+from .kits import Kit, Running, collect, text_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+FRANCE = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+CITY = orjson.dumps(
+    {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "people": {"type": "integer"}},
+        "required": ["city", "people"],
+        "additionalProperties": False,
+    }
+).decode()
+
+
+async def _ask(kit: Kit, running: Running, text: str = FRANCE, max_tokens: int = 24, **sampling: Any) -> list[Piece]:
+    drawn = Sampling(**{"temperature": 0.0, **sampling})
+    return await collect(running.engine, kit.request("sampling", text, max_tokens, sampling=drawn))
+
+
+def _token(kit: Kit, text: str) -> int:
+    [token] = kit.tokenizer.encode(text)
+    return token
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 1}, {"min_p": 1.0}])
+async def test_what_leaves_only_the_likeliest_token_is_greedy(kit: Kit, running: Running, cut: dict[str, Any]) -> None:
+    pieces = await _ask(kit, running, temperature=2.0, **cut)
+    assert text_of(pieces) == ANSWER
+
+
+async def test_top_k_and_min_p_of_nothing_draw_from_all_tokens(kit: Kit, running: Running) -> None:
+    assert text_of(await _ask(kit, running, temperature=2.0)) != ANSWER
+
+
+async def test_a_bias_forces_a_token_and_another_bans_one(kit: Kit, running: Running) -> None:
+    forced = await _ask(kit, running, max_tokens=3, logit_bias=((_token(kit, " sheep"), 100.0),))
+    assert text_of(forced) == " sheep sheep sheep"
+    banned = await _ask(kit, running, logit_bias=((_token(kit, "The"), -100.0),))
+    assert not text_of(banned).startswith("The")
+
+
+async def test_a_repetition_penalty_changes_what_repeats(kit: Kit, running: Running) -> None:
+    text = "Repeat the word sheep twenty times."
+    plain = text_of(await _ask(kit, running, text, max_tokens=40))
+    assert text_of(await _ask(kit, running, text, max_tokens=40, repetition_penalty=1.8)) != plain
+
+
+async def test_an_answer_may_not_end_before_its_least_tokens(kit: Kit, running: Running) -> None:
+    pieces = await _ask(kit, running, max_tokens=40, min_tokens=20)
+    assert text_of(pieces).startswith(ANSWER[:-1])
+    last = pieces[-1]
+    assert last.completion_tokens == sum(piece.tokens for piece in pieces)
+    assert 20 <= (last.completion_tokens or 0) <= 40
+    assert last.prompt_tokens == len(kit.request("", FRANCE).prompt)
+    assert sum(piece.finish is not None for piece in pieces) == 1
+    whole = await _ask(kit, running, max_tokens=12, min_tokens=12)
+    assert (whole[-1].completion_tokens, whole[-1].finish) == (12, "length")
+
+
+async def test_ignored_ends_go_on_to_the_length(kit: Kit, running: Running) -> None:
+    pieces = await _ask(kit, running, max_tokens=20, ignore_eos=True)
+    assert (pieces[-1].completion_tokens, pieces[-1].finish) == (20, "length")
+
+
+async def test_a_stop_token_ends_the_answer_and_is_not_part_of_its_text(kit: Kit, running: Running) -> None:
+    pieces = await _ask(kit, running, stop_token_ids=(_token(kit, " is"),))
+    assert text_of(pieces) == "The capital of France"
+    last = pieces[-1]
+    assert (last.finish, last.completion_tokens) == ("stop", 5)
+    assert last.prompt_tokens == len(kit.request("", FRANCE).prompt)
+    assert last.cached_tokens is not None
+    assert text_of(await _ask(kit, running)) == ANSWER, "the next chat has its slot to itself"
+
+
+async def test_every_token_of_the_text_has_its_logprob_in_order(kit: Kit, running: Running) -> None:
+    pieces = await _ask(kit, running, top_logprobs=3)
+    items = [item for piece in pieces for item in orjson.loads(piece.logprobs or "[]")]
+    assert "".join(item["token"] for item in items) == ANSWER
+    assert [bytes(item["bytes"]).decode() for item in items] == [item["token"] for item in items]
+    for item in items:
+        ranked = item["top_logprobs"]
+        assert ranked[0] == {name: item[name] for name in ("token", "logprob", "bytes")}, "greedy draws the likeliest"
+        assert [other["logprob"] for other in ranked] == sorted((other["logprob"] for other in ranked), reverse=True)
+        assert len(ranked) == 3
+        assert sum(math.exp(other["logprob"]) for other in ranked) <= 1.001
+    assert -3 < sum(item["logprob"] for item in items) < 0
+
+
+async def test_logprobs_do_not_follow_the_temperature_nor_name_a_stop_sequence(kit: Kit, running: Running) -> None:
+    plain = await _ask(kit, running, top_logprobs=0, max_tokens=1)
+    hot = await _ask(kit, running, top_logprobs=0, max_tokens=1, temperature=1.5, top_k=1)
+    [[one], [other]] = [orjson.loads("".join(piece.logprobs for piece in pieces)) for pieces in (plain, hot)]
+    assert one["top_logprobs"] == []
+    assert one["token"] == other["token"]
+    assert one["logprob"] == pytest.approx(other["logprob"], abs=0.05)
+
+
+async def test_nobody_pays_for_logprobs_that_were_not_asked_for(kit: Kit, running: Running) -> None:
+    assert not any(piece.logprobs for piece in await _ask(kit, running))
+
+
+async def test_a_schema_is_followed(kit: Kit, running: Running) -> None:
+    request = kit.request("schema", FRANCE, max_tokens=80, json_schema=CITY)
+    pieces = await collect(running.engine, request)
+    answer = orjson.loads(text_of(pieces))
+    assert (set(answer), type(answer["people"])) == ({"city", "people"}, int)
+    assert pieces[-1].finish == "stop"
+
+
+async def test_a_schema_that_cannot_be_compiled_is_refused(kit: Kit, running: Running) -> None:
+    schema = orjson.dumps({"type": "string", "pattern": "^(?=a)(b$"}).decode()
+    with pytest.raises(EngineRejected):
+        await collect(running.engine, kit.request("schema", FRANCE, json_schema=schema))
+    assert text_of(await _ask(kit, running)) == ANSWER
