@@ -55,7 +55,7 @@ def flood(scale: float, sharing: Sharing) -> tuple[Figures, Plots]:
         figures[f"quiet_ttft_ratio_{variant}"] = scenarios.ratio_p99(*harder)
     few_slots = ((2, 1), (3, 1), (4, 1), (8, 1), (2, 2), (3, 2))
     for slots, floods in few_slots if sharing is Sharing.TURNS else ():  # one model: it has nobody to share with
-        few = [_few_slots(slots, count, 4 * seconds) for count in (floods, 0)]
+        few = [_few_slots(slots, count, 8 * seconds) for count in (floods, 0)]
         name = f"quiet_ttft_ratio_{slots}_slots" + ("" if floods == 1 else f"_{floods}_floods")
         figures[name] = scenarios.ratio_p99(*few)
     names = {"bunkhouse": "Bunkhouse", "token_bucket": "token bucket", "fifo": "FIFO"}
@@ -67,7 +67,7 @@ def flood(scale: float, sharing: Sharing) -> tuple[Figures, Plots]:
 
 
 def _few_slots(slots: int, floods: int, seconds: float) -> list[float]:
-    """Of four seeds together: the 99th percentile of one run's 160 chats is a matter of one or two of them."""
+    """Four seeds together: the 99th percentile of one run's 310 chats is decided by three of them."""
     return [
         one for seed in range(SEED, SEED + 4) for one in scenarios.few_slots(slots, floods, seed=seed, seconds=seconds)
     ]

@@ -14,6 +14,7 @@ from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyEntry
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # nginx would hold events back
 PING = b": ping\n\n"
+WAITING = b": waiting\n\n"
 DONE = b"data: [DONE]\n\n"
 RETRY_MS = 500  # a client whose gateway went away comes back so soon
 FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.TOOL_CALLS: "tool_calls"}

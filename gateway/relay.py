@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from time import monotonic
 
-from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, AnswerFormat
+from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, WAITING, AnswerFormat
 from gateway.call import JSON, Call, ClientGone, Header
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused, raise_for_end
@@ -96,8 +96,8 @@ async def relay_stream(
 ) -> None:
     """Answer with server-sent events.
 
-    An early refusal still gets a status of its own: the answer starts at the first word of the worker, or after ping_s.
-    Raises Refused before the start; after it errors are events.
+    The answer starts when a worker takes the chat, or after early_refusal_s while it waits, so that its client knows
+    its id. Raises Refused before the start: an early refusal has a status of its own. After it errors are events.
     """
     stream = _Stream(gateway, call, chat, answer)
     metrics = RequestMetrics(gateway.metrics, chat.ticket, call.began)
@@ -169,29 +169,32 @@ class _Stream:
         """Until the end of the reply. Raises what Feed.read raises."""
         ping_s = self._gateway.config.gateway.ping_s
         call = self._call
-        first = await self._first(entries, ping_s)
+        first = await self._first(entries)
         if first and first[0].end is not None:
             self.end = first[0].end
             raise_for_end(self.end)
         for entry in first:
             metrics.see(entry)
         await call.start(200, [*STREAM_HEAD, *answer_headers(self._gateway, call, self._chat, metrics)])
-        news = first
+        news, idle = first, WAITING if self._chat.waits else PING
         while True:
-            await call.send(self._events(news) if news else PING, more=self.end is None)
+            await call.send(self._events(news) if news else idle, more=self.end is None)
             if self.end is not None:
                 return
+            idle = PING
             news = await entries.read(ping_s)
             for entry in news:
                 metrics.see(entry)
 
-    @staticmethod
-    async def _first(entries: Feed, ping_s: float) -> list[ReplyEntry]:
-        until_s = monotonic() + ping_s
-        while (left_s := until_s - monotonic()) > 0:
-            news = await entries.read(left_s)
-            if news:
-                return news
+    async def _first(self, entries: Feed) -> list[ReplyEntry]:
+        """The first entries, or none after early_refusal_s. That a worker took the chat is no news before its first
+        piece, so half-way the stream itself is read."""
+        half_s = self._gateway.config.gateway.early_refusal_s / 2
+        for until_s in (monotonic() + half_s, monotonic() + 2 * half_s):
+            while (left_s := until_s - monotonic()) > 0:
+                if news := await entries.read(left_s):
+                    return news
+            self._gateway.hub.look(self._chat.ticket.chat)
         return []
 
     def _events(self, news: list[ReplyEntry]) -> bytes:

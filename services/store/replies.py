@@ -141,6 +141,10 @@ class ReplyHub:
                     self._left.append(chat)
                     self._work.set()
 
+    def look(self, chat: str) -> None:
+        """Read the chat's stream now, for what is in it and was not news."""
+        self._mark([chat])
+
     async def run(self) -> None:
         """Read for all readers until cancelled. Outlasts a Redis that goes away."""
         async with asyncio.TaskGroup() as tasks:

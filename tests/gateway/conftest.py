@@ -43,10 +43,17 @@ def tokenizer() -> Tokenizer:
 
 
 def config_of(redis_timeout_s: float = 5.0, **gateway: Any) -> Config:
-    """`redis_timeout_s` is long, and so is the grace: the machine may be busy with other things."""
+    """Times are long, for the machine may be busy with other things."""
     return Config.model_validate(
         {
-            "gateway": {"port": 0, "resume_grace_s": 1.0, "ping_s": 5.0, "drain_s": 1.0, **gateway},
+            "gateway": {
+                "port": 0,
+                "resume_grace_s": 1.0,
+                "ping_s": 5.0,
+                "early_refusal_s": 5.0,
+                "drain_s": 1.0,
+                **gateway,
+            },
             "redis": {"timeout_s": redis_timeout_s},
             "scheduler": {"waiting_max": 50, "waiting_per_tenant_max": 40},
             "models": {"small": {"engine": "llamacpp", "weights": WEIGHTS, "context_tokens": 2048}},

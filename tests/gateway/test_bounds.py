@@ -33,7 +33,8 @@ async def connected(host: Host) -> AsyncIterator[tuple[asyncio.StreamReader, asy
         yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):  # the host may have reset what it ended
+            await writer.wait_closed()
 
 
 def head(length: int, key: str = ACME) -> bytes:

@@ -172,6 +172,31 @@ async def test_an_idle_stream_is_kept_open(hosts: HostFactory) -> None:
         assert answer.text.endswith("data: [DONE]\n\n")
 
 
+async def test_a_client_that_waits_knows_its_chat_and_can_cancel_it(hosts: HostFactory) -> None:
+    """Headers came with the first word, so nobody could ask about a chat that waited, or end it."""
+    async with hosts(early_refusal_s=0.1) as host:
+        host.driver.script_for = lambda _: Script(ignore=True)
+        body = {"model": "support", "messages": HELLO, "stream": True}
+        headers = {"authorization": f"Bearer {ACME}"}
+        async with host.http.stream("POST", f"{host.url}/v1/chat/completions", headers=headers, json=body) as answer:
+            pieces = answer.aiter_bytes()
+            assert await anext(pieces) == b": waiting\n\n"
+            chat = f"{host.url}/v1/chats/{answer.headers['x-bunkhouse-chat']}"
+            assert (await host.http.get(chat, headers=headers)).json()["state"] == "waiting"
+            assert (await host.http.post(f"{chat}/cancel", headers=headers)).status_code == 200
+            assert (b"".join([piece async for piece in pieces])).endswith(b"data: [DONE]\n\n")
+
+
+async def test_the_headers_of_a_slow_answer_say_how_it_is_served(
+    hosts: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.store.replies.SWEEP_S", 60.0)
+    async with hosts(early_refusal_s=2.0) as host:
+        host.driver.script_for = lambda _: Script(["Hello"], pause_s=3.0)
+        answer = await host.ask({"model": "support", "messages": HELLO, "stream": True})
+        assert answer.headers["x-bunkhouse-kv-bits"] == "8"
+
+
 async def test_fifty_at_once(host: Host) -> None:
     client = host.client()
     host.state.submissions._bounds = (1000, 1000)

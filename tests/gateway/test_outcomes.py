@@ -105,12 +105,12 @@ async def test_a_deadline_that_no_scheduler_keeps(host: Host, monkeypatch: pytes
     assert await host.connection.redis.hlen("bh:waiting") == 0
 
 
-async def test_an_idle_stream_that_is_refused_late_gets_an_event(hosts: HostFactory) -> None:
-    async with hosts(ping_s=0.1) as host:
+async def test_a_stream_that_is_refused_late_gets_an_event(hosts: HostFactory) -> None:
+    async with hosts(ping_s=0.1, early_refusal_s=0.1) as host:
         host.driver.script_for = lambda _: Script(refuse=(Reason.DEADLINE, "Too late.", None), hold_s=0.3)
         answer = await host.ask({**GOOD, "stream": True})
         assert answer.status_code == 200
-        assert answer.text.startswith(": ping\n\n")
+        assert answer.text.startswith(": waiting\n\n")
         assert '"code":"deadline"' in answer.text
         assert answer.text.endswith("data: [DONE]\n\n")
 
