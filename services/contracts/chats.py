@@ -97,6 +97,7 @@ class OutputFormat:
     tools: ToolFormat = ToolFormat.NONE
     parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # tool -> parameter -> JSON type
     thinking: bool = False  # the prompt ends inside the model's thoughts
+    thinking_tokens_max: int | None = None  # thoughts that go on are ended there
     json_schema: str = ""  # what the answer must match, as JSON text; "": anything
     whole: bool = False  # nobody reads the answer before its end
 

@@ -19,6 +19,7 @@ class _FirstReasons:
     """An answer's first characters are reasoning. The last piece is held back until the next one comes."""
 
     called = False
+    end_of_thoughts = ""
 
     def __init__(self, output: OutputFormat, chat: str, written: str) -> None:
         self._length = len(written)

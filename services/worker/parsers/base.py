@@ -38,6 +38,10 @@ class Parser(Protocol):
 
     called: bool  # the answer holds a whole tool call, from an earlier attempt perhaps
 
+    @property
+    def end_of_thoughts(self) -> str:
+        """What the model would write to end the thoughts that the answer is in; "": it is in none."""
+
     def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
         """What is certain after this piece of the engine's, in order.
 
@@ -52,6 +56,7 @@ class ContentParser:
     """All text is content."""
 
     called = False
+    end_of_thoughts = ""
 
     def feed(self, text: str, tokens: int, logprobs: str = "") -> Sequence[Parsed]:
         """The piece itself."""
@@ -105,6 +110,11 @@ class Machine:
         """What was held back."""
         self._final = True
         return self._parts()
+
+    @property
+    def end_of_thoughts(self) -> str:
+        """None, by default."""
+        return ""
 
     def _begin(self) -> bool:
         """The first mode."""

@@ -30,6 +30,12 @@ class HarmonyParser(Machine):
         self._said = self._whole = False  # some of them, all of them
         super().__init__(family, output, chat, written)
 
+    @property
+    def end_of_thoughts(self) -> str:
+        """The end of the message, and the next one's head."""
+        inside = self._mode == self._body and self._kind is ContentKind.REASONING
+        return "<|end|><|start|>assistant<|channel|>final<|message|>" if inside else ""
+
     def _begin(self) -> bool:
         end = self._text.find(_MESSAGE, self._at, self._at + _HEAD_MAX)
         if self._may_be_head():

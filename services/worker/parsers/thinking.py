@@ -16,6 +16,14 @@ class Thinking(Machine):
         self._end_of_thoughts = Marks(family.think_end or "</think>")
         super().__init__(family, output, chat, written)
 
+    @property
+    def end_of_thoughts(self) -> str:
+        """The closing tag, set as models of its family set it."""
+        inside = self._mode in (self._think_from_here, self._think)
+        if not inside and not (self._mode == self._begin and self._output.thinking):
+            return ""
+        return f"\n{self._family.think_end}\n\n" if self._family.think_end == "</think>" else self._family.think_end
+
     def _begin(self) -> bool:
         """Text before any tag."""
         if not self._family.think_end:

@@ -147,3 +147,30 @@ def test_tokens_and_logprobs_stay_with_their_text() -> None:
         ("content", "i", 0, ""),
         ("content", " <tool", 2, '["e"]'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("template", "thoughts", "output"),
+    [
+        ("qwen3", "<think>\nHm, <tool", FAMILY),
+        ("qwq", "", INSIDE),
+        ("qwq", "Hm </thi", INSIDE),
+        ("gemma4", "<|channel>thought\nHm", PLAIN),
+        ("mistral_v11", "[THINK]Hm", PLAIN),
+        ("gpt_oss", "<|channel|>analysis<|message|>Hm", PLAIN),
+    ],
+)
+def test_thoughts_can_be_ended_for_the_model(template: str, thoughts: str, output: OutputFormat) -> None:
+    parser = Answer(template, "", Seen(), output).parser()
+    parts = [*parser.feed(thoughts, 1)]
+    parts += parser.feed(parser.end_of_thoughts, 1)
+    assert raw(parts).startswith(thoughts)  # nothing is held back: a prompt may end here
+    assert parser.end_of_thoughts == ""
+    assert seen([*parts, *parser.feed("Yes", 1), *parser.finish()]).content == "Yes"
+
+
+@pytest.mark.parametrize(("template", "text"), [("qwen3", ""), ("qwen3", "Hi"), ("chatml", "Hi"), ("gpt_oss", "")])
+def test_there_may_be_no_thoughts_to_end(template: str, text: str) -> None:
+    parser = Answer(template, "", Seen()).parser()
+    parser.feed(text, 1)
+    assert parser.end_of_thoughts == ""
