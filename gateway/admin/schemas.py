@@ -56,6 +56,7 @@ that is in the way.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -70,6 +71,7 @@ from services.config.schema import (
     Weight,
 )
 from services.contracts.snapshot import Snapshot
+from services.planner.kv_change import KvChangePlan
 from services.store.job_args import AutotuneArgs, LoadtestArgs, QualityArgs, RollupArgs
 
 Item = TypeVar("Item")
@@ -77,7 +79,6 @@ Role = Literal["viewer", "operator", "owner"]
 JobKind = Literal["kv_bits", "load", "unload", "sleep", "wake", "quality", "loadtest", "usage_rollup", "autotune"]
 JobState = Literal["queued", "running", "succeeded", "failed", "rolled_back", "cancelled"]
 EngineStateName = Literal["starting", "ready", "draining", "asleep", "down"]
-How = Literal["none", "live", "replace", "drain"]
 
 
 class RequestBody(BaseModel):
@@ -243,32 +244,12 @@ class ModelKv(RequestBody):
     dry_run: Annotated[bool, Field(description="Only say what it would do.")] = False
 
 
-class KvPlan(ResponseBody):
-    """What a change of KV bits does. Latencies are inter-token times with every slot in use."""
+@dataclass(frozen=True)
+class KvPlan(KvChangePlan):
+    """A planned change, with the measured quality before and after."""
 
-    bits_now: int
-    bits_new: int
-    how: Annotated[How, Field(description="replace: a second engine takes over; drain: running chats finish first.")]
-    words: Annotated[str, Field(examples=["The engine restarts with 4 bits after its 3 running chats have ended."])]
-    fits: bool = True
-    missing_bytes: int = 0
-    would_fit: list[int] = []
-    bytes_per_token_now: int
-    bytes_per_token_new: int
-    kv_bytes_now: int
-    kv_bytes_new: int
-    freed_bytes: Annotated[int, Field(description="Negative: it takes more.")]
-    sessions_now: Annotated[int, Field(description="Chats of full context at once: in KV memory and in a slot.")]
-    sessions_new: int
-    sessions_gained: int
-    chats_max_possible: Annotated[
-        int | None, Field(description="What `chats_max` could be raised to then; null: the slots are enough.")
-    ] = None
-    inter_token_ms_now: float | None = None
-    inter_token_ms_new: float | None = None
     quality_now: Quality | None = None
     quality_new: Quality | None = None
-    bots_below_floor: Annotated[list[str], Field(description="Bots whose floor forbids these bits.")] = []
 
 
 class ModelKvAnswer(ResponseBody):

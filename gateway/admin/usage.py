@@ -61,4 +61,4 @@ def _day(day: str | None, param: str) -> str | None:
 
 
 def _shown(row: UsageCounts) -> UsageRow:
-    return UsageRow(**{name: value for name, value in as_dict(row).items() if name != "overflow_microusd"})
+    return UsageRow.model_validate(as_dict(row))

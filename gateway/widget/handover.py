@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +27,14 @@ LOOK_S = 1.0
 log = structlog.get_logger()
 
 
+class SaidTurn(BaseModel):
+    """One thing said, as a webhook receives it."""
+
+    who: Literal["visitor", "bot"]
+    text: str
+    at_s: float
+
+
 class HandoverMessage(BaseModel):
     """What a webhook receives as JSON."""
 
@@ -40,7 +48,7 @@ class HandoverMessage(BaseModel):
     contact: str
     note: str
     page: str
-    turns: list[dict[str, Any]]  # who: visitor | bot, text, at_s
+    turns: list[SaidTurn]
 
 
 class Outbox:
@@ -70,7 +78,7 @@ class Outbox:
             contact=contact,
             note=note,
             page=page,
-            turns=[turn.model_dump(include={"who", "text", "at_s"}) for turn in conversation.turns],
+            turns=[SaidTurn(who=turn.who, text=turn.text, at_s=turn.at_s) for turn in conversation.turns],
         )
         url = site.widget.handover_webhook or ""
         delivery = Delivery(id=message.id, bot=site.bot, url=url, body=message.model_dump_json())

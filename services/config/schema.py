@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -368,22 +368,25 @@ class Config(Section):
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check one file. Raises ConfigError with the line of each thing that is wrong."""
     file = YamlFile(path)
-    _override(file.data, environ)
+    _override(file, environ)
     config = file.read_as(Config)
     _check_references(file, config)
     return config
 
 
-def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+def _override(file: YamlFile, environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):
             continue
         *parents, last = name.removeprefix(ENV_PREFIX).lower().split("__")
-        target = data
+        target = file.data
         for parent in parents:
-            if target.get(parent) is None:  # an empty section is None
-                target[parent] = {}
-            target = target[parent]
+            section = target.get(parent)
+            if section is None:  # an empty section is None
+                section = target[parent] = {}
+            if not isinstance(section, dict):
+                raise ConfigError(f"{name}: {parent} in {file.path} is a value, not a section")
+            target = section
         target[last] = yaml.safe_load(value)
 
 

@@ -36,7 +36,7 @@ class YamlFile:
             raise ConfigError(f"{path}{line}: {getattr(error, 'problem', None) or error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: expected keys and values")
-        self.data: dict[str, Any] = data
+        self.data: dict[str, object] = data
 
     def read_as(self, kind: type[Model]) -> Model:
         """The values as a `kind`. Raises ConfigError."""

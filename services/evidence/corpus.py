@@ -6,12 +6,14 @@ import random
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
-import orjson
+from pydantic import TypeAdapter
 
 from services.contracts.chats import Task
 from services.evidence.checker import Question
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +38,13 @@ class Dialogue:
 @cache
 def dialogues() -> tuple[Dialogue, ...]:
     """All dialogues, in file order."""
-    return tuple(
-        Dialogue(
-            id=row["id"],
-            language=row["language"],
-            topic=row["topic"],
-            task=Task(row["task"]),
-            turns=tuple(DialogueTurn(**turn) for turn in row["turns"]),
-        )
-        for row in _rows("dialogues.jsonl")
-    )
+    return _rows("dialogues.jsonl", Dialogue)
 
 
 @cache
 def questions() -> tuple[Question, ...]:
     """All questions, in file order."""
-    return tuple(Question(**row) for row in _rows("questions.jsonl"))
+    return _rows("questions.jsonl", Question)
 
 
 def document(rng: random.Random, characters: int, language: str) -> str:
@@ -72,6 +65,6 @@ def document(rng: random.Random, characters: int, language: str) -> str:
     return "\n\n".join(parts)[:characters]
 
 
-def _rows(name: str) -> list[dict[str, Any]]:
-    text = (files(__package__) / "corpora" / name).read_bytes()
-    return [orjson.loads(line) for line in text.splitlines() if line]
+def _rows(name: str, shape: type[Row]) -> tuple[Row, ...]:
+    lines = (files(__package__) / "corpora" / name).read_bytes().splitlines()
+    return tuple(map(TypeAdapter(shape).validate_json, filter(None, lines)))

@@ -37,7 +37,7 @@ class PlanesBackend(AttentionBackend):  # type: ignore[misc]  # SGLang ships no 
             self.calibrating, pool.calibrate_next = pool.calibrate_next, False
 
     def _heads(
-        self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]
+        self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, object]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values as (T, heads, D). Raises NotImplementedError for attention that planes lack."""
         named = [name for name, option in options.items() if option is not None]

@@ -19,6 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from services.config.schema import KvPolicyConfig
 from services.contracts.engines import EngineState, EngineView
@@ -26,6 +29,7 @@ from services.contracts.snapshot import ModelSnapshot
 from services.planner.need import Need
 from services.store.registry import Registry
 
+How = Literal["none", "live", "replace", "drain"]
 GONE = (EngineState.ASLEEP, EngineState.DOWN)
 
 
@@ -43,12 +47,12 @@ class PlanInputs:
 
 @dataclass(frozen=True, slots=True)
 class KvChangePlan:
-    """See gateway.admin.schemas.KvPlan."""
+    """What a change of KV bits does. Latencies are inter-token times with every slot in use."""
 
     bits_now: int
     bits_new: int
-    how: str
-    words: str
+    how: Annotated[How, Field(description="replace: a second engine takes over; drain: running chats finish first.")]
+    words: Annotated[str, Field(examples=["The engine restarts with 4 bits after its 3 running chats have ended."])]
     fits: bool
     missing_bytes: int
     would_fit: list[int]
@@ -56,14 +60,16 @@ class KvChangePlan:
     bytes_per_token_new: int
     kv_bytes_now: int
     kv_bytes_new: int
-    freed_bytes: int
-    sessions_now: int
+    freed_bytes: Annotated[int, Field(description="Negative: it takes more.")]
+    sessions_now: Annotated[int, Field(description="Chats of full context at once: in KV memory and in a slot.")]
     sessions_new: int
     sessions_gained: int
-    chats_max_possible: int | None
+    chats_max_possible: Annotated[
+        int | None, Field(description="What `chats_max` could be raised to then; null: the slots are enough.")
+    ]
     inter_token_ms_now: float | None
     inter_token_ms_new: float | None
-    bots_below_floor: list[str]
+    bots_below_floor: Annotated[list[str], Field(description="Bots whose floor forbids these bits.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,7 @@ def _missing(scene: PlanInputs, model: str, kv_bytes: int) -> int:
     return max(0, others + _total(scene, model, kv_bytes) - scene.room_bytes)
 
 
-def _how(scene: PlanInputs, model: str, same: bool, live: bool, kv_bytes: int) -> str:
+def _how(scene: PlanInputs, model: str, same: bool, live: bool, kv_bytes: int) -> How:
     seen = scene.engines.get(model)
     if same:
         return "none"

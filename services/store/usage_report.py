@@ -163,7 +163,7 @@ def total(found: Iterable[UsageCounts]) -> UsageCounts:
     return summed
 
 
-def as_dict(row: UsageCounts) -> dict[str, Any]:
+def as_dict(row: UsageCounts) -> dict[str, object]:
     """A row with dollars."""
     values = {name: getattr(row, name) for name in COLUMNS if name != "overflow_usd"}
     return values | {"overflow_usd": row.overflow_microusd / MICRO}

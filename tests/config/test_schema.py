@@ -130,6 +130,12 @@ def test_an_empty_section_can_be_overridden(path: Path) -> None:
     assert load(path, {"BUNKHOUSE__GATEWAY__PORT": "9000"}).gateway.port == 9000
 
 
+def test_an_override_below_a_value_is_an_error(path: Path) -> None:
+    path.write_text(GOOD)
+    with pytest.raises(ConfigError, match=r"BUNKHOUSE__MEMORY__CARD__SIZE: card in .* is a value, not a section"):
+        load(path, {"BUNKHOUSE__MEMORY__CARD": "24GB", "BUNKHOUSE__MEMORY__CARD__SIZE": "1"})
+
+
 def test_a_bad_override_is_an_error(path: Path) -> None:
     path.write_text(GOOD)
     with pytest.raises(ConfigError, match=r"gateway\.port"):

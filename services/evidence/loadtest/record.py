@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import orjson
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .meter import KvSample
 
@@ -32,6 +33,8 @@ class Result(StrEnum):
 @dataclass(slots=True)
 class ChatRecord:
     """One chat. `intended_s` is when its user wanted to send; latencies count from there."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     tenant: str
     session: str
@@ -89,6 +92,9 @@ class Run:
     samples: tuple[KvSample, ...] = ()
 
 
+_CHAT, _SAMPLE = TypeAdapter(ChatRecord), TypeAdapter(KvSample)
+
+
 class RunFileError(Exception):
     """A run's file cannot be used; says which line and why."""
 
@@ -121,21 +127,21 @@ def read_run(path: Path) -> Run:
     samples: list[KvSample] = []
     for number, value in _lines(path):
         kind = value.pop("kind", None)
-        if kind == "run":
-            head = value
-        elif kind == "sample":
-            samples.append(KvSample(**value))
-        elif kind == "chat":
-            try:
-                chats.append(ChatRecord(**(value | {"result": Result(value["result"])})))
-            except (TypeError, KeyError, ValueError) as error:
-                raise RunFileError(f"{path}:{number}: not a chat record: {error}") from error
+        try:
+            if kind == "run":
+                head = value
+            elif kind == "sample":
+                samples.append(_SAMPLE.validate_python(value))
+            elif kind == "chat":
+                chats.append(_CHAT.validate_python(value))
+        except ValidationError as error:
+            raise RunFileError(f"{path}:{number}: not a {kind} record: {error}") from error
     if head is None:
         raise RunFileError(f"{path}: not a load test's file: its first line should have kind `run`")
     return Run(head, tuple(chats), tuple(samples))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):

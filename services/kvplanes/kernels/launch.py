@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
@@ -278,8 +278,19 @@ def step(
     """
     if way.kernel is not None:
         stream = torch.cuda.current_stream().cuda_stream
-        options: dict[str, Any] = {"plan": plan, "windows": windows, "out": out, "save": save}
-        return cuda_step(way.kernel, layer, new, loc, req_to_token, scale, stream=stream, **options)
+        return cuda_step(
+            way.kernel,
+            layer,
+            new,
+            loc,
+            req_to_token,
+            scale,
+            stream=stream,
+            plan=plan,
+            windows=windows,
+            out=out,
+            save=save,
+        )
     tuning = way.tuning if isinstance(way.tuning, Tuning) else tuning_for(new[0].shape[-1])
     rotated, _, _ = store(layer, *new, loc, save=save)
     return decode(layer, rotated, req_to_token, scale, plan=plan, windows=windows, out=out, tuning=tuning)
