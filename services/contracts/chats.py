@@ -100,6 +100,7 @@ class OutputFormat:
     thinking_tokens_max: int | None = None  # thoughts that go on are ended there
     json_schema: str = ""  # what the answer must match, as JSON text; "": anything
     whole: bool = False  # nobody reads the answer before its end
+    plain: bool = False  # no template rendered the prompt, so all of the answer is content
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def machine_of(family: TemplateFamily, output: OutputFormat) -> type[Machine] | 
         return CallsParser
     if output.tools is ToolFormat.CHOICE:
         return ChoiceParser
-    if output.json_schema:
+    if output.json_schema or output.plain:
         return None
     if family.name is ToolStyle.HARMONY:
         return HarmonyParser

@@ -130,3 +130,9 @@ async def test_a_message_that_fails_on_its_way(host: Host, claude: anthropic.Asy
             await stream.until_done()
     with pytest.raises(anthropic.InternalServerError):
         await claude.messages.create(**ASKED)
+
+
+async def test_bots_as_models(claude: anthropic.AsyncAnthropic) -> None:
+    listed = await claude.models.list()
+    assert [model.id async for model in listed][:2] == ["acme/support", "acme/tiny"]
+    assert (await claude.models.retrieve("support")).display_name == "acme/support"

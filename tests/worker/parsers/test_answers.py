@@ -124,7 +124,8 @@ def test_a_megabyte_takes_linear_time(template: str, text: str) -> None:
 def test_chats_without_tools_and_thoughts_have_no_machine() -> None:
     assert isinstance(make_parser(TemplateFamily(), PLAIN, "c", ""), ContentParser)
     assert isinstance(Answer("qwen2_5", "", Seen(), PLAIN).parser(), ContentParser)
-    assert isinstance(Answer("qwen3", "", Seen(), OutputFormat(json_schema="{}")).parser(), ContentParser)
+    for output in (OutputFormat(json_schema="{}"), OutputFormat(plain=True)):
+        assert isinstance(Answer("qwen3", "", Seen(), output).parser(), ContentParser)
     assert isinstance(Answer("chatml", "", Seen(), OutputFormat(tools=ToolFormat.FAMILY)).parser(), ContentParser)
 
 
