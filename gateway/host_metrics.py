@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from services.contracts.devices import Sharing
 from services.contracts.snapshot import Snapshot
 
 # Field of a model's snapshot, metric, help.
@@ -67,7 +68,14 @@ class HostCollector(Collector):
         drift = GaugeMetricFamily(
             "bunkhouse_device_drift_bytes", "Memory of a device that other programs use.", labels=("device",)
         )
+        in_space = GaugeMetricFamily(
+            "bunkhouse_device_in_space",
+            "1 where all engines of a device run side by side (CUDA MPS), 0 where they take turns.",
+            labels=("device",),
+        )
         for device, there in self.snapshot.devices.items():
+            in_space.add_metric((device,), there.sharing == Sharing.SPACE)
             if there.drift_bytes is not None:
                 drift.add_metric((device,), there.drift_bytes)
         yield drift
+        yield in_space

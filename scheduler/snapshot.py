@@ -72,4 +72,5 @@ def _model(accounting: Accounting, queues: FlowQueues, account: Account, now_s: 
         blocked={tenant: flow.blocked.reason.value for tenant, flow in flows.items() if flow.blocked},
         service_rate_per_s=per_s,
         expected_wait_s=wait_s if flows else 0.0,
+        sharing=account.facts.sharing.value,
     )

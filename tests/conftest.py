@@ -36,6 +36,7 @@ SLOW = (  # tests of a whole host, a gateway's processes, an engine or a browser
     "gateway/test_process",
     "host/test_supervisor",
     "jobs/",
+    "mps/",
     "overflow/test_overflow",
     "overflow/test_provider",
     "security/",
@@ -52,6 +53,7 @@ TOGETHER = {  # tests that share a host or an engine, and so run in one process
         "evidence/loadtest/test_load_host",
         "overflow/test_overflow",
     ),
+    "the stand-in of MPS": ("mps/",),  # a host refuses to start beside another one's daemon
     "a llama.cpp engine": ("engines/test_conformance",),
 }
 SGLANG = re.compile(r"\[(.*-)?sglang|engines/test_sglang_planes|jobs/test_host_live")  # one server at a time

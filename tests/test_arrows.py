@@ -31,7 +31,7 @@ ARROWS = {
     "worker": "contracts config process devices model_files tokenizer store engines planner",
     "evidence": "contracts config process model_files tokenizer engines kvplanes planner http_stream",
     "jobs": "contracts config process model_files tokenizer store engines planner evidence http_stream",
-    "host": "contracts config process store",
+    "host": "contracts config process store devices",
     "gateway": "contracts config process devices model_files tokenizer store planner",
     "cli": "contracts config process model_files store planner evidence jobs host http_stream",
 }

@@ -12,6 +12,7 @@ from services.contracts.explanation import Explanation
 from services.devices.card import devices
 from services.planner.plan_inputs import card_of
 from services.store.explanations import explain
+from services.store.mps_states import read_mps_states
 
 router = routes("scheduler")
 explain_router = routes("scheduler")
@@ -29,6 +30,7 @@ async def overview(host: Host, _: Viewer) -> Overview:
     found = await models(host)
     used = devices(host.config, {model.name: model.device for model in found})
     cards = await asyncio.to_thread(lambda: {device: card_of(host.config, device, used) for device in used})
+    mps = await read_mps_states(host.connection)
     return Overview(
         at_s=host.clock(),
         snapshot=await host.submissions.snapshot(),
@@ -38,6 +40,7 @@ async def overview(host: Host, _: Viewer) -> Overview:
                 id=name,
                 total_bytes=card.total_bytes if card else None,
                 reserve_bytes=int(card.total_bytes * host.config.memory.reserve) if card else None,
+                sharing_why=mps[name].why_not if name in mps else "",
             )
             for name, card in cards.items()
         ],

@@ -465,6 +465,7 @@ class HostDevice(ResponseBody):
     id: Annotated[str, Field(examples=["gpu0"])]
     total_bytes: int | None = None
     reserve_bytes: int | None = None
+    sharing_why: str = ""  # why its engines take turns, where they were to run side by side
 
 
 class Overview(ResponseBody):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.admin.schemas import HostDevice, Model, Overview
-from services.contracts.devices import CPU
+from services.contracts.devices import CPU, Sharing, gpu_index
 from services.contracts.engines import EngineReport
 from services.contracts.snapshot import ModelSnapshot, Snapshot
 from services.contracts.units import bytes_in_words
@@ -130,6 +130,7 @@ class Bandwidth:
     bytes_per_s: float
     most: float | None
     stretches: list[Stretch]
+    sharing: str = ""  # of a GPU: how its engines share it, in words
 
     @property
     def part(self) -> float | None:
@@ -188,7 +189,10 @@ def now(overview: Overview, reports: Mapping[str, EngineReport], bandwidth_bytes
         cards=[_card(device, _title(device.id, len(devices) == 1), on[device.id], accounts) for device in devices],
         models=rows,
         bandwidths=[
-            _bandwidth(device.id, on[device.id], reports, bandwidth_bytes_per_s.get(device.id)) for device in devices
+            _bandwidth(
+                device.id, on[device.id], reports, bandwidth_bytes_per_s.get(device.id), _sharing(device, snapshot)
+            )
+            for device in devices
         ],
         tenants=_tenants(snapshot) if snapshot else [],
         running=sum(row.running for row in rows),
@@ -303,7 +307,11 @@ def _row(place: int, model: Model, account: ModelSnapshot | None) -> ModelRow:
 
 
 def _bandwidth(
-    device: str, models: list[tuple[int, Model]], reports: Mapping[str, EngineReport], most: float | None
+    device: str,
+    models: list[tuple[int, Model]],
+    reports: Mapping[str, EngineReport],
+    most: float | None,
+    sharing: str,
 ) -> Bandwidth:
     """A step reads the weights and the running chats' KV once."""
     rates: list[tuple[int, str, float]] = []
@@ -317,7 +325,17 @@ def _bandwidth(
     for hue, name, rate in rates:
         stretches.append(Stretch(name, hue, rate, 100.0 * at / scale, 100.0 * rate / scale))
         at += rate
-    return Bandwidth(device, total, most, stretches)
+    return Bandwidth(device, total, most, stretches, sharing)
+
+
+def _sharing(device: HostDevice, snapshot: Snapshot | None) -> str:
+    """A sentence, of GPUs alone."""
+    there = snapshot.devices.get(device.id) if snapshot else None
+    if there is None or gpu_index(device.id) is None:
+        return ""
+    if there.sharing == Sharing.SPACE:
+        return "Models run side by side (CUDA MPS)."
+    return f"Models take turns{f': {device.sharing_why}' if device.sharing_why else ''}."
 
 
 def _tenants(snapshot: Snapshot) -> list[TenantRow]:

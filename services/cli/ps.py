@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from rich.table import Table
 from services.cli.errors import WRONG_INPUT, fail, out, reported_errors
 from services.cli.running import DEFAULT_DATA_DIR
 from services.contracts.decisions import Reservation
-from services.contracts.engines import EngineView
+from services.contracts.devices import MpsState, Sharing, gpu_index
+from services.contracts.engines import EngineFacts, EngineView
 from services.host.child import ChildStatus
 from services.host.state_file import read_state
 from services.planner.words import size
+from services.store.mps_states import read_mps_states
 from services.store.runtime import Runtime, open_runtime
 from services.store.scheduling import SchedulerStore
 
@@ -51,6 +54,25 @@ class ListedModel:
     chats_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class ListedDevice:
+    """A GPU that models run on. `joined`: models whose engines its MPS daemon has among its clients."""
+
+    device: str
+    sharing: str
+    why_not: str
+    version: str
+    joined: list[str]
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        if self.sharing == Sharing.SPACE:
+            return f"{self.device}: engines run side by side (MPS, driver {self.version or 'unknown'})"
+        why = self.why_not or (f"only {', '.join(self.joined)} joined the MPS daemon" if self.joined else "")
+        return f"{self.device}: engines take turns{f': {why}' if why else ''}"
+
+
 def run(config_path: Path | None, as_json: bool) -> None:
     """Print what runs. Exit code 1 when Redis does not answer."""
     with reported_errors():
@@ -65,23 +87,45 @@ def run(config_path: Path | None, as_json: bool) -> None:
 def _show(runtime: Runtime, as_json: bool) -> None:
     now_s = time.time()
     running = read_state(runtime.config.data_dir)
-    engines, held = asyncio.run(_look(runtime))
+    engines, held, mps = asyncio.run(_look(runtime))
     processes = [_process(child, now_s) for child in running.children] if running else []
     models = [_model(seen, held, now_s) for seen in sorted(engines, key=lambda seen: seen.facts.model)]
+    gpus = _devices(engines, mps)
     if as_json:
-        rows = {"processes": [asdict(row) for row in processes], "models": [asdict(row) for row in models]}
+        rows = {
+            "processes": [asdict(row) for row in processes],
+            "models": [asdict(row) for row in models],
+            "devices": [asdict(row) for row in gpus],
+        }
         out.print_json(data={"url": running.url if running else None, **rows})
         return
     if running:
         out.print(f"{running.url}, up for {_ago(now_s - running.started_s)}", highlight=False)
         out.print(_process_table(processes))
     out.print(_model_table(models))
+    for each in gpus:
+        out.print(each.words, highlight=False, markup=False)
 
 
-async def _look(runtime: Runtime) -> tuple[list[EngineView], list[Reservation]]:
+async def _look(runtime: Runtime) -> tuple[list[EngineView], list[Reservation], dict[str, MpsState]]:
     async with runtime.connect() as connection:
-        desk = SchedulerStore(connection)
-        return await desk.engines(), await desk.reservations()
+        store = SchedulerStore(connection)
+        return await store.engines(), await store.reservations(), await read_mps_states(connection)
+
+
+def _devices(engines: list[EngineView], mps: Mapping[str, MpsState]) -> list[ListedDevice]:
+    """GPUs alone: on a processor, programs share cores as they always do."""
+    on: dict[str, list[EngineFacts]] = {}
+    for seen in engines:
+        if gpu_index(seen.facts.device) is not None:
+            on.setdefault(seen.facts.device, []).append(seen.facts)
+    found = []
+    for device, facts in sorted(on.items()):
+        joined = sorted(one.model for one in facts if one.sharing is Sharing.SPACE)
+        sharing = Sharing.SPACE if len(joined) == len(facts) else Sharing.TURNS
+        state = mps.get(device, MpsState())
+        found.append(ListedDevice(device, sharing.value, state.why_not, state.version, joined))
+    return found
 
 
 def _process(child: ChildStatus, now_s: float) -> ListedProcess:

@@ -127,6 +127,7 @@ class MemoryConfig(Section):
     card: Literal["auto"] | Bytes = "auto"  # auto: NVML's total; on a machine with no GPU, half its memory
     reserve: float = Field(default=0.05, ge=0, lt=0.5)  # part of the card that is never planned for
     bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)  # None: measured at start
+    sharing: Literal["auto", "space", "turns"] = "turns"  # space: by CUDA MPS; auto: where that is possible
 
 
 class TargetConfig(Section):

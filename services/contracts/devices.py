@@ -36,6 +36,16 @@ class DeviceBandwidth:
 
 
 @dataclass(frozen=True, slots=True)
+class MpsState:
+    """The MPS daemon of a GPU, as the host knows it. `why_not`: in one line, why engines take turns; "": they need
+    not."""
+
+    pipe: str = ""  # its folder
+    version: str = ""  # the driver's
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """What NVML says of one device's memory."""
 

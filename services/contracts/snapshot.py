@@ -33,6 +33,7 @@ class ModelSnapshot:
     blocked: Mapping[str, str]  # tenant -> why its first ticket waits
     service_rate_per_s: float | None
     expected_wait_s: float | None  # of a new session of a tenant with nothing waiting
+    sharing: str = "turns"  # how its engine shares the device; a value of devices.Sharing
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,18 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
 from services.config.api_keys import ready_key
 from services.config.host_secrets import secrets_path
+from services.contracts.devices import MpsState
 from services.contracts.engines import provider_model
 from services.host.child import Child, ChildState, EngineGaveUp, GaveUp
 from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
+from services.host.mps_daemon import daemon_of, shared_devices
 from services.host.programs import Program, programs
 from services.host.readiness import Readiness
 from services.host.state_file import STATE_FILE, HostState, write_state
@@ -27,6 +30,7 @@ from services.store.connection import Connection
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.engine_records import EngineRecords
 from services.store.host_identity import warn_of_eviction
+from services.store.mps_states import write_mps_states
 from services.store.orphans import Orphans
 from services.store.runtime import PATIENCE_S, Runtime, redis_dir, redis_socket
 
@@ -96,7 +100,7 @@ class Host:
         for name, why in self._left_out.items():
             log.error("model.left_out", model=name, why=why)
             self._report(f"The others go on without model {name}: {why}")
-        env = {**os.environ, "BUNKHOUSE__GATEWAY__PORT": str(port)}
+        env = {**os.environ, "BUNKHOUSE__GATEWAY__PORT": str(port), **await self._share_gpus()}
         served = [model for model in self._config.models if model not in self._left_out]
         groups = programs(self._config, served, self._runtime.config_path.absolute(), self._logs_dir, env)
         self._groups[:0] = [[self._keep(program) for program in group] for group in groups]
@@ -110,6 +114,39 @@ class Host:
         while child.status.state is not ChildState.RUNNING:
             await self._watch(POLL_S / 10)
             self._check_stop()
+
+    async def _share_gpus(self) -> Mapping[str, str]:
+        """Start the MPS daemons, and return what engines need to join. Raises HostFailed where one is demanded and
+        cannot be."""
+        states: dict[str, MpsState] = {}
+        joining: dict[str, str] = {}
+        for device in shared_devices(self._config):
+            daemon, state = daemon_of(self._config, device, self._logs_dir, os.environ)
+            if not state.why_not:
+                child = self._keep(daemon)
+                self._groups.insert(0, [child])
+                state = replace(state, why_not=await daemon.trouble())
+                if state.why_not:
+                    await self._drop(child)
+                else:
+                    joining |= daemon.environment
+            if state.why_not and self._config.memory.sharing == "space":
+                raise HostFailed(f"memory.sharing is `space`, but {device} cannot be shared so: {state.why_not}")
+            if state.why_not:
+                self._report(f"Engines take turns on {device}: {state.why_not}.")
+            states[device] = state
+        async with self._runtime.connect(PATIENCE_S) as connection:
+            await write_mps_states(connection, states)
+        return joining
+
+    async def _drop(self, child: Child) -> None:
+        """Go on without it, as if it had not been started."""
+        for task in [task for task, of in self._tasks.items() if of is child]:
+            del self._tasks[task]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await child.stop()
+        self._groups.remove([child])
 
     def _keep(self, program: Program) -> Child:
         child = Child(program, self._changed)
@@ -183,7 +220,8 @@ class Host:
         if isinstance(error, EngineGaveUp) and child.name.startswith("worker "):
             self._lost.add(child.name.removeprefix("worker "))
         elsewhere = isinstance(error, EngineGaveUp) and self._lost < set(self._config.models)
-        if not (self._serving or elsewhere) or not child.name.startswith(("worker", "overflow", "jobs")):
+        elsewhere = elsewhere or child.name.startswith("mps")
+        if not (self._serving or elsewhere) or not child.name.startswith(("worker", "overflow", "jobs", "mps")):
             raise HostFailed(str(error)) from error
         self._report(f"The others go on without it: {error}")
 

@@ -17,6 +17,7 @@ bh:ready:MODEL          stream  admitted chats; consumer group `workers`. With o
 bh:engines              hash    model -> facts and last report
 bh:progress             hash    model -> what its engine is doing while it starts, in words
 bh:bandwidths           hash    device -> its measured bandwidth; bh:bandwidth-probe:DEVICE during a measurement
+bh:mps                  hash    device -> its MPS daemon, or why it has none
 bh:lease, bh:fence      string  who schedules, and the number of takeovers
 bh:snapshot             string  what the scheduler last saw, for gateways and the dashboard
 bh:learned              hash    model -> what the scheduler found out about its engine, for its successor
@@ -58,6 +59,7 @@ RESERVATIONS = "bh:reservations"
 ENGINES = "bh:engines"
 PROGRESS = "bh:progress"
 BANDWIDTHS = "bh:bandwidths"
+MPS = "bh:mps"
 LEASE = "bh:lease"
 FENCE = "bh:fence"
 SNAPSHOT = "bh:snapshot"

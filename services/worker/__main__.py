@@ -20,6 +20,7 @@ from services.devices.bandwidth import PROBE_S_MAX, measure
 from services.devices.card import device_of
 from services.devices.machine import machine
 from services.devices.memory_speed import measure_memory
+from services.devices.mps import MpsControl, pipe_folder
 from services.engines.base import Engine
 from services.engines.factory import build_engine, engine_log
 from services.model_files.weights import WeightsError, resolve
@@ -37,6 +38,7 @@ from services.tokenizer.chat_template import TemplateRejected
 from services.tokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from services.worker.command_runner import CommandDependencies, bits_to_start
 from services.worker.engine_supervisor import EngineGone
+from services.worker.gpu_sharing import GpuSharing
 from services.worker.worker import Worker, probe_prompt
 
 ENGINE_ERROR_CODE = 3
@@ -75,6 +77,7 @@ async def serve(runtime: Runtime, model: str) -> None:
                 build=build,
                 idle_after_s=settings.idle_after_s,
             ),
+            gpu_sharing=GpuSharing(MpsControl(pipe_folder())) if gpu_index(device_of(settings)) is not None else None,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,6 +12,7 @@ import structlog
 
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import Engine, EngineError, EngineStartError, Progress
+from services.worker.gpu_sharing import LOOK_S, GpuSharing
 
 WATCH_S = 1.0
 MISSES_MAX = 3  # health checks in a row
@@ -44,7 +45,14 @@ class EngineSupervisor:
     Whoever changes the engine holds `changing`; `watch` leaves it alone then.
     """
 
-    def __init__(self, engine: Engine, model: str, progress: Progress, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        model: str,
+        progress: Progress,
+        clock: Callable[[], float],
+        gpu_sharing: GpuSharing | None = None,
+    ) -> None:
         self.engine = engine
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()
@@ -53,6 +61,8 @@ class EngineSupervisor:
         self._model = model
         self._progress = progress
         self._clock = clock
+        self._gpu_sharing = gpu_sharing
+        self._looked_s = 0.0
         self._state = EngineState.STARTING
         self._facts: EngineFacts | None = None
         self._strikes = 0
@@ -108,6 +118,7 @@ class EngineSupervisor:
                 last = error
             else:
                 self.open(self._facts)
+                await self._look_at_sharing()
                 return
         words = f"{self._model}: the engine failed to start {len(BACKOFF_S)} times: {last}"
         raise EngineGone(words, never_up=self.starts == 0)
@@ -123,10 +134,22 @@ class EngineSupervisor:
                 await asyncio.sleep(WATCH_S)  # `_dead` may be set: waiting for it would not wait
                 continue
             start = self.starts
+            if self._clock() - self._looked_s >= LOOK_S and not await self._look_at_sharing():
+                log.error("engine.lost_mps", model=self._model)
+                self._dead.set()
             misses = 0 if await self.engine.alive() else misses + 1
             if self._dead.is_set() or misses >= MISSES_MAX:
                 misses = 0
                 await self._restart(start)
+
+    async def _look_at_sharing(self) -> bool:
+        """Note how the engine shares its GPU. False: it had joined an MPS server that is gone."""
+        if self._gpu_sharing is None:
+            return True
+        intact = await self._gpu_sharing.look()
+        self._looked_s = self._clock()
+        self._facts = replace(self.facts, sharing=self._gpu_sharing.sharing)
+        return intact
 
     async def _restart(self, start: int) -> None:
         async with self.changing:
@@ -139,6 +162,8 @@ class EngineSupervisor:
             self._progress("restarting")
             self.starts += 1  # its chats fail as it is stopped, which must not count against the next
             await self.engine.stop()
+            if self._gpu_sharing is not None:
+                await self._gpu_sharing.until_daemon()
             await self.start()
 
     def hold(self, state: EngineState = EngineState.DRAINING) -> None:
@@ -151,6 +176,8 @@ class EngineSupervisor:
         """Chats go to the engine again, or to another one in its place."""
         self.engine = engine or self.engine
         self._facts = facts
+        if self._gpu_sharing is not None:
+            self._gpu_sharing.restarted()
         self._state = EngineState.READY
         self._up_since_s = self._clock()
         self.starts += 1

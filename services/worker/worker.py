@@ -23,6 +23,7 @@ from services.worker.chat import RunningChat
 from services.worker.command_runner import CommandDependencies, CommandRunner
 from services.worker.demotion import Demoter
 from services.worker.engine_supervisor import EngineGone, EngineSupervisor
+from services.worker.gpu_sharing import GpuSharing
 from services.worker.kv_change import Prompt
 from services.worker.latency_window import LatencyWindow
 from services.worker.parsers import make_parser
@@ -52,6 +53,7 @@ class Worker:
         clock: Callable[[], float],
         dependencies: CommandDependencies | None = None,
         price: TokenPrice = TokenPrice(),  # noqa: B008  (frozen)
+        gpu_sharing: GpuSharing | None = None,
     ) -> None:
         self._model = model
         self._work = work
@@ -62,7 +64,7 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._supervisor = EngineSupervisor(engine, model, self._say, clock)
+        self._supervisor = EngineSupervisor(engine, model, self._say, clock, gpu_sharing)
         writer = ReplyWriter(work, self._fenced)
         self._context = chats.WorkerContext(
             work=work,

@@ -337,6 +337,10 @@ def test_a_tenant_keeps_its_colour_whatever_else_is_shown() -> None:
 def test_a_gauge_without_a_maximum_is_not_drawn_full() -> None:
     """676 GB/s of an unknown maximum looked like all of it."""
     stretches = [view.Stretch("m", 0, 6e11, 0.0, 100.0)]
+    together = page(
+        "parts/gauge.html", b=view.Bandwidth("gpu0", 6e11, 1e12, stretches, "Models take turns: <why>.")
+    ).body
+    assert b"Models take turns: &lt;why&gt;." in together
     unknown = page("parts/gauge.html", b=view.Bandwidth("cpu", 6e11, None, stretches)).body
     assert b"stroke-hue0" not in unknown
     assert b"600 GB/s" in unknown

@@ -1,0 +1,114 @@
+"""The daemon as the host's child, and who joined it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.config.schema import Config
+from services.contracts.devices import Sharing
+from services.devices.mps import MpsControl, MpsSilent
+from services.host.mps_daemon import FOLDER_BYTES_MAX, MpsDaemon, folder_of
+from services.worker.gpu_sharing import GpuSharing
+from tests.host_process import ROOT, wait_for
+from tests.mps.stand_in import install
+
+CLIENT = "import sys, time; from tests.mps.stand_in import join; join(); print('joined', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MpsDaemon:
+    for name, value in install(tmp_path).items():
+        if name == "PATH":
+            monkeypatch.setenv(name, value)
+    return MpsDaemon("gpu0", tmp_path / "m", tmp_path / "log", os.environ)
+
+
+@pytest.fixture
+def client(daemon: MpsDaemon) -> Iterator[list[subprocess.Popen[str]]]:
+    """Call `begin` to start one."""
+    begun: list[subprocess.Popen[str]] = []
+    yield begun
+    for each in begun:
+        each.kill()
+        each.wait()
+
+
+def begin(daemon: MpsDaemon, clients: list[subprocess.Popen[str]]) -> None:
+    """A CUDA program of this process."""
+    env = {**os.environ, **daemon.environment}
+    argv = [sys.executable, "-c", CLIENT]
+    clients.append(subprocess.Popen(argv, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE))
+    out = clients[-1].stdout
+    assert out is not None
+    with out:
+        assert out.readline() == "joined\n"
+
+
+async def test_clients_are_seen_and_a_lost_server_is_noticed(
+    daemon: MpsDaemon, client: list[subprocess.Popen[str]]
+) -> None:
+    control, mine = MpsControl(daemon.pipe), GpuSharing(MpsControl(daemon.pipe))
+    await daemon.start()
+    try:
+        assert await daemon.trouble() == ""
+        assert await control.servers() == {}
+        assert await mine.look()
+        assert mine.sharing is Sharing.TURNS
+        await asyncio.to_thread(begin, daemon, client)
+        (server, clients), *_ = (await control.servers()).items()
+        assert clients == {client[0].pid}
+        assert await mine.look()
+        modes = [mine.sharing]
+        psutil.Process(server).kill()
+        wait_for(lambda: client[0].poll() is not None, 10)
+        assert [await mine.look(), await mine.look()] == [True, False], "one miss may be a slow answer"
+        mine.restarted()
+        assert [*modes, mine.sharing] == [Sharing.SPACE, Sharing.TURNS]
+        assert await mine.look(), "it had not joined"
+    finally:
+        await daemon.stop()
+    with pytest.raises(MpsSilent):
+        await control.servers()
+
+
+async def test_what_an_earlier_run_left_is_ended_first(daemon: MpsDaemon, client: list[subprocess.Popen[str]]) -> None:
+    await daemon.start()
+    assert await daemon.trouble() == ""
+    await asyncio.to_thread(begin, daemon, client)
+    (server, _), *_ = (await MpsControl(daemon.pipe).servers()).items()
+    old = daemon.process
+    assert old is not None
+    old.kill()  # its server lives on
+    await old.wait()
+    assert psutil.pid_exists(server)
+    await daemon.start()
+    try:
+        assert await daemon.trouble() == ""
+        assert not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE
+        assert await MpsControl(daemon.pipe).servers() == {}
+    finally:
+        await daemon.stop()
+
+
+async def test_one_that_ends_at_once_is_named_with_its_words(tmp_path: Path, daemon: MpsDaemon) -> None:
+    fails = MpsDaemon("gpu0", tmp_path / "m", tmp_path / "log", {**os.environ, "BUNKHOUSE_TEST_MPS_FAILS": "1"})
+    await fails.start()
+    assert "An instance of this daemon is already running" in await fails.trouble()
+    await fails.stop()
+
+
+def test_sockets_get_a_path_that_is_short_enough(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 90)
+    models = {"m": {"engine": "sglang", "weights": "w"}}
+    folder = folder_of(Config.model_validate({"data_dir": long, "models": models}), "gpu0")
+    assert len(str(folder)) <= FOLDER_BYTES_MAX
+    other = folder_of(Config.model_validate({"data_dir": f"{long}y", "models": models}), "gpu0")
+    assert other != folder
