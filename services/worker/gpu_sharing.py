@@ -19,6 +19,7 @@ LOOK_S = 2.0
 DAEMON_S_MAX = 20.0
 DAEMON_POLL_S = 0.2
 MISSES_MAX = 2  # looks in a row that do not find an engine which had joined
+REJOINS_MAX = 2
 
 log = structlog.get_logger()
 
@@ -31,19 +32,26 @@ class GpuSharing:
         self._control = control
         self._misses = 0
         self._had_joined = False  # ever
+        self._rejoins = 0  # starts in a row for the sake of joining
 
     async def look(self) -> bool:
-        """Bring `sharing` up to date. False: the engine had joined, and its daemon or server is gone."""
+        """Bring `sharing` up to date. False: start the engine anew. It had joined a server that is gone, or it came
+        back and did not join again, although there is a daemon."""
         joined = await self._joined()
-        if joined or self.sharing is Sharing.TURNS:
-            if joined and self.sharing is Sharing.TURNS:
+        if joined:
+            if self.sharing is Sharing.TURNS:
                 log.info("engine.joined_mps", pipe=str(self._control.pipe))
-                self._had_joined = True
-            self.sharing = Sharing.SPACE if joined else Sharing.TURNS
-            self._misses = 0
+            self.sharing, self._had_joined = Sharing.SPACE, True
+            self._misses = self._rejoins = 0
+            return True
+        lost = self.sharing is Sharing.SPACE
+        if not lost and (joined is None or not self._had_joined or self._rejoins == REJOINS_MAX):
             return True
         self._misses += 1
-        return self._misses < MISSES_MAX
+        if self._misses < MISSES_MAX:
+            return True
+        self._rejoins += not lost
+        return False
 
     async def until_daemon(self) -> None:
         """Before an engine starts again that had joined: wait until the daemon is back, `DAEMON_S_MAX` at most. An
@@ -61,11 +69,12 @@ class GpuSharing:
         """The engine was started anew: it has to join again."""
         self.sharing, self._misses = Sharing.TURNS, 0
 
-    async def _joined(self) -> bool:
+    async def _joined(self) -> bool | None:
+        """None: there is no daemon."""
         try:
             servers = await self._control.servers()
         except MpsSilent:
-            return False
+            return None
         clients = {client for those in servers.values() for client in those}
         return bool(clients) and not clients.isdisjoint(_below())
 

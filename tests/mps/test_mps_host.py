@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from tests.end_to_end import streams
-from tests.host_process import LAPTOP, START_S_MAX, HostProcess, command, find_child, run_host, up, wait_for
-from tests.mps.stand_in import CONTROL, SERVER, install
+from tests.host_process import LAPTOP, START_S_MAX, HostProcess, command, run_host, up, wait_for
+from tests.mps.stand_in import CONTROL, ENGINE, SERVER, install
 
 BACK_S_MAX = 60.0
 IN_SPACE = 'bunkhouse_device_in_space{device="gpu0"} 1.0'
@@ -57,27 +57,24 @@ def listed(host: HostProcess) -> Mapping[str, object]:
     return found
 
 
-def engines(host: HostProcess) -> dict[int, float]:
-    """Process ids of the engines, with when they started."""
-    below = psutil.Process(host.process.pid).children(recursive=True)
-    found = {}
-    for each in below:
+def below(process: psutil.Process) -> Iterator[tuple[psutil.Process, list[str]]]:
+    """What it started, with their command lines."""
+    for each in process.children(recursive=True):
         try:
-            if "services.engines.llamacpp_server" in each.cmdline():
-                found[each.pid] = each.create_time()
+            yield each, each.cmdline()
         except psutil.Error:
             continue
-    return found
+
+
+def engines(host: HostProcess) -> set[int]:
+    """Process ids of the engines."""
+    return {each.pid for each, line in below(psutil.Process(host.process.pid)) if ENGINE in line}
 
 
 def program(host: HostProcess, name: str) -> psutil.Process:
-    """The daemon, or its server, which has a session of its own."""
-    daemon = find_child(host.process.pid, CONTROL) or next(
-        each for each in psutil.Process(host.process.pid).children(recursive=True) if each.name() == CONTROL[:15]
-    )
-    if name == CONTROL:
-        return daemon
-    return next(each for each in daemon.children() if SERVER in " ".join(each.cmdline()))
+    """The daemon, or its server."""
+    programs = [(each, line) for each, line in below(psutil.Process(host.process.pid)) if name in " ".join(line)]
+    return next(each for each, line in programs if name == SERVER or "-f" in line)
 
 
 def running(host: HostProcess) -> int:
@@ -119,8 +116,8 @@ async def test_killed_its_engines_come_back_and_chats_are_answered(shared: HostP
         each.check()
         assert each.done
         assert not each.error
-    wait_for(lambda: not before.keys() & engines(shared).keys() and in_space(shared), BACK_S_MAX)
-    assert not before.keys() & engines(shared).keys(), "every engine of the card was started anew"
+    wait_for(lambda: not before & engines(shared) and in_space(shared), BACK_S_MAX)
+    assert not before & engines(shared), "every engine of the card was started anew"
     assert in_space(shared)
 
 
