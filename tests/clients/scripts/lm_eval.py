@@ -14,20 +14,20 @@ from tests.clients.checks import BOT, RAW, V1, check, run
 
 FOLDER = Path(os.environ["BUNKHOUSE_SCRATCH"]) / "lm_eval"
 QUESTIONS = [
-    {"question": "What is the capital of France?", "choices": ["Paris", "Carrot"], "answer": 0},
-    {"question": "Which one is a colour?", "choices": ["Seven", "Green"], "answer": 1},
+    {"begin": "The capital of France is", "choices": ["Paris", "carrot"], "answer": 0},
+    {"begin": "The grass is", "choices": ["Wednesday", "green"], "answer": 1},
 ]
 TASKS = {
     "generate": """\
 output_type: generate_until
-doc_to_text: "{{question}}"
+doc_to_text: "{{begin}}"
 doc_to_target: "{{choices[answer]}}"
-generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 24}
+generation_kwargs: {until: ["###"], max_gen_toks: 24}
 metric_list: [{metric: exact_match}]
 """,
     "choose": """\
 output_type: multiple_choice
-doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_text: "{{begin}}"
 doc_to_choice: "{{choices}}"
 doc_to_target: answer
 metric_list: [{metric: acc}]
@@ -38,7 +38,7 @@ metric_list: [{metric: acc}]
 def evaluate(kind: str, task: str, **options: Any) -> Any:
     """The samples of one task."""
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / "data.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    (FOLDER / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
     data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {FOLDER}/data.jsonl}}}}\ntest_split: test\n"
     (FOLDER / f"{task}.yaml").write_text(f"task: {task}\n{data}{TASKS[task]}")
     return simple_evaluate(

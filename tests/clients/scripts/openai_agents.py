@@ -16,7 +16,7 @@ from agents import (
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.clients.checks import BOT, KEY, QUESTION, SHORT, V1, check, run
+from tests.clients.checks import BOT, KEY, QUESTION, V1, check, run
 
 set_tracing_disabled(True)
 KINDS = {"responses": OpenAIResponsesModel, "chat": OpenAIChatCompletionsModel}
@@ -42,13 +42,13 @@ def agent(kind: str, tokens: int = 128, choice: str | None = None, **options: An
 
 
 async def _answers(kind: str) -> None:
-    done = await Runner.run(agent(kind, SHORT), QUESTION)
+    done = await Runner.run(agent(kind, 1000), QUESTION)
     assert done.final_output
     assert done.context_wrapper.usage.output_tokens > 0
 
 
 async def _streams(kind: str) -> None:
-    running = Runner.run_streamed(agent(kind, SHORT), QUESTION)
+    running = Runner.run_streamed(agent(kind, 1000), QUESTION)
     events = [event async for event in running.stream_events()]
     deltas = [e for e in events if e.type == "raw_response_event" and e.data.type == "response.output_text.delta"]
     assert len(deltas) > 3

@@ -89,12 +89,14 @@ def _() -> None:
     assert ask(messages=messages).choices[0].message.content
 
 
-@check("stream", "a stream has several pieces, and they make the whole answer")
+def pieces_of(chunks: list[Any]) -> list[str]:
+    return [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+
+
+@check("stream", "a stream has several pieces and ends with a reason")
 def _() -> None:
-    chunks = list(ask(stream=True, temperature=0))
-    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
-    assert len(pieces) > 3
-    assert "".join(pieces) == ask(temperature=0).choices[0].message.content
+    chunks = list(ask(stream=True))
+    assert len(pieces_of(chunks)) > 3
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
 
 
@@ -248,6 +250,12 @@ def _() -> None:
     assert first == second
 
 
+@check("sampling", "at temperature 0 a stream's pieces make the same answer as no stream")
+def _() -> None:
+    chunks = list(ask(stream=True, temperature=0))
+    assert "".join(pieces_of(chunks)) == ask(temperature=0).choices[0].message.content
+
+
 @check("sampling", "top_k, min_p, repetition_penalty, min_tokens and ignore_eos are taken in extra_body")
 def _() -> None:
     extra = {"top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1, "min_tokens": 2, "ignore_eos": True}
@@ -350,7 +358,7 @@ def _() -> None:
 
 @check("responses", "a response is streamed as events")
 def _() -> None:
-    with client.responses.stream(model=BOT, input=QUESTION, max_output_tokens=SHORT) as stream:
+    with client.responses.stream(model=BOT, input=QUESTION, max_output_tokens=1000) as stream:
         kinds = [event.type for event in stream]
         answer = stream.get_final_response()
     assert kinds[0] == "response.created"
@@ -375,7 +383,7 @@ def _() -> None:
     assert isinstance(answer.output_parsed, Ticket)
 
 
-@check("responses", "thoughts are reasoning items")
+@check("reasoning", "thoughts are reasoning items of a response")
 def _() -> None:
     answer = client.responses.create(model=THINKER, input=QUESTION, max_output_tokens=SHORT)
     assert "reasoning" in [item.type for item in answer.output]
