@@ -358,7 +358,7 @@ def _() -> None:
 
 @check("responses", "a response is streamed as events")
 def _() -> None:
-    with client.responses.stream(model=BOT, input=QUESTION, max_output_tokens=1000) as stream:
+    with client.responses.stream(model=BOT, input="Hello", temperature=0) as stream:
         kinds = [event.type for event in stream]
         answer = stream.get_final_response()
     assert kinds[0] == "response.created"
