@@ -43,6 +43,7 @@ WHY = {
     "model_asleep": "model is asleep",
     "kv_bits": "engine's KV bits are below its floor",
 }
+CHANGING = {"starting": "engine is starting", "draining": "engine is being changed"}  # of engines that are not down
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,14 +344,18 @@ def _tenants(snapshot: Snapshot) -> list[TenantRow]:
     longest = max([1, *waiting.values()])
     blocked: dict[str, str] = {}
     for model in snapshot.models.values():
-        blocked |= model.blocked
+        changing = CHANGING.get(model.state, WHY["model_down"])
+        blocked |= {
+            tenant: changing if reason == "model_down" else WHY.get(reason, reason)
+            for tenant, reason in model.blocked.items()
+        }
     rows = [
         TenantRow(
             name=tenant,
             running=running.get(tenant, 0),
             waiting=waiting.get(tenant, 0),
             kv_bytes=snapshot.kv_bytes_per_tenant.get(tenant, 0),
-            why=WHY.get(blocked[tenant], blocked[tenant]) if waiting.get(tenant) and tenant in blocked else None,
+            why=blocked.get(tenant) if waiting.get(tenant) else None,
             part=100.0 * waiting.get(tenant, 0) / longest,
         )
         for tenant in {*waiting, *running}

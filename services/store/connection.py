@@ -21,7 +21,7 @@ from services.store.redis_client import KINDS, BlockingPool, Client, Hear, Share
 SCRIPTS = (
     *("submit", "cancel", "follow", "attend", "registry", "take_delivery"),  # gateways
     *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
-    *("claim", "write", "held", "settle", "mend"),  # workers
+    *("claim", "write", "held", "demoted", "settle", "mend"),  # workers
     *("command", "withdraw", "take_command"),  # the admin API and workers
     *("job_create", "job_begin", "job_write", "job_resend"),  # the admin API and jobs
 )

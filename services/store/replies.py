@@ -180,22 +180,14 @@ class ReplyHub:
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
-                await self._end_lost()
+                await self._read_all()
             except QueueUnavailable as error:
                 log.warning("replies.sweep_failed", why=str(error))
-            self._mark(list(self._readers))
+            self._mark([chat for chat in self._readers if chat not in self._attended])
 
-    async def _end_lost(self) -> None:
-        """End the replies of chats that Redis had and has no more, whoever was reading when it lost them."""
-        readers = [reader for chat in self._readers.values() for reader in chat if reader.submitted]
-        with translated():
-            async with self._connection.redis.pipeline(transaction=False) as pipe:
-                for reader in readers:
-                    pipe.exists(keys.chat(reader.chat), keys.reply(reader.chat))
-                there = await pipe.execute()
-        for reader, count in zip(readers, there, strict=True):
-            if count < 2 and not reader.ended:
-                reader.give(reader.after, [ReplyEntry(reader.after, "end", end=LOST)])
+    async def _read_all(self) -> None:
+        """Read for all readers, and end the replies of chats that Redis had and has no more."""
+        await self._read_for([reader for chat in self._readers.values() for reader in chat])
 
     async def _read(self) -> None:
         while True:
@@ -227,16 +219,17 @@ class ReplyHub:
     async def _read_for(self, readers: list[Reader]) -> None:
         if not readers:
             return
+        begun = [(reader, reader.after, reader.submitted) for reader in readers]
         with translated():
             async with self._connection.redis.pipeline(transaction=False) as pipe:
-                begun = [reader.after for reader in readers]
-                for reader, after in zip(readers, begun, strict=True):
+                for reader, after, _ in begun:
                     pipe.xrange(keys.reply(reader.chat), min=f"({after}")
+                    pipe.exists(keys.chat(reader.chat), keys.reply(reader.chat))
                 answers: list[Any] = await pipe.execute(raise_on_error=False)
             for answer in answers:
                 if isinstance(answer, RedisError) and not isinstance(answer, ResponseError):
                     raise answer
-        for reader, after, entries in zip(readers, begun, answers, strict=True):
+        for (reader, after, submitted), entries, there in zip(begun, answers[::2], answers[1::2], strict=True):
             try:
                 if isinstance(entries, ResponseError):
                     raise entries
@@ -244,6 +237,8 @@ class ReplyHub:
                     reader.give(after, [decode_entry(place, values) for place, values in entries])
             except (ResponseError, *UNREADABLE) as error:  # this stream's trouble, and nobody else's
                 log.error("replies.unreadable", chat=reader.chat, error=repr(error))
+            if submitted and there < 2 and not reader.ended:
+                reader.give(reader.after, [ReplyEntry(reader.after, "end", end=LOST)])
 
 
 def place_of(entry_id: str) -> tuple[int, int]:

@@ -295,11 +295,8 @@ class WorkConsumer:
 
     async def demoted(self, chat: str, bits: KvBits) -> None:
         """Tell the scheduler that a chat's KV was lowered, and write it down with its reservation's bits."""
-        with translated():
-            async with self._connection.redis.pipeline(transaction=True) as pipe:
-                pipe.hset(keys.chat(chat), "kv_bits", int(bits))
-                pipe.xadd(keys.EVENTS, {"k": "demoted", "d": orjson.dumps({"chat": chat, "kv_bits": int(bits)})})
-                await pipe.execute()
+        event = orjson.dumps({"chat": chat, "kv_bits": int(bits)})
+        await self._connection.script("demoted", [keys.chat(chat), keys.EVENTS], [int(bits), event])
 
     def command_store(self) -> Commands:
         """Commands to this host's workers."""

@@ -186,6 +186,13 @@ def test_words() -> None:
     assert now_of(overview(m=account()), {}, {}).tenants[0].why == "no KV memory is free"
 
 
+def test_a_chat_that_waits_for_a_change_of_its_model_is_not_said_to_wait_for_a_dead_engine() -> None:
+    words = {"down": "engine is down", "draining": "engine is being changed", "starting": "engine is starting"}
+    for state, why in words.items():
+        now = now_of(overview(m=account(state=state, blocked={"acme": "model_down"})), {}, {})
+        assert now.tenants[0].why == why
+
+
 def test_a_model_that_was_never_heard_of_is_drawn_empty() -> None:
     never = model(weight_bytes=None, overhead_bytes=None, kv_budget_bytes=None, state="down", kv_bits=None)
     found = overview(m=account()) | {"models": [never]}

@@ -33,14 +33,14 @@ async def test_chats_under_way_end_with_a_503_and_new_ones_are_served(host: Host
 async def a_sweep(host: Host) -> None:
     """Return when the gateway has looked at all chats once more, from beginning to end."""
     hub, looks = host.state.hub, 0
-    look = hub._end_lost
+    look = hub._read_all
 
     async def counted() -> None:
         nonlocal looks
         await look()
         looks += 1
 
-    hub._end_lost = counted  # type: ignore[method-assign]
+    hub._read_all = counted  # type: ignore[method-assign]
     await until(lambda: looks >= 2, 10)  # the first may have begun before
 
 

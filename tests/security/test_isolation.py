@@ -67,7 +67,9 @@ def test_models_and_errors_name_no_other_tenant(hosted: Hosted) -> None:
     for name in (BOTS["globex"], "globex/nobody", "nobody/nobody"):
         refused = hosted.ask("acme", "Hello", model=name)
         assert refused.status_code == 404
-        assert refused.json()["error"]["message"] == f"The model {name!r} does not exist for this key."
+        assert refused.json()["error"]["message"] == (
+            f"The model {name!r} does not exist for this key. GET /v1/models lists those that do."
+        )
         assert hosted.get("acme", f"/v1/models/{name}").status_code == 404
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.config.schema import TenantConfig
+from services.contracts.chats import KvBits
 from services.contracts.replies import Finish, ReplyEnd
 from services.store import redis_keys as keys
 from services.store.connection import connect
@@ -63,3 +64,16 @@ async def test_a_worker_whose_redis_lost_everything_goes_on(host: Host) -> None:
     await host.submit(chat := ticket())
     await host.dispatch(chat)
     assert [found for _, found in await host.bench.take(10, 10)] == [chat.chat]
+
+
+async def test_a_lost_chat_that_is_demoted_leaves_nothing(host: Host) -> None:
+    """Its hash came back with one field, and stayed for ever."""
+    await host.submit(chat := ticket())
+    await host.dispatch(chat)
+    await host.bench.demoted(chat.chat, KvBits.FOUR)
+    [event] = [event for event in (await host.desk.events("0-0", 10))[1] if event.kind == "demoted"]
+    assert (event.chat, event.kv_bits) == (chat.chat, KvBits.FOUR)
+    assert await host.connection.redis.hget(keys.chat(chat.chat), "kv_bits") == b"4"
+    await host.connection.redis.flushall()
+    await host.bench.demoted(chat.chat, KvBits.FOUR)
+    assert await host.connection.redis.keys("*") == []
