@@ -61,13 +61,16 @@ BODY: Table = {
     **_all(
         Handling.MAPPED,
         "model messages stream stream_options max_tokens max_completion_tokens temperature top_p seed stop "
-        "frequency_penalty presence_penalty metadata chat_id",
+        "frequency_penalty presence_penalty metadata chat_id tools tool_choice "
+        "parallel_tool_calls response_format chat_template_kwargs top_k min_p repetition_penalty "
+        "logit_bias logprobs top_logprobs min_tokens ignore_eos stop_token_ids "
+        "reasoning_effort",
     ),
     **_all(
         Handling.HINT,
         # OpenAI
         "user store service_tier prompt_cache_key prompt_cache_retention prompt_cache_options safety_identifier "
-        "verbosity prediction reasoning_effort "
+        "verbosity prediction "
         # Open WebUI
         "id session_id background_tasks features filter_ids tool_ids tool_servers skill_ids variables model_item "
         "params parent_id parent_message user_message terminal_id "
@@ -80,22 +83,8 @@ BODY: Table = {
         "thinking",
     ),
     "n": _refused(1),
-    "tools": _refused([]),
-    "tool_choice": _refused("none", "auto"),
-    "parallel_tool_calls": _refused(True, False),
     "functions": _refused([], instead=_TOOLS_INSTEAD),
     "function_call": _refused("none", "auto", instead=_TOOLS_INSTEAD),
-    "response_format": _refused({"type": "text"}),
-    "logprobs": _refused(False),
-    "top_logprobs": _refused(0),
-    "logit_bias": _refused({}),
-    "top_k": _refused(0, -1),
-    "min_p": _refused(0, 0.0),
-    "repetition_penalty": _refused(1, 1.0),
-    "min_tokens": _refused(0),
-    "ignore_eos": _refused(False),
-    "stop_token_ids": _refused([]),
-    "chat_template_kwargs": _refused({}),
     "extra_body": _refused({}, instead="send its members in the body itself"),
     "modalities": _refused(["text"]),
     "audio": _refused(),
@@ -143,15 +132,12 @@ BODY: Table = {
     ),
 }
 MESSAGE: Table = {
-    **_all(Handling.MAPPED, "role content"),
+    **_all(Handling.MAPPED, "role content tool_calls tool_call_id reasoning_content refusal"),
     **_all(
         Handling.HINT,
-        "name annotations id timestamp cache_control reasoning_content reasoning provider_specific_fields",
+        "name annotations id timestamp cache_control reasoning provider_specific_fields",
     ),
-    "tool_calls": _refused([]),
-    "tool_call_id": _refused(),
     "function_call": _refused(instead=_TOOLS_INSTEAD),
-    "refusal": _refused(""),
     "audio": _refused(),
     "prefix": _refused(False),
     "partial": _refused(False),
@@ -160,6 +146,13 @@ PART: Table = {
     **_all(Handling.MAPPED, "type text"),
     **_all(Handling.HINT, "cache_control annotations citations id prompt_cache_breakpoint"),
 }
+CALL: Table = {**_all(Handling.MAPPED, "id type function"), **_all(Handling.HINT, "index extra_content")}
+CALLED_FUNCTION: Table = _all(Handling.MAPPED, "name arguments")
+TOOL: Table = {
+    **_all(Handling.MAPPED, "type function"),
+    **_all(Handling.HINT, "cache_control defer_loading allowed_callers"),
+}
+FUNCTION: Table = _all(Handling.MAPPED, "name description parameters strict")
 STREAM_OPTIONS: Table = {
     **_all(Handling.MAPPED, "include_usage continuous_usage_stats"),
     **_all(Handling.HINT, "include_obfuscation"),
@@ -206,6 +199,8 @@ def sifted(body: Mapping[str, object], sieve: Sieve) -> dict[str, object]:
             _sifted_message(message, sieve, f"messages[{number}]") if isinstance(message, dict) else message
             for number, message in enumerate(messages)
         ]
+    if kept.get("tools"):
+        kept["tools"] = _sifted_calls(kept["tools"], (TOOL, FUNCTION), sieve, "tools")
     if isinstance(options := kept.get("stream_options"), dict):
         kept["stream_options"] = sieve.kept(options, STREAM_OPTIONS, "stream_options")
     return kept
@@ -218,7 +213,25 @@ def _sifted_message(message: Mapping[str, object], sieve: Sieve, place: str) -> 
             sieve.kept(part, PART, f"{place}.content[{number}]") if _is_text(part) else part
             for number, part in enumerate(parts)
         ]
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = _sifted_calls(kept["tool_calls"], (CALL, CALLED_FUNCTION), sieve, f"{place}.tool_calls")
     return kept
+
+
+def _sifted_calls(given: object, tables: tuple[Table, Table], sieve: Sieve, place: str) -> object:
+    """Tools, or tool calls: objects with a `function` in them."""
+    if not isinstance(given, list):
+        return given
+    found: list[object] = []
+    for number, one in enumerate(given):
+        if not isinstance(one, dict):
+            found.append(one)
+            continue
+        kept = sieve.kept(one, tables[0], f"{place}[{number}]")
+        if isinstance(function := kept.get("function"), dict):
+            kept["function"] = sieve.kept(function, tables[1], f"{place}[{number}].function")
+        found.append(kept)
+    return found
 
 
 def _is_text(part: object) -> bool:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import EngineNow, ServedBot
 from gateway.outcomes import Code, Refused
+from gateway.rendering import PLAIN, rendered
 from gateway.request import ChatRequest
 from services.config.schema import Config
+from services.contracts.chats import OutputFormat
 from services.model_files.weights import resolve
 from services.tokenizer.chat_template import TemplateRejected
 from services.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -102,6 +104,7 @@ class Prompt:
     tokens: int
     content: Sequence[int] | str
     context_tokens: int
+    output: OutputFormat = PLAIN
 
     @property
     def tokens_left(self) -> int:
@@ -128,20 +131,21 @@ class Prompts:
         if request.raw is not None:
             return await self.raw(bot, request.raw, engine)
         context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
-        chars = len(bot.config.system) + sum(len(message.text) for message in request.messages)
+        chars = len(bot.config.system) + request.chars
         if chars > context * CHARS_PER_TOKEN_MAX:
             raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
         tokenizer = self._tokenizers[bot.config.model]
-        messages = conversation(bot.config.system, request, tokenizer.harmless)
-        prefix = self._prefixes.known(bot) if request.messages[0].role in ("user", "assistant") else None
+        _check_token_parameters(tokenizer, request)
+        begins_alike = request.messages[0].role in ("user", "assistant") and not request.mentions_tools
+        prefix = self._prefixes.known(bot) if begins_alike else None
         if chars - (len(prefix.text) if prefix else 0) <= INLINE_CHARS_MAX:
-            tokens, content = self._tokenized(bot, tokenizer, messages)
+            prompt = self._tokenized(bot, tokenizer, request, context)
         else:
             async with self._threads:
-                tokens, content = await asyncio.to_thread(self._tokenized, bot, tokenizer, messages)
-        if tokens >= context:
-            raise _too_long(f"{tokens}", context)
-        return Prompt(tokens, content, context)
+                prompt = await asyncio.to_thread(self._tokenized, bot, tokenizer, request, context)
+        if prompt.tokens >= context:
+            raise _too_long(f"{prompt.tokens}", context)
+        return prompt
 
     async def raw(
         self, bot: ServedBot, prompt: str | Sequence[int], engine: EngineNow, *, special: bool = True
@@ -174,17 +178,19 @@ class Prompts:
         _check_ids(tokenizer, prompt)
         return tokenizer.decode(prompt)
 
-    def _tokenized(
-        self, bot: ServedBot, tokenizer: Tokenizer, messages: list[dict[str, str]]
-    ) -> tuple[int, Sequence[int] | str]:
-        try:
-            text = tokenizer.render(messages)
-        except TemplateRejected as error:
-            raise Refused(Code.INVALID_VALUE, f"The model's chat template: {error}", param="messages") from None
+    def _tokenized(self, bot: ServedBot, tokenizer: Tokenizer, request: ChatRequest, context: int) -> Prompt:
+        found = rendered(tokenizer, bot.config, request)
         if not tokenizer.exact:
-            return tokenizer.count(text), tokenizer.prompt(text)
-        ids = self._prefixes.encode(bot, tokenizer, text)
-        return len(ids), ids
+            return Prompt(tokenizer.count(found.text), tokenizer.prompt(found.text), context, found.output)
+        ids = self._prefixes.encode(bot, tokenizer, found.text)
+        return Prompt(len(ids), ids, context, found.output)
+
+
+def _check_token_parameters(tokenizer: Tokenizer, request: ChatRequest) -> None:
+    """Ids that the model does not have would stop some engines. Raises Refused."""
+    for param, ids in (("logit_bias", map(int, request.logit_bias or ())), ("stop_token_ids", request.stop_token_ids)):
+        if (most := max(ids or (), default=None)) is not None:
+            _check_ids(tokenizer, (most,), param)
 
 
 def _raw_prompt(tokenizer: Tokenizer, text: str, context: int, special: bool) -> Prompt:
@@ -192,29 +198,15 @@ def _raw_prompt(tokenizer: Tokenizer, text: str, context: int, special: bool) ->
     return Prompt(tokenizer.count(text) if isinstance(content, str) else len(content), content, context)
 
 
-def _check_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str = "prompt") -> None:
     if tokenizer.vocabulary is None:
         raise Refused(
-            Code.UNSUPPORTED_PARAMETER, "prompt: only its engine knows this model's token ids.", param="prompt"
+            Code.UNSUPPORTED_PARAMETER, f"{param}: only its engine knows this model's token ids.", param=param
         )
     if max(ids) >= tokenizer.vocabulary:
         raise Refused(
-            Code.INVALID_VALUE, f"prompt: this model's token ids are below {tokenizer.vocabulary}.", param="prompt"
+            Code.INVALID_VALUE, f"{param}: this model's token ids are below {tokenizer.vocabulary}.", param=param
         )
-
-
-def conversation(system: str, request: ChatRequest, harmless: Callable[[str], str]) -> list[dict[str, str]]:
-    """The messages, made harmless, with bot's default system prompt before whatever the client calls system or
-    developer."""
-    messages = [
-        {"role": "system" if message.role == "developer" else message.role, "content": harmless(message.text)}
-        for message in request.messages
-    ]
-    if not system:
-        return messages
-    if messages[0]["role"] != "system":
-        return [{"role": "system", "content": system}, *messages]
-    return [{"role": "system", "content": f"{system}\n\n{messages[0]['content']}"}, *messages[1:]]
 
 
 def _too_long(tokens: str, context: int, about: str = "", *, param: str = "messages") -> Refused:

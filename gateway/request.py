@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import blake2b
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from gateway.messages import Message
+from gateway.messages import Message, check_messages
 from gateway.outcomes import Code, Refused
 from gateway.parameters import BODY, STREAM_OPTIONS, Sieve, described, sifted
+from gateway.response_format import ResponseFormat, schema_of
+from gateway.tools import TOOLS_MAX, Tool, ToolChoice, ToolUse, tool_use
 from gateway.validation import translated
 from services.contracts.chats import Sampling, Task
 
@@ -34,7 +36,17 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class TemplateVariables(BaseModel):
+    """What a chat template may be told, as vLLM has it. `thinking` is another family's name of `enable_thinking`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
 
 
 class ChatRequest(BaseModel):
@@ -54,16 +66,33 @@ class ChatRequest(BaseModel):
     stop: StopText | Annotated[list[StopText], Field(max_length=STOPS_MAX)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS_MAX)] | None = None  # -1 and 0: all tokens
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS_MAX)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
         ]
         | None
     ) = None
+    tools: Annotated[list[Tool], Field(max_length=TOOLS_MAX)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     chat_id: str | int | None = None  # Open WebUI's name for the conversation
     _unknown: tuple[str, ...] = PrivateAttr(())
     _raw: str | Sequence[int] | None = PrivateAttr(None)
     _capped: bool = PrivateAttr(False)
+    _tool_use: ToolUse | None = PrivateAttr(None)
+    _schema: Mapping[str, object] | None = PrivateAttr(None)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -86,6 +115,47 @@ class ChatRequest(BaseModel):
         return self
 
     @property
+    def tool_use(self) -> ToolUse | None:
+        """How the answer may call tools; None where it may not."""
+        return self._tool_use
+
+    @property
+    def answer_schema(self) -> Mapping[str, object] | None:
+        """What the answer's text must match."""
+        return self._schema
+
+    @property
+    def mentions_tools(self) -> bool:
+        """Whether the prompt has tools, calls or results in it."""
+        return self._tool_use is not None or any(
+            message.tool_calls or message.role == "tool" for message in self.messages
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to it but texts, and sampling as OpenAI's API has it."""
+        beyond = self.sampling != replace(Sampling(), **{name: getattr(self.sampling, name) for name in _EVERYWHERE})
+        return self._raw is None and self._schema is None and not self.mentions_tools and not beyond
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the answer begins with thoughts, if the client said."""
+        told = self.chat_template_kwargs
+        for wanted in (told.enable_thinking, told.thinking) if told else ():
+            if wanted is not None:
+                return wanted
+        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+
+    @property
+    def chars(self) -> int:
+        """At least so many characters of the prompt come from the request."""
+        shown = self._tool_use.shown if self._tool_use else ()
+        tools = sum(
+            len(orjson.dumps(tool.function.parameters)) + len(tool.function.description or "") for tool in shown
+        )
+        return tools + sum(message.chars for message in self.messages)
+
+    @property
     def wanted_tokens(self) -> int | None:
         """What the answer may grow to, if the client said."""
         return self.max_completion_tokens or self.max_tokens
@@ -98,6 +168,14 @@ class ChatRequest(BaseModel):
             given["stop"] = (self.stop,)
         if self.seed is not None:
             given["seed"] = self.seed & 0x7FFFFFFF
+        if self.top_k is not None and self.top_k < 1:
+            del given["top_k"]
+        if self.logit_bias is not None:
+            given["logit_bias"] = tuple((int(token), bias) for token, bias in self.logit_bias.items())
+        if self.logprobs:
+            given["top_logprobs"] = self.top_logprobs or 0
+        else:
+            given.pop("top_logprobs", None)
         return Sampling(**given)
 
     @property
@@ -118,6 +196,7 @@ class ChatRequest(BaseModel):
 
 
 _SAMPLING = tuple(parameter.name for parameter in fields(Sampling) if parameter.name in ChatRequest.model_fields)
+_EVERYWHERE = ("temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty")
 
 
 def json_object(body: bytes, content_type: str | None) -> dict[str, object]:
@@ -143,6 +222,9 @@ def checked_chat(given: Mapping[str, object], *, strict: bool = False) -> ChatRe
     except ValidationError as error:
         raise translated(error) from None
     _check_together(request)
+    parallel = request.parallel_tool_calls is not False
+    request._tool_use = tool_use(request.tools or (), request.tool_choice, parallel)
+    request._schema = schema_of(request.response_format)
     request._unknown = tuple(sieve.unknown)
     return request
 
@@ -164,12 +246,15 @@ def session_of(request: ChatRequest, headers: tuple[str | None, ...]) -> str | N
 
 
 def _check_together(request: ChatRequest) -> None:
-    if not any(message.text.strip() for message in request.messages):
-        raise Refused(Code.INVALID_VALUE, "The messages contain no text.", param="messages")
+    check_messages(request.messages)
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         raise Refused(
             Code.INVALID_VALUE, "max_tokens and max_completion_tokens differ; send one.", param="max_completion_tokens"
         )
+    if request.top_logprobs and not request.logprobs:
+        raise Refused(Code.INVALID_VALUE, "top_logprobs needs logprobs: true.", param="top_logprobs")
+    if request.wanted_tokens is not None and (request.min_tokens or 0) > request.wanted_tokens:
+        raise Refused(Code.INVALID_VALUE, "min_tokens is more than max_tokens.", param="min_tokens")
     if request.stream_options is not None and not request.stream:
         raise Refused(Code.INVALID_VALUE, "stream_options needs stream: true.", param="stream_options")
     named = (request.metadata or {}).get("task")

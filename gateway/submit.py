@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from gateway.conversation import plain_messages
 from gateway.directory import EngineNow, ServedBot
 from gateway.kv_policies import choose
 from gateway.kv_policies.task_classifier import classify
 from gateway.outcomes import Code, Refused
-from gateway.prompt import Prompt, conversation
+from gateway.prompt import Prompt
 from gateway.request import ChatRequest
 from gateway.state import Gateway
 from services.config.api_keys import salt
@@ -123,7 +124,7 @@ async def _prepare(
     bot, engine = served(gateway, tenant, request.model)
     prompt = await gateway.prompts.prepare(bot, request, engine)
     now_s = gateway.clock()
-    elsewhere = bot.config.overflow is not None and request.raw is None  # other providers take messages alone
+    elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
     ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chat, now_s=now_s, overflow=overflow)
     return ticket, _payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
@@ -210,7 +211,8 @@ def _task_of(bot: ServedBot, request: ChatRequest) -> Task:
         return request.task
     if bot.config.task is not None:
         return Task(bot.config.task)
-    return classify(request.messages[-1].text)[0]
+    asked = (message.text for message in reversed(request.messages) if message.role != "tool")
+    return classify(next(asked, ""))[0]
 
 
 def _payload_for(bot: ServedBot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
@@ -220,7 +222,12 @@ def _payload_for(bot: ServedBot, request: ChatRequest, prompt: Prompt, salt: str
         salt=salt,
         sampling=request.sampling,
         adapter=bot.config.adapter,
-        messages=conversation(bot.config.system, request, _HARMLESS) if bot.config.overflow is not None else (),
+        messages=(
+            plain_messages(bot.config.system, request.messages, _HARMLESS)
+            if bot.config.overflow is not None and request.is_plain
+            else ()
+        ),
+        output=prompt.output,
     )
 
 

@@ -14,7 +14,7 @@ def translated(error: ValidationError, place: str = "") -> Refused:
     """
     findings = error.errors(include_url=False, include_context=False)
     first = max(findings, key=lambda finding: (len(finding["loc"]), not finding["type"].endswith("_type")))
-    location = [part for part in first["loc"] if not (isinstance(part, str) and _is_union_branch(part))]
+    location = [part for part in first["loc"] if not (isinstance(part, str) and _is_no_name(part))]
     param = place + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     param = param.removeprefix(".")
     kind = first["type"]
@@ -24,15 +24,22 @@ def translated(error: ValidationError, place: str = "") -> Refused:
         return Refused(Code.MISSING_PARAMETER, f"Missing required parameter: {param}.", param=param)
     if location[-1:] == ["type"] and "content" in location:
         return Refused(
-            Code.UNSUPPORTED_PARAMETER, f"{param}: only parts of type 'text' are supported, no images.", param=param
+            Code.UNSUPPORTED_PARAMETER,
+            f"{param}: only parts of type 'text' are supported, no images, audio or files.",
+            param=param,
         )
-    if location[-1:] == ["role"] and first["input"] in ("tool", "function"):
-        return Refused(Code.UNSUPPORTED_PARAMETER, f"{param}: tools are not supported.", param=param)
+    if location[-1:] == ["role"] and first["input"] == "function":
+        return Refused(Code.UNSUPPORTED_PARAMETER, f"{param}: 'function' is not supported; use 'tool'.", param=param)
     return Refused(Code.INVALID_VALUE, f"{param}: {first['msg']} (got {_shown(first['input'])}).", param=param)
 
 
-def _is_union_branch(part: str) -> bool:
-    return part == "str" or part[:1].isupper() or part.startswith(("list[", "literal[", "constrained-", "function-"))
+def _is_no_name(part: str) -> bool:
+    """A union's branch, or a mark that a name itself is wrong."""
+    return (
+        part in ("str", "[key]")
+        or part[:1].isupper()
+        or part.startswith(("list[", "literal[", "constrained-", "function-"))
+    )
 
 
 def _shown(value: object) -> str:

@@ -264,6 +264,11 @@ class WidgetConfig(Section):
         return ("handover_webhook", why) if why is not None else None
 
 
+def _switch(value: object) -> object:
+    """YAML reads a bare `on` and `off` as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 def renamed(bot: Mapping[str, Value]) -> dict[str, Value]:
     """A bot's settings, as files and Redis may have them from an earlier version, by their present names.
 
@@ -285,6 +290,7 @@ class BotConfig(Section):
     kv: KvPolicyConfig = KvPolicyConfig()
     context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
     answer_tokens_max: int = Field(default=1024, ge=1)  # where a client names no limit; max_tokens_default of old
+    thinking: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"  # auto: as the template has it
     task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
     queue_wait_s_max: QueueWait = 60.0
     overflow: str | None = None  # a name under `overflow`

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -16,6 +17,8 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from services.tokenizer.call_spelling import CallSpelling, TemplateMessage, spelling_of
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
@@ -87,13 +90,27 @@ class ChatTemplate:
             return False
         return all(text in rendered for text in texts)
 
+    @cached_property
+    def calls(self) -> CallSpelling | None:
+        """How the template wants tool calls; None where it does not show tools, calls and their results."""
+        return spelling_of(self._tried)
+
+    def _tried(self, messages: Sequence[TemplateMessage], variables: Mapping[str, object]) -> str | None:
+        try:
+            return self._render(messages, True, variables)
+        except TemplateRejected:
+            return None
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool,
         variables: Mapping[str, object],
     ) -> str:
-        """`messages` have `role` and `content`; `variables` are further names a template may look at."""
+        """`messages` have `role` and `content`, and may have OpenAI's `tool_calls` (arguments as objects),
+        `tool_call_id`, `name` and `reasoning_content`; `variables` are further names a template may look at."""
+        if self.calls is not None:
+            messages = self.calls.spelled(messages)
         if self._folds_system:
             messages = _folded(messages)
         return self._render(_joined(messages) if self._joins_neighbours else messages, add_generation_prompt, variables)
@@ -127,10 +144,11 @@ def _folded(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _joined(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Neighbours of one role as one message."""
+    """Neighbours of one role as one message; calls and their results stay apart."""
     joined: list[Mapping[str, Any]] = []
     for message in messages:
-        if joined and joined[-1]["role"] == message["role"]:
+        plain = message["role"] != "tool" and "tool_calls" not in message
+        if joined and plain and joined[-1]["role"] == message["role"] and "tool_calls" not in joined[-1]:
             joined[-1] = {**message, "content": f"{joined[-1]['content']}\n\n{message['content']}"}
         else:
             joined.append(message)

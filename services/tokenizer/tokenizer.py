@@ -77,6 +77,11 @@ class Tokenizer:
         """The chat template as the model brings it; "" where it brings none."""
         return "" if self._template is None else self._template.source
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template shows tools, calls and results, and a parser knows how it spells calls."""
+        return self.family.takes_tools and self._template is not None and self._template.calls is not None
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens spelled out in it are parsed as such.
 
