@@ -144,17 +144,24 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
     left = claim.ticket.max_tokens - running.tokens
     if left <= 0:
         return ReplyEnd(Finish.LENGTH)
+    output = _Output(context.writer, claim, running)
     for _ in range(BUSY_TRIES_MAX):
         await context.supervisor.usable()
         request = _request(running, claim, written.text, left, context)
         try:
-            return ReplyEnd(await _stream(running, claim, request, context))
+            finish = await _stream(running, claim, request, output, context)
         except EngineBusy:
             await asyncio.sleep(BUSY_S)
+            continue
         except EngineRejected as error:
             return _failure("engine_rejected", str(error))
         finally:
             context.latencies.ended(running.chat)
+        if finish is not None:
+            return ReplyEnd(finish)
+        await context.writer.flush()
+        written = await _written(running, context)
+        left = claim.ticket.max_tokens - running.tokens
     return _failure("engine_busy", "The model had no room for this chat.")
 
 
@@ -216,11 +223,16 @@ class _Output:
             )
 
 
-async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineRequest, context: WorkerContext) -> Finish:
-    """Relay the engine's pieces to the writer. Raises EngineError."""
+async def _stream(
+    running: RunningChat, claim: ClaimedChat, request: EngineRequest, output: _Output, context: WorkerContext
+) -> Finish | None:
+    """Relay the engine's pieces to the writer. None: thoughts were ended, and the answer is to go on behind them.
+
+    Raises EngineError.
+    """
     per_token = context.supervisor.facts.kv_bytes_per_token
     parser = context.parser(claim.payload.output, running.chat, request.said)
-    output, finish = _Output(context.writer, claim, running), Finish.STOP
+    finish, before = Finish.STOP, output.place
     begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
     context.latencies.started(running.chat, claim.ticket.prompt_tokens)
@@ -249,18 +261,34 @@ async def _stream(running: RunningChat, claim: ClaimedChat, request: EngineReque
                 running.cached_tokens = min(piece.cached_tokens, running.prompt_tokens or claim.ticket.prompt_tokens)
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
+            elif closing := _thoughts_to_end(running, claim, parser, context):
+                output.put(closing)
+                return None
         output.finish(parser.finish())
         if parser.called and finish is Finish.STOP:
             finish = Finish.TOOL_CALLS
         context.supervisor.proved()
     except EngineBusy as error:
-        if output.place:  # what is written stays: the next attempt continues after it
+        if output.place > before:  # what is written stays: the next attempt continues after it
             raise EngineUnavailable(str(error)) from error
         raise
     finally:
         running.engine = None
         await pieces.aclose()  # type: ignore[attr-defined]  # an async generator: closing it cancels the engine's work
     return finish
+
+
+def _thoughts_to_end(
+    running: RunningChat, claim: ClaimedChat, parser: Parser, context: WorkerContext
+) -> Sequence[Parsed]:
+    """What ends thoughts that have come to their most tokens, read as if the model had written it."""
+    tokens_max = claim.payload.output.thinking_tokens_max
+    if tokens_max is None or running.reasoning_tokens < tokens_max or not (text := parser.end_of_thoughts):
+        return ()
+    tokens = 1 if context.tokenizer is None else context.tokenizer.count(text)
+    if running.tokens + tokens >= claim.ticket.max_tokens:
+        return ()  # nothing could follow
+    return parser.feed(text, tokens)
 
 
 def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, context: WorkerContext) -> EngineRequest:

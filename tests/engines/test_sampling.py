@@ -127,3 +127,14 @@ async def test_a_schema_that_cannot_be_compiled_is_refused(kit: Kit, running: Ru
     with pytest.raises(EngineRejected):
         await collect(running.engine, kit.request("schema", FRANCE, json_schema=schema))
     assert text_of(await _ask(kit, running)) == ANSWER
+
+
+@pytest.mark.parametrize("special", [(), ("<|im_start|>",)])
+async def test_special_tokens_are_text_only_where_they_are_asked_for(
+    kit: Kit, running: Running, special: tuple[str, ...]
+) -> None:
+    sampling = Sampling(temperature=0.0, logit_bias=((_token(kit, "<|im_start|>"), 100.0),))
+    request = kit.request("special", FRANCE, max_tokens=2, sampling=sampling, special=special)
+    assert text_of(await collect(running.engine, request)) == "".join(special) * 2
+    asked = kit.request("special", FRANCE, max_tokens=24, special=special)
+    assert text_of(await collect(running.engine, asked)) == ANSWER, "the token that ends an answer is none of it"
