@@ -10,6 +10,8 @@ import httpx
 
 from services.cli.errors import fail, out, reported_errors
 from services.contracts.engines import EngineState
+from services.host.mps.daemon import daemon_trouble
+from services.store.mps_states import read_mps_states
 from services.store.runtime import Runtime, open_runtime
 from services.store.submission import SubmissionClient
 
@@ -20,7 +22,7 @@ MODEL = "model "
 
 
 def run(config_path: Path, part: str) -> None:
-    """`part`: gateway, scheduler, jobs, or `model NAME`. Exit code 1, with the reason, when it is unhealthy."""
+    """`part`: gateway, scheduler, jobs, mps, or `model NAME`. Exit code 1, with the reason, when it is unhealthy."""
     with reported_errors():
         runtime = open_runtime(config_path)
         trouble = asyncio.run(_trouble(runtime, part))
@@ -35,6 +37,8 @@ async def _trouble(runtime: Runtime, part: str) -> str | None:
     if part == "jobs":
         return await asyncio.to_thread(_jobs, runtime)
     async with runtime.connect() as connection:
+        if part == "mps":
+            return await daemon_trouble(runtime.config, await read_mps_states(connection))
         door = SubmissionClient(connection)
         if part == "scheduler":
             return None if await door.snapshot() is not None else "no scheduler holds the lease"
@@ -44,7 +48,7 @@ async def _trouble(runtime: Runtime, part: str) -> str | None:
 async def _model(runtime: Runtime, door: SubmissionClient, name: str) -> str | None:
     if name not in runtime.config.models:
         models = ", ".join(MODEL + each for each in runtime.config.models)
-        return f"no such part; the parts are gateway, scheduler, jobs, {models}"
+        return f"no such part; the parts are gateway, scheduler, jobs, mps, {models}"
     seen = (await door.engines()).get(name)
     if seen is None:
         return "its worker has not reported yet"

@@ -19,7 +19,7 @@ from services.contracts.engines import provider_model
 from services.host.child import Child, ChildState, EngineGaveUp, GaveUp
 from services.host.claims import data_dir_lock, gateway_port
 from services.host.display import Display
-from services.host.mps_daemon import daemon_of, shared_devices
+from services.host.mps.daemon import daemon_of, shared_devices
 from services.host.programs import Program, programs
 from services.host.readiness import Readiness
 from services.host.state_file import STATE_FILE, HostState, write_state

@@ -17,6 +17,7 @@ from typer.main import get_command
 from services.cli.app import app
 from services.config.host_secrets import load_secrets
 from services.config.schema import load
+from services.host.mps.daemon import MpsDaemon, folder_of, shared_devices
 from services.store.runtime import GATEWAY_URL_ENV
 
 ROOT = Path(__file__).parents[2]
@@ -160,13 +161,15 @@ def test_secrets_come_from_files_that_the_script_makes(tmp_path: Path) -> None:
     assert not re.search(r"(?i)(password|secret|key): \S*[0-9a-f]{16}", (ROOT / "compose.yaml").read_text())
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_docker_compose_itself_finds_nothing_wrong(profile: str) -> None:
+@pytest.mark.parametrize(
+    ("profile", "files"), [("gpu", []), ("cpu", []), ("gpu", ["compose.yaml", "compose.mps.yaml"])]
+)
+def test_docker_compose_itself_finds_nothing_wrong(profile: str, files: list[str]) -> None:
     command = _compose_command()
     if command is None:
         pytest.skip("no docker compose on this machine")
     checked = subprocess.run(
-        [*command, "config", "--quiet"],
+        [*command, *(part for file in files for part in ("-f", file)), "config", "--quiet"],
         cwd=ROOT,
         env={**os.environ, "COMPOSE_PROFILES": profile},
         capture_output=True,
@@ -184,3 +187,49 @@ def _compose_command() -> list[str] | None:
         except FileNotFoundError:
             continue
     return None
+
+
+class Reset(yaml.YAMLObject):
+    """Compose's `!reset`: what the file before has is taken away."""
+
+    yaml_loader = yaml.SafeLoader
+    yaml_tag = "!reset"
+
+    @classmethod
+    def from_yaml(cls, loader: yaml.SafeLoader, node: yaml.Node) -> None:
+        return None
+
+
+class TestMps:
+    """compose.mps.yaml beside compose.yaml: one daemon for the card, and every GPU worker can join it."""
+
+    @pytest.fixture
+    def services(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.mps.yaml").read_text())["services"]
+        return found
+
+    def test_every_gpu_worker_joins_and_no_other_service(self, services: dict[str, dict[str, Any]]) -> None:
+        workers = {name for name, service in of_profile("gpu").items() if "deploy" in service}
+        assert services.keys() == {"mps", *workers}
+        for name in workers:
+            joins = services[name]
+            assert joins["ipc"] == joins["pid"] == "service:mps"
+            assert joins["shm_size"] is None, "a container that uses another one's IPC has no size of its own"
+            assert joins["depends_on"] == {"mps": {"condition": "service_healthy"}}
+
+    def test_its_folders_are_those_that_workers_look_in(self, services: dict[str, dict[str, Any]]) -> None:
+        config = load(ROOT / "docker" / "gpu.yaml", {"BUNKHOUSE__DATA_DIR": "/var/lib/bunkhouse"})
+        daemon = MpsDaemon("gpu0", folder_of(config, "gpu0"), Path("log"), {})
+        assert services["worker-qwen-a"]["environment"] == daemon.environment
+        assert "data:/var/lib/bunkhouse" in SERVICES["worker-qwen-a"]["volumes"]
+
+    def test_the_daemon_is_watched_and_told_to_try(self, services: dict[str, dict[str, Any]]) -> None:
+        mps = services["mps"]
+        assert SERVICES[mps["extends"]["service"]]["profiles"] == ["gpu"]
+        assert mps["command"] == ["python", "-m", "services.host.mps", HOST_YAML]
+        assert importlib.util.find_spec("services.host.mps.__main__")
+        assert mps["healthcheck"]["test"] == ["CMD", "bunkhouse", "health", HOST_YAML, "mps"]
+        environ = {**mps["environment"], "BUNKHOUSE__DATA_DIR": "/d"}
+        assert shared_devices(load(ROOT / "docker" / "gpu.yaml", environ)) == ["gpu0"]
+        assert shared_devices(load(ROOT / "docker" / "gpu.yaml", {})) == []
+        assert (mps["ipc"], mps["shm_size"]) == ("shareable", "4g")

@@ -15,9 +15,12 @@ import pytest
 from services.config.schema import Config
 from services.contracts.devices import Sharing
 from services.devices.mps import MpsControl, MpsSilent
-from services.host.mps_daemon import FOLDER_BYTES_MAX, MpsDaemon, folder_of
+from services.host.mps.daemon import FOLDER_BYTES_MAX, MpsDaemon, daemon_trouble, folder_of
+from services.store.connection import connect
+from services.store.mps_states import read_mps_states
+from services.store.runtime import open_runtime
 from services.worker.gpu_sharing import GpuSharing
-from tests.host_process import ROOT, wait_for
+from tests.host_process import ROOT, program, wait_for
 from tests.mps.stand_in import install
 
 CLIENT = "import sys, time; from tests.mps.stand_in import join; join(); print('joined', flush=True); time.sleep(600)"
@@ -117,3 +120,31 @@ def test_sockets_get_a_path_that_is_short_enough(tmp_path: Path) -> None:
     assert len(str(folder)) <= FOLDER_BYTES_MAX
     other = folder_of(Config.model_validate({"data_dir": f"{long}y", "models": models}), "gpu0")
     assert other != folder
+
+
+async def test_in_a_container_it_is_a_program_of_its_own(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts the daemon again when that is killed, tells the host, and its health check knows."""
+    environment = install(tmp_path) | {"BUNKHOUSE_REDIS_URL": redis_url}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "host.yaml"
+    path.write_text(f"data_dir: {tmp_path}/d\nmemory: {{sharing: auto}}\nmodels: {{m: {{engine: sglang, weights: w}}}}")
+    runtime = open_runtime(path)
+    with program([sys.executable, "-P", "-m", "services.host.mps", str(path)], tmp_path / "log") as running:
+        async with connect(redis_url) as connection:
+
+            async def well() -> str | None:
+                return await daemon_trouble(runtime.config, await read_mps_states(connection))
+
+            async with asyncio.timeout(30):
+                while await well():  # noqa: ASYNC110  (another process)
+                    await asyncio.sleep(0.1)
+            (state,) = (await read_mps_states(connection)).values()
+            assert not state.why_not
+            daemon = psutil.Process(running.pid).children()[0]
+            daemon.kill()
+            async with asyncio.timeout(30):
+                while daemon.is_running() or await well():  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)

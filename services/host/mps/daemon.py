@@ -102,6 +102,18 @@ def shared_devices(config: Config) -> list[str]:
     return [device for device in devices(config) if gpu_index(device) is not None] if wanted else []
 
 
+async def daemon_trouble(config: Config, states: Mapping[str, MpsState]) -> str | None:
+    """What is wrong with the daemons that the configuration asks for; a device that takes turns has a reason, and that
+    is well."""
+    for device in shared_devices(config):
+        if device not in states:
+            return f"the daemon of {device} has not started yet"
+        state = states[device]
+        if not state.why_not and not await MpsControl(Path(state.pipe)).answers():
+            return f"the daemon of {device} does not answer"
+    return None
+
+
 def _end(processes: list[psutil.Process]) -> None:
     for each in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
