@@ -63,10 +63,10 @@ class App:
         bounds = gateway.config.gateway
         bytes_max, read_s_max = bounds.body_bytes_max, bounds.request_read_s_max
         try:
-            if self._admin is not None and admin.takes(call.path):
+            if self._admin is not None and call.path.startswith(f"{admin.PREFIX}/"):
                 call.scope[admin.REQUEST] = call.request_id
                 await call.forward(self._admin, "admin", bytes_max=bytes_max, read_s_max=read_s_max)
-            elif self._pages is not None and pages.takes(call.path):
+            elif self._pages is not None and (call.path == "/" or call.path.startswith(pages.PREFIXES)):
                 bytes_max = pages.body_bytes_max(call.path, bytes_max)
                 call.always += self._pages.headers(call.path, call.scope)
                 await call.forward(self._pages, "pages", bytes_max=bytes_max, read_s_max=read_s_max)

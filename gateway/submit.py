@@ -20,12 +20,11 @@ from gateway.state import Gateway
 from services.config.api_keys import salt
 from services.contracts.chats import Payload, Task, Ticket
 from services.contracts.replies import QUEUED
+from services.store.charges import RateCharge, count_refusal, windows_of
 from services.store.connection import QueueUnavailable
-from services.store.rate_limits import RateCharge, windows_of
 from services.store.replies import START
 from services.store.submission import Submission, Submitted
-from services.store.usage_counters import count_refusal
-from services.tokenizer.control_tokens import breaker
+from services.tokenizer.chat_template import breaker
 
 CHAT_PREFIX = "chatcmpl-"
 STALE_TRIES_MAX = 5

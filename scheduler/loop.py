@@ -22,10 +22,10 @@ from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.devices import DeviceReport
 from services.contracts.engines import EngineFacts, is_provider, provider_model
+from services.store.charges import month_of
 from services.store.connection import QueueUnavailable
 from services.store.records import SchedulerEvent
 from services.store.scheduling import Dispatched, SchedulerStore
-from services.store.usage_counters import month_of
 
 LEASE_MS = 3000
 LEASE_KEEP_S = 1.0

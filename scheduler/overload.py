@@ -16,9 +16,8 @@ from scheduler.decision_log import DecisionLog
 from scheduler.estimates import expected_wait_s
 from scheduler.settings import SchedulerSettings
 from scheduler.wait_queue import Waiting, WaitQueue
-from services.contracts.chats import Ticket
+from services.contracts.chats import Ticket, TokenPrice
 from services.contracts.decisions import Decision, Outcome, Reason
-from services.contracts.prices import TokenPrice
 
 RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1.0, 120.0
 _ASK_AGAIN_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.contracts.prices import TokenPrice
+from services.contracts.chats import TokenPrice
 
 
 @dataclass(frozen=True, slots=True)

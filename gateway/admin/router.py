@@ -29,7 +29,7 @@ from gateway.admin.schemas import Problem
 from gateway.call import Receive, Scope, Send
 from gateway.state import Gateway
 
-__all__ = ["REQUEST", "admin_app", "takes"]
+__all__ = ["PREFIX", "REQUEST", "admin_app"]
 
 PREFIX = "/admin"
 V1 = "/admin/v1"
@@ -38,11 +38,6 @@ ABOUT = (
     "Times are Unix seconds, memory is bytes."
 )
 RESOURCES = (tenants, keys, bots, bot_kv, models, sessions, jobs, usage, audit, scheduler, handovers, admins)
-
-
-def takes(path: str) -> bool:
-    """Whether a path is the admin API's."""
-    return path.startswith(f"{PREFIX}/")
 
 
 def router() -> APIRouter:

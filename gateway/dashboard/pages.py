@@ -25,11 +25,6 @@ WIDGET = "/widget"
 PREFIXES = ("/dashboard", WIDGET)
 
 
-def takes(path: str) -> bool:
-    """Whether a path is a page's."""
-    return path == "/" or path.startswith(PREFIXES)
-
-
 def body_bytes_max(path: str, most: int) -> int:
     """How large the body of a request to a page may be, where `most` is the gateway's bound."""
     return min(most, BODY_BYTES_MAX) if path.startswith(WIDGET) else most

@@ -28,8 +28,8 @@ from pydantic import (
 from services.config.urls import is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
 from services.config.yaml_file import YamlFile
+from services.contracts.chats import TokenPrice
 from services.contracts.engine_kinds import ENGINE_KINDS, EngineKind
-from services.contracts.prices import TokenPrice
 
 Value = TypeVar("Value")
 ENV_PREFIX = "BUNKHOUSE__"

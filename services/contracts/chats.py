@@ -1,4 +1,4 @@
-"""One chat: what asks to be admitted, what its worker reads, and what it used.
+"""One chat: what asks to be admitted, what its worker reads, what it used, and what another provider takes for it.
 
 Times are seconds; `*_s` on a ticket are Unix time, so that a ticket keeps its meaning across processes and restarts.
 Memory is bytes.
@@ -130,3 +130,15 @@ class ChatUsage:
     cached_known: bool = True  # False: it ended before its engine said what was cached
     ran_s: float | None = None  # since its worker took it, by a clock that nobody sets; None: not known
     reasoning_tokens: int = 0  # thoughts, which are a part of completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """US dollars for a million tokens."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def microusd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Millionths of a dollar."""
+        return self.prompt * prompt_tokens + self.completion * completion_tokens

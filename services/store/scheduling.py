@@ -15,12 +15,12 @@ from services.contracts.explanation import Explanation
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
+from services.store.charges import REFUSED, month_of
 from services.store.commands import send_control
 from services.store.connection import Connection, pairs, translated
 from services.store.engine_records import EngineRecords
 from services.store.records import SchedulerEvent, decode, decode_event, encode
 from services.store.submission import refuse_keys
-from services.store.usage_counters import REFUSED, month_of
 
 REPLY_KEEP_S = 600
 EVENTS_KEEP_MS = 60_000

@@ -13,14 +13,13 @@ from services.contracts.engines import EngineView
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.contracts.snapshot import Snapshot
 from services.store import redis_keys as keys
+from services.store.charges import REFUSED, RateCharge, RateWindow, day_of, month_of, to_give_back
 from services.store.connection import Connection, translated
 from services.store.engine_records import EngineRecords
-from services.store.rate_limits import RateCharge, RateWindow, to_give_back
 from services.store.records import decode, encode
 from services.store.registry import Registry
 from services.store.registry_edit import read_registry, registry_version, restore
 from services.store.sessions import SESSION_KEEP_S
-from services.store.usage_counters import REFUSED, day_of, month_of
 
 CHAT_KEEP_S = 6 * 3600  # an unfinished chat is forgotten so long after it came, or a worker last took it
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import orjson
 
 from services.store import redis_keys as keys
+from services.store.charges import REFUSED
 from services.store.connection import Connection, translated
-from services.store.usage_counters import REFUSED
 
 RAW_KEEP_DAYS = 90
 ROLLUP_AFTER_S = 3600.0  # after midnight: a worker's clock may be behind

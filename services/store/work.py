@@ -16,12 +16,12 @@ from services.contracts.control import ControlMessage
 from services.contracts.engines import EngineFacts, EngineReport
 from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd, join_logprobs
 from services.store import redis_keys as keys
+from services.store.charges import counters, day_of, month_of
 from services.store.commands import Commands
 from services.store.connection import Connection, QueueUnavailable, pairs, translated
 from services.store.engine_records import decode_engine
 from services.store.records import LOGPROBS, RAW, TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
 from services.store.submission import CHAT_KEEP_S
-from services.store.usage_counters import counters, day_of, month_of
 
 GROUP_MISSING = re.compile("NOGROUP|UNBLOCKED")  # the second: the stream went while a read blocked on it
 

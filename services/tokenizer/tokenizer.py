@@ -15,8 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from services.tokenizer.chat_template import CHATML, ChatTemplate, TemplateRejected
-from services.tokenizer.control_tokens import breaker
+from services.tokenizer.chat_template import CHATML, ChatTemplate, TemplateRejected, breaker
 from services.tokenizer.gguf_tokenizer import (
     counting_tokenizer,
     exact_tokenizer,

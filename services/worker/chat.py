@@ -9,8 +9,7 @@ from time import monotonic
 
 import structlog
 
-from services.contracts.chats import ChatUsage, KvBits, OutputFormat, Payload, Sampling
-from services.contracts.prices import TokenPrice
+from services.contracts.chats import ChatUsage, KvBits, OutputFormat, Payload, Sampling, TokenPrice
 from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyError
 from services.engines.base import (
     Engine,
@@ -23,8 +22,7 @@ from services.store.connection import retried
 from services.store.records import ClaimedChat
 from services.store.work import ReplyPiece, Settled, WorkConsumer, Written
 from services.tokenizer.tokenizer import Tokenizer
-from services.worker.engine_supervisor import EngineSupervisor
-from services.worker.latency_window import LatencyWindow
+from services.worker.engine_supervisor import EngineSupervisor, LatencyWindow
 from services.worker.parsers import machine_of
 from services.worker.parsers.base import Parsed, Parser
 from services.worker.reply_writer import ReplyWriter

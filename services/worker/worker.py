@@ -9,9 +9,8 @@ from typing import Any
 
 import structlog
 
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, TokenPrice
 from services.contracts.control import ControlMessage
-from services.contracts.prices import TokenPrice
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.engines.base import Engine
 from services.store.connection import QueueUnavailable, retried
@@ -22,10 +21,9 @@ from services.worker import chat as chats
 from services.worker.chat import RunningChat
 from services.worker.command_runner import CommandDependencies, CommandRunner
 from services.worker.demotion import Demoter
-from services.worker.engine_supervisor import EngineGone, EngineSupervisor
+from services.worker.engine_supervisor import EngineGone, EngineSupervisor, LatencyWindow
 from services.worker.gpu_sharing import GpuSharing
 from services.worker.kv_change import Prompt
-from services.worker.latency_window import LatencyWindow
 from services.worker.parsers import make_parser
 from services.worker.reply_writer import ReplyWriter
 

@@ -10,8 +10,8 @@ import time
 from services.contracts.chats import ChatUsage, KvBits
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 from services.contracts.replies import Finish, ReplyEnd
+from services.store.charges import count_refusal
 from services.store.scheduling import SchedulerStore
-from services.store.usage_counters import count_refusal
 from services.store.usage_report import day_before, day_now, roll_up
 from services.store.work import WorkConsumer
 from tests.admin.conftest import Admin

@@ -14,8 +14,8 @@ from gateway.state import PAUSE_S
 from services.config.schema import LimitsConfig
 from services.contracts.chats import Payload, Ticket
 from services.contracts.decisions import Reason
+from services.store.charges import MINUTE_S, windows_of
 from services.store.connection import Connection, QueueUnavailable, connect
-from services.store.rate_limits import MINUTE_S, windows_of
 from services.store.registry import Registry
 from services.store.registry_edit import write_registry
 from services.store.submission import Submission, SubmissionClient, Submitted

@@ -13,17 +13,16 @@ import pytest
 
 from scheduler.loop import Loop
 from scheduler.settings import SchedulerSettings, TenantShare
-from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket
+from services.contracts.chats import ChatUsage, KvBits, Payload, Ticket, TokenPrice
 from services.contracts.engines import EngineReport, EngineState, provider_model
-from services.contracts.prices import TokenPrice
 from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.store import redis_keys as keys
+from services.store.charges import month_of
 from services.store.connection import Connection, connect
 from services.store.registry import Registry
 from services.store.registry_edit import write_registry
 from services.store.scheduling import Dispatched, SchedulerStore
 from services.store.submission import CHAT_KEEP_S, SubmissionClient, Submitted
-from services.store.usage_counters import month_of
 from services.store.work import Settled, WorkConsumer
 from tests.gateway.driver import until
 from tests.scheduler.kit import facts, ticket

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from services.config.schema import OverflowConfig
-from services.contracts.prices import TokenPrice
+from services.contracts.chats import TokenPrice
 from services.engines.base import Piece
 from services.engines.overflow import OverflowEngine
 from tests.overflow.test_provider import REQUEST

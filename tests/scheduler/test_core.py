@@ -10,11 +10,10 @@ import pytest
 from scheduler.core import Scheduler
 from scheduler.refusal_texts import refusal
 from scheduler.settings import ModelTargets, SchedulerSettings, TenantShare
-from services.contracts.chats import KvBits
+from services.contracts.chats import KvBits, TokenPrice
 from services.contracts.decisions import Outcome, Reason, Reservation
 from services.contracts.devices import CPU
 from services.contracts.engines import EngineReport, EngineState, Learned
-from services.contracts.prices import TokenPrice
 
 from .kit import NOW_S, Host, facts, ticket, usage
 

@@ -13,10 +13,10 @@ from services.store import redis_keys as keys
 from services.store import usage_report
 from services.store.admin_keys import StoredAdmin, admin_keys, keep_admin_key
 from services.store.backup import BadBackup, export, parse, restore
+from services.store.charges import count_refusal
 from services.store.connection import Connection, connect
 from services.store.registry import KeyRecord, Keyring, Registry, TenantRecord
 from services.store.registry_edit import read_registry, write_registry
-from services.store.usage_counters import count_refusal
 
 PEPPER = b"p" * 32
 DAY = "2026-11-20"

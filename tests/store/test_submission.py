@@ -14,8 +14,8 @@ from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Outcome, Reason, Reservation
 from services.contracts.replies import Finish, ReplyEnd, ReplyEntry, ReplyError
 from services.store import redis_keys as keys
+from services.store.charges import RateWindow, windows_of
 from services.store.connection import Connection, connect
-from services.store.rate_limits import RateWindow, windows_of
 from services.store.registry import Registry, TenantRecord
 from services.store.registry_edit import write_registry
 from services.store.replies import ReplyHub

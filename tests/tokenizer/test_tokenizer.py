@@ -16,8 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from services.engines.llamacpp import LlamaCppEngine, LlamaCppOptions
 from services.model_files.gguf import read_gguf
 from services.model_files.weights import resolve
-from services.tokenizer.chat_template import ChatTemplate, TemplateRejected
-from services.tokenizer.control_tokens import breaker
+from services.tokenizer.chat_template import ChatTemplate, TemplateRejected, breaker
 from services.tokenizer.gguf_tokenizer import exact_tokenizer, gguf_control_tokens
 from services.tokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 

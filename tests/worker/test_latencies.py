@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.contracts.engines import EngineReport, EngineState
-from services.worker.latency_window import LatencyWindow
+from services.worker.engine_supervisor import LatencyWindow
 
 NOW_S = 1000.0
 
