@@ -2,7 +2,7 @@
 
     GET  /dashboard/playground
     POST /dashboard/playground/chats               {bot, messages, max_tokens?, temperature?, session} -> 202 {chat}
-    GET  /dashboard/playground/chats/{chat}        SSE from Last-Event-ID on: waiting, start, text, end
+    GET  /dashboard/playground/chats/{chat}        SSE from Last-Event-ID on: waiting, start, thought, message, end
     POST /dashboard/playground/chats/{chat}/stop
 
 Its chats count as the bot's tenant's own, but not against its rate limits. A viewer may look but not chat.
@@ -32,7 +32,7 @@ from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.submit import Caller, new_chat_id, submit
-from services.contracts.replies import ReplyEnd, ReplyEntry
+from services.contracts.replies import ContentKind, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
 from services.store.replies import ENTRY_ID, START
 from services.store.submission import ChatInfo
@@ -167,13 +167,16 @@ class _Pace:
         if entry.kind == "start":
             self.started = True
             return event({"kv_bits": entry.kv_bits, "queue_ms": _ms(entry.queue_s)}, name="start")
+        if entry.content is ContentKind.TOOL_CALL:
+            return b""
         if entry.text:
             self.started = True
             if self._first is None:
                 self._first = perf_counter()
             else:
                 self._tokens += entry.tokens
-            return event({"text": entry.text}, name="message", entry_id=entry.id)
+            name = "thought" if entry.content is ContentKind.REASONING else "message"
+            return event({"text": entry.text}, name=name, entry_id=entry.id)
         return event(self._end(entry.end), name="end") if entry.end else b""
 
     def _end(self, end: ReplyEnd) -> dict[str, object]:

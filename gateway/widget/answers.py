@@ -14,7 +14,7 @@ from time import monotonic, perf_counter
 
 import structlog
 
-from gateway.answers import PING, event
+from gateway.answers import PING, event, text_of
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
@@ -22,7 +22,7 @@ from gateway.state import Gateway
 from gateway.submit import Caller, new_chat_id, submit
 from gateway.widget.sites import WidgetSite
 from services.contracts.chats import Ticket
-from services.contracts.replies import Finish, ReplyEnd, ReplyEntry
+from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
 from services.store.conversations import BUSY_S_MAX, READ_S, Conversation, ConversationStore, ConversationTurn
 from services.store.replies import START, Reader
@@ -109,10 +109,7 @@ class WidgetChats:
         end = next((entry.end for entry in entries if entry.end), None)
         if end is None and (entries or await self._gateway.submissions.chat(conversation.pending) is not None):
             return conversation
-        return (
-            await self._finish(site, conversation.session, "".join(entry.text for entry in entries), end)
-            or conversation
-        )
+        return await self._finish(site, conversation.session, text_of(entries), end) or conversation
 
     async def close(self) -> None:
         """Leave all answers to themselves: another gateway finds them ended."""
@@ -131,7 +128,7 @@ class WidgetChats:
                 entries = await reader.read(LOOK_S)
                 for entry in entries:
                     metrics.see(entry)
-                    parts.append(entry.text)
+                parts.append(text_of(entries))
                 end = next((entry.end for entry in entries if entry.end), None)
                 if not entries:
                     await self._cancel_unread(ticket)
@@ -194,7 +191,9 @@ def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def event_of(entry: ReplyEntry) -> bytes:
-    """One entry as the widget reads it."""
+    """One entry as the widget reads it: no thoughts, no calls."""
+    if entry.text and entry.content is not ContentKind.CONTENT:
+        return b""
     if entry.text:
         return event({"text": entry.text}, entry_id=entry.id)
     if entry.end is None:

@@ -291,6 +291,7 @@ class BotConfig(Section):
     context_tokens: int | None = Field(default=None, ge=64)  # a cap below the model's
     answer_tokens_max: int = Field(default=1024, ge=1)  # where a client names no limit; max_tokens_default of old
     thinking: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"  # auto: as the template has it
+    thinking_tokens_max: int | None = Field(default=None, ge=1)  # longer thoughts are ended there
     task: Literal["maths", "logic", "code", "facts", "support", "complaint", "creative"] | None = None
     queue_wait_s_max: QueueWait = 60.0
     overflow: str | None = None  # a name under `overflow`

@@ -22,6 +22,8 @@ from services.engines.base import (
     encode_logprobs,
 )
 
+# Otherwise small models fill answers with blank lines.
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _JSON_BEGINS = '{["-0123456789tfn'  # and nothing else does
 
 
@@ -45,7 +47,7 @@ def completion_body(request: EngineRequest, slot: int, reuse: bool, context_toke
         "stream": True,
     }
     if request.json_schema:
-        body["json_schema"] = orjson.loads(request.json_schema)
+        body["json_schema"] = {**orjson.loads(request.json_schema), "x-guidance": COMPACT}
     return body
 
 

@@ -58,6 +58,7 @@ class SglangPlan:
         words += ["--stream-interval", "1", "--incremental-streaming-output", "--enable-cache-report"]
         # A chat that the host let in holds a reservation; SGLang must not push it out for a later one.
         words += ["--enable-priority-scheduling", "--disable-priority-preemption"]
+        words += ["--constrained-json-disable-any-whitespace"]  # small models fill answers with blank lines
         words += ["--sleep-on-idle", "--log-level-http", "warning"]
         words += self._memory() + self._device() + self._lora()
         if self.quantization is not None:

@@ -8,9 +8,10 @@ import re
 import httpx
 import pytest
 
+from gateway.dashboard.playground import _Pace
 from services.config.api_keys import ready_key
 from services.contracts.devices import CPU
-from services.contracts.replies import Finish
+from services.contracts.replies import ContentKind, Finish, ReplyEntry
 from services.store.jobs import Jobs, JobState
 from services.store.usage_report import day_now, rows
 from tests.browser.stage import SHAPES, staged
@@ -157,3 +158,11 @@ async def test_a_form_above_its_bound_is_refused(operator: Operator) -> None:
     answer = await operator.log_in("x" * 5000)
     assert answer.status_code == 413
     assert "4096 bytes" in answer.text
+
+
+def test_the_playground_tells_thoughts_apart() -> None:
+    pace = _Pace()
+    thought = pace.told(ReplyEntry("1-1", "text", "Hm.", 1, content=ContentKind.REASONING))
+    assert (b"event: thought\n" in thought, b"id: 1-1\n" in thought) == (True, True)
+    assert b"event: message\n" in pace.told(ReplyEntry("1-2", "text", "Hello", 1))
+    assert pace.told(ReplyEntry("1-3", "text", "{}", 1, content=ContentKind.TOOL_CALL)) == b""

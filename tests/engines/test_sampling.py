@@ -20,7 +20,10 @@ ANSWER = "The capital of France is Paris."
 CITY = orjson.dumps(
     {
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 20}, "people": {"type": "integer"}},
+        "properties": {
+            "city": {"type": "string", "maxLength": 20},
+            "people": {"type": "integer", "minimum": 0, "maximum": 10**8},
+        },
         "required": ["city", "people"],
         "additionalProperties": False,
     }

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.widget import answers
 from gateway.widget.sites import WidgetSites
+from services.contracts.replies import ContentKind, ReplyEntry
 from services.store.conversations import ConversationStore, ConversationTurn
 from services.tokenizer.chat_template import ChatTemplate
 
@@ -209,3 +210,9 @@ async def _settled(page: Page, session: str) -> dict[str, Any]:
             return talk
         await asyncio.sleep(0.02)
     raise AssertionError("the answer was not written down")
+
+
+def test_a_visitor_reads_no_thoughts_and_no_calls() -> None:
+    for kind in (ContentKind.REASONING, ContentKind.TOOL_CALL):
+        assert answers.event_of(ReplyEntry("1-1", "text", "Hm.", 1, content=kind)) == b""
+    assert b"Hello" in answers.event_of(ReplyEntry("1-2", "text", "Hello", 1))

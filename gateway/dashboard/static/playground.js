@@ -37,6 +37,13 @@ function turn(className, text) {
   return { made, body, told };
 }
 
+/* Folded, and made with the first thought. */
+function thoughtsOf(answer) {
+  answer.thoughts ??= el("p", "");
+  if (!answer.thoughts.isConnected) answer.body.before(el("details", "thoughts", el("summary", "", "Thoughts"), answer.thoughts));
+  return answer.thoughts;
+}
+
 const ms = (value) => (value === null || value === undefined ? "–" : value >= 1000 ? `${(value / 1000).toFixed(2)} s` : `${value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`);
 
 function fact(words, value, className = "") {
@@ -101,6 +108,7 @@ async function read(chat, answer) {
         if (id) after = id;
         if (event === "waiting") answer.told.replaceChildren(el("span", "", data.why ?? "This chat waits to be admitted."));
         if (event === "start") answer.told.replaceChildren(bitsFact(data.kv_bits), fact("waited", ms(data.queue_ms)));
+        if (event === "thought") thoughtsOf(answer).textContent += data.text;
         if (event === "message") {
           const near = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 60;
           text += data.text;
