@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -40,18 +41,7 @@ async def index(
 
 
 def _shown(entry: Entry) -> AuditEntry:
-    note = entry.note
-    return AuditEntry(
-        id=entry.id,
-        at_s=note.at_s,
-        who=note.who,
-        role=note.role,
-        action=note.action,
-        target=note.target,
-        request=note.request,
-        before=note.before,
-        after=note.after,
-    )
+    return AuditEntry(id=entry.id, **asdict(entry.note))
 
 
 def _csv(shown: list[AuditEntry]) -> str:

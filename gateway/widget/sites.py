@@ -51,10 +51,6 @@ class WidgetSites:
         """The bot behind a token, or None."""
         return self._sites.get(token)
 
-    def of_bot(self, bot: str) -> WidgetSite | None:
-        """The widget of `tenant/bot`, or None where it has none."""
-        return next((site for site in self._sites.values() if site.bot == bot), None)
-
     def all(self) -> list[WidgetSite]:
         """Every widget, by bot."""
         return sorted(self._sites.values(), key=lambda site: site.bot)
