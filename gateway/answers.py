@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypedDict
 
 import orjson
@@ -40,7 +40,7 @@ class AnswerFormat(Protocol):
         """The first events of a stream, at the entry with this id. Not called where a client resumes behind it."""
 
     def entry(self, entry: ReplyEntry) -> bytes:
-        """The events of a text entry; b"" where it shows nothing."""
+        """The events of a text entry, or of one of several choices that ended; b"" where it shows nothing."""
 
     def tail(self, end: ReplyEnd) -> bytes:
         """The last events of an answer that ended well."""
@@ -61,7 +61,13 @@ class ChatCompletions:
     """
 
     def __init__(
-        self, ticket: Ticket, *, ids: bool = False, include_usage: bool = False, continuous_usage: bool = False
+        self,
+        ticket: Ticket,
+        *,
+        ids: bool = False,
+        include_usage: bool = False,
+        continuous_usage: bool = False,
+        choice: int = 0,
     ) -> None:
         self._ticket = ticket
         self._base: dict[str, object] = {
@@ -70,11 +76,11 @@ class ChatCompletions:
             "created": int(ticket.created_s),
             "model": ticket.bot,
         }
-        self._ids = ids
+        self._ids, self._index = ids, choice
         self._include_usage = include_usage
         self._continuous_usage = include_usage and continuous_usage
         self._tokens = 0  # that were streamed
-        self._head = b"data: " + orjson.dumps(self._base)[:-1] + b',"choices":[{"index":0,"delta":{"content":'
+        self._head = b"data: " + orjson.dumps(self._base)[:-1] + b',"choices":[{"index":%d,"delta":{"content":' % choice
         if ids:
             self._head = b"\n" + self._head
         self._foot = b'},"logprobs":null,"finish_reason":null}]'
@@ -82,7 +88,7 @@ class ChatCompletions:
 
     def start(self, entry_id: str) -> bytes:
         """The role."""
-        return self._chunk(_choice({"role": "assistant", "content": "", "refusal": None}), entry_id)
+        return self._chunk(self._choice({"role": "assistant", "content": "", "refusal": None}), entry_id)
 
     def entry(self, entry: ReplyEntry) -> bytes:
         """One event: a client has read all of an entry or nothing."""
@@ -97,7 +103,7 @@ class ChatCompletions:
     def _rich(self, entry: ReplyEntry) -> bytes:
         """An entry that is more than a piece of content."""
         self._tokens += entry.tokens
-        choice = _choice({})
+        choice = self._choice({})
         if entry.content is ContentKind.CONTENT:
             choice["logprobs"] = logprobs([entry])
             if entry.text or entry.logprobs:
@@ -112,10 +118,17 @@ class ChatCompletions:
 
     def tail(self, end: ReplyEnd) -> bytes:
         """Finish, usage if asked for, [DONE]."""
-        events = self._chunk(_choice({}, FINISH_REASONS.get(end.finish, "stop")), bunkhouse=facts(end))
-        if self._include_usage and end.usage is not None:
-            events += event({**self._base, "choices": [], "usage": usage(end.usage)})
-        return events + DONE
+        return self.finish(end.finish, bunkhouse=facts(end)) + self.close(end)
+
+    def finish(self, finish: Finish, **more: object) -> bytes:
+        """Why this choice ended."""
+        return self._chunk(self._choice({}, FINISH_REASONS.get(finish, "stop")), "", **more)
+
+    def close(self, end: ReplyEnd) -> bytes:
+        """What comes after the last choice's finish."""
+        if not self._include_usage or end.usage is None:
+            return DONE
+        return event({**self._base, "choices": [], "usage": usage(end.usage)}) + DONE
 
     def failed(self, refused: Refused) -> bytes:
         """OpenAI's error object. One that ends this connection and not the chat has no [DONE]."""
@@ -136,20 +149,29 @@ class ChatCompletions:
             body["usage"] = None
         return event(body, entry_id=entry_id if self._ids else "")
 
+    def _choice(self, delta: dict[str, object], finish: str | None = None) -> _Choice:
+        return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
     def whole(self, entries: Sequence[ReplyEntry], end: ReplyEnd) -> bytes:
         """The `chat.completion` object."""
+        return self.completion([self.whole_choice(entries, end.finish)], end)
+
+    def whole_choice(self, entries: Sequence[ReplyEntry], finish: Finish) -> dict[str, object]:
+        """This choice in that object."""
+        return {
+            "index": self._index,
+            "message": message(entries),
+            "logprobs": logprobs(entries),
+            "finish_reason": FINISH_REASONS.get(finish, "stop"),
+        }
+
+    def completion(self, choices: Sequence[Mapping[str, object]], end: ReplyEnd) -> bytes:
+        """The object with these choices."""
         return orjson.dumps(
             {
                 **self._base,
                 "object": "chat.completion",
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": message(entries),
-                        "logprobs": logprobs(entries),
-                        "finish_reason": FINISH_REASONS.get(end.finish, "stop"),
-                    }
-                ],
+                "choices": choices,
                 "usage": usage(end.usage) if end.usage else None,
                 "bunkhouse": facts(end),
             }
@@ -161,10 +183,6 @@ class _Choice(TypedDict):
     delta: dict[str, object]
     logprobs: dict[str, object] | None
     finish_reason: str | None
-
-
-def _choice(delta: dict[str, object], finish: str | None = None) -> _Choice:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
 def text_of(entries: Sequence[ReplyEntry], content: ContentKind = ContentKind.CONTENT) -> str:

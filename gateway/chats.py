@@ -10,6 +10,7 @@ import structlog
 
 from gateway.answers import AnswerFormat, ChatCompletions
 from gateway.call import Call
+from gateway.choices import Choices, follow
 from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.relay import STREAM_HEAD, relay_stream, relay_whole
 from gateway.request import ChatRequest, checked_chat, json_object, session_of
@@ -34,18 +35,14 @@ async def create(gateway: Gateway, call: Call) -> None:
     """POST /v1/chat/completions: authenticate, parse, admit, relay. Raises Refused, QueueUnavailable, ClientGone."""
     body = await json_body(gateway, call)
     request = checked_chat(body, strict=gateway.config.gateway.strict)
-    options = request.stream_options
-    await answer(
-        gateway,
-        call,
-        request,
-        lambda ticket: ChatCompletions(
-            ticket,
-            ids=wants_ids(call),
-            include_usage=request.include_usage,
-            continuous_usage=bool(options and options.continuous_usage_stats),
-        ),
-    )
+    count, usage, continuous = request.n or 1, request.include_usage, request.continuous_usage
+
+    def format_of(ticket: Ticket) -> AnswerFormat:
+        if count > 1:
+            return Choices(ticket, count, include_usage=usage, continuous_usage=continuous)
+        return ChatCompletions(ticket, ids=wants_ids(call), include_usage=usage, continuous_usage=continuous)
+
+    await answer(gateway, call, request, format_of)
 
 
 async def answer(
@@ -60,8 +57,9 @@ async def answer(
         _idempotency_key(call),
         resumes=call.header(b"x-bunkhouse-resume") in RESUMES,
     )
-    with gateway.hub.follow(new_chat_id(), QUEUED, fresh=True) as reader:  # before the chat is there, to miss nothing
-        chat = await submit(gateway, caller, request, reader.chat)
+    chats = [new_chat_id() for _ in range(request.n or 1)]
+    with follow(gateway.hub, chats, QUEUED, fresh=True) as reader:  # before the chats are there, to miss nothing
+        chat = await submit(gateway, caller, request, *chats)
         call.chat = chat.ticket.chat
         call.limit_headers = limit_headers(chat.charge, gateway.clock())
         call.overhead_s = call.elapsed_s
@@ -102,7 +100,7 @@ async def resume(gateway: Gateway, call: Call, chat_id: str) -> None:
         await call.respond(200, b"", STREAM_HEAD)
         return
     call.overhead_s = call.elapsed_s
-    chat = Admitted(info.ticket, after, waits=info.state == "waiting", resumable=True)
+    chat = Admitted(info.ticket, after=after, waits=info.state == "waiting", resumable=True)
     include_usage = (call.query("include_usage") or "").lower() in ("1", "true")
     await relay_stream(gateway, call, chat, ChatCompletions(info.ticket, ids=True, include_usage=include_usage))
 

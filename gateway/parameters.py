@@ -64,7 +64,7 @@ BODY: Table = {
         "frequency_penalty presence_penalty metadata chat_id tools tool_choice "
         "parallel_tool_calls response_format chat_template_kwargs top_k min_p repetition_penalty "
         "logit_bias logprobs top_logprobs min_tokens ignore_eos stop_token_ids "
-        "reasoning_effort",
+        "reasoning_effort n",
     ),
     **_all(
         Handling.HINT,
@@ -82,7 +82,6 @@ BODY: Table = {
         "litellm_call_id litellm_session_id allowed_openai_params drop_params provider transforms usage reasoning "
         "thinking",
     ),
-    "n": _refused(1),
     "functions": _refused([], instead=_TOOLS_INSTEAD),
     "function_call": _refused("none", "auto", instead=_TOOLS_INSTEAD),
     "extra_body": _refused({}, instead="send its members in the body itself"),
@@ -262,8 +261,6 @@ def _at(place: str, name: str) -> str:
 def _refusal(name: str, parameter: Parameter) -> Refused:
     if parameter.handling is Handling.HOST:
         message = f"{name} is set by the host and cannot be set by a client."
-    elif name == "n":
-        message = "n: only one answer per request is supported."
     else:
         message = f"{name} is not supported" + (f": {parameter.instead}." if parameter.instead else ".")
     return Refused(Code.UNSUPPORTED_PARAMETER, message, param=name)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import partial
 from time import monotonic
 
 from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, WAITING, AnswerFormat
 from gateway.call import JSON, Call, ClientGone, Header
+from gateway.choices import follow
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused, raise_for_end
 from gateway.state import Gateway
@@ -70,7 +72,8 @@ class Feed:
 async def _feed(gateway: Gateway, call: Call, chat: Admitted, reader: Reader | None) -> AsyncIterator[Feed]:
     """Follow a chat's reply for one client; with `reader`, where that follows this chat already."""
     follows = reader is not None and reader.chat == chat.ticket.chat
-    with nullcontext(reader) if follows and reader else gateway.hub.follow(chat.ticket.chat, chat.after) as following:
+    chats = [ticket.chat for ticket in chat.tickets]
+    with nullcontext(reader) if follows and reader else follow(gateway.hub, chats, chat.after) as following:
         entries = Feed(gateway, chat, following)
         following.submitted = True
 
@@ -114,7 +117,7 @@ async def relay_stream(
             raise _handed_over() from None
         await call.send(answer.failed(_handed_over()), more=False)
     except Refused as refused:
-        if refused.code in (Code.DEADLINE, Code.NO_NEWS) and stream.end is None:
+        if chat.others or (refused.code in (Code.DEADLINE, Code.NO_NEWS) and stream.end is None):
             gateway.in_background(_linger(gateway, chat, 0.0))
         if not call.status:
             raise
@@ -146,7 +149,7 @@ async def relay_whole(gateway: Gateway, call: Call, chat: Admitted, answer: Answ
         await _hand_over(gateway, chat)
         raise _handed_over() from None
     except Refused as refused:
-        if end is None:
+        if end is None or chat.others:
             gateway.in_background(_linger(gateway, chat, 0.0))
         call.label = refused.code.value
         raise
@@ -207,14 +210,16 @@ class _Stream:
                 except Refused as refused:
                     self._call.label = refused.code.value
                     out.append(self._answer.failed(refused))
+                    if self._chat.others:
+                        self._gateway.in_background(_linger(self._gateway, self._chat, 0.0))
                     break
             if not self._begun:
                 self._begun = True
                 out.append(self._answer.start(entry.id))
-            if entry.kind == "text":
-                out.append(self._answer.entry(entry))
-            elif entry.end is not None:
+            if entry.end is not None:
                 out.append(self._answer.tail(entry.end))
+            elif entry.kind != "start":
+                out.append(self._answer.entry(entry))
         return b"".join(out)
 
 
@@ -252,18 +257,20 @@ async def _linger(gateway: Gateway, chat: Admitted, grace_s: float) -> None:
     """Cancel a chat whose client left, unless another client reads it, or takes it up within `grace_s`."""
     await asyncio.sleep(grace_s)
     keep_s = gateway.config.gateway.reply_keep_s
-    with suppress(QueueUnavailable):
-        await retried(
-            lambda: gateway.submissions.cancel(chat.ticket, keep_s, gateway.clock(), leaving=chat.reader),
-            pauses_s=CANCEL_PAUSES_S,
-            tries_max=len(CANCEL_PAUSES_S) + 1,
-        )
+    for ticket in chat.tickets:
+        with suppress(QueueUnavailable):
+            await retried(
+                partial(gateway.submissions.cancel, ticket, keep_s, gateway.clock(), leaving=chat.reader),
+                pauses_s=CANCEL_PAUSES_S,
+                tries_max=len(CANCEL_PAUSES_S) + 1,
+            )
 
 
 async def _hand_over(gateway: Gateway, chat: Admitted) -> None:
     """Count this client as gone: where it comes back at another gateway, that one alone decides when the chat ends."""
     with suppress(QueueUnavailable):
-        await gateway.submissions.leave(chat.ticket, chat.reader)
+        for ticket in chat.tickets:
+            await gateway.submissions.leave(ticket, chat.reader)
 
 
 def _handed_over() -> Refused:

@@ -20,6 +20,7 @@ from gateway.validation import translated
 from services.contracts.chats import Sampling, Task
 
 MESSAGES_MAX = 2048
+CHOICES_MAX = 8
 MAX_TOKENS_MAX = 1_000_000
 SEED_MAX = 2**63 - 1
 STOPS_MAX = 16
@@ -75,6 +76,7 @@ class ChatRequest(BaseModel):
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS_MAX)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
+    n: Annotated[int, Field(ge=1, le=CHOICES_MAX)] | None = None
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
@@ -187,6 +189,10 @@ class ChatRequest(BaseModel):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     @property
     def digest(self) -> str:

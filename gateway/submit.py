@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.conversation import plain_messages
 from gateway.directory import EngineNow, ServedBot
@@ -64,11 +64,17 @@ class Admitted:
     """A chat that waits or runs, and this client's share in it."""
 
     ticket: Ticket
+    others: Sequence[Ticket] = ()  # of further answers to the same request
     after: str = START  # the client has read up to here
     waits: bool = True  # it was not dispatched yet when we last looked
     charge: RateCharge | None = None
     resumable: bool = False  # its client may come back: by Idempotency-Key, or since it said so
     reader: str = field(default_factory=lambda: secrets.token_hex(8))  # names this client's connection
+
+    @property
+    def tickets(self) -> Sequence[Ticket]:
+        """Of all answers."""
+        return (self.ticket, *self.others)
 
 
 def new_chat_id() -> str:
@@ -76,18 +82,20 @@ def new_chat_id() -> str:
     return CHAT_PREFIX + secrets.token_urlsafe(24)
 
 
-async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: str) -> Admitted:
+async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: str, *more: str) -> Admitted:
     """Check a request against the registry and submit it as `chat`; again if the registry changed meanwhile.
 
-    A refusal is counted in the tenant's usage. Where Redis falls silent during the submission the chat is cancelled in
-    the background. Raises Refused, QueueUnavailable.
+    `more`: chats for further answers to it. A refusal is counted in the tenant's usage. Where Redis falls silent during
+    the submission the chats are cancelled in the background. Raises Refused, QueueUnavailable.
     """
     key = caller.idempotency_key
     for _ in range(STALE_TRIES_MAX):
         tenant = await caller.tenant()
         ticket, payload, version = await _prepare(gateway, tenant, request, caller, chat)
         limits = gateway.directory.limits(tenant)
-        windows = windows_of(tenant, limits, ticket.tokens_max, ticket.created_s) if caller.limited else ()
+        others = [replace(ticket, chat=other, choice=choice) for choice, other in enumerate(more, 1)]
+        tokens = ticket.tokens_max + len(others) * ticket.max_tokens
+        windows = windows_of(tenant, limits, tokens, ticket.created_s) if caller.limited else ()
         with gateway.breaker:
             try:
                 submission = await gateway.submissions.submit(
@@ -97,14 +105,16 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
                     idempotency_key=key,
                     asked="" if key is None else request.digest,
                     windows=windows,
+                    choices=others,
                 )
             except QueueUnavailable:
                 grace_s = gateway.config.gateway.resume_grace_s if key is not None else 0.0
-                gateway.in_background(_abandon(gateway, ticket, grace_s))
+                for abandoned in (ticket, *others):
+                    gateway.in_background(_abandon(gateway, abandoned, grace_s))
                 raise
             if submission.outcome is Submitted.OK:
                 resumable = caller.resumes or key is not None
-                return Admitted(ticket, QUEUED, charge=submission.charge, resumable=resumable)
+                return Admitted(ticket, others, QUEUED, charge=submission.charge, resumable=resumable)
             if submission.outcome in (Submitted.SAME, Submitted.REUSED):
                 return await _join(gateway, submission, tenant)
             if submission.outcome is not Submitted.STALE:
@@ -234,13 +244,17 @@ async def _join(gateway: Gateway, submission: Submission, tenant: str) -> Admitt
     """The chat that an Idempotency-Key stands for. Raises Refused when it stands for another question."""
     if submission.outcome is Submitted.REUSED:
         raise Refused(Code.IDEMPOTENCY_KEY, "This Idempotency-Key was used before for another request. Use a new one.")
-    info = await gateway.submissions.follow(submission.chat, tenant, take=True)
-    if info is None:
-        raise Refused(
-            Code.IDEMPOTENCY_KEY,
-            "This Idempotency-Key was used before and its answer is no longer kept. Use a new one.",
-        )
-    return Admitted(info.ticket, waits=info.state == "waiting", resumable=True)
+    tickets: list[Ticket] = []
+    for chat in (submission.chat, *submission.choices):
+        info = await gateway.submissions.follow(chat, tenant, take=True)
+        if info is None:
+            raise Refused(
+                Code.IDEMPOTENCY_KEY,
+                "This Idempotency-Key was used before and its answer is no longer kept. Use a new one.",
+            )
+        tickets.append(info.ticket)
+        waits = info.state == "waiting"
+    return Admitted(tickets[0], tickets[1:], waits=waits, resumable=True)
 
 
 async def _abandon(gateway: Gateway, ticket: Ticket, grace_s: float) -> None:

@@ -31,7 +31,7 @@ CHAT_STYLE = {
     "tools": "no tools",
     "input": "prompt",
 }
-NEUTRAL: Mapping[str, tuple[object, ...]] = {"suffix": (None, ""), "best_of": (None, 1)}
+NEUTRAL: Mapping[str, tuple[object, ...]] = {"suffix": (None, ""), "best_of": (None, 1), "n": (None, 1)}
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 

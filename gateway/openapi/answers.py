@@ -81,9 +81,9 @@ class Logprobs(Given):
 
 
 class Choice(Given):
-    """The one answer."""
+    """One of the answers, of `n`."""
 
-    index: Literal[0]
+    index: int
     message: AnswerMessage
     logprobs: Logprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]

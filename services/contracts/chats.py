@@ -53,6 +53,7 @@ class Ticket:
     overflow: bool = False  # the bot allows another provider
     overflow_to: str | None = None  # its name in the configuration
     opening: bool = False  # of a conversation with no answer yet
+    choice: int = 0  # which of the answers to one request; only the first is billed for the prompt
 
     @property
     def tokens_max(self) -> int:

@@ -64,7 +64,7 @@ class ReplyEntry(NamedTuple):
     entry is; the three before it come with start."""
 
     id: str
-    kind: Literal["queued", "start", "text", "end"]
+    kind: Literal["queued", "start", "text", "finish", "end"]
     text: str = ""
     tokens: int = 0
     end: ReplyEnd | None = None
@@ -73,6 +73,8 @@ class ReplyEntry(NamedTuple):
     served_by: str | None = None
     content: ContentKind = ContentKind.CONTENT
     logprobs: str = ""  # JSON array of OpenAI's logprobs.content items; "": not asked for
+    choice: int = 0  # which of several answers it is of, where a gateway reads them together
+    finish: Finish | None = None  # with finish: how that one ended
 
 
 def join_logprobs(one: str, other: str) -> str:

@@ -50,10 +50,9 @@ class RateCharge:
     refused: RateWindow | None = None
 
 
-def to_give_back(windows: Sequence[RateWindow]) -> str:
+def to_give_back(windows: Sequence[RateWindow], tokens: int) -> str:
     """What a chat's hash keeps until it ends: tokens charged, the windows that hold them, and the window of its request
     ('' without limits). The request itself is given back only if the host refuses the chat (give_back.lua)."""
-    tokens = max((window.amount for window in windows if window.what != "requests"), default=0)
     keys_of = (f"requests={window.key}" if window.what == "requests" else window.key for window in windows)
     return " ".join((str(tokens), *keys_of)) if windows else ""
 

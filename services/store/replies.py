@@ -11,7 +11,7 @@ import asyncio
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,7 @@ class Reader:
         self.after = after
         self.submitted = submitted
         self.ended = False
+        self.on_news: Callable[[], None] | None = None
         self._news: list[ReplyEntry] = []
         self._woken = False
         self._waiter: asyncio.Future[None] | None = None
@@ -64,6 +65,8 @@ class Reader:
     def wake(self) -> None:
         """Make `read` return at once, though there may be nothing."""
         self._woken = True
+        if self.on_news is not None:
+            self.on_news()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -71,6 +74,10 @@ class Reader:
         """What came since the last call; waits for the first. Empty after `timeout_s` or when woken."""
         if not self._woken:
             await self._wait(timeout_s)
+        return self.taken()
+
+    def taken(self) -> list[ReplyEntry]:
+        """What came since the last call."""
         self._woken = False
         news, self._news = self._news, []
         return news

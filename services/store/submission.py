@@ -45,6 +45,7 @@ class Submission:
     chat: str
     place: int = 0
     charge: RateCharge | None = None
+    choices: Sequence[str] = ()  # with `SAME`: the chats of its further answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,12 @@ class SubmissionClient:
         idempotency_key: str | None = None,
         asked: str = "",
         windows: Sequence[RateWindow] = (),
+        choices: Sequence[Ticket] = (),
     ) -> Submission:
         """Put a ticket in its tenant's waiting room and charge it, or say why not. Atomic.
 
-        `asked`: digest of the question, which an Idempotency-Key stands for. `windows`: what is charged.
+        `asked`: digest of the question, which an Idempotency-Key stands for. `windows`: what is charged, in all.
+        `choices`: tickets for further answers to the same question.
         """
         idempotency = keys.idempotency(ticket.tenant, idempotency_key) if idempotency_key else ""
         answer = await self._connection.script(
@@ -103,6 +106,7 @@ class SubmissionClient:
                 idempotency,
                 keys.session(ticket.tenant, ticket.session),
                 keys.SESSIONS,
+                *(name for choice in choices for name in (keys.chat(choice.chat), keys.reply(choice.chat))),
                 *(window.key for window in windows),
             ],
             [
@@ -119,14 +123,17 @@ class SubmissionClient:
                 ticket.created_s,
                 SESSION_KEEP_S,
                 asked,
-                to_give_back(windows),
+                to_give_back(windows, ticket.tokens_max),
                 self._reply_channel,
+                len(choices),
+                to_give_back([window for window in windows if window.what != "requests"], ticket.max_tokens),
+                *(value for choice in choices for value in (choice.chat, encode(choice))),
                 *(value for window in windows for value in (window.amount, window.most, window.keep_s)),
             ],
         )
         outcome = Submitted(answer[0].decode())
         if outcome in (Submitted.SAME, Submitted.REUSED):
-            return Submission(outcome, answer[1].decode())
+            return Submission(outcome, answer[1].decode(), choices=answer[2].decode().split())
         number = answer[1] if len(answer) > 1 else 0
         if outcome is Submitted.LIMITED:
             return Submission(outcome, ticket.chat, charge=RateCharge(windows, answer[2:], windows[number - 1]))

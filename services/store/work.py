@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
@@ -247,6 +248,9 @@ class WorkConsumer:
         """End a chat: reply, reservation, usage and acknowledgement in one step."""
         code = end.error.code if end.error else None
         event = orjson.dumps({"chat": ticket.chat, "usage": usage})
+        if ticket.choice and usage is not None:  # the scheduler counts what it took, the bill names the prompt once
+            usage = replace(usage, prompt_tokens=0, cached_tokens=0)
+            end = replace(end, usage=usage)
         answer = await self._connection.script(
             "settle",
             [

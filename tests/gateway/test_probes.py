@@ -66,7 +66,7 @@ async def test_metrics(hosts: HostFactory) -> None:
 async def _check_metrics(host: Host) -> None:
     await host.ask(GOOD)
     await host.ask({**GOOD, "stream": True})
-    await host.ask({**GOOD, "n": 2})
+    await host.ask({**GOOD, "audio": 2})
     await host.http.get(f"{host.url}/nothing?key={ACME}")
     answer = await host.http.get(f"{host.url}/metrics")
     found = {
