@@ -10,7 +10,7 @@ from services.worker.parsers.json_text import read_string
 
 _HEAD_MAX = 300
 _CHOICE = re.compile(r'\s{0,64}\{\s{0,64}"(?:(tool_calls)"\s{0,64}:\s{0,64}\[|response"\s{0,64}:\s{0,64}")')
-_CHOICE_BEGUN = re.compile(rf'[\s{{":a-z_]{{0,{_HEAD_MAX}}}')
+_HEADS = ('{"tool_calls":[', '{"response":"')
 
 
 class CallsParser(ArrayCalls):
@@ -32,13 +32,17 @@ class ChoiceParser(ArrayCalls):
     def _begin(self) -> bool:
         found = _CHOICE.match(self._text, self._at, self._at + _HEAD_MAX)
         if found is None:
-            if not self._final and _CHOICE_BEGUN.fullmatch(self._text, self._at):
+            if not self._final and self._may_be_head():
                 return False
             self._mode = self._plain
             return True
         self._mode = self._items if found[1] else self._response
         content = ContentKind.TOOL_CALL if found[1] else ContentKind.CONTENT
         return self._put(content, found.end() - self._at, "")
+
+    def _may_be_head(self) -> bool:
+        begun = "".join(self._text[self._at : self._at + _HEAD_MAX].split())
+        return len(self._text) - self._at < _HEAD_MAX and any(head.startswith(begun) for head in _HEADS)
 
     def _response(self) -> bool:
         part = read_string(self._text, self._at, self._final)

@@ -283,4 +283,7 @@ ANSWERS = [
         CHOICE,
     ),
     Answer("chatml", "{no", Seen("{no"), CHOICE),
+    Answer("chatml", '{"tool": "a response"}', Seen('{"tool": "a response"}'), CHOICE),
+    Answer("chatml", '\n{ "tool_calls": [ ', Seen(), CHOICE),
+    Answer("chatml", '\n{ "resp', Seen('\n{ "resp'), CHOICE),
 ]

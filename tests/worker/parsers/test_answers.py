@@ -121,6 +121,11 @@ def test_a_megabyte_takes_linear_time(template: str, text: str) -> None:
     assert sum(len(part.text if part.raw is None else part.raw) for part in parts) == len(text)
 
 
+def test_json_of_a_schema_beside_tools_is_not_held_back() -> None:
+    parts = Answer("chatml", "", Seen(), CHOICE).parser().feed('{"tall', 1)
+    assert [part.text for part in parts] == ['{"tall']
+
+
 def test_chats_without_tools_and_thoughts_have_no_machine() -> None:
     assert isinstance(make_parser(TemplateFamily(), PLAIN, "c", ""), ContentParser)
     assert isinstance(Answer("qwen2_5", "", Seen(), PLAIN).parser(), ContentParser)
