@@ -136,7 +136,7 @@ class ChatCompletions:
             return event(refused.body(), retry_ms=RETRY_MS)
         return event(refused.body()) + DONE
 
-    def _chunk(self, choice: _Choice, entry_id: str = "", **more: object) -> bytes:
+    def _chunk(self, choice: _ChunkChoice, entry_id: str = "", **more: object) -> bytes:
         body = {**self._base, "choices": [choice], **more}
         if self._continuous_usage:
             prompt = self._ticket.prompt_tokens
@@ -149,7 +149,7 @@ class ChatCompletions:
             body["usage"] = None
         return event(body, entry_id=entry_id if self._ids else "")
 
-    def _choice(self, delta: dict[str, object], finish: str | None = None) -> _Choice:
+    def _choice(self, delta: dict[str, object], finish: str | None = None) -> _ChunkChoice:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def whole(self, entries: Sequence[ReplyEntry], end: ReplyEnd) -> bytes:
@@ -178,7 +178,7 @@ class ChatCompletions:
         )
 
 
-class _Choice(TypedDict):
+class _ChunkChoice(TypedDict):
     index: int
     delta: dict[str, object]
     logprobs: dict[str, object] | None
@@ -197,7 +197,7 @@ class CallFunction(TypedDict, total=False):
     arguments: str
 
 
-class Call(TypedDict, total=False):
+class AnsweredCall(TypedDict, total=False):
     """OpenAI's tool call, or a part of one."""
 
     id: str
@@ -205,9 +205,9 @@ class Call(TypedDict, total=False):
     function: CallFunction
 
 
-def tool_calls(entries: Sequence[ReplyEntry]) -> dict[int, Call]:
+def tool_calls(entries: Sequence[ReplyEntry]) -> dict[int, AnsweredCall]:
     """The calls in these entries, or the parts of calls, by their index in the answer."""
-    calls: dict[int, Call] = {}
+    calls: dict[int, AnsweredCall] = {}
     for line in text_of(entries, ContentKind.TOOL_CALL).split("\n")[:-1]:
         part = orjson.loads(line)
         call = calls.setdefault(part["index"], {"function": {"arguments": ""}})

@@ -24,7 +24,7 @@ class Part(BaseModel):
     text: str
 
 
-class CalledFunction(BaseModel):
+class MessageFunction(BaseModel):
     """What an earlier answer called. `arguments` is the text of a JSON object, as the model wrote it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=described(CALLED_FUNCTION))
@@ -43,14 +43,14 @@ class CalledFunction(BaseModel):
         return value
 
 
-class ToolCall(BaseModel):
+class MessageToolCall(BaseModel):
     """A tool call of an earlier answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=described(CALL))
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
-    function: CalledFunction
+    function: MessageFunction
 
 
 class Message(BaseModel):
@@ -60,7 +60,7 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[Part], Field(min_length=1, max_length=1024)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=CALLS_MAX)] | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(max_length=CALLS_MAX)] | None = None
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     reasoning_content: str | None = None
     refusal: str | None = None  # of another model's answer; stands for its content
@@ -105,7 +105,7 @@ def _refuse_absent_content(message: Message, place: str) -> None:
     raise Refused(Code.MISSING_PARAMETER, f"Missing required parameter: {param}.", param=param)
 
 
-def _check_arguments(function: CalledFunction, param: str) -> None:
+def _check_arguments(function: MessageFunction, param: str) -> None:
     try:
         _ = function.parsed
     except ValueError as error:

@@ -10,7 +10,7 @@ import torch
 from services.kvplanes.kernels import launch
 from services.kvplanes.kernels.cuda import nvrtc
 from services.kvplanes.kernels.cuda.program import CudaTuning, cuda_tuning_for
-from services.kvplanes.layout import Shape, bytes_per_token
+from services.kvplanes.layout import PlaneShape, bytes_per_token
 from services.kvplanes.planes import Planes
 
 BATCH = 32
@@ -72,7 +72,7 @@ class PlanesCase:
     def __init__(self, heads: int, group: int, context: int, bits: int, batch: int = BATCH) -> None:
         total = batch * context
         self.heads, self.group, self.batch = heads, group, batch
-        self.planes = Planes(Shape(LAYERS, heads, 128), total * (bits // 4) + batch * 64, "cuda")
+        self.planes = Planes(PlaneShape(LAYERS, heads, 128), total * (bits // 4) + batch * 64, "cuda")
         for codes, scales in zip(self.planes.codes, self.planes.scales, strict=True):
             codes.random_(0, 256)
             scales[..., 0].uniform_(0.05, 0.3)

@@ -43,7 +43,7 @@ class RedactedBlock(Shape):
     type: Literal["redacted_thinking"]
 
 
-class ToolUse(Shape):
+class ToolUseBlock(Shape):
     """A tool call of an earlier answer."""
 
     type: Literal["tool_use"]
@@ -66,14 +66,14 @@ class ToolResult(Shape):
         return text or ("error" if self.is_error else "")
 
 
-BlockParam = TextBlock | ThinkingBlock | RedactedBlock | ToolUse | ToolResult
+BlockParam = TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock | ToolResult
 BLOCKS: Mapping[str, Mapping[str, type[BlockParam]]] = {
     "user": {"text": TextBlock, "tool_result": ToolResult},
     "assistant": {
         "text": TextBlock,
         "thinking": ThinkingBlock,
         "redacted_thinking": RedactedBlock,
-        "tool_use": ToolUse,
+        "tool_use": ToolUseBlock,
     },
     "system": {"text": TextBlock},
 }
@@ -109,7 +109,7 @@ class ToolChoice(Shape):
     disable_parallel_tool_use: bool | None = None
 
 
-class Thinking(Shape):
+class ThinkingParam(Shape):
     """Whether the model thinks first."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -146,7 +146,7 @@ class CountTokensRequest(Shape):
     system: str | list[TextBlock] | None = None
     tools: list[dict[str, object]] | None = None
     tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
+    thinking: ThinkingParam | None = None
     output_config: OutputConfig | None = None
 
     def chat(self) -> dict[str, object]:
@@ -247,7 +247,7 @@ def _assistant(blocks: Sequence[BlockParam], texts: Sequence[object]) -> dict[st
             "function": {"name": block.name, "arguments": orjson.dumps(block.input).decode()},
         }
         for block in blocks
-        if isinstance(block, ToolUse)
+        if isinstance(block, ToolUseBlock)
     ]
     found: dict[str, object] = {"role": "assistant", "content": texts or ""}
     return found | ({"reasoning_content": thoughts} if thoughts else {}) | ({"tool_calls": calls} if calls else {})

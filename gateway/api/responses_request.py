@@ -113,7 +113,7 @@ class NamedChoice(Shape):
     name: str
 
 
-class AllowedTools(Shape):
+class AllowedToolsParam(Shape):
     """Some of the tools."""
 
     type: Literal["allowed_tools"]
@@ -154,7 +154,7 @@ class ResponsesRequest(Shape):
     input: str | Annotated[list[dict[str, object]], Field(min_length=1, max_length=ITEMS_MAX)]
     instructions: str | None = None
     tools: list[dict[str, object]] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedChoice | AllowedTools | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice | AllowedToolsParam | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -206,7 +206,7 @@ class ResponsesRequest(Shape):
     def _tools(self) -> dict[str, object]:
         tools = [checked(FunctionTool, tool, f"tools[{number}]") for number, tool in enumerate(self.tools or ())]
         choice: object = self.tool_choice
-        if isinstance(choice, AllowedTools):
+        if isinstance(choice, AllowedToolsParam):
             names = {tool.name for tool in choice.tools}
             tools, choice = [tool for tool in tools if tool.name in names], choice.mode
         elif isinstance(choice, NamedChoice):

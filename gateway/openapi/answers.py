@@ -59,7 +59,7 @@ class AnswerMessage(Given):
     tool_calls: list[ToolCall] = []
 
 
-class TokenLogprob(Given):
+class ListedLogprob(Given):
     """A token and its natural-log probability."""
 
     token: str
@@ -67,10 +67,10 @@ class TokenLogprob(Given):
     bytes: list[int] | None
 
 
-class ContentLogprob(TokenLogprob):
+class ContentLogprob(ListedLogprob):
     """A token of the answer, with those that were likeliest in its place."""
 
-    top_logprobs: list[TokenLogprob]
+    top_logprobs: list[ListedLogprob]
 
 
 class Logprobs(Given):

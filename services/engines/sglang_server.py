@@ -170,7 +170,7 @@ class SglangServer:
         if not self.options.kvplanes:
             return {bits: model.kv_bytes_per_token(width) for bits, width in SGLANG.value_bytes.items()}
         try:
-            planes = layout.Shape(model.layers, model.kv_heads, model.head_dim)
+            planes = layout.PlaneShape(model.layers, model.kv_heads, model.head_dim)
         except ValueError as error:
             raise EngineStartError(f"{self.name}: {error}") from error
         return {4: planes.slot_bytes, 8: 2 * planes.slot_bytes}

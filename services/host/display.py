@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from services.host.readiness import Step
+from services.host.readiness import StartStep
 
 DASHBOARD = "/dashboard"
 DEMO_TEMPERATURE = 0.3  # a small model wanders at the API's default of 1
@@ -22,7 +22,7 @@ DEMO_TEMPERATURE = 0.3  # a small model wanders at the API's default of 1
 class Display(Protocol):
     """Where the supervisor reports what happens."""
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, steps: Sequence[StartStep]) -> None:
         """Show how far start-up is."""
 
     def ready(
@@ -47,7 +47,7 @@ class TerminalDisplay:
         self._shown: dict[str, str] = {}
         self._spinner = Spinner("dots", style="cyan")
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, steps: Sequence[StartStep]) -> None:
         if self._console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, refresh_per_second=10, transient=True)
@@ -86,7 +86,7 @@ class TerminalDisplay:
             self._live.stop()
             self._live = None
 
-    def _rows(self, steps: Sequence[Step]) -> Group:
+    def _rows(self, steps: Sequence[StartStep]) -> Group:
         table = Table.grid(padding=(0, 2))
         for step in steps:
             mark = Text("✓", "green") if step.done else self._spinner
@@ -105,7 +105,7 @@ class TerminalDisplay:
 class JsonDisplay:
     """One JSON object a line on stdout."""
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, steps: Sequence[StartStep]) -> None:
         self._write({"event": "starting", "waiting_for": {step.name: step.words for step in steps if not step.done}})
 
     def ready(

@@ -19,7 +19,7 @@ BITS = (4, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class PlaneShape:
     """What of a model decides the size of its KV cache.
 
     `layers` that hold a cache, `kv_heads` per layer and `head_dim` channels of a key and of a value.
@@ -57,5 +57,5 @@ def bytes_per_token(config: Mapping[str, int], bits: int) -> int:
         return config["layers"] * config["kv_heads"] * config["head_dim"] * 2 * 2
     if bits not in BITS:
         raise ValueError(f"KV bits must be 4, 8 or 16, not {bits}")
-    shape = Shape(config["layers"], config["kv_heads"], config["head_dim"])
+    shape = PlaneShape(config["layers"], config["kv_heads"], config["head_dim"])
     return shape.slot_bytes * (bits // 4)

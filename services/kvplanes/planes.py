@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .layout import SCALES_PER_HEAD, Shape
+from .layout import SCALES_PER_HEAD, PlaneShape
 
 SLOT_UNITS_MAX = 2**31 - 1  # kernels find a slot's 16-bit units by a 32-bit number
 
@@ -34,7 +34,7 @@ class Planes:
     Raises ValueError for more slots than the kernels count.
     """
 
-    def __init__(self, shape: Shape, size: int, device: str) -> None:
+    def __init__(self, shape: PlaneShape, size: int, device: str) -> None:
         most = SLOT_UNITS_MAX // (shape.head_dim // 2) - 1
         if size > most:
             raise ValueError(f"kvplanes holds at most {most} slots at heads of {shape.head_dim}, not {size}")

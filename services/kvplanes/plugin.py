@@ -112,10 +112,10 @@ class Hooks:
 
     def cell_size(self, _configurator: Any, pools: Any, num_layers: int) -> int:
         """Bytes of one slot: what SGLang divides its memory by."""
-        from .layout import Shape  # noqa: PLC0415
+        from .layout import PlaneShape  # noqa: PLC0415
 
         refuse(pools)
-        return Shape(num_layers, pools.model_config.get_num_kv_heads(1), pools.model_config.head_dim).slot_bytes
+        return PlaneShape(num_layers, pools.model_config.get_num_kv_heads(1), pools.model_config.head_dim).slot_bytes
 
     def build_pool(self, pools: Any, *, sizes: Any, req_to_token_pool: Any, **_kinds: bool) -> Any:
         """The planes, and each request's precision as the kernels read it."""

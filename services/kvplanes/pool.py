@@ -16,7 +16,7 @@ from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 from .config import KVPlanesConfig
-from .layout import Shape
+from .layout import PlaneShape
 from .planes import LayerPlanes, Planes
 from .slots import SlotPool
 
@@ -32,7 +32,7 @@ class PlanesKVPool(MHATokenToKVPool):  # type: ignore[misc]  # SGLang ships no t
         self.dtype = torch.uint8  # keeps models from fusing a bf16 store of their own into RoPE
 
     def _create_buffers(self) -> None:
-        shape = Shape(self.layer_num, self.head_num, self.head_dim)
+        shape = PlaneShape(self.layer_num, self.head_num, self.head_dim)
         self.planes = Planes(shape, self.size, str(self.device))
         self.k_scale_buffer = self.v_scale_buffer = None
         self.dq_k_buffer = self.dq_v_buffer = None

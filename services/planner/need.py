@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from services.config.schema import ConfigError, ModelConfig
 from services.contracts.engine_kinds import F16, Pool
-from services.kvplanes.layout import Shape
+from services.kvplanes.layout import PlaneShape
 from services.model_files.shape import ModelShape
 
 BITS = (16, 8, 4)
@@ -148,4 +148,4 @@ def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
 def plane_bytes(shape: ModelShape) -> Fraction:
     """One plane of a KV value: a nibble, and the scales of its token and head (services/kvplanes/layout.py)."""
     head_dim = shape.head_dim or HEAD_DIM_USUAL
-    return Fraction(Shape(1, 1, head_dim).slot_bytes, 2 * head_dim)
+    return Fraction(PlaneShape(1, 1, head_dim).slot_bytes, 2 * head_dim)

@@ -10,10 +10,13 @@ import pytest
 from rich.console import Console
 
 from services.host.display import JsonDisplay, TerminalDisplay, curl
-from services.host.readiness import Step
+from services.host.readiness import StartStep
 
 KEY = "bh-" + "0123456789abcdef" * 4
-STEPS = [Step("gateway", done=True, words="listening"), Step("model small", done=False, words="loading weights")]
+STEPS = [
+    StartStep("gateway", done=True, words="listening"),
+    StartStep("model small", done=False, words="loading weights"),
+]
 
 
 def shown(*, terminal: bool) -> tuple[TerminalDisplay, io.StringIO]:
@@ -39,7 +42,7 @@ def test_where_no_terminal_is_each_change_is_a_line() -> None:
     display, stream = shown(terminal=False)
     for _ in range(3):
         display.steps(STEPS)
-    display.steps([STEPS[0], Step("model small", done=True, words="ready")])
+    display.steps([STEPS[0], StartStep("model small", done=True, words="ready")])
     assert [line.split("s  ")[1] for line in stream.getvalue().splitlines()] == [
         "gateway: listening",
         "model small: loading weights",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from services.kvplanes import reference
-from services.kvplanes.layout import Shape
+from services.kvplanes.layout import PlaneShape
 from services.kvplanes.planes import LayerPlanes, Planes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,7 +40,7 @@ class Pool:
         """Requests of `lengths` tokens; a share `fine` of each one's tokens, and the `windows`, own a low plane."""
         torch.manual_seed(sum(lengths) * dim + heads)
         total = sum(lengths)
-        planes = Planes(Shape(1, heads, dim), 2 * total + 3, DEVICE)
+        planes = Planes(PlaneShape(1, heads, dim), 2 * total + 3, DEVICE)
         planes.centres.normal_()
         layer = planes.layer(0)
         order = torch.randperm(2 * total + 3, device=DEVICE) + 1

@@ -22,7 +22,7 @@ from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from services.kvplanes.kernels import launch
-from services.kvplanes.layout import Shape
+from services.kvplanes.layout import PlaneShape
 from services.kvplanes.planes import Planes
 
 
@@ -43,7 +43,7 @@ def launches(dim: int, heads: int, group: int) -> Iterator[tuple[JITFunction[Any
     for name in (*names, "pass_low_kernel"):
         kernel = getattr(launch, name)
         setattr(launch, name, Launches(kernel.kernel if isinstance(kernel, Launches) else kernel, made))
-    planes = Planes(Shape(1, heads, dim), 256, "cpu")
+    planes = Planes(PlaneShape(1, heads, dim), 256, "cpu")
     layer, table = planes.layer(0), torch.zeros(4, 128, dtype=torch.int32)
     bits = torch.full((4,), 4, dtype=torch.int32)
     launch.warm(layer, table, bits, torch.bfloat16, heads * group, (4, 32))

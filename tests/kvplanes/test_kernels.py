@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="kvplanes' kernels run in SGLang's environm
 from services.kvplanes import reference  # noqa: E402
 from services.kvplanes.code import rotate  # noqa: E402
 from services.kvplanes.kernels import launch  # noqa: E402
-from services.kvplanes.layout import Shape  # noqa: E402
+from services.kvplanes.layout import PlaneShape  # noqa: E402
 from services.kvplanes.planes import LayerPlanes, Planes  # noqa: E402
 from tests.kvplanes.cases import DEVICE, Pool, relative, rows  # noqa: E402
 
@@ -203,4 +203,4 @@ def test_warming_up_changes_nothing_that_a_request_reads() -> None:
 
 def test_more_slots_than_the_kernels_count_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 16777214 slots at heads of 256, not 16777215"):
-        Planes(Shape(1, 1, 256), 2**24 - 1, "meta")
+        Planes(PlaneShape(1, 1, 256), 2**24 - 1, "meta")

@@ -13,14 +13,14 @@ import pytest
 from services.engines.kvplanes_site import plugin_environment
 from services.kvplanes.config import KVPlanesConfig, read_config
 from services.kvplanes.keys import extra_key, parse_extra_key
-from services.kvplanes.layout import Shape, bytes_per_token
+from services.kvplanes.layout import PlaneShape, bytes_per_token
 
 QWEN = {"layers": 28, "kv_heads": 4, "head_dim": 128}
 
 
 def test_bytes_per_token() -> None:
     assert bytes_per_token(QWEN, 16) == 28 * 4 * 128 * 2 * 2
-    assert bytes_per_token(QWEN, 4) == 28 * 4 * (128 + 8) == Shape(**QWEN).slot_bytes
+    assert bytes_per_token(QWEN, 4) == 28 * 4 * (128 + 8) == PlaneShape(**QWEN).slot_bytes
     assert bytes_per_token(QWEN, 8) == 2 * bytes_per_token(QWEN, 4)
     assert bytes_per_token(QWEN, 16) / bytes_per_token(QWEN, 4) >= 3.6
     with pytest.raises(ValueError, match="not 5"):
