@@ -46,8 +46,11 @@ class Parameter:
 Table = Mapping[str, Parameter]
 
 
+_MAPPED = Parameter(Handling.MAPPED)
+
+
 def _all(handling: Handling, names: str) -> dict[str, Parameter]:
-    return dict.fromkeys(names.split(), Parameter(handling))
+    return dict.fromkeys(names.split(), _MAPPED if handling is Handling.MAPPED else Parameter(handling))
 
 
 def _refused(*neutral: object, instead: str = "") -> Parameter:
@@ -84,6 +87,15 @@ BODY: Table = {
     ),
     "functions": _refused([], instead=_TOOLS_INSTEAD),
     "function_call": _refused("none", "auto", instead=_TOOLS_INSTEAD),
+    # of other APIs, which would change the answer
+    "input": _refused(instead="it belongs to /v1/responses; here use `messages`"),
+    "instructions": _refused(instead="it belongs to /v1/responses; here use a system message"),
+    "max_output_tokens": _refused(instead="it belongs to /v1/responses; here use `max_completion_tokens`"),
+    "previous_response_id": _refused(instead="it belongs to /v1/responses; here send all messages"),
+    "text": _refused(instead="it belongs to /v1/responses; here use `response_format`"),
+    "system": _refused(instead="it belongs to /v1/messages; here use a system message"),
+    "stop_sequences": _refused(instead="it belongs to /v1/messages; here use `stop`"),
+    "prompt": _refused(instead="it belongs to /v1/completions; here use `messages`"),
     "extra_body": _refused({}, instead="send its members in the body itself"),
     "modalities": _refused(["text"]),
     "audio": _refused(),
@@ -170,13 +182,14 @@ class Sieve:
 
         Raises Refused for a parameter that this host cannot follow, or that is the host's own.
         """
-        found: dict[str, object] = {}
+        found = dict(given)
         for name, value in given.items():
             parameter = table.get(name)
+            if parameter is _MAPPED:
+                continue
+            del found[name]
             if parameter is None:
                 self._meet_unknown(_at(place, name))
-            elif parameter.handling is Handling.MAPPED:
-                found[name] = value
             elif parameter.handling is Handling.HOST or (
                 parameter.handling is Handling.REFUSED and parameter.asks(value)
             ):

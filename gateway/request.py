@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from hashlib import blake2b
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.messages import Message, check_messages
 from gateway.outcomes import Code, Refused
@@ -48,6 +49,17 @@ class TemplateVariables(BaseModel):
 
     enable_thinking: bool | None = None
     thinking: bool | None = None
+
+
+class Origin(NamedTuple):
+    """What a request's fields do not say: names that no table has, and what another API means by it."""
+
+    unknown: tuple[str, ...] = ()
+    raw: str | Sequence[int] | None = None
+    capped: bool = False
+
+
+CHAT_API = Origin()
 
 
 class ChatRequest(BaseModel):
@@ -90,46 +102,50 @@ class ChatRequest(BaseModel):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: TemplateVariables | None = None
     chat_id: str | int | None = None  # Open WebUI's name for the conversation
-    _unknown: tuple[str, ...] = PrivateAttr(())
-    _raw: str | Sequence[int] | None = PrivateAttr(None)
-    _capped: bool = PrivateAttr(False)
-    _tool_use: ToolUse | None = PrivateAttr(None)
-    _schema: Mapping[str, object] | None = PrivateAttr(None)
+    _origin: ClassVar[Origin] = CHAT_API  # an instance has it in its __dict__: pydantic's private attributes are slow
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Names that the request had and the table of parameters has not."""
-        return self._unknown
+        return self._origin.unknown
 
     @property
     def raw(self) -> str | Sequence[int] | None:
         """What the model reads instead of the messages: a text or token ids, with no template and no system prompt."""
-        return self._raw
+        return self._origin.raw
 
     @property
     def capped(self) -> bool:
         """Whether the answer may be shorter than `wanted_tokens` where the context leaves less."""
-        return self._capped
+        return self._origin.capped
 
     def asked_elsewhere(self, *, raw: str | Sequence[int] | None = None, capped: bool = False) -> Self:
         """The same request, as another API means it."""
-        self._raw, self._capped = raw, capped
+        self.__dict__["_origin"] = Origin(self._origin.unknown, raw, capped)
         return self
 
     @property
     def tool_use(self) -> ToolUse | None:
-        """How the answer may call tools; None where it may not."""
-        return self._tool_use
+        """How the answer may call tools; None where it may not. Raises Refused, unless `checked_chat` made it."""
+        return None if self.tools is None and self.tool_choice is None else self._tool_use
+
+    @cached_property
+    def _tool_use(self) -> ToolUse | None:
+        return tool_use(self.tools or (), self.tool_choice, self.parallel_tool_calls is not False)
 
     @property
     def answer_schema(self) -> Mapping[str, object] | None:
-        """What the answer's text must match."""
-        return self._schema
+        """What the answer's text must match. Raises Refused, unless `checked_chat` made it."""
+        return None if self.response_format is None else self._answer_schema
+
+    @cached_property
+    def _answer_schema(self) -> Mapping[str, object] | None:
+        return schema_of(self.response_format)
 
     @property
     def mentions_tools(self) -> bool:
         """Whether the prompt has tools, calls or results in it."""
-        return self._tool_use is not None or any(
+        return self.tool_use is not None or any(
             message.tool_calls or message.role == "tool" for message in self.messages
         )
 
@@ -137,7 +153,7 @@ class ChatRequest(BaseModel):
     def is_plain(self) -> bool:
         """Whether there is nothing to it but texts, and sampling as OpenAI's API has it."""
         beyond = self.sampling != replace(Sampling(), **{name: getattr(self.sampling, name) for name in _EVERYWHERE})
-        return self._raw is None and self._schema is None and not self.mentions_tools and not beyond
+        return self.raw is None and self.answer_schema is None and not self.mentions_tools and not beyond
 
     @property
     def thinks(self) -> bool | None:
@@ -151,7 +167,7 @@ class ChatRequest(BaseModel):
     @property
     def chars(self) -> int:
         """At least so many characters of the prompt come from the request."""
-        shown = self._tool_use.shown if self._tool_use else ()
+        shown = self.tool_use.shown if self.tool_use else ()
         tools = sum(
             len(orjson.dumps(tool.function.parameters)) + len(tool.function.description or "") for tool in shown
         )
@@ -165,7 +181,9 @@ class ChatRequest(BaseModel):
     @property
     def sampling(self) -> Sampling:
         """The parameters that the client set. Engines take 31 bits of seed."""
-        given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        given = {
+            name: value for name in self.model_fields_set & _SAMPLING if (value := getattr(self, name)) is not None
+        }
         if isinstance(self.stop, str):
             given["stop"] = (self.stop,)
         if self.seed is not None:
@@ -201,7 +219,7 @@ class ChatRequest(BaseModel):
         return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
-_SAMPLING = tuple(parameter.name for parameter in fields(Sampling) if parameter.name in ChatRequest.model_fields)
+_SAMPLING = frozenset(parameter.name for parameter in fields(Sampling) if parameter.name in ChatRequest.model_fields)
 _EVERYWHERE = ("temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty")
 
 
@@ -228,10 +246,9 @@ def checked_chat(given: Mapping[str, object], *, strict: bool = False) -> ChatRe
     except ValidationError as error:
         raise translated(error) from None
     _check_together(request)
-    parallel = request.parallel_tool_calls is not False
-    request._tool_use = tool_use(request.tools or (), request.tool_choice, parallel)
-    request._schema = schema_of(request.response_format)
-    request._unknown = tuple(sieve.unknown)
+    _ = request.tool_use, request.answer_schema
+    if sieve.unknown:
+        request.__dict__["_origin"] = Origin(tuple(sieve.unknown))
     return request
 
 
