@@ -27,7 +27,9 @@ class Shape:
     head_dim: int = 128
 
 
+QWEN_3B = Shape(hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11_008)
 QWEN_7B = Shape(hidden=3584, layers=28, heads=28, kv_heads=4, intermediate=18_944)
+QWEN_14B = Shape(hidden=5120, layers=48, heads=40, kv_heads=8, intermediate=13_824)
 QWQ_32B = Shape(hidden=5120, layers=64, heads=40, kv_heads=8, intermediate=27_648)
 
 
