@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from services.contracts.chats import OutputFormat, ToolFormat
-from services.contracts.replies import ContentKind
+from services.contracts.replies import ContentKind, ReplyEntry
 from services.tokenizer.template_family import family_of
 from services.worker.parsers import make_parser
 from services.worker.parsers.base import Parsed, Parser, call_id
@@ -50,7 +50,7 @@ class Answer:
         return make_parser(_FAMILIES[self.template], self.output, CHAT, written)
 
 
-def seen(parts: Iterable[Parsed]) -> Seen:
+def seen(parts: Iterable[Parsed | ReplyEntry], chat: str = CHAT) -> Seen:
     """As a client puts the parts together. The ids of calls and their order are checked."""
     texts = dict.fromkeys(ContentKind, "")
     for part in parts:
@@ -59,7 +59,7 @@ def seen(parts: Iterable[Parsed]) -> Seen:
     for line in texts[ContentKind.TOOL_CALL].splitlines():
         delta = orjson.loads(line)
         if "name" in delta:
-            assert delta == {"index": len(calls), "id": call_id(CHAT, len(calls)), "name": delta["name"]}
+            assert delta == {"index": len(calls), "id": call_id(chat, len(calls)), "name": delta["name"]}
             calls.append([delta["name"], ""])
         else:
             assert set(delta) == {"index", "arguments"}

@@ -1,4 +1,4 @@
-"""Thoughts of a real model, whose template ends the prompt inside of them."""
+"""Thoughts and tool calls of a real model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from services.contracts.chats import OutputFormat
+from services.contracts.chats import OutputFormat, ToolFormat
 from services.contracts.replies import ContentKind, Finish, ReplyEntry
 from services.model_files.weights import resolve
 from services.tokenizer.tokenizer import load_tokenizer
 from tests.chat_templates import TEMPLATES
 from tests.worker.conftest import WEIGHTS, Bunk, pauses, running
+from tests.worker.parsers.answers import Seen, seen
 
 QUESTION = "Tell me a long story about a fox."
 CLOSING = "\n</think>\n\n"
@@ -88,3 +89,49 @@ async def test_an_engine_may_die_before_and_behind_the_end_of_thoughts(thinker: 
     _check(thinker, entries, 8)
     for kind in ContentKind:
         assert _text(entries, kind) == _text(whole, kind)
+
+
+def _example(city: str) -> str:
+    return (
+        f"<|im_start|>user\nWeather in {city} for 3 days?<|im_end|>\n<|im_start|>assistant\n"
+        f"<think>\nThe user asks for {city}.\n</think>\n\nI look.\n<tool_call>\n"
+        f'{{"name": "weather", "arguments": {{"city": "{city}", "days": 3}}}}\n</tool_call><|im_end|>\n'
+    )
+
+
+# A small model calls tools where it only has to go on as in examples.
+EXAMPLES = (
+    "{% if tools %}{% endif %}"
+    + "".join(map(_example, ("Rome", "Bonn")))
+    + "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    + "<|im_start|>assistant\n"
+)
+
+
+async def test_an_engine_may_die_in_thoughts_text_and_calls(bunk: Bunk, tmp_path: Path) -> None:
+    template = tmp_path / "examples.jinja"
+    template.write_text(EXAMPLES)
+    bunk.tokenizer = load_tokenizer(resolve(WEIGHTS), template)
+    worker = bunk.worker()
+    async with running(worker):
+        stopped, go_on = pauses(worker, 8)  # pieces
+        output = OutputFormat(tools=ToolFormat.FAMILY)
+        chat = await bunk.submit("Weather in London for 3 days?", max_tokens=64, output=output)
+        for pieces in (28, None):
+            await stopped.wait()
+            bunk.engine_process().kill()
+            go_on.set()
+            if pieces is not None:
+                stopped, go_on = pauses(worker, pieces)
+        entries = await bunk.entries(chat.chat)
+    parts = [entry for entry in entries if entry.kind == "text"]
+    calls = (("weather", '{"city": "London", "days": 3}'),)
+    assert seen(parts, chat.chat) == Seen("I look.", calls, "The user asks for London.")
+    attempts = {part.content: part.id.partition("-")[0] for part in parts}  # the last of each kind
+    assert attempts == {ContentKind.REASONING: "2", ContentKind.CONTENT: "2", ContentKind.TOOL_CALL: "3"}
+    end = entries[-1].end
+    assert end is not None
+    assert end.usage is not None
+    assert end.finish is Finish.TOOL_CALLS
+    assert end.usage.completion_tokens == sum(part.tokens for part in parts)
+    assert end.usage.reasoning_tokens == _tokens(parts, ContentKind.REASONING)
