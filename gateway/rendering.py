@@ -103,8 +103,7 @@ def _with_thoughts(tokenizer: Tokenizer, text: str, output: OutputFormat, thinks
     family = tokenizer.family
     if family.name is ToolStyle.HARMONY and output.json_schema:
         return Rendered(text + HARMONY_FINAL, output)
-    inside = bool(family.think_begin) and text.rstrip().endswith(family.think_begin.rstrip())
-    if not inside:
+    if not family.begins_inside(text):
         return Rendered(text, output)
     if thinks is False:
         return Rendered(f"{text.rstrip()}\n\n{family.think_end}\n\n", output)

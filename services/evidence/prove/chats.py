@@ -20,7 +20,8 @@ Clock = Callable[[], float]
 class Timed:
     """One answer. Durations in seconds; `gaps_s` are silences between pieces that brought text or tokens."""
 
-    text: str = ""
+    text: str = ""  # without its thoughts
+    thoughts: str = ""
     tokens: int = 0
     first_s: float | None = None
     gaps_s: list[float] = field(default_factory=list)
@@ -36,6 +37,8 @@ class ChatDriver:
 
     def __init__(self, tokenizer: Tokenizer, bits: KvBits, clock: Clock = time.perf_counter) -> None:
         self._tokenizer = tokenizer
+        prompt = tokenizer.render([{"role": "user", "content": "Hello"}])
+        self._inside = tokenizer.family.begins_inside(prompt)
         self._bits = bits
         self._clock = clock
         self._numbers = count()
@@ -61,6 +64,7 @@ class ChatDriver:
             sampling=sampling or Sampling(temperature=0.0),
             salt="prove-shots" if shots else name,
             kv_bits=self._bits,
+            special=self._tokenizer.special_markers,
         )
 
     async def ask(self, engine: Engine, request: EngineRequest) -> Timed:
@@ -78,6 +82,7 @@ class ChatDriver:
             last = now
             timed.text += piece.text
             timed.tokens += piece.tokens
+        timed.thoughts, timed.text = self._tokenizer.family.thoughts_apart(timed.text, inside=self._inside)
         return timed
 
     async def all_of(self, engine: Engine, requests: Sequence[EngineRequest], at_once: int) -> list[Timed]:
