@@ -63,21 +63,26 @@ async def test_ten_chats_in_memory_for_four(shared: HostProcess) -> None:
 
 
 async def test_a_flood_of_one_tenant_is_overtaken_by_another(shared: HostProcess) -> None:
-    """A quiet tenant's chats, one after the other, are all answered while most of the flood still waits."""
+    """A quiet tenant's chats, one after the other, are all answered while most of the flood still waits.
+
+    In chats, not in seconds: a busy machine serves a part of the flood before it has sent the rest.
+    """
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=100)) as client:
         flood = [
             asyncio.create_task(streams.chat(client, shared, "acme", f"Count to {n}.", max_tokens=40))
             for n in range(32)
         ]
         async with asyncio.timeout(30):
-            metrics = ""
-            while _gauge(metrics, "bunkhouse_chats_waiting") < 32 - 2 * CHATS_MAX:
+            seen = 0.0
+            while seen + sum(chat.done() for chat in flood) < 32:  # all have arrived
                 metrics = (await client.get(f"{shared.url}/metrics")).text
+                seen = sum(_gauge(metrics, f"bunkhouse_chats_{state}") for state in ("waiting", "running"))
+        open_before = sum(not chat.done() for chat in flood)
         quiet = [await streams.chat(client, shared, "globex", "Hello there.", max_tokens=8) for _ in range(3)]
         still_open = sum(not chat.done() for chat in flood)
         heard: list[Heard] = await asyncio.gather(*flood)
-    assert all(item.done and not item.error for item in [*quiet, *heard])
-    assert still_open >= 16
+    assert [item.error for item in [*quiet, *heard] if item.error or not item.done] == []
+    assert 0 < still_open >= open_before - 12, "no more than four of the flood for each quiet one"
 
 
 def _gauge(text: str, name: str) -> float:

@@ -178,7 +178,10 @@ async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: 
     seen = await work.last_seen()
     assert seen is not None
     await host.ended(await host.order("unload"))
-    await asyncio.sleep(0.7)  # longer than a read of the ready stream: one that began before took such chats always
+    redis = host.bunk.connection.redis
+    async with asyncio.timeout(60):  # a read of the ready stream that began before would take the chat
+        while any(one["cmd"] == "xreadgroup" and "b" in one["flags"] for one in await redis.client_list()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     chat = await host.bunk.submit("Hello?", max_tokens=4)
     async with asyncio.timeout(60):
         while not await host.bunk.desk.reservations():  # as if the scheduler had not heard of it yet

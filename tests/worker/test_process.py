@@ -74,6 +74,18 @@ def test_a_worker_keeps_its_engines_log_short(redis_url: str, tmp_path: Path) ->
     assert other.stat().st_size == BYTES_MAX + 1
 
 
+def test_a_worker_whose_template_refuses_a_bots_prompt_names_the_bot_at_its_start(tmp_path: Path) -> None:
+    config = tmp_path / "host.yaml"
+    (tmp_path / "strict.jinja").write_text("{{ raise_exception('no system prompts here') }}")
+    bot = "tenants: {acme: {bots: {support: {model: m}}}}"
+    refusing = CONFIG.replace("chats_max: 1,", "chats_max: 1, chat_template: {folder}/strict.jinja,")
+    config.write_text(refusing.format(folder=tmp_path) + bot)
+    argv = [sys.executable, "-m", "services.worker", str(config), "m"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=READY_S_MAX, check=False)
+    assert ended.returncode == 2
+    assert "tenants.acme.bots.support: m's chat template refuses this bot's prompt: no system prompts" in ended.stderr
+
+
 @pytest.mark.parametrize("first", [SAYS_ITS_VERSION, ""], ids=["loads", "is asked for its version"])
 def test_a_worker_told_to_stop_while_its_engine_starts_ends_at_once_and_leaves_nothing(
     redis_url: str, tmp_path: Path, first: str
