@@ -129,7 +129,7 @@ class ChatTemplate:
                 {
                     **self._special_tokens,
                     **variables,
-                    "messages": messages,
+                    "messages": list(messages),  # some templates add to them
                     "add_generation_prompt": add_generation_prompt,
                 }
             )

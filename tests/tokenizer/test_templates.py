@@ -63,6 +63,11 @@ def test_a_system_prompt_that_a_template_would_drop_is_folded_in() -> None:
     assert ChatTemplate(DROPS_SYSTEM, {}).render([SYSTEM, ONE], True, {}) == "[user Be kind.\n\none]"
 
 
+def test_a_template_may_add_to_the_messages() -> None:
+    adds = "{% for m in [{'content': 'first'}] + messages %}[{{ m.content }}]{% endfor %}"
+    assert ChatTemplate(adds, {}).render((ONE, ANSWER), True, {}) == "[first][one][yes]"
+
+
 def test_a_template_that_takes_all_gets_all_as_it_is() -> None:
     rendered = load_tokenizer(resolve(WEIGHTS)).render([SYSTEM, ONE, TWO])
     assert rendered.count("<|im_start|>") == 4
