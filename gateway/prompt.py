@@ -94,6 +94,7 @@ def today() -> int:
 
 INLINE_CHARS_MAX = 8_192  # about 3 ms of tokenizing
 THREADS_MAX = 2
+RAW = OutputFormat(plain=True)
 CHARS_PER_TOKEN_MAX = 64  # the longest tokens of today's vocabularies: runs of spaces
 
 
@@ -158,7 +159,7 @@ class Prompts:
         tokenizer = self._tokenizers[bot.config.model]
         if not isinstance(prompt, str):
             _check_ids(tokenizer, prompt)
-            found = Prompt(len(prompt), prompt, context)
+            found = Prompt(len(prompt), prompt, context, RAW)
         elif len(prompt) > context * CHARS_PER_TOKEN_MAX:
             raise _too_long(f"{len(prompt) // CHARS_PER_TOKEN_MAX}", context, "at least ", param="prompt")
         elif len(prompt) > INLINE_CHARS_MAX:
@@ -195,7 +196,7 @@ def _check_token_parameters(tokenizer: Tokenizer, request: ChatRequest) -> None:
 
 def _raw_prompt(tokenizer: Tokenizer, text: str, context: int, special: bool) -> Prompt:
     content = tokenizer.raw_prompt(text, special=special)
-    return Prompt(tokenizer.count(text) if isinstance(content, str) else len(content), content, context)
+    return Prompt(tokenizer.count(text) if isinstance(content, str) else len(content), content, context, RAW)
 
 
 def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str = "prompt") -> None:

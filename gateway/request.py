@@ -57,6 +57,7 @@ class Origin(NamedTuple):
     unknown: tuple[str, ...] = ()
     raw: str | Sequence[int] | None = None
     capped: bool = False
+    prompt_logprobs: bool = False  # of the prompt's tokens, before the answer
 
 
 CHAT_API = Origin()
@@ -119,9 +120,11 @@ class ChatRequest(BaseModel):
         """Whether the answer may be shorter than `wanted_tokens` where the context leaves less."""
         return self._origin.capped
 
-    def asked_elsewhere(self, *, raw: str | Sequence[int] | None = None, capped: bool = False) -> Self:
+    def asked_elsewhere(
+        self, *, raw: str | Sequence[int] | None = None, capped: bool = False, prompt_logprobs: bool = False
+    ) -> Self:
         """The same request, as another API means it."""
-        self.__dict__["_origin"] = Origin(self._origin.unknown, raw, capped)
+        self.__dict__["_origin"] = Origin(self._origin.unknown, raw, capped, prompt_logprobs)
         return self
 
     @property
@@ -196,6 +199,8 @@ class ChatRequest(BaseModel):
             given["top_logprobs"] = self.top_logprobs or 0
         else:
             given.pop("top_logprobs", None)
+        if self._origin.prompt_logprobs:
+            given["prompt_logprobs"] = True
         return Sampling(**given)
 
     @property
@@ -216,6 +221,7 @@ class ChatRequest(BaseModel):
     def digest(self) -> str:
         """Of what is asked, not of how the answer is to be sent: equal when a client asks again."""
         asked = self.model_dump(exclude={"stream", "stream_options", "chat_id"}, exclude_none=True)
+        asked["prompt_logprobs"] = self._origin.prompt_logprobs
         return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 

@@ -20,7 +20,6 @@ CHAT_STYLE = {
     "response_format": "output_config.format",
     "n": "several requests",
 }
-EFFORTS = {"xhigh": "high", "max": "high"}  # beyond what chat templates know
 
 
 class TextBlock(Shape):
@@ -192,7 +191,7 @@ class CountTokensRequest(Shape):
         if self.thinking is not None and self.thinking.type != "adaptive":
             found["chat_template_kwargs"] = {"enable_thinking": self.thinking.type == "enabled"}
         if self.output_config is not None and self.output_config.effort:
-            found["reasoning_effort"] = EFFORTS.get(self.output_config.effort, self.output_config.effort)
+            found["reasoning_effort"] = self.output_config.effort
         if self.output_config is not None and self.output_config.format:
             schema = {"name": "answer", "schema": self.output_config.format.schema_, "strict": True}
             found["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -30,7 +30,7 @@ def checked(model: type[Model], value: object, place: str = "") -> Model:
 def refuse_mixed(body: Mapping[str, object], path: str, other: Mapping[str, str]) -> None:
     """Raises Refused for a parameter of another API, and says what this one takes."""
     for name, instead in other.items():
-        if body.get(name) is not None:
+        if body.get(name) is not None and (name, body[name]) != ("n", 1):
             raise Refused(
                 Code.UNSUPPORTED_PARAMETER, f"{name} belongs to another API: {path} takes {instead}.", param=name
             )

@@ -80,6 +80,7 @@ class Sampling:
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
+    prompt_logprobs: bool = False  # those of the prompt's tokens come before the answer; `top_logprobs` is set
 
 
 class ToolFormat(StrEnum):

@@ -60,6 +60,7 @@ class EngineKind:
     context_step: int = 1  # tokens; a chat's context is rounded up to a multiple of it
     kv_planes: bool = False  # `kv_bits: mixed`: 4 and 8 bits in one pool, changed while chats run
     measures_quality: bool = False  # gives the probability of every next token
+    prompt_logprobs: bool = False  # gives the probability of a prompt's tokens beside an answer
     packages: tuple[str, ...] = ()  # that `bunkhouse version` names
 
     def device(self, configured: str) -> str:
@@ -102,6 +103,7 @@ SGLANG = EngineKind(
     kv_bits_default={"cuda": "mixed", "cpu": 16},
     kv_bits_risks={8: "SGLang stores fp8 without scales, and some models, such as Qwen2 and Qwen2.5, answer garbage"},
     kv_planes=True,
+    prompt_logprobs=True,
     packages=("sglang",),
 )
 ENGINE_KINDS: Mapping[str, EngineKind] = {kind.name: kind for kind in (LLAMACPP, SGLANG)}

@@ -47,6 +47,7 @@ class ContentKind(StrEnum):
     CONTENT = "content"
     REASONING = "reasoning"
     TOOL_CALL = "tool_call"  # lines of JSON, each a ToolCallDelta
+    PROMPT = "prompt"  # no text: the logprobs of the prompt's tokens; that of the first is null
 
 
 @dataclass(frozen=True, slots=True)

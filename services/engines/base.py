@@ -84,6 +84,7 @@ class Piece(NamedTuple):  # there is one a token, and a frozen dataclass takes t
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     logprobs: str = ""  # JSON array of OpenAI's logprobs.content items, of these tokens; "": not asked for
+    prompt_logprobs: str = ""  # the same of the prompt's tokens, with the first piece; that of the first token is null
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from services.contracts.chats import KvBits, Sampling
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 from services.engines.base import (
@@ -246,6 +248,8 @@ class SglangEngine:
         if request.sampling.top_logprobs is not None:
             body |= {"return_logprob": True, "return_text_in_logprobs": True}
             body["top_logprobs_num"] = request.sampling.top_logprobs
+        if request.sampling.prompt_logprobs:
+            body["logprob_start_len"] = 0
         if facts.live_kv_bits:
             body["extra_key"] = extra_key(request.salt, request.kv_bits)
         else:
@@ -265,8 +269,9 @@ class SglangEngine:
             finish = meta["finish_reason"]
             tokens = meta["completion_tokens"] - tokens_before
             logprobs = _logprobs(meta, finish) if "output_token_logprobs" in meta else ""
+            prompt = _prompt_logprobs(meta) if not tokens_before and meta.get("input_token_logprobs") else ""
             if finish is None:
-                return Piece(text=event["text"], tokens=tokens, logprobs=logprobs)
+                return Piece(text=event["text"], tokens=tokens, logprobs=logprobs, prompt_logprobs=prompt)
             if finish["type"] == "abort":
                 raise self._translate(finish.get("status_code") or 500, str(finish.get("message", "aborted")))
             return Piece(
@@ -277,6 +282,7 @@ class SglangEngine:
                 cached_tokens=meta["cached_tokens"],
                 completion_tokens=meta["completion_tokens"],
                 logprobs=logprobs,
+                prompt_logprobs=prompt,
             )
         except (KeyError, TypeError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): an event without {error}: {event}") from error
@@ -396,6 +402,18 @@ def _logprobs(meta: Mapping[str, Any], finish: Mapping[str, Any] | None) -> str:
             for item, top in zip(drawn, ranked, strict=False)
         ]
     )
+
+
+def _prompt_logprobs(meta: Mapping[str, Any]) -> str:
+    """Those of the prompt's tokens. Nothing comes before the first, so its own is null."""
+    (_, _, first), *others = meta["input_token_logprobs"]
+    ranked = meta.get("input_top_logprobs") or itertools.repeat(None)
+    begin = {"token": first, "logprob": None, "bytes": list(first.encode()), "top_logprobs": []}
+    items = [
+        TokenLogprob(*_logprob(item), [Logprob(*_logprob(other)) for other in top or ()])
+        for item, top in zip(others, itertools.islice(ranked, 1, None), strict=False)
+    ]
+    return orjson.dumps([begin, *items]).decode()
 
 
 def _logprob(item: tuple[float | None, int, str]) -> tuple[str, float, list[int]]:

@@ -20,6 +20,7 @@ NO_FOUR_BITS = (
 )
 CPU_STAND_IN = Path(__file__).with_name("sglang_cpu")
 PREFILL_CHUNK = SGLANG.overhead["cuda"].chunk_tokens
+PROMPT_LOGPROBS_TOKENS = 128  # whose logits are kept at once: of a vocabulary of 150,000, 80 MB
 _ADA = (8, 9)  # the first compute capability with 8-bit floats in hardware, both kinds
 # Room for any usual adapter that may be loaded later. Without embeddings: those make every step slower.
 _LORA_RANK_MAX = 64
@@ -70,6 +71,7 @@ class SglangPlan:
         variables = {
             "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",  # /health answers at once, costs no token
             "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",  # before temperature, as other APIs have them
+            "SGLANG_LOGPROB_CHUNK_SIZE": str(PROMPT_LOGPROBS_TOKENS),
             "SGLANG_TIMEOUT_KEEP_ALIVE": "5",  # longer than we keep a connection (services.engines.http)
         }
         if self.device == "cpu":

@@ -23,6 +23,7 @@ TEXT_FIELDS: Mapping[ContentKind, str] = {
     ContentKind.CONTENT: "t",
     ContentKind.REASONING: "r",
     ContentKind.TOOL_CALL: "c",
+    ContentKind.PROMPT: "p",
 }
 RAW, LOGPROBS = b"w", b"l"  # further fields of a text entry, where it has them: the text as the model wrote it
 _CONTENT = {field.encode(): kind for kind, field in TEXT_FIELDS.items()}

@@ -17,6 +17,7 @@ from services.engines.base import (
     EngineRejected,
     EngineRequest,
     EngineUnavailable,
+    Piece,
 )
 from services.store.connection import retried
 from services.store.records import ClaimedChat
@@ -251,6 +252,7 @@ async def _stream(
                     context.latencies.token(running.chat, context.clock(), now - running.last_s, piece.tokens)
             running.last_s = now
             running.tokens += piece.tokens
+            output.put(_of_prompt(piece, request))
             output.put(parser.feed(piece.text, piece.tokens, piece.logprobs))
             if not request.said:  # else the engine counts the answer's beginning as a part of the prompt
                 running.prompt_tokens = piece.prompt_tokens or running.prompt_tokens
@@ -287,6 +289,13 @@ def _thoughts_to_end(
     if running.tokens + tokens >= claim.ticket.max_tokens:
         return ()  # nothing could follow
     return parser.feed(text, tokens)
+
+
+def _of_prompt(piece: Piece, request: EngineRequest) -> Sequence[Parsed]:
+    """The logprobs of the prompt; none where it ends with what earlier attempts wrote: the first of them gave them."""
+    if request.said or not piece.prompt_logprobs:
+        return ()
+    return (Parsed(ContentKind.PROMPT, "", 0, logprobs=piece.prompt_logprobs),)
 
 
 def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, context: WorkerContext) -> EngineRequest:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
 from services.contracts.chats import Sampling
+from services.contracts.engine_kinds import ENGINE_KINDS
 from services.engines.base import EngineRejected, Piece
 
 from .kits import Kit, Running, collect, text_of
@@ -141,3 +143,24 @@ async def test_special_tokens_are_text_only_where_they_are_asked_for(
     assert text_of(await collect(running.engine, request)) == "".join(special) * 2
     asked = kit.request("special", FRANCE, max_tokens=24, special=special)
     assert text_of(await collect(running.engine, asked)) == ANSWER, "the token that ends an answer is none of it"
+
+
+async def test_a_prompts_tokens_have_logprobs_where_the_engine_gives_them(kit: Kit, running: Running) -> None:
+    pieces = await _ask(kit, running, top_logprobs=1, prompt_logprobs=True, max_tokens=3)
+    given = [piece.prompt_logprobs for piece in pieces]
+    if not ENGINE_KINDS[running.facts.engine].prompt_logprobs:
+        assert not any(given)
+        return
+    assert not any(given[1:])
+    first, *others = orjson.loads(given[0])
+    assert first["logprob"] is None
+    prompt = kit.tokenizer.encode(kit.tokenizer.decode([int(token) for token in kit.request("", FRANCE).prompt]))
+    assert len(others) == len(prompt) - 1
+    assert "".join(item["token"] for item in (first, *others)) == kit.tokenizer.decode(prompt)
+    assert all(item["logprob"] <= item["top_logprobs"][0]["logprob"] <= 0 for item in others)
+    [drawn, *_] = [item for piece in pieces for item in orjson.loads(piece.logprobs or "[]")]
+    longer = kit.request("longer", FRANCE, max_tokens=1, prompt=[*prompt, *kit.tokenizer.encode(drawn["token"])])
+    asked = replace(longer, sampling=Sampling(temperature=0.0, top_logprobs=1, prompt_logprobs=True))
+    read = orjson.loads((await collect(running.engine, asked))[0].prompt_logprobs)
+    assert len(read) == len(prompt) + 1, "a cached prefix has them, too"
+    assert (read[-1]["token"], read[-1]["logprob"]) == (drawn["token"], pytest.approx(drawn["logprob"], abs=0.05))

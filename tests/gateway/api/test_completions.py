@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
+import orjson
+import pytest
 
+from services.contracts.engine_kinds import ENGINE_KINDS
+from services.contracts.replies import ContentKind, Finish
 from services.tokenizer.tokenizer import Tokenizer
+from services.worker.parsers.base import Parsed
 from tests.gateway.conftest import ACME, Host
+from tests.gateway.driver import Script
 from tests.gateway.test_bad_input import error_of
 
 TEXT = "Once upon a time"
@@ -54,6 +61,88 @@ async def test_token_ids(host: Host, tokenizer: Tokenizer) -> None:
 async def test_special_tokens_in_a_text_are_special(host: Host, tokenizer: Tokenizer) -> None:
     assert (await post(host, prompt="<|im_start|>user\nHi")).status_code == 200
     assert host.driver.claims[0].payload.prompt[0] == tokenizer.encode("<|im_start|>")[0]
+
+
+def lp(token: str, logprob: float | None) -> dict[str, Any]:
+    one = {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+    return {**one, "top_logprobs": [] if logprob is None else [{**one, "token": "other"}, one]}
+
+
+def scored(*tokens: tuple[str, float]) -> Script:
+    """A model of an engine that gives the probabilities of a prompt's tokens, too."""
+    prompt = [lp("Once", None), *(lp(token, -1.5) for token in (" upon", " a", " time"))]
+    return Script(
+        (
+            Parsed(ContentKind.PROMPT, "", 0, logprobs=orjson.dumps(prompt).decode()),
+            *(
+                Parsed(ContentKind.CONTENT, token, 1, logprobs=orjson.dumps([lp(token, logprob)]).decode())
+                for token, logprob in tokens
+            ),
+        ),
+        finish=Finish.LENGTH,
+    )
+
+
+async def test_several_texts(host: Host) -> None:
+    done = await host.client().completions.create(model="raw", prompt=TEXT, n=3, echo=True)
+    assert [(choice.index, choice.text) for choice in done.choices] == [
+        (index, f"{TEXT}Hello, wörld!") for index in range(3)
+    ]
+    assert done.usage is not None
+    assert done.usage.completion_tokens == 12
+    stream = await host.client().completions.create(model="raw", prompt=TEXT, n=2, stream=True)
+    texts = {0: "", 1: ""}
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == dict.fromkeys(texts, "Hello, wörld!")
+    assert len(host.driver.tickets) == 5
+    error_of(await post(host, n=9), 400, "invalid_value", "n")
+
+
+async def test_logprobs(host: Host) -> None:
+    host.driver.script_for = lambda _: scored((" there", -0.5), (" was", -0.25))
+    done = await host.client().completions.create(model="raw", prompt=TEXT, logprobs=2)
+    found = done.choices[0].logprobs
+    assert found is not None
+    assert (found.tokens, found.token_logprobs) == ([" there", " was"], [-0.5, -0.25])
+    assert found.top_logprobs == [{"other": -0.5, " there": -0.5}, {"other": -0.25, " was": -0.25}]
+    assert found.text_offset == [0, 6]
+    sampling = host.driver.claims[0].payload.sampling
+    assert (sampling.top_logprobs, sampling.prompt_logprobs) == (2, False)
+
+
+async def test_the_likelihood_of_a_prompt_as_evaluations_ask_for_it(
+    host: Host, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lm-evaluation-harness does: echo, logprobs, and one token that it throws away, or none."""
+    asked: dict[str, Any] = {
+        "prompt": [tokenizer.encode(TEXT)],
+        "echo": True,
+        "logprobs": 1,
+        "temperature": 0,
+        "seed": 1,
+    }
+    refused = await post(host, **asked, max_tokens=1)
+    assert "engine" in error_of(refused, 400, "unsupported_parameter", "logprobs")
+    kind = replace(ENGINE_KINDS["llamacpp"], prompt_logprobs=True)
+    monkeypatch.setattr(type(host.config.models["small"]), "kind", property(lambda _: kind))
+    host.driver.script_for = lambda _: scored((" there", -0.5))
+    one = (await post(host, **asked, max_tokens=1)).json()["choices"][0]
+    assert (one["text"], one["finish_reason"]) == (f"{TEXT} there", "length")
+    assert one["logprobs"]["token_logprobs"] == [None, -1.5, -1.5, -1.5, -0.5]
+    assert one["logprobs"]["top_logprobs"][:2] == [None, {"other": -1.5, " upon": -1.5}]
+    assert one["logprobs"]["text_offset"] == [0, 4, 9, 11, 16]
+    none = (await post(host, **asked, max_tokens=0)).json()["choices"][0]
+    assert none["text"] == TEXT
+    assert none["logprobs"]["token_logprobs"] == [None, -1.5, -1.5, -1.5]
+    assert host.driver.claims[-1].payload.sampling.prompt_logprobs
+    assert host.driver.claims[-1].payload.output.plain
+    streamed = (await post(host, **asked, max_tokens=1, stream=True)).text.split("\n\n")
+    choices = [orjson.loads(event.removeprefix("data: "))["choices"][0] for event in streamed[:-2]]
+    assert "".join(choice["text"] for choice in choices) == f"{TEXT} there"
+    assert choices[1]["logprobs"]["text_offset"] == [16]
+    error_of(await post(host, max_tokens=0), 400, "invalid_value", "max_tokens")
 
 
 async def test_what_is_refused(host: Host) -> None:

@@ -103,7 +103,7 @@ def test_tools_and_formats_of_a_response() -> None:
 def test_what_a_response_is_refused_for() -> None:
     for name, value in (("previous_response_id", "resp_1"), ("conversation", "c"), ("background", True)):
         assert refused_param(response_chat, **{name: value}) == name
-    assert response_chat(previous_response_id=None, background=False)
+    assert response_chat(previous_response_id=None, background=False, n=1)
     for name in ("messages", "max_tokens", "response_format"):
         assert refused_param(response_chat, **{name: [1]}) == name
     image = {"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}
@@ -182,7 +182,7 @@ def test_tools_and_formats_of_a_message() -> None:
     function = {"name": "weather", "description": "Now", "parameters": SCHEMA}
     assert asked["tools"] == [{"type": "function", "function": function}]
     asked = message_chat(output_config={"effort": "max", "format": {"type": "json_schema", "schema": SCHEMA}})
-    assert asked["reasoning_effort"] == "high"
+    assert asked["reasoning_effort"] == "max"
     assert asked["response_format"]["json_schema"]["schema"] == SCHEMA
     for kind, thinks in (("enabled", True), ("disabled", False)):
         asked = message_chat(thinking={"type": kind, "budget_tokens": 1024})
