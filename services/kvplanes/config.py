@@ -18,8 +18,7 @@ class KVPlanesConfig:
     `bits`: for requests whose ``extra_key`` names none. `sink_tokens`: first tokens of a sequence that keep both
     planes at any precision. `recent_tokens`: newest tokens of a 4-bit session that keep both planes.
     `calibration_tokens`: the first prefill of at least so many tokens fixes the centres of keys and values.
-    `control`: path of the Unix socket for live control; empty for none. `centres`: a file saved by
-    ``Planes.save_centres`` to use in place of calibration.
+    `control`: path of the Unix socket for live control; empty for none.
     """
 
     bits: int = 8
@@ -27,7 +26,6 @@ class KVPlanesConfig:
     recent_tokens: int = 32
     calibration_tokens: int = 64
     control: str = ""
-    centres: str = ""
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -69,17 +68,6 @@ class Planes:
             scales[:, target] = scales[:, source]
         self.low_of[target] = self.low_of[source]
         self.low_of[source] = -1
-
-    def save_centres(self, path: Path) -> None:
-        """Write the centres to `path`, for ``KVPlanesConfig.centres``."""
-        torch.save(self.centres.cpu(), path)
-
-    def load_centres(self, path: Path) -> None:
-        """Read centres saved by ``save_centres``. Raises ValueError where they belong to another model."""
-        loaded = torch.load(path, weights_only=True)
-        if loaded.shape != self.centres.shape:
-            raise ValueError(f"{path} holds centres {tuple(loaded.shape)}, not {tuple(self.centres.shape)}")
-        self.centres.copy_(loaded)
 
     @property
     def byte_size(self) -> int:

@@ -8,7 +8,6 @@ evicts idle cached tokens and then demotes running sessions. So SGLang's own acc
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,9 +35,6 @@ class PlanesKVPool(MHATokenToKVPool):  # type: ignore[misc]  # SGLang ships no t
         self.planes = Planes(shape, self.size, str(self.device))
         self.k_scale_buffer = self.v_scale_buffer = None
         self.dq_k_buffer = self.dq_v_buffer = None
-        if self.config.centres:
-            self.planes.load_centres(Path(self.config.centres))
-            self.calibrated = True
 
     def layer(self, layer_id: int) -> LayerPlanes:
         """The planes of SGLang's layer `layer_id`."""
