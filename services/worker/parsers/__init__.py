@@ -16,7 +16,7 @@ from services.worker.parsers.hermes import HermesParser
 from services.worker.parsers.llama3 import Llama3Parser
 from services.worker.parsers.mistral import MistralParser
 from services.worker.parsers.qwen3_coder import Qwen3CoderParser
-from services.worker.parsers.thinking import Thinking
+from services.worker.parsers.thinking import ThinkingParser
 
 _OF_STYLE: dict[ToolStyle, type[Machine]] = {
     ToolStyle.HERMES: HermesParser,
@@ -39,7 +39,7 @@ def machine_of(family: TemplateFamily, output: OutputFormat) -> type[Machine] | 
         return HarmonyParser
     if output.tools is ToolFormat.FAMILY and family.name in _OF_STYLE:
         return _OF_STYLE[family.name]
-    return Thinking if family.think_end else None
+    return ThinkingParser if family.think_end else None
 
 
 def make_parser(family: TemplateFamily, output: OutputFormat, chat: str, written: str) -> Parser:

@@ -9,7 +9,7 @@ from services.contracts.replies import ContentKind
 from services.tokenizer.template_family import TemplateFamily
 from services.worker.parsers.json_text import JsonEnd, escaped, quoted
 from services.worker.parsers.marks import Marks, may_become
-from services.worker.parsers.thinking import Thinking
+from services.worker.parsers.thinking import ThinkingParser
 
 _MARKS = {"<|tool_call>": ("<tool_call|>", '<|"|>'), "<start_function_call>": ("<end_function_call>", "<escape>")}
 _CALL = Marks(*_MARKS)
@@ -22,7 +22,7 @@ _VALUE_END, _VALUE_MAX = re.compile(r"[,{}\[\]<]"), 4096
 _LITERAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null")
 
 
-class GemmaParser(Thinking):
+class GemmaParser(ThinkingParser):
     """Arguments become JSON as they come: keys get quotes, and so do words that are no numbers."""
 
     def __init__(self, family: TemplateFamily, output: OutputFormat, chat: str, written: str) -> None:

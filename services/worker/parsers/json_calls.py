@@ -8,10 +8,10 @@ from services.contracts.replies import ContentKind
 from services.worker.parsers.call_object import CallObject, Read
 from services.worker.parsers.json_text import JsonEnd, read_string
 from services.worker.parsers.marks import Marks, after_spaces
-from services.worker.parsers.thinking import Thinking
+from services.worker.parsers.thinking import ThinkingParser
 
 
-class JsonCalls(Thinking):
+class JsonCalls(ThinkingParser):
     """Content up to `call_mark`, and calls behind it. `_after_call` is the mode behind a call's object."""
 
     call_mark: Marks

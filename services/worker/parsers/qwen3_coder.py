@@ -12,7 +12,7 @@ from services.tokenizer.template_family import TemplateFamily
 from services.worker.parsers.base import HELD_MAX
 from services.worker.parsers.json_text import escaped, quoted
 from services.worker.parsers.marks import Marks, after_spaces, may_become
-from services.worker.parsers.thinking import Thinking
+from services.worker.parsers.thinking import ThinkingParser
 
 _CALL = Marks("<tool_call>", "<function=")
 _VALUE_END = Marks("</parameter>", spaces="\n", spaces_max=1)
@@ -24,7 +24,7 @@ _NEXT = re.compile(r"<parameter=([^<>\n]{1,256})>|</function>|</tool_call>")
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
-class Qwen3CoderParser(Thinking):
+class Qwen3CoderParser(ThinkingParser):
     """Arguments become one JSON object. Values of strings stream; the others are held until they are whole, for what
     is no JSON becomes a string."""
 

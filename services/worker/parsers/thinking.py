@@ -9,7 +9,7 @@ from services.worker.parsers.base import Machine
 from services.worker.parsers.marks import Marks, after_spaces, may_become
 
 
-class Thinking(Machine):
+class ThinkingParser(Machine):
     """Thoughts, where the family has tags for them, then `_answer`. White space around the tags is not shown."""
 
     def __init__(self, family: TemplateFamily, output: OutputFormat, chat: str, written: str) -> None:
