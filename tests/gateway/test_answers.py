@@ -119,3 +119,21 @@ def _accumulated(chunks: list[ChatCompletionChunk]) -> dict[int, tuple[str, str,
                 arguments + (part.function.arguments or ""),
             )
     return calls
+
+
+async def test_a_resumed_stream_has_its_own_logprobs(host: Host) -> None:
+    """From every place on: the same events, whose logprobs stay beside their tokens."""
+    host.driver.script_for = lambda _: RICH
+    body = {"model": "support", "messages": HELLO, "stream": True, "logprobs": True, "top_logprobs": 2}
+    answer = await host.ask(body, **{"x-bunkhouse-resume": "1"})
+    events = answer.text.split("\n\n")
+    chat = orjson.loads(events[0].rpartition("data: ")[2])["id"]
+    assert sum('"logprobs":{' in event for event in events) == 3
+    for number, event in enumerate(events):
+        if event.startswith("id: "):
+            after = event.partition("\n")[0].removeprefix("id: ")
+            rest = await host.http.get(
+                f"{host.url}/v1/chats/{chat}/stream",
+                headers={"authorization": f"Bearer {ACME}", "last-event-id": after},
+            )
+            assert rest.text.split("\n\n") == events[number + 1 :]
