@@ -61,7 +61,7 @@ class Blocks:
         if entry.content is not ContentKind.TOOL_CALL:
             yield from self._grow(entry.content, entry.text, logprobs=entry.logprobs)
             return
-        for line in entry.text.splitlines():
+        for line in entry.text.split("\n")[:-1]:
             call = orjson.loads(line)
             arguments = call.get("arguments", "")
             yield from self._grow(
