@@ -24,6 +24,8 @@ def main(names: list[str]) -> int:
     clients = [client for client in CLIENTS if not names or client.name in names or client.script in names]
     for name in {name for client in clients for name in (client.environment, client.engine)} - {"llamacpp"}:
         environments.install(name)
+    if any(client.engine == environments.SGLANG for client in clients):
+        environments.install_sglang_weights()
     results: dict[str, list[Result]] = {}
     for engine in sorted({client.engine for client in clients}):
         with tempfile.TemporaryDirectory(prefix="bh-clients-") as scratch, clients_host(Path(scratch), engine) as host:

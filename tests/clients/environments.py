@@ -23,6 +23,7 @@ SGLANG = "sglang"
 LITELLM = "litellm"
 NODE = "node"
 MADE_BY_MAKE = {SGLANG: CACHE / "sglang-0.5.17", LITELLM: CACHE / "litellm"}
+SGLANG_WEIGHTS = CACHE / "smollm2-135m"
 FREE_GB_MIN = {"open-webui": 2}
 # vLLM is 800 MB, of which its bench client is one file that stands alone.
 VLLM, VLLM_WHEEL = "vllm-bench", "vllm==0.33.0"
@@ -60,6 +61,11 @@ def install(name: str) -> None:
         _run(ROOT / "scripts/tool-env", folder(name), FREE_GB_MIN.get(name, 1), "-", "--no-deps", "-r", _lock(name))
         if name == VLLM:
             _add_vllm_file()
+
+
+def install_sglang_weights() -> None:
+    """The model for SGLang, made once from the GGUF file that the host's own environment has."""
+    _run("make", "--no-print-directory", SGLANG_WEIGHTS / "config.json")
 
 
 def _lock(name: str) -> Path:

@@ -78,7 +78,7 @@ CLIENTS = (
 def clients_host(folder: Path, engine: str = "llamacpp") -> Iterator[HostProcess]:
     """The host of host.yaml or host-sglang.yaml, its data in `folder`."""
     if engine == environments.SGLANG:
-        where = {"PYTHON": environments.python(engine), "WEIGHTS": environments.CACHE / "smollm2-135m"}
+        where = {"PYTHON": environments.python(engine), "WEIGHTS": environments.SGLANG_WEIGHTS}
         model = {f"BUNKHOUSE__MODELS__SMALL__{name}": str(path) for name, path in where.items()}
         with run_host(folder / "data", FOLDER / "host-sglang.yaml", SGLANG_START_S_MAX, **model) as host:
             yield host
