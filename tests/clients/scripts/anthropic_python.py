@@ -19,6 +19,7 @@ ORDER: Any = {
 }
 
 
+ANY: Any = {"type": "any", "disable_parallel_tool_use": True}
 COLD: Any = {"extra_body": {"temperature": 0}}  # this SDK has no arguments for sampling
 
 
@@ -74,7 +75,7 @@ def _() -> None:
 
 @check("tools", "tool_choice any calls a tool with valid input")
 def _() -> None:
-    answer = ask(tools=[WEATHER], tool_choice={"type": "any"}, max_tokens=128)
+    answer = ask(tools=[WEATHER], tool_choice=ANY, max_tokens=128)
     (call,) = [block for block in answer.content if block.type == "tool_use"]
     assert call.input["city"] in CITIES
     assert answer.stop_reason == "tool_use"
@@ -93,9 +94,7 @@ def _() -> None:
 
 @check("tools", "a call's input is streamed")
 def _() -> None:
-    with client.messages.stream(
-        model=BOT, messages=[USER], tools=[WEATHER], tool_choice={"type": "any"}, max_tokens=128
-    ) as stream:
+    with client.messages.stream(model=BOT, messages=[USER], tools=[WEATHER], tool_choice=ANY, max_tokens=128) as stream:
         kinds = [event.type for event in stream]
         message = stream.get_final_message()
     assert "input_json" in kinds
@@ -105,7 +104,7 @@ def _() -> None:
 
 @check("round trip", "a tool_result is answered with text")
 def _() -> None:
-    answer = ask(tools=[WEATHER], tool_choice={"type": "any"}, max_tokens=128)
+    answer = ask(tools=[WEATHER], tool_choice=ANY, max_tokens=128)
     (call,) = [block for block in answer.content if block.type == "tool_use"]
     result = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "clear"}]}
     history = [USER, {"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]

@@ -59,14 +59,16 @@ async def _() -> None:
 
 @check("tools", "bind_tools with tool_choice any calls the tool")
 def _() -> None:
-    answer = model().bind_tools([get_weather], tool_choice="any").invoke(QUESTION)
+    answer = model().bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False).invoke(QUESTION)
     (call,) = answer.tool_calls
     assert "sunny" in get_weather.invoke(call["args"])
 
 
 @check("tools", "bind_tools with a tool's name streams its call")
 def _() -> None:
-    chunks = list(model().bind_tools([get_weather], tool_choice="get_weather").stream(QUESTION))
+    chunks = list(
+        model().bind_tools([get_weather], tool_choice="get_weather", parallel_tool_calls=False).stream(QUESTION)
+    )
     whole: Any = chunks[0]
     for chunk in chunks[1:]:
         whole += chunk
@@ -83,7 +85,7 @@ def _() -> None:
 
 @check("round trip", "a ToolMessage is answered with text")
 def _() -> None:
-    call: Any = model().bind_tools([get_weather], tool_choice="any").invoke(QUESTION)
+    call: Any = model().bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False).invoke(QUESTION)
     result: ToolMessage = get_weather.invoke(call.tool_calls[0])
     answer = model(max_tokens=SHORT).invoke([HumanMessage(QUESTION), call, result])
     assert answer.content
@@ -121,7 +123,7 @@ def _() -> None:
     )
     assert other.invoke(QUESTION).text
     assert len([chunk for chunk in other.stream(QUESTION) if chunk.text]) > 3
-    call: Any = other.bind_tools([get_weather], tool_choice="any").invoke(QUESTION)
+    call: Any = other.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False).invoke(QUESTION)
     assert [each["name"] for each in call.tool_calls] == ["get_weather"]
 
 

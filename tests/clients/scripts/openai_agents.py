@@ -35,20 +35,20 @@ def get_weather(city: Literal["Paris", "Rome"]) -> str:
     return f"It is sunny in {city}."
 
 
-def agent(kind: str, tokens: int = 128, choice: str | None = None, **options: Any) -> Agent:
+def agent(kind: str, tokens: int = 600, choice: str | None = None, **options: Any) -> Agent:
     model = KINDS[kind](model=BOT, openai_client=AsyncOpenAI(base_url=V1, api_key=KEY, max_retries=0))
-    settings = ModelSettings(max_tokens=tokens, temperature=0, tool_choice=choice)
+    settings = ModelSettings(max_tokens=tokens, temperature=0, tool_choice=choice, parallel_tool_calls=False)
     return Agent(name="support", instructions="Be brief.", model=model, model_settings=settings, **options)
 
 
 async def _answers(kind: str) -> None:
-    done = await Runner.run(agent(kind, 1000), "Hello")
+    done = await Runner.run(agent(kind), "Hello")
     assert done.final_output
     assert done.context_wrapper.usage.output_tokens > 0
 
 
 async def _streams(kind: str) -> None:
-    running = Runner.run_streamed(agent(kind, 1000), "Hello")
+    running = Runner.run_streamed(agent(kind), "Hello")
     events = [event async for event in running.stream_events()]
     deltas = [e for e in events if e.type == "raw_response_event" and e.data.type == "response.output_text.delta"]
     assert len(deltas) > 3

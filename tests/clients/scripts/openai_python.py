@@ -33,6 +33,9 @@ ORDER: Any = {
     },
 }
 USER: Any = {"role": "user", "content": QUESTION}
+HELLO: Any = {"role": "user", "content": "Hello"}  # its answer is short
+FORCED: Any = {"tool_choice": "required", "parallel_tool_calls": False}  # a small model repeats itself
+ONE: Any = {**FORCED, "max_tokens": 128}
 
 
 class Ticket(BaseModel):
@@ -102,7 +105,7 @@ def _() -> None:
 
 @check("stream", "the stream helper gathers the answer")
 def _() -> None:
-    with client.chat.completions.stream(model=BOT, messages=[USER], max_tokens=1000) as stream:
+    with client.chat.completions.stream(model=BOT, messages=[HELLO], temperature=0) as stream:
         kinds = {event.type for event in stream}
         answer = stream.get_final_completion()
     assert {"content.delta", "content.done", "chunk"} <= kinds
@@ -139,7 +142,7 @@ def _() -> None:
 
 @check("tools", "a required tool is called with valid arguments")
 def _() -> None:
-    answer = ask(tools=[WEATHER], tool_choice="required", max_tokens=128).choices[0]
+    answer = ask(tools=[WEATHER], **ONE).choices[0]
     (call,) = answer.message.tool_calls
     assert call.function.name == "get_weather"
     assert call.id
@@ -172,7 +175,7 @@ def _() -> None:
 
 @check("tools", "a call's arguments are streamed in pieces, and end with finish_reason tool_calls")
 def _() -> None:
-    chunks = list(ask(tools=[WEATHER], tool_choice="required", max_tokens=128, stream=True))
+    chunks = list(ask(tools=[WEATHER], **ONE, stream=True))
     deltas = [call for chunk in chunks if chunk.choices for call in chunk.choices[0].delta.tool_calls or ()]
     assert deltas[0].function.name == "get_weather"
     assert deltas[0].id
@@ -184,23 +187,30 @@ def _() -> None:
 @check("tools", "the stream helper parses a strict tool's arguments")
 def _() -> None:
     tool = openai.pydantic_function_tool(GetWeather)
-    with client.chat.completions.stream(
-        model=BOT, messages=[USER], tools=[tool], tool_choice="required", max_tokens=128
-    ) as stream:
+    with client.chat.completions.stream(model=BOT, messages=[USER], tools=[tool], **ONE) as stream:
         message = stream.get_final_completion().choices[0].message
     assert message.tool_calls is not None
     assert isinstance(message.tool_calls[0].function.parsed_arguments, GetWeather)
 
 
+@check("tools", "several calls of one answer have ids of their own and valid arguments")
+def _() -> None:
+    message = ask(tools=[WEATHER], tool_choice="required", max_tokens=1000).choices[0].message
+    assert message.tool_calls
+    assert len({call.id for call in message.tool_calls}) == len(message.tool_calls)
+    for call in message.tool_calls:
+        GetWeather.model_validate_json(call.function.arguments)
+
+
 @check("tools", "parallel_tool_calls false allows one call")
 def _() -> None:
-    answer = ask(tools=[WEATHER, ORDER], tool_choice="required", parallel_tool_calls=False, max_tokens=128)
+    answer = ask(tools=[WEATHER, ORDER], **ONE)
     assert len(answer.choices[0].message.tool_calls) == 1
 
 
 @check("round trip", "a tool's result in the history is answered with text")
 def _() -> None:
-    call = ask(tools=[WEATHER], tool_choice="required", max_tokens=128).choices[0].message
+    call = ask(tools=[WEATHER], **ONE).choices[0].message
     result = {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": '{"sky": "clear"}'}
     answer = ask(tools=[WEATHER], tool_choice="none", messages=[USER, call, result]).choices[0]
     assert answer.message.content
@@ -369,7 +379,9 @@ def _() -> None:
 @check("responses", "a tool is called, and its result is answered")
 def _() -> None:
     tool: Any = {"type": "function", "strict": True, **WEATHER["function"]}
-    answer = client.responses.create(model=BOT, input=QUESTION, tools=[tool], tool_choice="required")
+    answer = client.responses.create(
+        model=BOT, input=QUESTION, tools=[tool], tool_choice="required", parallel_tool_calls=False
+    )
     (call,) = [item for item in answer.output if item.type == "function_call"]
     GetWeather.model_validate_json(call.arguments)
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "clear"}

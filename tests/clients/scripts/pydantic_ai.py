@@ -24,7 +24,7 @@ class Ticket(BaseModel):
 
 
 def agent(model: Any = None, **options: Any) -> Agent[None, Any]:
-    settings = {"model_settings": {"max_tokens": 128, "temperature": 0}, "retries": 0}
+    settings = {"model_settings": {"max_tokens": 128, "temperature": 0, "parallel_tool_calls": False}, "retries": 0}
     return Agent(model or OpenAIChatModel(BOT, provider=OPENAI), **(settings | options))
 
 
