@@ -128,7 +128,7 @@ def _block(block: Block, text: str) -> dict[str, object]:
         return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": _arguments(text)}
     if block.kind is ContentKind.REASONING:
         return {"type": "thinking", "thinking": text, "signature": ""}
-    return {"type": "text", "text": text, "citations": None}
+    return {"type": "text", "text": text}
 
 
 def _arguments(text: str) -> object:

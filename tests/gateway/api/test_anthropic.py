@@ -34,6 +34,7 @@ async def test_a_whole_message(host: Host, claude: anthropic.AsyncAnthropic) -> 
     assert thoughts.thinking == "Let me think."
     assert text.type == "text"
     assert text.text == "It is rain."
+    assert "citations" not in text.to_dict()  # the AI SDK takes a list only, and no null
     assert (message.role, message.model, message.stop_reason) == ("assistant", "acme/support", "end_turn")
     ticket = host.driver.tickets[0]
     used = message.usage
