@@ -20,6 +20,7 @@ from typing import NamedTuple
 URL = os.environ.get("BUNKHOUSE_URL", "")  # without /v1
 KEY = os.environ.get("BUNKHOUSE_KEY", "")
 V1 = f"{URL}/v1"
+ENGINE = os.environ.get("BUNKHOUSE_ENGINE", "llamacpp")  # the probabilities of prompts come from SGLang only
 BOT = "acme/support"
 RAW = "acme/raw"  # its prompts bypass the system prompt, on /v1/completions
 THINKER = "acme/thinker"  # its template ends each prompt inside thoughts

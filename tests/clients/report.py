@@ -38,6 +38,7 @@ FEATURES = {  # columns, in this order; the scripts use the keys
     "hints": "hints",
     "errors": "errors",
     "completions": "completions",
+    "scoring": "prompt logprobs",
     "responses": "responses",
     "messages": "messages",
 }

@@ -26,7 +26,7 @@ SGLANG_START_S_MAX = 300.0
 ERROR_CHARS_MAX = 400
 SGLANG_FEATURES = (
     *("models", "chat", "stream", "usage", "tools", "round trip", "typed", "stop", "n", "logprobs", "errors"),
-    *("completions", "responses"),
+    *("completions", "scoring", "responses"),
 )
 
 
@@ -71,6 +71,7 @@ CLIENTS = (
     Client("llm", "llm", "python", "llm"),
     Client("Open WebUI", "open_webui", "open-webui", "open-webui"),
     Client("openai-python on SGLang", "openai_python", "python", "openai", environments.SGLANG, SGLANG_FEATURES),
+    Client("lm-evaluation-harness on SGLang", "lm_eval", "lm-eval", "lm-eval", environments.SGLANG),
 )
 
 
@@ -93,6 +94,7 @@ def run_client(client: Client, host: HostProcess, folder: Path, features: Sequen
         **os.environ,
         "BUNKHOUSE_URL": host.url,
         "BUNKHOUSE_KEY": host.keys["acme"],
+        "BUNKHOUSE_ENGINE": client.engine,
         "BUNKHOUSE_SCRATCH": str(folder),
         "BUNKHOUSE_TOKENIZER": str(_tokenizer(folder)),
         "OPENAI_API_KEY": host.keys["acme"],

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import openai
 from pydantic import BaseModel
 
-from tests.clients.checks import BOT, KEY, QUESTION, RAW, SHORT, THINKER, URL, V1, check, raises, run
+from tests.clients.checks import BOT, ENGINE, KEY, QUESTION, RAW, SHORT, THINKER, URL, V1, check, raises, run
 
 client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
 WEATHER: Any = {
@@ -347,15 +347,17 @@ def _() -> None:
     assert len([chunk for chunk in stream if chunk.choices and chunk.choices[0].text]) > 3
 
 
-@check("completions", "echo with logprobs scores a prompt")
-def _() -> None:
-    answer = client.completions.create(model=RAW, prompt="Rain is wet.", max_tokens=1, echo=True, logprobs=1)
-    scores = answer.choices[0].logprobs
-    assert answer.choices[0].text.startswith("Rain is wet.")
-    assert scores is not None
-    assert scores.token_logprobs is not None
-    assert len(scores.token_logprobs) > 3
-    assert all(score <= 0 for score in scores.token_logprobs[1:])
+if ENGINE == "sglang":
+
+    @check("scoring", "echo with logprobs scores a prompt")
+    def _() -> None:
+        answer = client.completions.create(model=RAW, prompt="Rain is wet.", max_tokens=1, echo=True, logprobs=1)
+        scores = answer.choices[0].logprobs
+        assert answer.choices[0].text.startswith("Rain is wet.")
+        assert scores is not None
+        assert scores.token_logprobs is not None
+        assert len(scores.token_logprobs) > 3
+        assert all(score <= 0 for score in scores.token_logprobs[1:])
 
 
 @check("responses", "responses.create answers, with usage")

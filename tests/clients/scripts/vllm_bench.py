@@ -59,7 +59,7 @@ async def _() -> None:
 
 @check("completions", "openai with logprobs takes the stream")
 async def _() -> None:
-    await ask("openai", "completions", RAW, logprobs=1)
+    await ask("openai", "completions", RAW, logprobs=1, ignore_eos=True)
 
 
 run()
