@@ -118,9 +118,16 @@ class ToolStream:
                 await asyncio.sleep(0.002)
 
 
-async def _undisturbed(host: HostProcess, http: httpx.AsyncClient) -> ToolStream:
-    stream = ToolStream(host)
-    await stream.listen(http)
+@pytest.fixture(scope="module")
+def whole(own_host: HostProcess) -> ToolStream:
+    """The stream that nothing disturbs."""
+    stream = ToolStream(own_host)
+
+    async def listen() -> None:
+        async with httpx.AsyncClient(timeout=90) as http:
+            await stream.listen(http)
+
+    asyncio.run(listen())
     assert stream.thoughts.startswith("The visitor asks about the weather")
     assert (stream.name, stream.finish) == ("weather", "tool_calls")
     assert len(orjson.loads(stream.arguments)["towns"]) == 12
@@ -128,12 +135,11 @@ async def _undisturbed(host: HostProcess, http: httpx.AsyncClient) -> ToolStream
     return stream
 
 
-@pytest.mark.parametrize("part", ["thoughts", "arguments"])
-async def test_a_stream_of_thoughts_and_a_call_outlives_its_worker(own_host: HostProcess, part: str) -> None:
+async def test_a_stream_outlives_its_worker_killed_in_a_call(own_host: HostProcess, whole: ToolStream) -> None:
+    stream = ToolStream(own_host)
     async with httpx.AsyncClient(timeout=90) as http:
-        whole, stream = await _undisturbed(own_host, http), ToolStream(own_host)
         listening = asyncio.create_task(stream.listen(http))
-        await stream.until(lambda heard: len(getattr(heard, part)) > 12)
+        await stream.until(lambda heard: len(heard.arguments) > 12)
         own_host.kill("services.worker", "small")
         await listening
     assert stream.said() == whole.said()
@@ -143,9 +149,9 @@ async def test_a_stream_of_thoughts_and_a_call_outlives_its_worker(own_host: Hos
     assert stream.call_id.startswith("call_")
 
 
-async def test_it_is_resumed_after_gateway_and_worker_were_killed(own_host: HostProcess) -> None:
+async def test_it_is_resumed_after_gateway_and_worker_were_killed(own_host: HostProcess, whole: ToolStream) -> None:
+    stream = ToolStream(own_host)
     async with httpx.AsyncClient(timeout=90) as http:
-        whole, stream = await _undisturbed(own_host, http), ToolStream(own_host)
         listening = asyncio.create_task(stream.listen(http))
         await stream.until(lambda heard: len(heard.thoughts) > 12)
         own_host.kill("services.worker", "small")

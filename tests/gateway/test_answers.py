@@ -91,6 +91,17 @@ async def test_a_stream_has_one_event_an_entry(host: Host) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
+async def test_a_resumed_stream_goes_on_with_its_thoughts_calls_and_logprobs(host: Host) -> None:
+    host.driver.script_for = lambda _: RICH
+    whole = await host.ask({"model": "support", "messages": HELLO, "stream": True}, **{"x-bunkhouse-resume": "1"})
+    events = whole.text.split("\n\n")
+    url = f"{host.url}/v1/chats/{whole.headers['x-bunkhouse-chat']}/stream"
+    for place, event in enumerate(events):
+        if event.startswith("id: "):
+            after = {"authorization": f"Bearer {ACME}", "last-event-id": event.partition("\n")[0].removeprefix("id: ")}
+            assert (await host.http.get(url, headers=after)).text.split("\n\n") == events[place + 1 :]
+
+
 async def test_continuous_usage_counts_the_tokens_up_to_each_event(host: Host) -> None:
     host.driver.script_for = lambda _: RICH
     body = {"model": "support", "messages": HELLO, "stream": True}
