@@ -28,7 +28,7 @@ async def _start(client: httpx.AsyncClient, host: HostProcess, pieces: int) -> t
     request = client.build_request(
         "POST",
         f"{host.url}/v1/chat/completions",
-        headers=host.headers("acme"),
+        headers=host.headers("acme") | {"Last-Event-ID": "0-0"},  # else the events have no ids
         json=streams.body("acme", COUNT, max_tokens=150),
     )
     answer = await client.send(request, stream=True)
