@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.output import write
 from tests.clients import environments, report
-from tests.clients.runner import CLIENTS, Result, clients_host, run_client
+from tests.clients.runner import CLIENTS, Result, clients_host, prepare, run_client
 
 FIGURES = environments.ROOT / "docs" / "benchmarks" / "clients.json"
+SIDE_BY_SIDE = 3  # clients wait for imports and for answers more than they compute
 TABLE = environments.ROOT / "docs" / "clients.md"
 
 
@@ -28,11 +30,14 @@ def main(names: list[str]) -> int:
         environments.install_sglang_weights()
     results: dict[str, list[Result]] = {}
     for engine in sorted({client.engine for client in clients}):
+        mine = [client for client in clients if client.engine == engine]
         with tempfile.TemporaryDirectory(prefix="bh-clients-") as scratch, clients_host(Path(scratch), engine) as host:
-            for client in clients:
-                if client.engine == engine:
-                    results[client.name] = run_client(client, host, Path(scratch))
-                    _show(client.name, results[client.name])
+            prepare(Path(scratch))
+            with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+                found = pool.map(lambda client: run_client(client, host, Path(scratch)), mine)
+                for client, each in zip(mine, found, strict=True):
+                    results[client.name] = each
+                    _show(client.name, each)
     figures = report.figures(results)
     if not names:
         TABLE.write_text(report.table(results))

@@ -88,6 +88,13 @@ def clients_host(folder: Path, engine: str = "llamacpp") -> Iterator[HostProcess
             yield host
 
 
+def prepare(folder: Path) -> None:
+    """Make what several clients share, before they run side by side."""
+    _tokenizer(folder)
+    if environments.installed(environments.NODE):
+        _node_folder(folder)
+
+
 def run_client(client: Client, host: HostProcess, folder: Path, features: Sequence[str] | None = None) -> list[Result]:
     """Run its checks, or those of these features. One that ends in between has a failed check that says so."""
     environment = {
@@ -130,29 +137,32 @@ def _tokenizer(folder: Path) -> Path:
     target = folder / "tokenizer"
     if not target.exists():
         target.mkdir()
-        fast = exact_tokenizer(read_gguf(resolve(WEIGHTS), arrays_max=10_000_000).metadata)
+        metadata = read_gguf(resolve(WEIGHTS), arrays_max=10_000_000).metadata
+        fast = exact_tokenizer(metadata)
         assert fast is not None
         fast.save(str(target / "tokenizer.json"))
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "bos_token": "<|im_start|>",
-        }
+        template = metadata["tokenizer.chat_template"]
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": template}
         (target / "tokenizer_config.json").write_text(json.dumps(settings))
         (target / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": fast.get_vocab_size()}))
     return target
 
 
+def _node_folder(folder: Path) -> Path:
+    """The JavaScript scripts beside their packages, where node looks for them."""
+    target = folder / "node"
+    if not target.exists():
+        target.mkdir()
+        for path in SCRIPTS.glob("*.mjs"):
+            shutil.copy(path, target)
+        (target / "node_modules").symlink_to(environments.folder(environments.NODE) / "node_modules")
+    return target
+
+
 def _command(client: Client, folder: Path) -> list[str]:
-    if client.environment != environments.NODE:
-        return [str(environments.python(client.environment)), "-m", f"tests.clients.scripts.{client.script}"]
-    # A module's packages are looked for beside it.
-    for path in SCRIPTS.glob("*.mjs"):
-        shutil.copy(path, folder)
-    modules = folder / "node_modules"
-    if not modules.exists():
-        modules.symlink_to(environments.folder(environments.NODE) / "node_modules")
-    return ["node", str(folder / f"{client.script}.mjs")]
+    if client.environment == environments.NODE:
+        return ["node", str(_node_folder(folder) / f"{client.script}.mjs")]
+    return [str(environments.python(client.environment)), "-m", f"tests.clients.scripts.{client.script}"]
 
 
 def _result(line: str) -> Result:

