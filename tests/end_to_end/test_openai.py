@@ -91,7 +91,7 @@ def test_errors_are_openai_exceptions(host: HostProcess, client: openai.OpenAI) 
     with pytest.raises(openai.BadRequestError, match="temperature"):
         ask(client, temperature=9)
     with pytest.raises(openai.BadRequestError, match="tools"):
-        ask(client, tools=[{"type": "function", "function": {"name": "f"}}])
+        ask(client, tools=[{"type": "function", "function": {"name": "../f"}}])
     with pytest.raises(openai.BadRequestError, match="8192"):
         client.chat.completions.create(model="acme/support", messages=[{"role": "user", "content": "word " * 9000}])
 
