@@ -8,11 +8,10 @@ from services.contracts.chats import OutputFormat
 from services.contracts.replies import ContentKind
 from services.tokenizer.template_family import TemplateFamily
 from services.worker.parsers.json_text import JsonEnd, escaped, quoted
-from services.worker.parsers.marks import Marks, may_become
-from services.worker.parsers.thinking import ThinkingParser
+from services.worker.parsers.marked_calls import MarkedCalls
+from services.worker.parsers.marks import Found, Marks, may_become
 
 _MARKS = {"<|tool_call>": ("<tool_call|>", '<|"|>'), "<start_function_call>": ("<end_function_call>", "<escape>")}
-_CALL = Marks(*_MARKS)
 _QUOTES = {quote: Marks(quote, spaces="") for _, quote in _MARKS.values()}
 _NAME_MAX = 200
 _NAMED = re.compile(r"\s{0,8}call:\s{0,8}([\w.\-]{1,128})\s{0,8}\{")
@@ -22,8 +21,10 @@ _VALUE_END, _VALUE_MAX = re.compile(r"[,{}\[\]<]"), 4096
 _LITERAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null")
 
 
-class GemmaParser(ThinkingParser):
+class GemmaParser(MarkedCalls):
     """Arguments become JSON as they come: keys get quotes, and so do words that are no numbers."""
+
+    call_mark = Marks(*_MARKS)
 
     def __init__(self, family: TemplateFamily, output: OutputFormat, chat: str, written: str) -> None:
         self._end_mark = self._quote = ""
@@ -32,19 +33,12 @@ class GemmaParser(ThinkingParser):
         self._json = JsonEnd()  # of a string in JSON's own quotes
         super().__init__(family, output, chat, written)
 
-    def _answer(self) -> bool:
-        begin, end, mark = _CALL.find(self._text, self._at, self._final)
-        if begin > self._at:
-            return self._put(ContentKind.CONTENT, begin - self._at)
-        if not mark:
-            return False
-        if found := _NAMED.match(self._text, end, end + _NAME_MAX):
-            self._end_mark, self._quote = _MARKS[mark]
+    def _behind_mark(self, mark: Found) -> bool | None:
+        if found := _NAMED.match(self._text, mark.end, mark.end + _NAME_MAX):
+            self._end_mark, self._quote = _MARKS[mark.word]
             self._brackets, self._in_key, self._mode = ["{"], True, self._arguments
             return self._open_call(found.end() - self._at, found[1], "{")
-        if not self._final and _NAME_BEGUN.fullmatch(self._text, end):
-            return False
-        return self._put(ContentKind.CONTENT, end - self._at)
+        return False if not self._final and _NAME_BEGUN.fullmatch(self._text, mark.end) else None
 
     def _arguments(self) -> bool:
         if self._skip_spaces(ContentKind.TOOL_CALL):
@@ -112,16 +106,4 @@ class GemmaParser(ThinkingParser):
         self._mode = self._after_arguments
 
     def _after_arguments(self) -> bool:
-        if self._skip_spaces(ContentKind.TOOL_CALL):
-            return True
-        if not self._final and may_become(self._text, self._at, self._end_mark):
-            return False
-        self._mode = self._after_call
-        if self._text.startswith(self._end_mark, self._at):
-            self._put(ContentKind.TOOL_CALL, len(self._end_mark), "")
-        return True
-
-    def _after_call(self) -> bool:
-        if not self._skip_spaces(ContentKind.TOOL_CALL):
-            self._mode = self._answer
-        return True
+        return self._end_tag(self._end_mark)

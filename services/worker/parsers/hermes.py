@@ -25,8 +25,3 @@ class HermesParser(JsonCalls):
         if called is None:
             self._mode = self._answer
         return called is not False
-
-    def _after_tag(self) -> bool:
-        if not self._skip_spaces(ContentKind.TOOL_CALL):
-            self._mode = self._answer
-        return True

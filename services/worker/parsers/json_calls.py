@@ -7,31 +7,20 @@ from collections.abc import Container
 from services.contracts.replies import ContentKind
 from services.worker.parsers.call_object import CallObject, Read
 from services.worker.parsers.json_text import JsonEnd, read_string
-from services.worker.parsers.marks import Marks, after_spaces
-from services.worker.parsers.thinking import ThinkingParser
+from services.worker.parsers.marked_calls import MarkedCalls
+from services.worker.parsers.marks import Found, after_spaces
 
 
-class JsonCalls(ThinkingParser):
-    """Content up to `call_mark`, and calls behind it. `_after_call` is the mode behind a call's object."""
+class JsonCalls(MarkedCalls):
+    """`_after_call` is the mode behind a call's object."""
 
-    call_mark: Marks
     end_mark = ""  # what also ends arguments that are broken
     _reader: CallObject | None = None  # of an object that may be a call
     _json = JsonEnd()  # of the value that is read
     _in_object = True  # the arguments stand in an object, which goes on behind them
 
-    def _answer(self) -> bool:
-        begin, end, mark = self.call_mark.find(self._text, self._at, self._final)
-        if begin > self._at:
-            return self._put(ContentKind.CONTENT, begin - self._at)
-        if not mark:
-            return False
-        called = self._behind_mark(end)
-        return self._put(ContentKind.CONTENT, end - self._at) if called is None else called
-
-    def _behind_mark(self, at: int) -> bool | None:
-        """Read the mark and what follows it, which begins at `at`. None: it is no call, and the mark is content."""
-        return self._object(at)
+    def _behind_mark(self, mark: Found) -> bool | None:
+        return self._object(mark.end)
 
     def _after_call(self) -> bool:
         raise AssertionError("a family says what follows a call")

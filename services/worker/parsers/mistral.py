@@ -7,7 +7,7 @@ import re
 from services.contracts.replies import ContentKind
 from services.worker.parsers.json_calls import ArrayCalls
 from services.worker.parsers.json_text import JsonEnd
-from services.worker.parsers.marks import Marks, after_spaces
+from services.worker.parsers.marks import Found, Marks, after_spaces
 
 _NAME_MAX = 300  # characters of a name and what stands around it
 _NAMED = re.compile(r"\s{0,8}([\w.\-]{1,128})(?:\[CALL_ID\]\w{0,64})?(?:\[ARGS\])?\s{0,8}\{")
@@ -19,7 +19,8 @@ class MistralParser(ArrayCalls):
 
     call_mark = Marks("[TOOL_CALLS]")
 
-    def _behind_mark(self, at: int) -> bool | None:
+    def _behind_mark(self, mark: Found) -> bool | None:
+        at = mark.end
         bracket = after_spaces(self._text, at)
         if self._text.startswith("[", bracket):
             self._mode = self._items
@@ -30,10 +31,8 @@ class MistralParser(ArrayCalls):
         return False if not self._final and _NAME_BEGUN.fullmatch(self._text, at) else None
 
     def _after_call(self) -> bool:
-        self._mode = self._items if self._in_object else self._after_items
+        self._mode = self._items if self._in_object else self._after_tag
         return True
 
     def _after_items(self) -> bool:
-        if not self._skip_spaces(ContentKind.TOOL_CALL):
-            self._mode = self._answer
-        return True
+        return self._after_tag()

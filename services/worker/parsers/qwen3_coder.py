@@ -11,10 +11,9 @@ from services.contracts.replies import ContentKind
 from services.tokenizer.template_family import TemplateFamily
 from services.worker.parsers.base import HELD_MAX
 from services.worker.parsers.json_text import escaped, quoted
-from services.worker.parsers.marks import Marks, after_spaces, may_become
-from services.worker.parsers.thinking import ThinkingParser
+from services.worker.parsers.marked_calls import MarkedCalls
+from services.worker.parsers.marks import Found, Marks, after_spaces, may_become
 
-_CALL = Marks("<tool_call>", "<function=")
 _VALUE_END = Marks("</parameter>", spaces="\n", spaces_max=1)
 _FUNCTION, _PARAMETER = "<function=", "<parameter="
 _ENDS = ("</function>", "</tool_call>")
@@ -24,28 +23,23 @@ _NEXT = re.compile(r"<parameter=([^<>\n]{1,256})>|</function>|</tool_call>")
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
-class Qwen3CoderParser(ThinkingParser):
+class Qwen3CoderParser(MarkedCalls):
     """Arguments become one JSON object. Values of strings stream; the others are held until they are whole, for what
     is no JSON becomes a string."""
+
+    call_mark = Marks("<tool_call>", "<function=")
 
     def __init__(self, family: TemplateFamily, output: OutputFormat, chat: str, written: str) -> None:
         self._name, self._parameters = "", 0
         self._searched = 0  # characters of a held value that hold no end
         super().__init__(family, output, chat, written)
 
-    def _answer(self) -> bool:
-        begin, end, mark = _CALL.find(self._text, self._at, self._final)
-        if begin > self._at:
-            return self._put(ContentKind.CONTENT, begin - self._at)
-        if not mark:
-            return False
-        mark_at = end - len(mark)
+    def _behind_mark(self, mark: Found) -> bool | None:
+        mark_at = mark.end - len(mark.word)
         if found := _OPEN.match(self._text, mark_at, mark_at + _TAG_MAX):
             self._name, self._parameters, self._mode = found[1], 0, self._between
             return self._open_call(found.end() - self._at, self._name)
-        if not self._final and self._opens(end if mark != _FUNCTION else mark_at):
-            return False
-        return self._put(ContentKind.CONTENT, end - self._at)
+        return False if not self._final and self._opens(mark.end if mark.word != _FUNCTION else mark_at) else None
 
     def _opens(self, at: int) -> bool:
         """Whether a function's tag may come to stand at `at`."""
@@ -120,19 +114,7 @@ class Qwen3CoderParser(ThinkingParser):
             at = end
 
     def _after_function(self) -> bool:
-        if self._skip_spaces(ContentKind.TOOL_CALL):
-            return True
-        if not self._final and may_become(self._text, self._at, _ENDS[1]):
-            return False
-        self._mode = self._after_tag
-        if self._text.startswith(_ENDS[1], self._at):
-            self._put(ContentKind.TOOL_CALL, len(_ENDS[1]), "")
-        return True
-
-    def _after_tag(self) -> bool:
-        if not self._skip_spaces(ContentKind.TOOL_CALL):
-            self._mode = self._answer
-        return True
+        return self._end_tag(_ENDS[1])
 
 
 def _begun(text: str, at: int, tag: str) -> bool:
