@@ -18,7 +18,7 @@ def conversation(system: str, messages: Sequence[Message], harmless: Harmless) -
 
     Calls keep OpenAI's form, with arguments as objects; results have the called tool's name.
     """
-    names = {call.id: call.function.name for message in messages for call in message.tool_calls or ()}
+    names = _called(messages)
     return _with_system([_template_message(message, names, harmless) for message in messages], system)
 
 
@@ -39,7 +39,7 @@ def flattened(
 ) -> list[TemplateMessage]:
     """For a template that shows no tools: they are described in the system prompt, calls and results are text.
     `schema`: what an answer that calls nothing must match."""
-    names = {call.id: call.function.name for message in messages for call in message.tool_calls or ()}
+    names = _called(messages)
     instructions = harmless("\n".join(_instructions(use, schema))) if use is not None else ""
     texts = [_flat(message, names, harmless) for message in messages]
     return _with_system(texts, "\n\n".join(filter(None, (system, instructions))))
@@ -54,6 +54,11 @@ def harmless_json(value: object, harmless: Harmless) -> object:
     if isinstance(value, list):
         return [harmless_json(item, harmless) for item in value]
     return value
+
+
+def _called(messages: Sequence[Message]) -> Mapping[str, str]:
+    """Names of tools by the id of their call, which results refer to."""
+    return {call.id: call.function.name for message in messages for call in message.tool_calls or ()}
 
 
 def _template_message(message: Message, names: Mapping[str, str], harmless: Harmless) -> TemplateMessage:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import EngineNow, ServedBot
@@ -131,22 +131,17 @@ class Prompts:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""
         if request.raw is not None:
             return await self.raw(bot, request.raw, engine)
-        context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
+        context = _context_of(bot, engine)
         chars = len(bot.config.system) + request.chars
-        if chars > context * CHARS_PER_TOKEN_MAX:
-            raise _too_long(f"{chars // CHARS_PER_TOKEN_MAX}", context, "at least ")
+        _check_chars(chars, context, "messages")
         tokenizer = self._tokenizers[bot.config.model]
         _check_token_parameters(tokenizer, request)
         begins_alike = request.messages[0].role in ("user", "assistant") and not request.mentions_tools
         prefix = self._prefixes.known(bot) if begins_alike else None
-        if chars - (len(prefix.text) if prefix else 0) <= INLINE_CHARS_MAX:
-            prompt = self._tokenized(bot, tokenizer, request, context)
-        else:
-            async with self._threads:
-                prompt = await asyncio.to_thread(self._tokenized, bot, tokenizer, request, context)
-        if prompt.tokens >= context:
-            raise _too_long(f"{prompt.tokens}", context)
-        return prompt
+        prompt = await self._run(
+            chars - (len(prefix.text) if prefix else 0), lambda: self._tokenized(bot, tokenizer, request, context)
+        )
+        return _fitting(prompt, "messages")
 
     async def raw(
         self, bot: ServedBot, prompt: str | Sequence[int], engine: EngineNow, *, special: bool = True
@@ -155,21 +150,20 @@ class Prompts:
 
         Raises Refused when it does not fit, or these ids are not the model's.
         """
-        context = min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
-        tokenizer = self._tokenizers[bot.config.model]
+        context, tokenizer = _context_of(bot, engine), self._tokenizers[bot.config.model]
         if not isinstance(prompt, str):
             _check_ids(tokenizer, prompt)
-            found = Prompt(len(prompt), prompt, context, RAW)
-        elif len(prompt) > context * CHARS_PER_TOKEN_MAX:
-            raise _too_long(f"{len(prompt) // CHARS_PER_TOKEN_MAX}", context, "at least ", param="prompt")
-        elif len(prompt) > INLINE_CHARS_MAX:
-            async with self._threads:
-                found = await asyncio.to_thread(_raw_prompt, tokenizer, prompt, context, special)
-        else:
-            found = _raw_prompt(tokenizer, prompt, context, special)
-        if found.tokens >= context:
-            raise _too_long(f"{found.tokens}", context, param="prompt")
-        return found
+            return _fitting(Prompt(len(prompt), prompt, context, RAW), "prompt")
+        _check_chars(len(prompt), context, "prompt")
+        text = prompt
+        return _fitting(await self._run(len(text), lambda: _raw_prompt(tokenizer, text, context, special)), "prompt")
+
+    async def _run(self, chars: int, tokenize: Callable[[], Prompt]) -> Prompt:
+        """Tokenize so many characters: here, or in a thread where there are many."""
+        if chars <= INLINE_CHARS_MAX:
+            return tokenize()
+        async with self._threads:
+            return await asyncio.to_thread(tokenize)
 
     def text_of(self, bot: ServedBot, prompt: str | Sequence[int]) -> str:
         """A prompt as text. Raises Refused for token ids that are not the model's."""
@@ -210,9 +204,26 @@ def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str = "prompt") 
         )
 
 
-def _too_long(tokens: str, context: int, about: str = "", *, param: str = "messages") -> Refused:
+def _context_of(bot: ServedBot, engine: EngineNow) -> int:
+    return min(engine.context_tokens, bot.config.context_tokens or engine.context_tokens)
+
+
+def _check_chars(chars: int, context: int, param: str) -> None:
+    """Raises Refused for more than any tokenizer could bring into the context."""
+    if chars > context * CHARS_PER_TOKEN_MAX:
+        raise _too_long(f"at least {chars // CHARS_PER_TOKEN_MAX}", context, param)
+
+
+def _fitting(prompt: Prompt, param: str) -> Prompt:
+    """The prompt. Raises Refused where it leaves no token for an answer."""
+    if prompt.tokens >= prompt.context_tokens:
+        raise _too_long(f"{prompt.tokens}", prompt.context_tokens, param)
+    return prompt
+
+
+def _too_long(tokens: str, context: int, param: str) -> Refused:
     return Refused(
         Code.CONTEXT_LENGTH,
-        f"This bot's context is {context} tokens, too few for the {about}{tokens} of the {param}.",
+        f"This bot's context is {context} tokens, too few for the {tokens} of the {param}.",
         param=param,
     )

@@ -155,7 +155,8 @@ class ChatRequest(BaseModel):
     @property
     def is_plain(self) -> bool:
         """Whether there is nothing to it but texts, and sampling as OpenAI's API has it."""
-        beyond = self.sampling != replace(Sampling(), **{name: getattr(self.sampling, name) for name in _EVERYWHERE})
+        sampling = self.sampling
+        beyond = sampling != replace(Sampling(), **{name: getattr(sampling, name) for name in _EVERYWHERE})
         return self.raw is None and self.answer_schema is None and not self.mentions_tools and not beyond
 
     @property

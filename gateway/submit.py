@@ -136,7 +136,15 @@ async def _prepare(
     elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
     ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chat, now_s=now_s, overflow=overflow)
-    return ticket, _payload_for(bot, request, prompt, salt(tenant, gateway.secrets.salt)), version
+    payload = Payload(
+        prompt=prompt.content,
+        salt=salt(tenant, gateway.secrets.salt),
+        sampling=request.sampling,
+        adapter=bot.config.adapter,
+        messages=plain_messages(bot.config.system, request.messages, _HARMLESS) if elsewhere else (),
+        output=prompt.output,
+    )
+    return ticket, payload, version
 
 
 def served(gateway: Gateway, tenant: str, name: str) -> tuple[ServedBot, EngineNow]:
@@ -222,22 +230,6 @@ def _task_of(bot: ServedBot, request: ChatRequest) -> Task:
         return Task(bot.config.task)
     asked = (message.text for message in reversed(request.messages) if message.role != "tool")
     return classify(next(asked, ""))[0]
-
-
-def _payload_for(bot: ServedBot, request: ChatRequest, prompt: Prompt, salt: str) -> Payload:
-    """What the worker reads."""
-    return Payload(
-        prompt=prompt.content,
-        salt=salt,
-        sampling=request.sampling,
-        adapter=bot.config.adapter,
-        messages=(
-            plain_messages(bot.config.system, request.messages, _HARMLESS)
-            if bot.config.overflow is not None and request.is_plain
-            else ()
-        ),
-        output=prompt.output,
-    )
 
 
 async def _join(gateway: Gateway, submission: Submission, tenant: str) -> Admitted:

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import orjson
 from pydantic import ConfigDict, Field
 
-from gateway.api.shapes import Shape, checked, refuse_mixed
+from gateway.api.shapes import Shape, checked, checked_kind, refuse_mixed
 from gateway.outcomes import Code, Refused
+from gateway.request import MESSAGES_MAX
 
 CHAT_STYLE = {
     "max_completion_tokens": "max_tokens",
@@ -141,7 +142,7 @@ class CountTokensRequest(Shape):
     model_config = ConfigDict(extra="allow")
 
     model: Annotated[str, Field(min_length=1, max_length=160)]
-    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=2048)]
+    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MESSAGES_MAX)]
     system: str | list[TextBlock] | None = None
     tools: list[dict[str, object]] | None = None
     tool_choice: ToolChoice | None = None
@@ -253,12 +254,4 @@ def _assistant(blocks: Sequence[BlockParam], texts: Sequence[object]) -> dict[st
 
 
 def _block(role: str, block: Mapping[str, object], place: str) -> BlockParam:
-    kinds = BLOCKS[role]
-    kind = block.get("type")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise Refused(
-            Code.UNSUPPORTED_PARAMETER,
-            f"{place}.type: {str(kind)[:40]!r} is not supported in a message of the {role}, only {', '.join(kinds)}.",
-            param=f"{place}.type",
-        )
-    return checked(kinds[kind], block, place)
+    return checked_kind(BLOCKS[role], block, place, where=f" in a message of the {role}")

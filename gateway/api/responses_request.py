@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from gateway.api.shapes import Shape, checked, refuse_mixed
+from gateway.api.shapes import Shape, checked, checked_kind, refuse_mixed
 from gateway.outcomes import Code, Refused
 
 ITEMS_MAX = 4096
@@ -200,7 +200,7 @@ class ResponsesRequest(Shape):
             return [*first, {"role": "user", "content": self.input}]
         turns = _Turns(first)
         for number, item in enumerate(self.input):
-            turns.add(_item(item, f"input[{number}]"))
+            turns.add(checked_kind(ITEMS, item, f"input[{number}]", default="message"))
         return turns.messages
 
     def _tools(self) -> dict[str, object]:
@@ -264,17 +264,6 @@ def parsed(body: Mapping[str, object]) -> ResponsesRequest:
                 Code.UNSUPPORTED_PARAMETER, f"{name} is not supported: this host keeps no responses.", param=name
             )
     return checked(ResponsesRequest, {name: value for name, value in body.items() if name not in NEEDS_STATE})
-
-
-def _item(item: Mapping[str, object], place: str) -> InputMessage | CallItem | CallOutput | ReasoningItem:
-    kind = item.get("type", "message")
-    if not isinstance(kind, str) or kind not in ITEMS:
-        raise Refused(
-            Code.UNSUPPORTED_PARAMETER,
-            f"{place}.type: {str(kind)[:40]!r} is not supported, only {', '.join(ITEMS)}.",
-            param=f"{place}.type",
-        )
-    return checked(ITEMS[kind], item, place)
 
 
 def _response_format(wanted: TextFormat | None) -> dict[str, object] | None:

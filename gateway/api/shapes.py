@@ -27,6 +27,25 @@ def checked(model: type[Model], value: object, place: str = "") -> Model:
         raise translated(error, place) from None
 
 
+def checked_kind(
+    kinds: Mapping[str, type[Model]],
+    value: Mapping[str, object],
+    place: str,
+    *,
+    default: str | None = None,
+    where: str = "",
+) -> Model:
+    """A part whose `type` says which of `kinds` it is. `where`: words for what takes only those. Raises Refused."""
+    kind = value.get("type", default)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise Refused(
+            Code.UNSUPPORTED_PARAMETER,
+            f"{place}.type: {str(kind)[:40]!r} is not supported{where}, only {', '.join(kinds)}.",
+            param=f"{place}.type",
+        )
+    return checked(kinds[kind], value, place)
+
+
 def refuse_mixed(body: Mapping[str, object], path: str, other: Mapping[str, str]) -> None:
     """Raises Refused for a parameter of another API, and says what this one takes."""
     for name, instead in other.items():

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -395,28 +395,28 @@ def _logprobs(meta: Mapping[str, Any], finish: Mapping[str, Any] | None) -> str:
     drawn = meta["output_token_logprobs"]
     if finish is not None and isinstance(finish.get("matched"), int):
         drawn = drawn[:-1]
-    ranked = meta.get("output_top_logprobs") or itertools.repeat(None)
-    return encode_logprobs(
-        [
-            TokenLogprob(*_logprob(item), [Logprob(*_logprob(other)) for other in top or ()])
-            for item, top in zip(drawn, ranked, strict=False)
-        ]
-    )
+    return encode_logprobs(_token_logprobs(drawn, meta.get("output_top_logprobs")))
 
 
 def _prompt_logprobs(meta: Mapping[str, Any]) -> str:
     """Those of the prompt's tokens. Nothing comes before the first, so its own is null."""
     (_, _, first), *others = meta["input_token_logprobs"]
-    ranked = meta.get("input_top_logprobs") or itertools.repeat(None)
     begin = {"token": first, "logprob": None, "bytes": list(first.encode()), "top_logprobs": []}
-    items = [
+    return orjson.dumps([begin, *_token_logprobs(others, (meta.get("input_top_logprobs") or [])[1:])]).decode()
+
+
+_Item = tuple[float | None, int, str]  # SGLang's: the logprob, the token's id and text
+
+
+def _token_logprobs(items: Sequence[_Item], ranked: Sequence[Sequence[_Item] | None] | None) -> list[TokenLogprob]:
+    """`ranked`: the likeliest in the place of each; empty where none were asked for."""
+    return [
         TokenLogprob(*_logprob(item), [Logprob(*_logprob(other)) for other in top or ()])
-        for item, top in zip(others, itertools.islice(ranked, 1, None), strict=False)
+        for item, top in zip(items, ranked or itertools.repeat(None), strict=False)
     ]
-    return orjson.dumps([begin, *items]).decode()
 
 
-def _logprob(item: tuple[float | None, int, str]) -> tuple[str, float, list[int]]:
+def _logprob(item: _Item) -> tuple[str, float, list[int]]:
     """SGLang names a part of a character by U+FFFD; JSON has no number for the logarithm of 0."""
     logprob, _, token = item
     return token, UNLIKELY if logprob is None else logprob, list(token.encode())
