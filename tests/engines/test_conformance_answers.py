@@ -1,4 +1,4 @@
-"""Each parameter of Sampling has its effect, on real servers. Tests share one server with the conformance suite."""
+"""Each parameter of Sampling has its effect, on real servers, which the last test of the conformance suite ends."""
 
 from __future__ import annotations
 
