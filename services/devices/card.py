@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,14 +68,21 @@ def _described(config: Config, used: Sequence[str] | None) -> list[str]:
     return [device for device in used if device != CPU] or list(used)
 
 
+@contextmanager
+def nvml() -> Iterator[None]:
+    """NVML, for some questions. Raises pynvml.NVMLError."""
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _gpu(index: int) -> Card:
     try:
-        pynvml.nvmlInit()
-        try:
+        with nvml():
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             return Card(gpu(index), pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-        finally:
-            pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         raise ConfigError(
             f"memory.card is `auto`, but this machine has no GPU that NVML knows ({error}). Set memory.card to plan "

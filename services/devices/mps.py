@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pynvml
 
+from services.devices.card import nvml
 from services.process.children import mortal
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -93,8 +94,8 @@ def pipe_folder(environ: Mapping[str, str] = os.environ) -> Path:
 def driver_version() -> str:
     """The driver's, which MPS is a part of; empty without NVML."""
     try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
+        with nvml():
+            return str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return ""
 
@@ -114,8 +115,8 @@ def why_not(index: int, pipe: Path, kernel: str = "") -> str | None:
 def _partitioned(index: int) -> bool:
     """Whether the GPU is in MIG mode. False where NVML does not say."""
     try:
-        pynvml.nvmlInit()
-        mode, _ = pynvml.nvmlDeviceGetMigMode(pynvml.nvmlDeviceGetHandleByIndex(index))
+        with nvml():
+            mode, _ = pynvml.nvmlDeviceGetMigMode(pynvml.nvmlDeviceGetHandleByIndex(index))
     except pynvml.NVMLError:
         return False
     return bool(mode == pynvml.NVML_DEVICE_MIG_ENABLE)

@@ -52,6 +52,7 @@ def test_wsl(pipe: Path) -> None:
 
 def test_mig(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda gpu: (pynvml.NVML_DEVICE_MIG_ENABLE, 1))
     assert mps.why_not(3, pipe) == "GPU 3 is in MIG mode"
