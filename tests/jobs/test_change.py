@@ -21,7 +21,7 @@ from services.store.commands import Command, CommandArgs, Commands, CommandState
 from services.store.engine_records import decode_engine
 from services.store.work import WorkConsumer
 from services.worker.command_runner import CommandDependencies
-from services.worker.worker import Worker, probe_prompt
+from services.worker.worker import TAKE_BLOCK_MS, Worker, probe_prompt
 from tests.worker.conftest import MODEL, WEIGHTS, Bunk, open_bunk
 
 
@@ -180,7 +180,7 @@ async def test_a_chat_sent_to_a_model_as_it_was_unloaded_can_be_cancelled(host: 
     await host.ended(await host.order("unload"))
     redis = host.bunk.connection.redis
     async with asyncio.timeout(60):  # a read of the ready stream that began before would take the chat
-        while any(one["cmd"] == "xreadgroup" and "b" in one["flags"] for one in await redis.client_list()):  # noqa: ASYNC110
+        while any(one["idle"] <= TAKE_BLOCK_MS for one in await redis.xinfo_consumers(keys.ready("m"), keys.GROUP)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     chat = await host.bunk.submit("Hello?", max_tokens=4)
     async with asyncio.timeout(60):

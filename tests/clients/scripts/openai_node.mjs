@@ -17,7 +17,7 @@ const Ticket = z.object({ topic: z.enum(["repair", "return"]), urgent: z.boolean
 const City = z.object({ city: z.enum(CITIES) });
 
 const ask = (options = {}) =>
-  client.chat.completions.create({ model: BOT, messages: [USER], max_tokens: SHORT, ...options });
+  client.chat.completions.create({ model: BOT, messages: [USER], max_tokens: SHORT, temperature: 0, ...options });
 
 check("models", "models are listed and one is retrieved", async () => {
   const ids = (await gathered(client.models.list())).map((model) => model.id);
@@ -38,7 +38,7 @@ check("stream", "a stream has several pieces, with usage at the end", async () =
 });
 
 check("stream", "the stream helper gathers the answer", async () => {
-  const stream = client.chat.completions.stream({ model: BOT, messages: [USER], max_tokens: SHORT });
+  const stream = client.chat.completions.stream({ model: BOT, messages: [USER], max_tokens: SHORT, temperature: 0 });
   let pieces = 0;
   stream.on("content", () => (pieces += 1));
   const answer = await stream.finalChatCompletion();
