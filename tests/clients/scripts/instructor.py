@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import instructor
 import openai
 from pydantic import BaseModel, Field
 
 from tests.clients.checks import BOT, KEY, QUESTION, V1, check, run
+from tests.clients.scripts.ticket import Ticket
 
 client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
 USER: Any = {"role": "user", "content": QUESTION}
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
 
 
 class Tickets(BaseModel):

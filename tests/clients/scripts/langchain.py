@@ -8,16 +8,10 @@ from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from tests.clients.checks import BOT, KEY, QUESTION, SHORT, URL, V1, check, raises, run
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
+from tests.clients.scripts.ticket import Ticket
 
 
 @tool

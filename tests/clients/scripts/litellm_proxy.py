@@ -9,13 +9,13 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import openai
-from pydantic import BaseModel
 
 from tests.clients.checks import BOT, KEY, QUESTION, SHORT, THINKER, V1, check, raises, run
-from tests.clients.scripts.tools import CITIES, WEATHER_SCHEMA
+from tests.clients.scripts.ticket import Ticket
+from tests.clients.scripts.tools import CITIES, WEATHER
 
 PROXY_KEY = "sk-clients"
 START_S_MAX = 120.0
@@ -29,17 +29,6 @@ general_settings: {{master_key: "{PROXY_KEY}"}}
 litellm_settings: {{telemetry: false}}
 """
 USER: Any = {"role": "user", "content": QUESTION}
-WEATHER: Any = {
-    "type": "function",
-    "function": {"name": "get_weather", "description": "Today's weather", "parameters": WEATHER_SCHEMA},
-}
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:

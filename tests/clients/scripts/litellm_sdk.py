@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import litellm
-from pydantic import BaseModel
 
 from tests.clients.checks import BOT, KEY, QUESTION, RAW, SHORT, THINKER, URL, V1, check, raises, run
-from tests.clients.scripts.tools import CITIES, WEATHER_SCHEMA
+from tests.clients.scripts.ticket import Ticket
+from tests.clients.scripts.tools import CITIES, WEATHER
 
 litellm.suppress_debug_info = True
 litellm.telemetry = False
 USER: Any = {"role": "user", "content": QUESTION}
-WEATHER: Any = {
-    "type": "function",
-    "function": {"name": "get_weather", "description": "Today's weather", "parameters": WEATHER_SCHEMA},
-}
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
 
 
 def ask(**options: Any) -> Any:

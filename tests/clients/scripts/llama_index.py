@@ -5,16 +5,9 @@ from typing import Any, Literal
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
 
 from tests.clients.checks import BOT, KEY, QUESTION, RAW, SHORT, V1, check, run
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
+from tests.clients.scripts.ticket import Ticket
 
 
 def get_weather(city: Literal["Paris", "Rome"]) -> str:

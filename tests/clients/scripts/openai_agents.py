@@ -14,19 +14,12 @@ from agents import (
     set_tracing_disabled,
 )
 from openai import AsyncOpenAI
-from pydantic import BaseModel
 
 from tests.clients.checks import BOT, KEY, QUESTION, V1, check, run
+from tests.clients.scripts.ticket import Ticket
 
 set_tracing_disabled(True)
 KINDS = {"responses": OpenAIResponsesModel, "chat": OpenAIChatCompletionsModel}
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
 
 
 @function_tool

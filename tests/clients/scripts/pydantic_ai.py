@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
 from pydantic_ai import Agent, ModelHTTPError, NativeOutput, ToolOutput
 from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
@@ -12,15 +11,9 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.clients.checks import BOT, KEY, QUESTION, THINKER, URL, V1, check, raises, run
+from tests.clients.scripts.ticket import Ticket
 
 OPENAI = OpenAIProvider(base_url=V1, api_key=KEY)
-
-
-class Ticket(BaseModel):
-    """A support ticket."""
-
-    topic: Literal["repair", "return"]
-    urgent: bool
 
 
 def agent(model: Any = None, **options: Any) -> Agent[None, Any]:

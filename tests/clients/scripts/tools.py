@@ -11,3 +11,7 @@ WEATHER_SCHEMA: Any = {
     "required": ["city"],
     "additionalProperties": False,
 }
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Today's weather", "parameters": WEATHER_SCHEMA},
+}
