@@ -34,7 +34,7 @@ class MessageFunction(BaseModel):
 
     @property
     def parsed(self) -> dict[str, object]:
-        """The arguments as an object. Raises ValueError; no text at all is no arguments."""
+        """The arguments as an object. Raises ValueError; an empty text is an empty object."""
         value = orjson.loads(self.arguments) if self.arguments.strip() else {}
         if not isinstance(value, dict):
             raise ValueError("they are not a JSON object")

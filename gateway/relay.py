@@ -190,8 +190,8 @@ class _Stream:
                 metrics.see(entry)
 
     async def _first(self, entries: Feed) -> list[ReplyEntry]:
-        """The first entries, or none after early_refusal_s. That a worker took the chat is no news before its first
-        piece, so half-way the stream itself is read."""
+        """The first entries, or none after early_refusal_s. Nothing is published as a worker takes the chat, only
+        with its first piece, so half-way the stream itself is read."""
         half_s = self._gateway.config.gateway.early_refusal_s / 2
         for until_s in (monotonic() + half_s, monotonic() + 2 * half_s):
             while (left_s := until_s - monotonic()) > 0:

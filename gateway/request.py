@@ -261,7 +261,7 @@ def checked_chat(given: Mapping[str, object], *, strict: bool = False) -> ChatRe
 
 def session_of(request: ChatRequest, headers: tuple[str | None, ...]) -> str | None:
     """The conversation that a chat belongs to, where the client names one: headers first, then metadata.session, then
-    chat_id, which is a hint: one that is no session's name is ignored."""
+    chat_id, which is a hint: one that cannot name a session is ignored."""
     for named in (*headers, (request.metadata or {}).get("session")):
         if named:
             if not SESSION.fullmatch(named):

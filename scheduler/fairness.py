@@ -149,7 +149,7 @@ class FadingMean:
         self.now += by
 
     def at(self, at_s: float) -> float:
-        """The mean at a time that is no earlier than the last change."""
+        """The mean at a time at or after the last change."""
         return self.now + (self._mean - self.now) * exp(-max(0.0, at_s - self._at_s) / MEMORY_S)
 
 

@@ -51,7 +51,7 @@ def measure_memory() -> DeviceBandwidth:
 
 
 def _read(place: int) -> None:
-    _c.memchr(place, 0, TRY_BYTES)  # there is no zero in it, so it looks at all
+    _c.memchr(place, 0, TRY_BYTES)  # the buffer holds no zero, so all of it is read
 
 
 def _copy(place: int) -> None:
