@@ -82,6 +82,20 @@ export const dashboard = {
     assert.deepEqual(problems, []);
   },
 
+  async a_click_before_the_scripts_are_there_is_not_lost({ browser, signedIn }) {
+    const slow = async (context) => context.route("**/htmx.min.js", async (route) => {
+      await new Promise((done) => { setTimeout(done, 1500); });
+      await route.continue();
+    });
+    const { page } = await signedIn(browser, {}, undefined, slow);
+    await page.locator("#kv-qwen3-8b-4").click();
+    await page.getByRole("dialog").getByRole("heading", { name: "qwen3-8b: 8 to 4 bits" }).waitFor();
+    const { page: other } = await signedIn(browser, {}, undefined, slow);
+    await other.getByLabel("Chat id").fill("chatcmpl-nobody");
+    await other.keyboard.press("Enter");
+    await other.getByText("The scheduler does not know this chat").waitFor();
+  },
+
   async kv_bits_below_a_bots_promise_cannot_be_chosen({ browser, signedIn, assert }) {
     const { page } = await signedIn(browser);
     await page.locator("#kv-llama-3\\.1-8b-4").click();

@@ -22,13 +22,21 @@ async function opened(browser, options = {}) {
   return { context, page, problems };
 }
 
-async function signedIn(browser, options, adminKey = key) {
+async function signedIn(browser, options, adminKey = key, prepare = async () => {}) {
   const made = await opened(browser, options);
+  await prepare(made.context);
   await made.page.goto(`${url}/`);
   await made.page.getByLabel("Admin key").fill(adminKey);
   await made.page.getByRole("button", { name: "Sign in" }).click();
   await made.page.getByRole("heading", { name: "Now", exact: true }).waitFor();
   return made;
+}
+
+/* What a scenario that failed had on its pages. */
+async function shown(browser) {
+  const pages = browser.contexts().flatMap((context) => context.pages());
+  const texts = await Promise.all(pages.map(async (page) => `${page.url()}: ${await page.innerText("body").catch(String)}`));
+  return texts.join("\n").replaceAll(/\s+/g, " ").slice(0, 3000);
 }
 
 await withBrowser(executable, async (browser) => {
@@ -39,7 +47,7 @@ await withBrowser(executable, async (browser) => {
     try {
       await run(tools);
     } catch (thrown) {
-      error = String(thrown.stack ?? thrown);
+      error = `${thrown.stack ?? thrown}\n${await shown(browser)}`;
     }
     for (const context of browser.contexts()) await context.close();
     process.stdout.write(`${JSON.stringify({ name, ok: error === null, error })}\n`);

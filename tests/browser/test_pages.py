@@ -41,6 +41,7 @@ SCENARIOS = (
     "log_in",
     "memory_changes_as_chats_run",
     "kv_bits_change_after_a_dry_run",
+    "a_click_before_the_scripts_are_there_is_not_lost",
     "kv_bits_below_a_bots_promise_cannot_be_chosen",
     "kv_bits_change_by_a_job_with_progress",
     "chat_in_the_playground",
