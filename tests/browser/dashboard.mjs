@@ -4,6 +4,14 @@ const PAGES = ["/", "/dashboard/tenants", "/dashboard/jobs", "/dashboard/playgro
 
 const LONG = 3000; // tokens: an answer that somebody has to stop
 
+/* The pages' scripts come late. */
+async function slowly(context) {
+  await context.route(/htmx.min.js|playground.js/, async (route) => {
+    await new Promise((done) => { setTimeout(done, 1500); });
+    await route.continue();
+  });
+}
+
 async function ask(page, bot, text) {
   await page.selectOption("#bot", bot);
   if (text === "endless") await page.evaluate((most) => { document.getElementById("max").value = most; }, LONG);
@@ -82,18 +90,18 @@ export const dashboard = {
     assert.deepEqual(problems, []);
   },
 
-  async a_click_before_the_scripts_are_there_is_not_lost({ browser, signedIn }) {
-    const slow = async (context) => context.route("**/htmx.min.js", async (route) => {
-      await new Promise((done) => { setTimeout(done, 1500); });
-      await route.continue();
-    });
-    const { page } = await signedIn(browser, {}, undefined, slow);
+  async a_click_before_the_scripts_are_there_is_not_lost({ browser, url, signedIn }) {
+    const { page } = await signedIn(browser, {}, undefined, slowly);
     await page.locator("#kv-qwen3-8b-4").click();
     await page.getByRole("dialog").getByRole("heading", { name: "qwen3-8b: 8 to 4 bits" }).waitFor();
-    const { page: other } = await signedIn(browser, {}, undefined, slow);
+    const { page: other } = await signedIn(browser, {}, undefined, slowly);
     await other.getByLabel("Chat id").fill("chatcmpl-nobody");
     await other.keyboard.press("Enter");
     await other.getByText("The scheduler does not know this chat").waitFor();
+    await other.goto(`${url}/dashboard/playground`, { waitUntil: "commit" });
+    await other.locator("#text").fill("How do I return something?");
+    await other.getByRole("button", { name: "Send" }).click();
+    await other.locator(".turn.theirs").getByText("tok/s").waitFor();
   },
 
   async kv_bits_below_a_bots_promise_cannot_be_chosen({ browser, signedIn, assert }) {

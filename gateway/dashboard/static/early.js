@@ -1,11 +1,11 @@
-/* What somebody clicks or sends before htmx runs is done once it does. This script alone is not deferred. */
+/* What somebody clicks or sends before the page's scripts run is done once they do. This script alone is not deferred. */
 
 (() => {
   const kept = [];
-  const asks = (part) => part?.closest("[hx-get], [hx-post]");
+  const SCRIPTED = "[hx-get], [hx-post], button[type=button]";
 
   function keepClick(event) {
-    const part = asks(event.target);
+    const part = event.target.closest(SCRIPTED);
     if (!part || part.tagName === "FORM" || part.hasAttribute("data-live")) return; // a form's button submits it
     event.preventDefault();
     event.stopImmediatePropagation();
@@ -14,7 +14,7 @@
 
   function keepSubmit(event) {
     const { target: form, submitter } = event;
-    if (!asks(form)) return;
+    if (form.hasAttribute("action")) return; // the browser's own way is the right one
     event.preventDefault();
     event.stopImmediatePropagation();
     kept.push(() => form.requestSubmit(submitter));
