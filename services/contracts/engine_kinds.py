@@ -58,6 +58,9 @@ class EngineKind:
     kv_bits_risks: Mapping[int, str] = field(default_factory=dict)  # what an operator should know who sets these bits
     block_values: int = 1  # below 16 bits a head's size must be a multiple of it
     context_step: int = 1  # tokens; a chat's context is rounded up to a multiple of it
+    window_part: Fraction = Fraction(0)  # a pool for sliding windows of so much of the pool's tokens; 0: one a chat
+    window_more_tokens: int = 0  # that a chat's own window takes beside the model's
+    states_a_chat: int = 1  # of linear and state-space layers, for steps under way and cached prefixes
     kv_planes: bool = False  # `kv_bits: mixed`: 4 and 8 bits in one pool, changed while chats run
     measures_quality: bool = False  # gives the probability of every next token
     prompt_logprobs: bool = False  # gives the probability of a prompt's tokens beside an answer
@@ -75,6 +78,20 @@ class EngineKind:
         """Tokens of KV that a chat of so many tokens takes."""
         return -(-wanted // self.context_step) * self.context_step
 
+    def chat_bytes(
+        self,
+        *,
+        window_values: int,
+        window_tokens: int,
+        state_bytes: int,
+        context_tokens: int,
+        bytes_per_value: Fraction,
+    ) -> int:
+        """What a chat takes however short it is: its windows' values, of all layers, and its states."""
+        cells = self.context_tokens(min(context_tokens, window_tokens + self.window_more_tokens))
+        own = 0 if self.window_part else window_values * cells
+        return int(own * bytes_per_value) + state_bytes * self.states_a_chat
+
 
 LLAMACPP = EngineKind(
     name="llamacpp",
@@ -85,6 +102,7 @@ LLAMACPP = EngineKind(
     kv_bits_default={"cpu": 8},
     block_values=32,  # ggml's q8_0 and q4_0
     context_step=256,
+    window_more_tokens=512,  # a step's prompt tokens (`batch_tokens` of llamacpp_server)
     measures_quality=True,
     packages=("xllamacpp",),
 )
@@ -102,6 +120,8 @@ SGLANG = EngineKind(
     pool=Pool.REMAINDER,
     kv_bits_default={"cuda": "mixed", "cpu": 16},
     kv_bits_risks={8: "SGLang stores fp8 without scales, and some models, such as Qwen2 and Qwen2.5, answer garbage"},
+    window_part=Fraction(8, 10),  # --swa-full-tokens-ratio
+    states_a_chat=5,  # SGLang lets no more chats run than its states divided by 5 (3 without an overlapped schedule)
     kv_planes=True,
     prompt_logprobs=True,
     packages=("sglang",),

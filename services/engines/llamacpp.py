@@ -107,7 +107,7 @@ class LlamaCppEngine:
         self._prefill = (0.0, 0.0)
         self._asleep = False
         per_token = model.kv_bytes_per_token(LLAMACPP.value_bytes[self._bits])
-        budget = per_token * context * options.chats_max
+        budget = per_token * context * options.chats_max  # windows and states are counted as overhead
         self._facts = EngineFacts(
             model=self.model,
             engine=LLAMACPP.name,

@@ -48,6 +48,7 @@ class SglangPlan:
     attention_backend: str | None = None
     can_sleep: bool = False
     kvplanes: bool = False
+    has_states: bool = False  # of linear or state-space layers
     flags: tuple[str, ...] = ()
 
     def argv(self, python: Path, config_file: Path) -> list[str]:
@@ -87,6 +88,8 @@ class SglangPlan:
             words += ["--max-total-tokens", str(self.kv_tokens)]
         if self.memory_fraction is not None:
             words += ["--mem-fraction-static", f"{self.memory_fraction:.4f}"]
+        if self.has_states:  # else they take nearly half of the pool's memory
+            words += ["--max-mamba-cache-size", str(SGLANG.states_a_chat * self.chats_max)]
         if self.can_sleep:
             words += ["--enable-memory-saver", "--enable-weights-cpu-backup"]
         return words

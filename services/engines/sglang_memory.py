@@ -29,30 +29,38 @@ def overhead_bytes(model: ModelShape, held_bytes: int, known_bytes: int) -> int:
 
 
 def memory_shortfall(
-    model: ModelShape, reading: GpuReading, kv_tokens: int, bytes_per_token: int, own_bytes: int = 0
+    model: ModelShape,
+    reading: GpuReading,
+    kv_tokens: int,
+    bytes_per_token: int,
+    *,
+    own_bytes: int = 0,
+    states_bytes: int = 0,
 ) -> str | None:
     """None when it fits, else what is missing and what would fit.
 
     `kv_tokens` is the pool asked for, or one chat's context where SGLang chooses the pool. `own_bytes`: memory that
-    will be given back first.
+    will be given back first. `states_bytes`: of all chats' linear or state-space layers.
     """
     free = reading.free_bytes + own_bytes
-    fixed = model.weight_bytes + RUNTIME_BYTES
+    fixed = model.weight_bytes + RUNTIME_BYTES + states_bytes
     need = fixed + kv_tokens * bytes_per_token
     if need <= free:
         return None
     words = (
         f"the GPU ({reading.name}) has {_gb(free)} free of {_gb(reading.total_bytes)}, and this needs {_gb(need)}: "
         f"{_gb(model.weight_bytes)} weights, {_gb(kv_tokens * bytes_per_token)} KV cache for {kv_tokens} tokens, "
-        f"{_gb(RUNTIME_BYTES)} runtime; {_gb(need - free)} are missing"
+        f"{_gb(RUNTIME_BYTES)} runtime"
     )
+    words += f", {_gb(states_bytes)} states of {model.unlike_attention}" if states_bytes else ""
+    words += f"; {_gb(need - free)} are missing"
     if reading.process_bytes:
         users = sorted(reading.process_bytes.items(), key=lambda pair: -pair[1])[:4]
         words += ". In use by " + ", ".join(f"process {pid} ({_gb(size)})" for pid, size in users)
     if free <= fixed:
         return f"{words}. Weights and runtime alone do not fit; take a model with smaller weights"
     fits = [
-        f"{int((free - fixed) / (model.kv_values_per_token * size))} tokens at {bits} bits"
+        f"{(free - fixed) // model.kv_bytes_per_token(size, SGLANG.window_part)} tokens at {bits} bits"
         for bits, size in SGLANG.value_bytes.items()
     ]
     return f"{words}. What would fit: a KV cache of {' or '.join(fits)}"

@@ -125,6 +125,7 @@ class SglangServer:
             attention_backend=options.attention_backend,
             can_sleep=self.can_sleep,
             kvplanes=options.kvplanes,
+            has_states=model.state_bytes > 0,
             flags=options.flags,
         )
         progress("starting SGLang")
@@ -168,7 +169,9 @@ class SglangServer:
     def _bytes_per_token(self, model: ModelShape) -> dict[int, int]:
         """KV bytes of a token at each precision that this server can be started with."""
         if not self.options.kvplanes:
-            return {bits: model.kv_bytes_per_token(width) for bits, width in SGLANG.value_bytes.items()}
+            return {
+                bits: model.kv_bytes_per_token(width, SGLANG.window_part) for bits, width in SGLANG.value_bytes.items()
+            }
         try:
             planes = layout.PlaneShape(model.layers, model.kv_heads, model.head_dim)
         except ValueError as error:
@@ -223,7 +226,8 @@ class SglangServer:
             tokens = self.options.context_tokens
         elif self.options.kvplanes:
             size = min(per_token.values())  # the pool is of slots, and a token at 8 bits takes two of them
-        missing = memory_shortfall(model, reading, tokens, size)
+        states = SGLANG.states_a_chat * self.options.chats_max * model.state_bytes
+        missing = memory_shortfall(model, reading, tokens, size, states_bytes=states)
         if missing is not None:
             raise EngineStartError(f"{self.name}: {missing}")
 

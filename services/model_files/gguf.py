@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from services.model_files.layer_caches import gguf_caches
 from services.model_files.shape import ModelShape
 
 _MAGIC = b"GGUF"
@@ -95,17 +96,21 @@ class Gguf:
             raise GgufError(f"{self.path}: no attention.head_count; {architecture} has no KV cache we can size")
         key = self.number("attention.key_length") or self._need("embedding_length") // heads
         value = self.number("attention.value_length") or self._need("embedding_length") // heads
+        caches = gguf_caches(self.metadata, architecture, [n or 0 for n in per_layer], key, value)
         types = [kind for kind in self.tensors.values() if kind not in {"f32", "f16", "bf16"}]
         return ModelShape(
             architecture=architecture,
             layers=layers,
-            kv_values_per_token=sum(per_layer) * (key + value),
+            kv_values_per_token=caches.kv_values_per_token,
             context_tokens=self._need("context_length"),
             weight_bytes=self.weight_bytes,
             vocabulary=self.number("vocab_size") or 0,
             kv_heads=int(per_layer[0] or 0) if len(set(per_layer)) == 1 else 0,
             head_dim=key if key == value else 0,
             quantization=max(set(types), key=types.count) if types else None,
+            window_values_per_token=caches.window_values_per_token,
+            window_tokens=caches.window_tokens,
+            state_bytes=caches.state_bytes,
         )
 
     def _need(self, key: str) -> int:

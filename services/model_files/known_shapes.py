@@ -8,12 +8,18 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
-from services.model_files.shape import ModelShape
+from services.model_files.shape import Experts, ModelShape
 
 
 @cache
 def known_shapes() -> dict[str, ModelShape]:
     """By name on the hub."""
     text = files(__package__).joinpath("known_shapes.json").read_text()
-    return {name: ModelShape(**values) for name, values in json.loads(text).items()}
+    return {name: _shape(values) for name, values in json.loads(text).items()}
+
+
+def _shape(values: dict[str, Any]) -> ModelShape:
+    experts = values.get("experts")
+    return ModelShape(**{**values, "experts": Experts(**experts) if experts else None})

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from services.model_files.shape import ModelShape
+from services.model_files.layer_caches import config_caches
+from services.model_files.shape import Experts, ModelShape
 
 INDEX = "model.safetensors.index.json"  # names the shard of each tensor
 _NUMBERED = re.compile(r"(.+-)\d{5}-of-(\d{5})\.safetensors")
@@ -28,29 +29,35 @@ def read_model_config(folder: Path) -> ModelShape:
     file = folder / "config.json"
     config = _read_json(file)
     text = config.get("text_config")
-    model = {**config, **text} if isinstance(text, dict) else config
+    model = {**config, **text} if isinstance(text, dict) else {**config}
     try:
-        layers = _count(model, "num_hidden_layers")
+        blocks = model.get("layers_block_type")  # Nemotron's says its number of layers so
+        layers = _count(model, "num_hidden_layers", len(blocks) if isinstance(blocks, list) and blocks else None)
+        model["num_hidden_layers"] = layers
         heads = _count(model, "num_attention_heads")
         kv_heads = _count(model, "num_key_value_heads", heads)
         head_dim = _count(model, "head_dim", _count(model, "hidden_size") // heads)
         value_dim = _count(model, "v_head_dim", head_dim)
-        values = kv_heads * (head_dim + value_dim)
-        if model.get("kv_lora_rank"):  # latent attention caches one compressed vector for all heads
-            values = _count(model, "kv_lora_rank") + _count(model, "qk_rope_head_dim")
+        caches = config_caches(model, layers)
+        latent = bool(model.get("kv_lora_rank"))
         method = _quantization(config)
         return ModelShape(
             architecture=str(model.get("model_type", "unknown")),
             layers=layers,
-            kv_values_per_token=layers * values,
+            kv_values_per_token=caches.kv_values_per_token,
             context_tokens=_count(model, "max_position_embeddings"),
             weight_bytes=_weight_bytes(folder) or _estimate(model, _weight_bits(config)),
             vocabulary=_count(model, "vocab_size"),
-            kv_heads=0 if model.get("kv_lora_rank") else kv_heads,
-            head_dim=head_dim if head_dim == value_dim else 0,
+            kv_heads=0 if latent else kv_heads,
+            head_dim=head_dim if head_dim == value_dim and caches.heads_alike else 0,
             hidden=_count(model, "hidden_size", 0),
             intermediate=_count(model, "intermediate_size", 0),
             quantization=method,
+            window_values_per_token=caches.window_values_per_token,
+            window_tokens=caches.window_tokens,
+            state_bytes=caches.state_bytes,
+            latent=latent,
+            experts=_experts(model, _weight_bits(config)),
         )
     except KeyError as error:
         raise ModelConfigError(f"{file}: {error.args[0]}") from None
@@ -155,12 +162,20 @@ def _estimate(model: Mapping[str, Any], bits: float) -> int:
     head_dim = _count(model, "head_dim", hidden // heads)
     kv_heads = _count(model, "num_key_value_heads", heads)
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-    experts = next(
-        (model[key] for key in ("num_local_experts", "num_experts", "n_routed_experts") if model.get(key)), 1
-    )
-    width = _count(model, "moe_intermediate_size", _count(model, "intermediate_size", 4 * hidden))
-    layer = (
-        attention + 3 * hidden * (width if experts > 1 else _count(model, "intermediate_size", 4 * hidden)) * experts
-    )
+    experts = _experts(model, bits)
+    dense = 0 if experts else 3 * hidden * _count(model, "intermediate_size", 4 * hidden)
+    layers_bytes = int(_count(model, "num_hidden_layers") * (attention + dense) * bits / 8)
     embeddings = _count(model, "vocab_size") * hidden * (1 if model.get("tie_word_embeddings") else 2)
-    return int(_count(model, "num_hidden_layers") * layer * bits / 8) + embeddings * _HALF_BYTES
+    return layers_bytes + (experts.bytes if experts else 0) + embeddings * _HALF_BYTES
+
+
+def _experts(model: Mapping[str, Any], bits: float) -> Experts | None:
+    """The routed experts, gated as all of these models' are; None for a dense model."""
+    count = next((model[key] for key in ("num_local_experts", "num_experts", "n_routed_experts") if model.get(key)), 1)
+    if count <= 1:
+        return None
+    hidden, layers = _count(model, "hidden_size"), _count(model, "num_hidden_layers")
+    width = _count(model, "moe_intermediate_size", _count(model, "intermediate_size", 4 * hidden))
+    sparse = max(1, layers - (_count(model, "first_k_dense_replace", 0) if model.get("first_k_dense_replace") else 0))
+    used = _count(model, "num_experts_per_tok", _count(model, "top_k_experts", 1))
+    return Experts(count, min(used, count), int(sparse * 3 * hidden * width * count * bits / 8))

@@ -1,13 +1,16 @@
 """What one model takes on a card.
 
-total = weights + overhead + pool tokens x KV bytes a token (bits)
+total = weights + overhead + chats x bytes a chat + pool tokens x KV bytes a token (bits)
 KV bytes a token = layers x KV heads x (head dim K + head dim V) x bytes a value, scales included
+
+Only layers of full attention count by token. Sliding windows and states take the same for each chat, however long it is
+(services/model_files/shape.py); where an engine keeps windows in a pool, they count by token in its part of the pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from services.config.schema import ConfigError, ModelConfig
@@ -39,10 +42,15 @@ class Need:
     chats_max: int
     pool_tokens: int | None
     note: str = ""  # what the operator should know of the choice of KV bits
+    per_chat: Mapping[int, int] = field(default_factory=dict)  # KV bits -> bytes of windows and states; none: 0
+
+    def chats_bytes(self, bits: int) -> int:
+        """Windows and states of all chats."""
+        return self.chats_max * self.per_chat.get(bits, 0)
 
     @property
     def fixed_bytes(self) -> int:
-        """What is taken before the first token."""
+        """Weights and what comes with them at any KV bits."""
         return self.weight_bytes + self.overhead_bytes
 
     @property
@@ -58,14 +66,25 @@ class Need:
 
     def bytes_min(self, bits: int) -> int:
         """The least that the model can run with at these KV bits."""
-        return self.fixed_bytes + self.tokens_min(bits) * self.per_token[bits]
+        return self.fixed_bytes + self.chats_bytes(bits) + self.tokens_min(bits) * self.per_token[bits]
 
 
 def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
     """What a model of this shape takes as configured. Raises KvBitsImpossible."""
     model, note = with_kv_bits(name, model, shape)
     context = min(model.context_tokens, shape.context_tokens)
-    per_token = {bits: shape.kv_bytes_per_token(width) for bits, width in value_bytes(model, shape).items()}
+    widths = value_bytes(model, shape)
+    per_token = {bits: shape.kv_bytes_per_token(width, model.kind.window_part) for bits, width in widths.items()}
+    per_chat = {
+        bits: model.kind.chat_bytes(
+            window_values=shape.window_values_per_token,
+            window_tokens=shape.window_tokens,
+            state_bytes=shape.state_bytes,
+            context_tokens=model.context_tokens,
+            bytes_per_value=width,
+        )
+        for bits, width in widths.items()
+    }
     planes = model.kv_bits == "mixed"
     bits = 4 if model.kv_bits == "mixed" else model.kv_bits
     pool = model.kv_tokens
@@ -86,6 +105,7 @@ def need_of(name: str, model: ModelConfig, shape: ModelShape) -> Need:
         chats_max=model.chats_max,
         pool_tokens=pool,
         note=note,
+        per_chat=per_chat,
     )
 
 
@@ -120,7 +140,9 @@ def _risk(name: str, model: ModelConfig, shape: ModelShape) -> str:
 
 
 def _no_planes(shape: ModelShape) -> str:
-    """Why KV planes cannot hold this model's heads; "" where they can."""
+    """Why KV planes cannot hold this model's cache; "" where they can."""
+    if shape.unlike_attention:
+        return f"KV planes hold full attention, and this model has {shape.unlike_attention}"
     if not shape.head_dim:
         return "KV planes need keys and values of one size in all layers"
     try:

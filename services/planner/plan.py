@@ -1,7 +1,7 @@
 """All models of a host on their cards: what fits, what is missing, and what would fit instead.
 
     budget = card - reserve x card
-    left   = budget - sum of weights and overheads - sum of pools of a set size
+    left   = budget - sum of weights, overheads, windows and states - sum of pools of a set size
     a pool without a set size gets an equal share of what is left, whole tokens of it
 
 A plan fits when nothing is missing: every model's weights, overhead and pool, or at least one whole chat where the pool
@@ -39,7 +39,8 @@ class Placed:
 
     @property
     def kv_bytes(self) -> int:
-        return self.pool_tokens * self.need.per_token[self.kv_bits]
+        """The pool, and windows and states of all chats."""
+        return self.pool_tokens * self.need.per_token[self.kv_bits] + self.need.chats_bytes(self.kv_bits)
 
     @property
     def total_bytes(self) -> int:

@@ -23,7 +23,18 @@ def _models(card: CardPlan) -> Table:
     title = f"{card.card.name}: {size(card.card.total_bytes)}, {size(card.reserve_bytes)} in reserve"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("model", no_wrap=True)
-    for name in ("weights", "overhead", "KV/token 16/8/4", "bits", "tokens", "KV", "total"):
+    chats = any(model.need.chats_bytes(model.kv_bits) for model in card.models)
+    columns = (
+        "weights",
+        "overhead",
+        "KV/token 16/8/4",
+        *(["KV/chat"] if chats else []),
+        "bits",
+        "tokens",
+        "KV",
+        "total",
+    )
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for model in card.models:
         need = model.need
@@ -32,6 +43,7 @@ def _models(card: CardPlan) -> Table:
             size(need.weight_bytes),
             size(need.overhead_bytes),
             "/".join(f"{need.per_token[bits] / 1000:.1f}" for bits in (16, 8, 4)) + " kB",
+            *([size(need.per_chat.get(model.kv_bits, 0))] if chats else []),
             "4+8" if need.planes else str(model.kv_bits),
             f"{model.pool_tokens:,}",
             size(model.kv_bytes),

@@ -27,9 +27,11 @@ def alternatives(card: CardPlan) -> list[str]:
     if not found and fixed >= card.budget_bytes:
         found += _fewer(card)
     elif not found:
-        left = card.budget_bytes - fixed
+        left = card.budget_bytes - fixed - sum(model.need.chats_bytes(4) for model in card.models)
         asked = sum(model.need.tokens_min(4) * model.need.per_token[4] for model in card.models)
-        found.append(f"at 4 KV bits, {left / asked:.0%} of the tokens asked for: lower context_tokens or chats_max")
+        found.append(
+            f"at 4 KV bits, {max(0, left) / asked:.0%} of the tokens asked for: lower context_tokens or chats_max"
+        )
     return found
 
 
@@ -48,7 +50,7 @@ def _refusal(card: CardPlan) -> str:
     needed = card.budget_bytes + card.missing_bytes
     models = "; ".join(
         f"{model.need.model}: weights {size(model.need.weight_bytes)}, overhead {size(model.need.overhead_bytes)}, "
-        f"KV {size(model.need.tokens_min(model.kv_bits) * model.need.per_token[model.kv_bits])} at {model.kv_bits} bits"
+        f"KV {size(model.need.bytes_min(model.kv_bits) - model.need.fixed_bytes)} at {model.kv_bits} bits"
         for model in card.models
     )
     would = "; ".join(alternatives(card))
@@ -97,6 +99,7 @@ def _model(model: Placed) -> dict[str, object]:
         "overhead_bytes": need.overhead_bytes,
         "kv_bits": "mixed" if need.planes else model.kv_bits,
         "kv_bytes_per_token": {str(bits): count for bits, count in need.per_token.items()},
+        "kv_bytes_per_chat": {str(bits): count for bits, count in need.per_chat.items()},
         "pool_tokens": model.pool_tokens,
         "kv_bytes": model.kv_bytes,
         "total_bytes": model.total_bytes,

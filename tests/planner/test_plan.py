@@ -264,3 +264,75 @@ def test_fp8_without_scales_is_planned_with_a_warning_that_says_why() -> None:
     show(risky, console)
     assert f"Note: {note}." in console.export_text().splitlines()
     assert _one(QWQ, engine="sglang", kv_bits="mixed").notes == _one(QWQ, engine="llamacpp", kv_bits=8).notes == []
+
+
+class TestLayersThatDoNotGrow:
+    """Windows and states take the same for each chat, however long it is."""
+
+    # Of a file that llama.cpp loads: 6 layers, 5 with a window of 512 tokens, 1 KV head of 32 channels.
+    GEMMA = ModelShape(
+        architecture="gemma3",
+        layers=6,
+        kv_values_per_token=64,
+        context_tokens=8192,
+        weight_bytes=13_475_584,
+        vocabulary=49_152,
+        head_dim=32,
+        window_values_per_token=5 * 64,
+        window_tokens=512,
+    )
+    # Qwen3.5-35B-A3B: states in 30 of 40 layers.
+    HYBRID = replace(QWQ, layers=40, kv_values_per_token=10 * 1024, head_dim=256, state_bytes=64_389_120)
+
+    @staticmethod
+    def planned(shape: ModelShape, **model: object) -> Plan:
+        settings = {"memory": {"card": "80GB", "reserve": 0.0}, "models": {"it": {"weights": "w", **model}}}
+        return plan(Config.model_validate(settings), lambda _: shape)
+
+    @pytest.mark.parametrize(("bits", "slots", "pool_mib", "window_mib"), [(16, 2, 2.0, 1.25), (8, 4, 2.125, 1.328125)])
+    def test_llamacpp_allocates_what_is_planned(
+        self, bits: int, slots: int, pool_mib: float, window_mib: float
+    ) -> None:
+        """The sizes are those that llama.cpp's log names for this file: 1,024 cells of each window."""
+        found = self.planned(
+            self.GEMMA, engine="llamacpp", kv_bits=bits, chats_max=slots, context_tokens=8192, device="cpu"
+        ).model("it")
+        assert found.need.chats_bytes(bits) == window_mib * 2**20
+        assert found.kv_bytes == (found.pool_tokens * found.need.per_token[bits]) + window_mib * 2**20
+        assert found.pool_tokens * found.need.per_token[bits] == pool_mib * 2**20
+
+    def test_a_short_context_bounds_the_window(self) -> None:
+        found = self.planned(self.GEMMA, engine="llamacpp", kv_bits=16, chats_max=1, context_tokens=256, device="cpu")
+        assert found.model("it").need.per_chat[16] == 256 * 5 * 64 * 2
+
+    def test_sglang_keeps_windows_in_a_pool(self) -> None:
+        """0.8 window tokens for each token of the pool, its default."""
+        found = self.planned(replace(self.GEMMA, head_dim=128), engine="sglang", kv_bits=16)
+        assert found.model("it").need.per_token[16] == (64 + 0.8 * 5 * 64) * 2
+        assert found.model("it").need.per_chat[16] == 0
+
+    def test_states_are_planned_for_all_chats(self) -> None:
+        found = self.planned(self.HYBRID, engine="sglang", kv_bits=16, chats_max=16).model("it")
+        assert found.need.per_token[16] == 20_480
+        assert found.need.chats_bytes(16) == 16 * 5 * 64_389_120
+        assert found.total_bytes <= 80e9
+        output = StringIO()
+        show(self.planned(self.HYBRID, engine="sglang", kv_bits=16, chats_max=16), Console(file=output, width=160))
+        assert "KV/chat" in output.getvalue()
+        assert size(5 * 64_389_120) in output.getvalue()
+
+    @pytest.mark.parametrize(
+        ("shape", "words"),
+        [
+            (replace(GEMMA, head_dim=256), "sliding windows"),
+            (HYBRID, "linear or state-space layers"),
+            (replace(QWQ, latent=True, head_dim=0), r"latent attention \(MLA\)"),
+        ],
+    )
+    def test_planes_name_what_they_do_not_hold(self, shape: ModelShape, words: str) -> None:
+        """As a setting it is refused, before an engine is started; as the default it becomes 16 bits."""
+        with pytest.raises(ConfigError, match=f"KV planes hold full attention, and this model has {words}"):
+            self.planned(shape, engine="sglang", kv_bits="mixed")
+        settled = self.planned(shape, engine="sglang")
+        assert settled.model("it").kv_bits == 16
+        assert "holds KV at 16 bits" in settled.notes[0]
