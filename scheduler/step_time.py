@@ -8,9 +8,11 @@
     inter_token_s  = correction(model) x step_s / (1 - prefill duty)
     first_token_s  = (prefill backlog + prompt tokens / prefill rate) x slowdown + inter_token_s
 
-Decoding is bound by memory: each step reads all weights once and each chat's KV once. KV counts as large as a chat may
-grow, so that a prediction stays good for as long as the chat runs. Prefill is bound by compute: its duty is the part of
-the last `DUTY_S` seconds that admitted prompts take.
+Decoding is bound by memory: each step reads all weights once and each chat's KV once. Of a mixture of experts it
+reads those that some chat's token is routed to: each token leaves out 1 - used / count of them, so n chats leave out
+that part to the power of n, as if experts were drawn anew for each. KV counts as large as a chat may grow, so that a
+prediction stays good for as long as the chat runs. Prefill is bound by compute: its duty is the part of the last
+`DUTY_S` seconds that admitted prompts take.
 
 In turns, an engine waits for a step of every other one, so their bytes add up, and everybody's prompts slow every step.
 In space (CUDA MPS), kernels run side by side: a step is no shorter than alone, and a busy neighbour makes it longer by
@@ -100,9 +102,11 @@ class EngineLoad:
         "prefill_first",
         "prefill_tokens_per_s",
         "prefill_tokens_seen",
+        "routed_bytes",
         "sharing",
         "step_kv_bytes",
         "unattainable",
+        "unrouted_part",
         "weight_bytes",
     )
 
@@ -110,6 +114,8 @@ class EngineLoad:
         self.chats = 0
         self.kv_bytes = 0
         self.weight_bytes = 0
+        self.routed_bytes = 0
+        self.unrouted_part = 0.0  # of them that one token leaves unread
         self.correction = 1.0
         self.duty = PrefillDuty()
         self.sharing = Sharing.TURNS
@@ -122,6 +128,12 @@ class EngineLoad:
         self.inter_token_s_max: float | None = None
         self.first_token_s_max: float | None = None
         self.unattainable = False
+
+    def weights_read(self, chats: int) -> int:
+        """Bytes of weights that a step of so many chats reads."""
+        if not self.routed_bytes or not chats:
+            return self.weight_bytes if chats else 0
+        return self.weight_bytes - int(self.routed_bytes * self.unrouted_part**chats)
 
     def decoded(self, at_s: float) -> bool:
         """Whether it took steps in the second or so before `at_s`, by its own word."""
@@ -152,9 +164,10 @@ class StepTimeModel:
 
     def started(self, facts: EngineFacts) -> None:
         load = self.loads.setdefault(facts.model, EngineLoad())
-        if load.chats:
-            self._round_bytes += facts.weight_bytes - load.weight_bytes
+        self._round_bytes -= load.weights_read(load.chats)
         load.weight_bytes, load.sharing = facts.weight_bytes, facts.sharing
+        load.routed_bytes, load.unrouted_part = facts.routed_bytes, 1.0 - facts.routed_part
+        self._round_bytes += load.weights_read(load.chats)
         self._find_sharing()
         load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
         self._set_targets(facts.model)
@@ -169,7 +182,7 @@ class StepTimeModel:
         most = targets.inter_token_ms_max
         load.inter_token_s_max = None if most is None else most / 1000.0
         load.first_token_s_max = targets.first_token_s_max
-        alone = load.weight_bytes / self._bandwidth if self._bandwidth else 0.0
+        alone = load.weights_read(1) / self._bandwidth if self._bandwidth else 0.0
         load.unattainable = load.inter_token_s_max is not None and alone > load.inter_token_s_max
 
     def _find_harmless(self) -> None:
@@ -187,20 +200,22 @@ class StepTimeModel:
     def add(self, model: str, kv_bytes: int) -> None:
         """A chat that may grow to `kv_bytes` runs now."""
         load = self.loads[model]
-        load.chats += 1
-        if load.chats == 1:
-            self._round_bytes += load.weight_bytes
-            self._find_slowdown()
+        self._count(load, load.chats + 1)
         load.kv_bytes += kv_bytes
         self._round_bytes += kv_bytes
 
     def remove(self, model: str, kv_bytes: int) -> None:
         load = self.loads[model]
-        load.chats -= 1
+        self._count(load, load.chats - 1)
         load.kv_bytes -= kv_bytes
         self._round_bytes -= kv_bytes
-        if not load.chats:
-            self._round_bytes -= load.weight_bytes
+
+    def _count(self, load: EngineLoad, chats: int) -> None:
+        turns = not chats or not load.chats
+        if turns or load.routed_bytes:
+            self._round_bytes += load.weights_read(chats) - load.weights_read(load.chats)
+        load.chats = chats
+        if turns:
             self._find_slowdown()
 
     def grow(self, model: str, more_bytes: int) -> None:
@@ -211,7 +226,7 @@ class StepTimeModel:
     def leave(self, model: str) -> None:
         """The engine goes to another device, with its chats."""
         load = self.loads.pop(model)
-        self._round_bytes -= load.kv_bytes + (load.weight_bytes if load.chats else 0)
+        self._round_bytes -= load.kv_bytes + load.weights_read(load.chats)
         self._find_sharing()
         self._find_harmless()
 
@@ -272,9 +287,11 @@ class StepTimeModel:
     def _steps_in_space_s(
         self, load: EngineLoad, slowdown: float, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0
     ) -> tuple[float, float]:
-        """The same in space, of one engine; the second is its time alone. There must be a bandwidth."""
+        """The same in space, of one engine, with one more chat where that reads `more_bytes`; the second is its time
+        alone. There must be a bandwidth."""
         duty = min(DUTY_MAX, (load.duty.now(now_s) + prefill_s / DUTY_S) * slowdown)
-        alone_s = (load.weight_bytes + load.kv_bytes + more_bytes) / (self._bandwidth or 1.0)
+        weights = load.weights_read(load.chats + (more_bytes > 0))
+        alone_s = (weights + load.kv_bytes + more_bytes) / (self._bandwidth or 1.0)
         return alone_s * slowdown / (1.0 - duty), alone_s
 
     def breaks(
@@ -304,7 +321,8 @@ class StepTimeModel:
         self, mine: EngineLoad, kv_bytes: int, prefill_s: float, now_s: float, keep: float
     ) -> tuple[tuple[str, float, float] | None, float]:
         """The target that one more chat would break, as (model, predicted s, most s), and the chat's own step time."""
-        step_s, least_s = self.steps_s(now_s, kv_bytes + (0 if mine.chats else mine.weight_bytes), prefill_s)
+        more_weights = mine.weights_read(mine.chats + 1) - mine.weights_read(mine.chats)
+        step_s, least_s = self.steps_s(now_s, kv_bytes + more_weights, prefill_s)
         if step_s > self._harmless_s * keep:
             for name, load in self.loads.items():
                 most = load.inter_token_s_max
@@ -354,7 +372,7 @@ class StepTimeModel:
             chats[model], sizes[model] = len(held), sum(one.reserved_bytes for one in held)
         round_bytes = sum(sizes.values())
         for model, load in self.loads.items():
-            round_bytes += load.weight_bytes if load.chats else 0
+            round_bytes += load.weights_read(load.chats)
             if (load.chats, load.kv_bytes) != (chats[model], sizes[model]):
                 raise AssertionError(f"{model}: bandwidth counts {load.chats} chats, {load.kv_bytes} bytes")
         if round_bytes != self._round_bytes:
@@ -394,11 +412,11 @@ class StepTimeModel:
             return
         decoded = self._decoded_with(load, report.at_s)
         if self.sharing is Sharing.TURNS:
-            read: float = sum(other.weight_bytes + other.step_kv_bytes for other in decoded)
+            read: float = sum(other.weights_read(max(1, other.chats)) + other.step_kv_bytes for other in decoded)
             duty = self._duty.now(report.at_s)
         else:  # as if it had the device alone and read so much more
             slowdown = self._slowdown_of(decoded)
-            read = (load.weight_bytes + load.step_kv_bytes) * slowdown
+            read = (load.weights_read(max(1, load.chats)) + load.step_kv_bytes) * slowdown
             duty = load.duty.now(report.at_s) * slowdown
         if read:
             seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - min(DUTY_MAX, duty))

@@ -36,6 +36,8 @@ class EngineFacts:
     live_kv_bits: bool = False  # sessions may differ in bits and change while they run
     device: str = CPU  # id of what it runs on; see contracts.devices
     sharing: Sharing = Sharing.TURNS  # with the device's other engines, as was seen when it started
+    routed_bytes: int = 0  # weights of routed experts, part of weight_bytes
+    routed_part: float = 1.0  # of them that one token is computed by
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,8 @@ class LlamaCppEngine:
             context_tokens=min(options.context_tokens, model.context_tokens),
             chats_max=options.chats_max,
             kv_bits=self._bits,
+            routed_bytes=model.experts.bytes if model.experts else 0,
+            routed_part=model.experts.part if model.experts else 1.0,
         )
         return self._facts
 

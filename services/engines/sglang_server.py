@@ -273,6 +273,8 @@ class SglangServer:
             kv_bits=bits,
             live_kv_bits=self.options.kvplanes,
             device=gpu(self.options.gpu) if self.options.device == "cuda" else CPU,
+            routed_bytes=min(weight_bytes, model.experts.bytes) if model.experts else 0,
+            routed_part=model.experts.part if model.experts else 1.0,
         )
 
     def _overhead_bytes(self, model: ModelShape, known_bytes: int) -> int:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from services.model_files.layer_caches import gguf_caches
-from services.model_files.shape import ModelShape
+from services.model_files.shape import Experts, ModelShape
 
 _MAGIC = b"GGUF"
+_EXPERTS = "_exps."  # in the names of routed experts' tensors
 _SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})\.gguf")
 _DIMENSIONS_MAX = 8
 _ITEMS_MAX = 50_000_000  # an array or a table longer than this is a corrupt count
@@ -76,6 +77,7 @@ class Gguf:
     metadata: dict[str, Any]
     tensors: dict[str, str]
     weight_bytes: int
+    expert_bytes: int = 0  # of `weight_bytes`: routed experts' tensors
 
     def number(self, key: str) -> int | None:
         """An integer under the architecture's prefix, such as `block_count`. None where it is not given."""
@@ -111,7 +113,12 @@ class Gguf:
             window_values_per_token=caches.window_values_per_token,
             window_tokens=caches.window_tokens,
             state_bytes=caches.state_bytes,
+            experts=self._experts(),
         )
+
+    def _experts(self) -> Experts | None:
+        count, used = self.number("expert_count"), self.number("expert_used_count")
+        return Experts(count, min(used, count), self.expert_bytes) if count and used and self.expert_bytes else None
 
     def _need(self, key: str) -> int:
         value = self.number(key)
@@ -141,7 +148,10 @@ def read_gguf(path: Path, arrays_max: int = 4096) -> Gguf:
     for other in others:
         part = _read_file(other, 0)
         model = replace(
-            model, tensors={**model.tensors, **part.tensors}, weight_bytes=model.weight_bytes + part.weight_bytes
+            model,
+            tensors={**model.tensors, **part.tensors},
+            weight_bytes=model.weight_bytes + part.weight_bytes,
+            expert_bytes=model.expert_bytes + part.expert_bytes,
         )
     return model
 
@@ -178,18 +188,18 @@ class _Reader:
             value = self._value(self._scalar("I"))
             if value is not None:
                 metadata[key] = value
-        tensors, end = self._tensors(tensor_count)
+        tensors, end, expert_bytes = self._tensors(tensor_count)
         alignment = metadata.get("general.alignment", _ALIGNMENT_DEFAULT)
         start = -(-self.at // alignment) * alignment
         if start + end > len(self.data):
             missing = start + end - len(self.data)
             raise GgufError(f"{self.path}: the file is cut short by {missing} bytes")
-        return Gguf(self.path, metadata, tensors, len(self.data) - start)
+        return Gguf(self.path, metadata, tensors, len(self.data) - start, expert_bytes)
 
-    def _tensors(self, count: int) -> tuple[dict[str, str], int]:
-        """Types by name, and where the last tensor's data ends, from the start of the data."""
+    def _tensors(self, count: int) -> tuple[dict[str, str], int, int]:
+        """Types by name, where the last tensor's data ends, from the start of the data, and bytes of routed experts."""
         types: dict[str, str] = {}
-        end = 0
+        end = expert_bytes = 0
         for _ in range(count):
             name, dimensions = self._string(), self._scalar("I")
             if dimensions > _DIMENSIONS_MAX:
@@ -198,8 +208,10 @@ class _Reader:
             number, offset = self._scalar("I"), self._scalar("Q")
             kind, block, size = _TENSOR_TYPES.get(number, (f"type {number}", 1, 0))
             types[name] = kind
-            end = max(end, offset + values // block * size)
-        return types, end
+            tensor_bytes = values // block * size
+            end = max(end, offset + tensor_bytes)
+            expert_bytes += tensor_bytes if _EXPERTS in name else 0
+        return types, end, expert_bytes
 
     def _scalar(self, form: str) -> Any:
         (value,) = struct.unpack_from("<" + form, self.data, self.at)

