@@ -1,6 +1,6 @@
-"""Shapes of the hub's models that the examples use, for planning where no hub is reached.
+"""Shapes of models on the hub, for planning where no hub is reached: the examples', and others (docs/models.md).
 
-From each model's own config.json; `weight_bytes` is rounded to 10 MB.
+From each model's own config.json. `weight_bytes` is rounded to 10 MB, or is what its publisher names.
 """
 
 from __future__ import annotations

