@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from fastapi import Body, Path, Query, status
 from pydantic import JsonValue, ValidationError
 
+from gateway.actions.catalog import action_problem
 from gateway.admin.auth import Operator, Viewer
 from gateway.admin.common import Host, bot_of, merged, note, routes, tenant_of
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
+from services.config.actions import secret_problem
 from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig, renamed
 from services.store.registry import Registry
 from services.store.registry_edit import edit, read_registry, with_tenant
@@ -123,6 +125,8 @@ def check(config: Config, bot: BotConfig) -> None:
             f"context_tokens is {bot.context_tokens}, the model's are {model.context_tokens}.", param="context_tokens"
         )
     _refuse(bot.problem())
+    for name, action in bot.actions.items():
+        _refuse(secret_problem(action, config.action_secrets) or action_problem(action), f"actions.{name}.")
 
 
 def check_policy(kv: KvPolicyConfig) -> None:

@@ -25,7 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from services.config.urls import is_loopback, unusable
+from services.config.actions import ACTIONS_MAX, ActionConfig, ActionName, ActionSecret, secret_problem
+from services.config.urls import check_reachable, is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
 from services.config.yaml_file import YamlFile
 from services.contracts.chats import TokenPrice
@@ -222,13 +223,10 @@ def _check_origin(origin: str) -> str:
 
 
 def _check_webhook(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if not (parts.scheme == "https" and host) and not (parts.scheme == "http" and is_loopback(host)):
-        raise ValueError(f"{url!r} is no webhook: it must be https://, or http:// to this machine")
-    if parts.username is not None or parts.fragment:
-        raise ValueError(f"{url!r} is no webhook: leave out user names, passwords and fragments")
-    return url
+    try:
+        return check_reachable(url)
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no webhook: {error}") from None
 
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
@@ -298,6 +296,7 @@ class BotConfig(Section):
     priority: int = Field(default=0, ge=-10, le=10)
     completions: bool = False  # allows /v1/completions, which goes around `system` and the chat template
     widget: WidgetConfig | None = None
+    actions: Annotated[dict[ActionName, ActionConfig], Field(max_length=ACTIONS_MAX)] = {}  # calls that the host makes
 
     @model_validator(mode="before")
     @classmethod
@@ -309,6 +308,9 @@ class BotConfig(Section):
         for section, found in (("kv", self.kv.problem()), ("widget", self.widget.problem() if self.widget else None)):
             if found is not None:
                 return f"{section}.{found[0]}", found[1]
+        for name, action in self.actions.items():
+            if (problem := action.problem()) is not None:
+                return f"actions.{name}.{problem[0]}", problem[1]
         return None
 
 
@@ -371,6 +373,7 @@ class Config(Section):
     models: dict[Name, ModelConfig] = Field(min_length=1)
     tenants: dict[Name, TenantConfig] = {}
     overflow: dict[Name, OverflowConfig] = {}
+    action_secrets: dict[Name, ActionSecret] = {}
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -415,6 +418,11 @@ def _check_references(file: YamlFile, config: Config) -> None:
             if (problem := wanted.problem()) is not None:
                 option, why = problem
                 raise ConfigError(f"{file.place((*where, *option.split('.')))}: {option}: {why}")
+            for name, action in wanted.actions.items():
+                if (problem := secret_problem(action, config.action_secrets)) is not None:
+                    raise ConfigError(
+                        f"{file.place((*where, 'actions', name, problem[0]))}: {problem[0]}: {problem[1]}"
+                    )
             most = 8 if model.kv_bits == "mixed" else model.kv_bits
             if wanted.kv.promised_bits > most:
                 raise ConfigError(

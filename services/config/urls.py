@@ -57,3 +57,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_reachable(url: str) -> str:
+    """The URL, if this host may send requests there. Raises ValueError that says why not."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not (parts.scheme == "https" and host) and not (parts.scheme == "http" and is_loopback(host)):
+        raise ValueError("it must be https://, or http:// to this machine")
+    if parts.username is not None or parts.fragment:
+        raise ValueError("leave out user names, passwords and fragments")
+    return url

@@ -16,10 +16,12 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
+from gateway import outgoing
+from gateway.outgoing import allowed
 from gateway.widget import handover, webhook
 from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite, webhook_secret
-from gateway.widget.webhook import WebhookFailed, allowed, post
+from gateway.widget.webhook import WebhookFailed, post
 from services.config.schema import BotConfig, WidgetConfig
 from services.store import redis_keys as keys
 from services.store.connection import Connection, connect
@@ -284,10 +286,10 @@ async def test_a_name_with_other_letters_is_looked_up_and_told_as_dns_has_it(mon
             looked_up.append(host)
             return ["127.0.0.1"]
 
-        monkeypatch.setattr(webhook, "allowed", lambda address, loopback: True)
+        monkeypatch.setattr(outgoing, "allowed", lambda address, loopback: True)
         with pytest.raises(WebhookFailed):
             await post(url.replace("/hook", f":{port}/hook"), b"{}", {}, resolver=resolver)
-        monkeypatch.setattr(webhook, "is_loopback", lambda host: True)  # so that the request is not hidden by TLS
+        monkeypatch.setattr(outgoing, "is_loopback", lambda host: True)  # so that the request is not hidden by TLS
         with pytest.raises(WebhookFailed):
             await post(url.replace("https", "http").replace("/hook", f":{port}/hook"), b"{}", {}, resolver=resolver)
     hello, request = heard
@@ -377,7 +379,7 @@ async def test_a_name_is_connected_to_at_the_address_that_was_checked(
 ) -> None:
     """The name stays in the Host header, and the certificate is checked against it: a plain receiver is no TLS peer."""
     port = int(desk.rpartition(":")[2].partition("/")[0])
-    monkeypatch.setattr(webhook, "allowed", lambda address, loopback: True)
+    monkeypatch.setattr(outgoing, "allowed", lambda address, loopback: True)
 
     async def resolver(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
