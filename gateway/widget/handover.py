@@ -95,7 +95,8 @@ class Outbox:
             except QueueUnavailable as error:
                 log.warning("widget.outbox_unavailable", why=str(error))
             try:
-                await asyncio.wait_for(self._woken.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):  # wait_for may swallow a cancellation in Python 3.11
+                    await self._woken.wait()
             except TimeoutError:
                 continue
             self._woken.clear()
