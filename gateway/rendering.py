@@ -63,8 +63,9 @@ def _shown_by_template(tokenizer: Tokenizer, request: ChatRequest) -> bool:
 def _render(tokenizer: Tokenizer, bot: BotConfig, request: ChatRequest, *, native: bool) -> Rendered:
     use = request.tool_use
     output = output_format(use, request.answer_schema, native=native, whole=not request.stream)
-    if bot.thinking_tokens_max is not None and not output.json_schema:
-        output = replace(output, thinking_tokens_max=bot.thinking_tokens_max)
+    bounds = [most for most in (bot.thinking_tokens_max, request.thinking_tokens_max) if most is not None]
+    if bounds and not output.json_schema:
+        output = replace(output, thinking_tokens_max=min(bounds))
     thinks = False if output.json_schema else _thinks(bot, request)
     variables = _variables(tokenizer, request, thinks)
     if native:

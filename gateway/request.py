@@ -58,6 +58,7 @@ class Origin(NamedTuple):
     raw: str | Sequence[int] | None = None
     capped: bool = False
     prompt_logprobs: bool = False  # of the prompt's tokens, before the answer
+    thinking_tokens_max: int | None = None
 
 
 CHAT_API = Origin()
@@ -120,11 +121,21 @@ class ChatRequest(BaseModel):
         """Whether the answer may be shorter than `wanted_tokens` where the context leaves less."""
         return self._origin.capped
 
+    @property
+    def thinking_tokens_max(self) -> int | None:
+        """How long the thoughts may be, if the client said. The bot's own bound holds beside it."""
+        return self._origin.thinking_tokens_max
+
     def asked_elsewhere(
-        self, *, raw: str | Sequence[int] | None = None, capped: bool = False, prompt_logprobs: bool = False
+        self,
+        *,
+        raw: str | Sequence[int] | None = None,
+        capped: bool = False,
+        prompt_logprobs: bool = False,
+        thinking_tokens_max: int | None = None,
     ) -> Self:
         """The same request, as another API means it."""
-        self.__dict__["_origin"] = Origin(self._origin.unknown, raw, capped, prompt_logprobs)
+        self.__dict__["_origin"] = Origin(self._origin.unknown, raw, capped, prompt_logprobs, thinking_tokens_max)
         return self
 
     @property
@@ -223,6 +234,7 @@ class ChatRequest(BaseModel):
         """Of what is asked, not of how the answer is to be sent: equal when a client asks again."""
         asked = self.model_dump(exclude={"stream", "stream_options", "chat_id"}, exclude_none=True)
         asked["prompt_logprobs"] = self._origin.prompt_logprobs
+        asked["thinking_tokens_max"] = self._origin.thinking_tokens_max
         return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 

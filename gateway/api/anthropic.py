@@ -40,7 +40,8 @@ async def create(gateway: Gateway, call: Call) -> None:
     """POST /v1/messages. Raises Refused, QueueUnavailable, ClientGone."""
     request = parsed(await json_body(gateway, call))
     chat = checked_chat(request.chat(), strict=gateway.config.gateway.strict)
-    await answer(gateway, call, chat.asked_elsewhere(capped=True), MessagesAnswer)
+    chat.asked_elsewhere(capped=True, thinking_tokens_max=request.thinking_tokens_max)
+    await answer(gateway, call, chat, MessagesAnswer)
 
 
 async def count_tokens(gateway: Gateway, call: Call) -> None:
@@ -62,7 +63,8 @@ class MessagesAnswer:
     def start(self, entry_id: str) -> bytes:  # noqa: ARG002  (these events cannot be resumed)
         """The first events."""
         usage = {"input_tokens": self._ticket.prompt_tokens, "output_tokens": 0}
-        return _event("message_start", message=self._message([], None, usage)) + _event("ping")
+        message = self._message([], {"stop_reason": None, "stop_sequence": None}, usage)
+        return _event("message_start", message=message) + _event("ping")
 
     def entry(self, entry: ReplyEntry) -> bytes:
         """The events of one entry with text."""
@@ -71,7 +73,7 @@ class MessagesAnswer:
     def tail(self, end: ReplyEnd) -> bytes:
         """The events that close what is open, and the end of the message."""
         closing = b"".join(_step(step) for step in self._blocks.end())
-        delta = {"stop_reason": STOP_REASONS.get(end.finish, "end_turn"), "stop_sequence": None}
+        delta = _stop(end)
         usage = _usage(end.usage) if end.usage is not None else {"output_tokens": 0}
         return closing + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
 
@@ -83,10 +85,10 @@ class MessagesAnswer:
         """The answer to a request that does not stream."""
         blocks = [_block(block, block.text) for block in blocks_of(entries)]
         usage = _usage(end.usage) if end.usage is not None else {"input_tokens": 0, "output_tokens": 0}
-        return orjson.dumps(self._message(blocks, STOP_REASONS.get(end.finish, "end_turn"), usage))
+        return orjson.dumps(self._message(blocks, _stop(end), usage))
 
     def _message(
-        self, content: list[dict[str, object]], stop_reason: str | None, usage: Mapping[str, object]
+        self, content: list[dict[str, object]], stop: Mapping[str, object], usage: Mapping[str, object]
     ) -> dict[str, object]:
         return {
             "id": "msg_" + self._ticket.chat.removeprefix("chatcmpl-"),
@@ -94,8 +96,7 @@ class MessagesAnswer:
             "role": "assistant",
             "model": self._ticket.bot,
             "content": content,
-            "stop_reason": stop_reason,
-            "stop_sequence": None,
+            **stop,
             "usage": usage,
         }
 
@@ -111,6 +112,13 @@ def error_body(refused: Refused) -> bytes:
         "param": refused.param,
     }
     return orjson.dumps({"type": "error", "error": error})
+
+
+def _stop(end: ReplyEnd) -> dict[str, object]:
+    """Why the answer ended, and the stop sequence that ended it."""
+    if end.finish is Finish.STOP and end.stop_text:
+        return {"stop_reason": "stop_sequence", "stop_sequence": end.stop_text}
+    return {"stop_reason": STOP_REASONS.get(end.finish, "end_turn"), "stop_sequence": None}
 
 
 def _step(step: Step) -> bytes:

@@ -12,6 +12,7 @@ from gateway.api.shapes import Shape, checked, checked_kind, refuse_mixed
 from gateway.outcomes import Code, Refused
 from gateway.request import MESSAGES_MAX
 
+BUDGET_TOKENS_MIN = 1024  # as at Anthropic
 CHAT_STYLE = {
     "max_completion_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
@@ -113,7 +114,7 @@ class ThinkingParam(Shape):
     """Whether the model thinks first."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    budget_tokens: Annotated[int, Field(ge=BUDGET_TOKENS_MIN)] | None = None  # of the thoughts
 
 
 class JsonFormat(Shape):
@@ -206,6 +207,12 @@ class MessagesRequest(CountTokensRequest):
     stop_sequences: list[str] | None = None
     metadata: UserMetadata | None = None
 
+    @property
+    def thinking_tokens_max(self) -> int | None:
+        """How long the thoughts may be."""
+        thinks = self.thinking is not None and self.thinking.type == "enabled"
+        return self.thinking.budget_tokens if self.thinking is not None and thinks else None
+
     def chat(self) -> dict[str, object]:
         """As a chat request has it. Raises Refused."""
         found = {**super().chat(), "max_tokens": self.max_tokens}
@@ -219,7 +226,14 @@ class MessagesRequest(CountTokensRequest):
 def parsed(body: Mapping[str, object]) -> MessagesRequest:
     """A checked request. Raises Refused."""
     refuse_mixed(body, "/v1/messages", CHAT_STYLE)
-    return checked(MessagesRequest, body)
+    request = checked(MessagesRequest, body)
+    if (request.thinking_tokens_max or 0) >= request.max_tokens:
+        raise Refused(
+            Code.INVALID_VALUE,
+            f"thinking.budget_tokens must be less than max_tokens, which is {request.max_tokens}.",
+            param="thinking.budget_tokens",
+        )
+    return request
 
 
 def _chat_messages(message: MessageParam, place: str) -> list[dict[str, object]]:

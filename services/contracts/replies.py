@@ -39,6 +39,7 @@ class ReplyEnd:
     usage: ChatUsage | None = None
     error: ReplyError | None = None
     served_by: str = HERE
+    stop_text: str = ""  # which of the texts in `Sampling.stop` ended the answer; "": none of them
 
 
 class ContentKind(StrEnum):

@@ -85,6 +85,7 @@ class Piece(NamedTuple):  # there is one a token, and a frozen dataclass takes t
     completion_tokens: int | None = None
     logprobs: str = ""  # JSON array of OpenAI's logprobs.content items, of these tokens; "": not asked for
     prompt_logprobs: str = ""  # the same of the prompt's tokens, with the first piece; that of the first token is null
+    stop_text: str = ""  # with the finish "stop": the stop text that the model wrote; "": it ended by itself
 
 
 @dataclass(frozen=True, slots=True)

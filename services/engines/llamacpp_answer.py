@@ -128,6 +128,7 @@ class AnswerEvents:
             cached_tokens=event["timings"]["cache_n"],
             completion_tokens=self.tokens,
             logprobs=logprobs,
+            stop_text=event["stopping_word"] if event["stop"] and finish == "stop" else "",
         )
 
     def _more(self, event: Mapping[str, Any]) -> str:

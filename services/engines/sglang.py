@@ -283,6 +283,7 @@ class SglangEngine:
                 completion_tokens=meta["completion_tokens"],
                 logprobs=logprobs,
                 prompt_logprobs=prompt,
+                stop_text=_stop_text(finish),
             )
         except (KeyError, TypeError) as error:
             raise EngineUnavailable(f"SGLang ({self.model}): an event without {error}: {event}") from error
@@ -388,6 +389,12 @@ def _sampling(sampling: Sampling, max_tokens: int) -> dict[str, object]:
         "ignore_eos": sampling.ignore_eos,
         "stop_token_ids": list(sampling.stop_token_ids) or None,
     }
+
+
+def _stop_text(finish: Mapping[str, Any]) -> str:
+    """The stop text that ended an answer. SGLang names a token by its id."""
+    matched = finish.get("matched")
+    return matched if isinstance(matched, str) else ""
 
 
 def _logprobs(meta: Mapping[str, Any], finish: Mapping[str, Any] | None) -> str:

@@ -111,6 +111,7 @@ def _end_of(values: Mapping[str, Any]) -> ReplyEnd:
         usage=decode(ChatUsage, usage) if usage else None,
         error=decode(ReplyError, error) if error else None,
         served_by=values.get("served_by", HERE),
+        stop_text=values.get("stop_text", ""),
     )
 
 

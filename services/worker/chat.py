@@ -63,6 +63,7 @@ class RunningChat:
     engine: Engine | None = None  # that works on it now
     start: int = 0  # of that engine
     settling: bool = False
+    stop_text: str = ""  # that ended the answer
     claim: ClaimedChat | None = None
     tokens: int = 0  # of the answer, over all attempts
     reasoning_tokens: int = 0  # of these
@@ -157,7 +158,7 @@ async def _attempt(running: RunningChat, claim: ClaimedChat, context: WorkerCont
         finally:
             context.latencies.ended(running.chat)
         if finish is not None:
-            return ReplyEnd(finish)
+            return ReplyEnd(finish, stop_text=running.stop_text if finish is Finish.STOP else "")
         await context.writer.flush()
         written = await _written(running, context)
         left = claim.ticket.max_tokens - running.tokens
@@ -261,6 +262,7 @@ async def _stream(
                 running.cached_tokens = min(piece.cached_tokens, running.prompt_tokens or claim.ticket.prompt_tokens)
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
+                running.stop_text = piece.stop_text
             elif closing := _thoughts_to_end(running, claim, parser, context):
                 output.put(closing)
                 return None
@@ -365,7 +367,7 @@ async def close(running: RunningChat, claim: ClaimedChat, end: ReplyEnd, context
             reasoning_tokens=min(running.reasoning_tokens, running.tokens),
             overflow_microusd=round(context.price.microusd(prompt_tokens, running.tokens)),
         )
-    done = ReplyEnd(end.finish, usage, end.error, context.work.served_by)
+    done = replace(end, usage=usage, served_by=context.work.served_by)
     settled = await retried(
         lambda: context.work.settle(
             claim.ticket, claim.attempt, done, usage=usage, keep_s=context.reply_keep_s, now_s=context.clock()

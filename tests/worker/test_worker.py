@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from services.contracts.chats import Ticket
+from services.contracts.chats import Sampling, Ticket
 from services.contracts.replies import Finish, ReplyEntry
 from services.store import redis_keys as keys
 from services.store.work import ReplyPiece, WorkConsumer
@@ -30,6 +31,14 @@ async def test_a_chat_is_answered_with_true_counts(served: Bunk) -> None:
     assert end.usage.kv_byte_seconds > 0
     assert 0 < (end.usage.first_token_s or 0) < (end.usage.ran_s or 0)
     assert await _ledger(served) == 0
+
+
+async def test_the_end_names_the_stop_text_that_came(served: Bunk) -> None:
+    greedy = Sampling(temperature=0.0)
+    for stop, named in ((("###", "capital"), "capital"), (("###",), "")):
+        chat = await served.submit("What is the capital of France?", sampling=replace(greedy, stop=stop))
+        _, end = await served.answer(chat.chat)
+        assert (end.finish, end.stop_text) == (Finish.STOP, named)
 
 
 async def test_more_chats_than_slots_are_all_answered(served: Bunk) -> None:

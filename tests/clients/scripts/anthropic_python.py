@@ -126,11 +126,13 @@ def _() -> None:
     assert kinds.count("thinking_delta") > 3
 
 
-@check("stop", "a stop sequence ends an answer")
+@check("stop", "a stop sequence ends an answer, which names it")
 def _() -> None:
     whole = ask(**COLD).content[0].text
     word = whole.split()[3]
-    assert ask(stop_sequences=[word], **COLD).content[0].text == whole[: whole.index(word)]
+    cut = ask(stop_sequences=[word], **COLD)
+    assert cut.content[0].text == whole[: whole.index(word)]
+    assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", word)
 
 
 @check("sampling", "top_k, top_p and temperature are taken")

@@ -59,6 +59,31 @@ async def test_a_streamed_message(host: Host, claude: anthropic.AsyncAnthropic) 
     assert final.usage.input_tokens == host.driver.tickets[0].prompt_tokens - 2
 
 
+async def test_the_stop_sequence_that_ended_the_message_is_named(host: Host, claude: anthropic.AsyncAnthropic) -> None:
+    host.driver.script_for = lambda _: Script(("One", " two"), stop_text="END")
+    asked: Any = {**ASKED, "stop_sequences": ["###", "END"]}
+    whole = await claude.messages.create(**asked)
+    async with claude.messages.stream(**asked) as stream:
+        streamed = await stream.get_final_message()
+    for message in (whole, streamed):
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
+
+
+async def test_a_budget_bounds_the_thoughts(host: Host, claude: anthropic.AsyncAnthropic) -> None:
+    asked: Any = {**ASKED, "max_tokens": 1_200}
+    for thinking_, bound in (
+        ({"type": "enabled", "budget_tokens": 1_024}, 1_024),
+        ({"type": "disabled"}, None),
+        ({"type": "adaptive"}, None),
+    ):
+        await claude.messages.create(**asked, thinking=thinking_)
+        assert host.driver.claims[-1].payload.output.thinking_tokens_max == bound
+    with pytest.raises(anthropic.BadRequestError, match="1024"):
+        await claude.messages.create(**asked, thinking={"type": "enabled", "budget_tokens": 1_023})
+    with pytest.raises(anthropic.BadRequestError, match="less than max_tokens, which is 1200"):
+        await claude.messages.create(**asked, thinking={"type": "enabled", "budget_tokens": 1_200})
+
+
 async def test_events_as_bytes(host: Host) -> None:
     headers = {"x-api-key": ACME, "anthropic-version": "2023-06-01", "anthropic-beta": "x"}
     answer = await host.http.post(f"{host.url}/v1/messages?beta=true", headers=headers, json={**ASKED, "stream": True})

@@ -185,7 +185,7 @@ def test_tools_and_formats_of_a_message() -> None:
     assert asked["reasoning_effort"] == "max"
     assert asked["response_format"]["json_schema"]["schema"] == SCHEMA
     for kind, thinks in (("enabled", True), ("disabled", False)):
-        asked = message_chat(thinking={"type": kind, "budget_tokens": 1024})
+        asked = message_chat(thinking={"type": kind, "budget_tokens": 1024}, max_tokens=2048)
         assert asked["chat_template_kwargs"] == {"enable_thinking": thinks}
     assert "chat_template_kwargs" not in message_chat(thinking={"type": "adaptive"})
 
