@@ -13,8 +13,11 @@ from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyEntry
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # nginx would hold events back
-PING = b": ping\n\n"
-WAITING = b": waiting\n\n"
+# What keeps an idle stream open: docs/adr/16-what-keeps-a-stream-open.md. An empty line, since some clients fail on a
+# comment; a comment where events have ids, since others take an empty line behind an id for an event.
+BLANK = b"\n\n"
+PING = b": ping\n"
+WAITING = b": waiting\n"
 DONE = b"data: [DONE]\n\n"
 RETRY_MS = 500  # a client whose gateway went away comes back so soon
 FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.TOOL_CALLS: "tool_calls"}

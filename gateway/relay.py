@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from time import monotonic
 
-from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, WAITING, AnswerFormat
+from gateway.answers import BLANK, EVENT_STREAM, PING, STREAM_HEADERS, WAITING, AnswerFormat
 from gateway.call import JSON, Call, ClientGone, Header
 from gateway.choices import follow
 from gateway.metrics import RequestMetrics
@@ -179,12 +179,13 @@ class _Stream:
         for entry in first:
             metrics.see(entry)
         await call.start(200, [*STREAM_HEAD, *answer_headers(self._gateway, call, self._chat, metrics)])
-        news, idle = first, WAITING if self._chat.waits else PING
+        ping = PING if self._chat.resumable else BLANK  # others have no ids
+        news, idle = first, WAITING if self._chat.waits and self._chat.resumable else ping
         while True:
             await call.send(self._events(news) if news else idle, more=self.end is None)
             if self.end is not None:
                 return
-            idle = PING
+            idle = ping
             news = await entries.read(ping_s)
             for entry in news:
                 metrics.see(entry)

@@ -99,7 +99,7 @@ class GatewayConfig(Section):
     processes: int = Field(default=1, ge=1, le=64)
     body_bytes_max: Bytes = 2 * 2**20
     request_read_s_max: float = Field(default=10.0, gt=0)  # headers and body must have come by then
-    ping_s: float = Field(default=10.0, gt=0)  # an idle stream gets `: ping` that often
+    ping_s: float = Field(default=10.0, gt=0)  # an idle stream gets an empty line or a comment that often
     early_refusal_s: float = Field(default=0.5, gt=0)  # so long a stream may be refused with a status of its own
     resume_grace_s: float = Field(default=5.0, ge=0)  # a stream whose client went away is cancelled after it
     reply_keep_s: int = Field(default=600, ge=10)  # a finished reply can be read again that long

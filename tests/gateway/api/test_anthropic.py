@@ -71,11 +71,12 @@ async def test_the_stop_sequence_that_ended_the_message_is_named(host: Host, cla
 
 async def test_a_budget_bounds_the_thoughts(host: Host, claude: anthropic.AsyncAnthropic) -> None:
     asked: Any = {**ASKED, "max_tokens": 1_200}
-    for thinking_, bound in (
+    cases: list[tuple[Any, int | None]] = [
         ({"type": "enabled", "budget_tokens": 1_024}, 1_024),
         ({"type": "disabled"}, None),
         ({"type": "adaptive"}, None),
-    ):
+    ]
+    for thinking_, bound in cases:
         await claude.messages.create(**asked, thinking=thinking_)
         assert host.driver.claims[-1].payload.output.thinking_tokens_max == bound
     with pytest.raises(anthropic.BadRequestError, match="1024"):
