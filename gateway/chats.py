@@ -57,7 +57,7 @@ async def answer(
         _idempotency_key(call),
         resumes=call.header(b"x-bunkhouse-resume") in RESUMES,
     )
-    chats = [new_chat_id() for _ in range(request.n or 1)]
+    chats = [new_chat_id() for _ in range((request.n or 1) * max(1, len(request.raws)))]
     with follow(gateway.hub, chats, QUEUED, fresh=True) as reader:  # before the chats are there, to miss nothing
         chat = await submit(gateway, caller, request, *chats)
         call.chat = chat.ticket.chat

@@ -62,9 +62,11 @@ class ChoicesReader(Reader):
 
 
 def _sum(first: ChatUsage, others: Sequence[ChatUsage]) -> ChatUsage:
-    """The first one's is the only one that counts the prompt."""
+    """The first one of a prompt is the only one that counts it."""
     return replace(
         first,
+        prompt_tokens=first.prompt_tokens + sum(usage.prompt_tokens for usage in others),
+        cached_tokens=first.cached_tokens + sum(usage.cached_tokens for usage in others),
         completion_tokens=first.completion_tokens + sum(usage.completion_tokens for usage in others),
         reasoning_tokens=first.reasoning_tokens + sum(usage.reasoning_tokens for usage in others),
     )

@@ -143,6 +143,12 @@ class Prompts:
         )
         return _fitting(prompt, "messages")
 
+    async def prepare_all(self, bot: ServedBot, request: ChatRequest, engine: EngineNow) -> Sequence[Prompt]:
+        """As `prepare`, each of the request's prompts."""
+        if len(request.raws) < 2:
+            return [await self.prepare(bot, request, engine)]
+        return [await self.raw(bot, raw, engine) for raw in request.raws]
+
     async def raw(
         self, bot: ServedBot, prompt: str | Sequence[int], engine: EngineNow, *, special: bool = True
     ) -> Prompt:

@@ -55,7 +55,7 @@ class Origin(NamedTuple):
     """What a request's fields do not say: names that no table has, and what another API means by it."""
 
     unknown: tuple[str, ...] = ()
-    raw: str | Sequence[int] | None = None
+    raws: tuple[str | Sequence[int], ...] = ()
     capped: bool = False
     prompt_logprobs: bool = False  # of the prompt's tokens, before the answer
     thinking_tokens_max: int | None = None
@@ -114,7 +114,12 @@ class ChatRequest(BaseModel):
     @property
     def raw(self) -> str | Sequence[int] | None:
         """What the model reads instead of the messages: a text or token ids, with no template and no system prompt."""
-        return self._origin.raw
+        return self._origin.raws[0] if self._origin.raws else None
+
+    @property
+    def raws(self) -> Sequence[str | Sequence[int]]:
+        """Such texts that have an answer each, `n` of them where that is given."""
+        return self._origin.raws
 
     @property
     def capped(self) -> bool:
@@ -129,13 +134,15 @@ class ChatRequest(BaseModel):
     def asked_elsewhere(
         self,
         *,
-        raw: str | Sequence[int] | None = None,
+        raws: Sequence[str | Sequence[int]] = (),
         capped: bool = False,
         prompt_logprobs: bool = False,
         thinking_tokens_max: int | None = None,
     ) -> Self:
         """The same request, as another API means it."""
-        self.__dict__["_origin"] = Origin(self._origin.unknown, raw, capped, prompt_logprobs, thinking_tokens_max)
+        self.__dict__["_origin"] = Origin(
+            self._origin.unknown, tuple(raws), capped, prompt_logprobs, thinking_tokens_max
+        )
         return self
 
     @property
@@ -234,6 +241,7 @@ class ChatRequest(BaseModel):
         """Of what is asked, not of how the answer is to be sent: equal when a client asks again."""
         asked = self.model_dump(exclude={"stream", "stream_options", "chat_id"}, exclude_none=True)
         asked["prompt_logprobs"] = self._origin.prompt_logprobs
+        asked["raws"] = self._origin.raws
         asked["thinking_tokens_max"] = self._origin.thinking_tokens_max
         return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 

@@ -23,7 +23,7 @@ from services.contracts.replies import QUEUED
 from services.store.charges import RateCharge, count_refusal, windows_of
 from services.store.connection import QueueUnavailable
 from services.store.replies import START
-from services.store.submission import Submission, Submitted
+from services.store.submission import FurtherChat, Submission, Submitted
 from services.tokenizer.chat_template import breaker
 
 CHAT_PREFIX = "chatcmpl-"
@@ -85,16 +85,17 @@ def new_chat_id() -> str:
 async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: str, *more: str) -> Admitted:
     """Check a request against the registry and submit it as `chat`; again if the registry changed meanwhile.
 
-    `more`: chats for further answers to it. A refusal is counted in the tenant's usage. Where Redis falls silent during
-    the submission the chats are cancelled in the background. Raises Refused, QueueUnavailable.
+    `more`: chats for further answers to it, as many for each prompt. A refusal is counted in the tenant's usage.
+    Where Redis falls silent during the submission the chats are cancelled in the background. Raises Refused,
+    QueueUnavailable.
     """
     key = caller.idempotency_key
     for _ in range(STALE_TRIES_MAX):
         tenant = await caller.tenant()
-        ticket, payload, version = await _prepare(gateway, tenant, request, caller, chat)
+        (ticket, payload), further, version = await _prepare(gateway, tenant, request, caller, [chat, *more])
         limits = gateway.directory.limits(tenant)
-        others = [replace(ticket, chat=other, choice=choice) for choice, other in enumerate(more, 1)]
-        tokens = ticket.tokens_max + len(others) * ticket.max_tokens
+        others = [other.ticket for other in further]
+        tokens = ticket.tokens_max + sum(other.tokens for other in further)
         windows = windows_of(tenant, limits, tokens, ticket.created_s) if caller.limited else ()
         with gateway.breaker:
             try:
@@ -105,7 +106,7 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
                     idempotency_key=key,
                     asked="" if key is None else request.digest,
                     windows=windows,
-                    choices=others,
+                    further=further,
                 )
             except QueueUnavailable:
                 grace_s = gateway.config.gateway.resume_grace_s if key is not None else 0.0
@@ -126,16 +127,17 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
 
 
 async def _prepare(
-    gateway: Gateway, tenant: str, request: ChatRequest, caller: Caller, chat: str
-) -> tuple[Ticket, Payload, int]:
-    """Ticket and payload of a chat, and the registry's version that they were made from. Raises Refused."""
+    gateway: Gateway, tenant: str, request: ChatRequest, caller: Caller, chats: Sequence[str]
+) -> tuple[tuple[Ticket, Payload], list[FurtherChat], int]:
+    """The first chat, the others, and the registry's version that they were made from. Raises Refused."""
     version = gateway.directory.version
     bot, engine = served(gateway, tenant, request.model)
-    prompt = await gateway.prompts.prepare(bot, request, engine)
+    prompts = await gateway.prompts.prepare_all(bot, request, engine)
     now_s = gateway.clock()
     elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
-    ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chat, now_s=now_s, overflow=overflow)
+    prompt = prompts[0]
+    ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chats[0], now_s=now_s, overflow=overflow)
     payload = Payload(
         prompt=prompt.content,
         salt=salt(tenant, gateway.secrets.salt),
@@ -144,7 +146,28 @@ async def _prepare(
         messages=plain_messages(bot.config.system, request.messages, _HARMLESS) if elsewhere else (),
         output=prompt.output,
     )
-    return ticket, payload, version
+    further = [] if len(chats) == 1 else _further(bot, request, prompts, chats, (ticket, payload))
+    return (ticket, payload), further, version
+
+
+def _further(
+    bot: ServedBot,
+    request: ChatRequest,
+    prompts: Sequence[Prompt],
+    chats: Sequence[str],
+    first: tuple[Ticket, Payload],
+) -> list[FurtherChat]:
+    """All chats of a request but the first. Raises Refused when an answer would not fit."""
+    ticket, payload = first
+    found: list[FurtherChat] = []
+    for number, chat in enumerate(chats):
+        at, choice = divmod(number, len(chats) // len(prompts))
+        prompt, new = prompts[at], choice == 0
+        if new:
+            ticket = replace(ticket, prompt_tokens=prompt.tokens, max_tokens=_answer_tokens(bot, request, prompt))
+        own = replace(payload, prompt=prompt.content) if new and number else None
+        found.append(FurtherChat(replace(ticket, chat=chat, choice=choice), own))
+    return found[1:]
 
 
 def served(gateway: Gateway, tenant: str, name: str) -> tuple[ServedBot, EngineNow]:

@@ -91,8 +91,12 @@ def parsed(body: Mapping[str, object]) -> CompletionsRequest:
     request = checked(CompletionsRequest, {name: value for name, value in body.items() if name not in NEUTRAL})
     if request.max_tokens == 0 and not request.echo:
         raise Refused(Code.INVALID_VALUE, "max_tokens: 0 needs echo: true.", param="max_tokens")
-    if len(request.prompts) > 1:
-        raise Refused(Code.UNSUPPORTED_PARAMETER, "prompt: send one prompt in a request.", param="prompt")
+    if (choices := len(request.prompts) * (request.n or 1)) > CHOICES_MAX:
+        raise Refused(
+            Code.INVALID_VALUE,
+            f"prompt: {choices} texts were asked for (prompts times n); {CHOICES_MAX} are possible in one request.",
+            param="prompt",
+        )
     return request
 
 
@@ -112,17 +116,20 @@ async def create(gateway: Gateway, call: Call) -> None:
             "logprobs with echo: this bot's engine does not give the probabilities of a prompt's tokens.",
             param="logprobs",
         )
-    prompt = request.prompts[0]
-    chat = checked_chat(request.chat(prompt), strict=gateway.config.gateway.strict)
-    chat.asked_elsewhere(raw=prompt, prompt_logprobs=request.prompt_logprobs)
-    shown = gateway.prompts.text_of(bot, prompt) if request.echo else ""
+    prompts = request.prompts
+    chat = checked_chat(request.chat(prompts[0]), strict=gateway.config.gateway.strict)
+    chat.asked_elsewhere(raws=prompts, prompt_logprobs=request.prompt_logprobs)
+    shown = [gateway.prompts.text_of(bot, prompt) if request.echo else "" for prompt in prompts]
     await answer(gateway, call, chat, lambda ticket: TextCompletion(ticket, request, shown, chat.include_usage))
 
 
 class TextCompletion:
-    """One answer. The offsets of its tokens are counted, so it lasts as long as its connection."""
+    """One answer: `n` texts for each prompt. It counts the offsets of tokens, so it lasts as long as its connection.
 
-    def __init__(self, ticket: Ticket, request: CompletionsRequest, echo: str, include_usage: bool) -> None:
+    `echoes`: what stands before the texts of each prompt.
+    """
+
+    def __init__(self, ticket: Ticket, request: CompletionsRequest, echoes: Sequence[str], include_usage: bool) -> None:
         self._base: dict[str, object] = {
             "id": "cmpl-" + ticket.chat.removeprefix("chatcmpl-"),
             "object": "text_completion",
@@ -130,7 +137,8 @@ class TextCompletion:
             "model": ticket.bot,
         }
         self._include_usage = include_usage
-        self._texts = [_Text(index, request, echo) for index in range(request.n or 1)]
+        each = [echo for echo in echoes for _ in range(request.n or 1)]
+        self._texts = [_Text(index, request, echo) for index, echo in enumerate(each)]
 
     def start(self, entry_id: str) -> bytes:  # noqa: ARG002  (these events cannot be resumed)
         """The prompt, if it was asked for without its logprobs: with them it comes as an entry of its own."""

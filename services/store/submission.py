@@ -49,6 +49,19 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class FurtherChat:
+    """A further answer to the same request. `payload` None: its prompt is that of the chat before it."""
+
+    ticket: Ticket
+    payload: Payload | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What it is charged for."""
+        return self.ticket.max_tokens if self.payload is None else self.ticket.tokens_max
+
+
+@dataclass(frozen=True, slots=True)
 class ChatInfo:
     """What the host knows of a chat."""
 
@@ -85,12 +98,12 @@ class SubmissionClient:
         idempotency_key: str | None = None,
         asked: str = "",
         windows: Sequence[RateWindow] = (),
-        choices: Sequence[Ticket] = (),
+        further: Sequence[FurtherChat] = (),
     ) -> Submission:
         """Put a ticket in its tenant's waiting room and charge it, or say why not. Atomic.
 
         `asked`: digest of the question, which an Idempotency-Key stands for. `windows`: what is charged, in all.
-        `choices`: tickets for further answers to the same question.
+        `further`: chats that come in with it.
         """
         idempotency = keys.idempotency(ticket.tenant, idempotency_key) if idempotency_key else ""
         answer = await self._connection.script(
@@ -106,7 +119,7 @@ class SubmissionClient:
                 idempotency,
                 keys.session(ticket.tenant, ticket.session),
                 keys.SESSIONS,
-                *(name for choice in choices for name in (keys.chat(choice.chat), keys.reply(choice.chat))),
+                *(name for other in further for name in (keys.chat(other.ticket.chat), keys.reply(other.ticket.chat))),
                 *(window.key for window in windows),
             ],
             [
@@ -125,9 +138,8 @@ class SubmissionClient:
                 asked,
                 to_give_back(windows, ticket.tokens_max),
                 self._reply_channel,
-                len(choices),
-                to_give_back([window for window in windows if window.what != "requests"], ticket.max_tokens),
-                *(value for choice in choices for value in (choice.chat, encode(choice))),
+                len(further),
+                *(value for other in further for value in _further_values(other, windows)),
                 *(value for window in windows for value in (window.amount, window.most, window.keep_s)),
             ],
         )
@@ -237,6 +249,13 @@ class SubmissionClient:
     async def ping(self) -> None:
         """Raises QueueUnavailable unless Redis answers."""
         await self._connection.ping()
+
+
+def _further_values(other: FurtherChat, windows: Sequence[RateWindow]) -> tuple[str | bytes, ...]:
+    """What submit.lua reads of it."""
+    payload = b"" if other.payload is None else encode(other.payload)
+    charge = to_give_back([window for window in windows if window.what != "requests"], other.tokens)
+    return other.ticket.chat, encode(other.ticket), payload, charge
 
 
 def _chat_info(values: list[Any]) -> ChatInfo:

@@ -3,13 +3,14 @@
 --       then chat and reply of each further ticket, then a counter for each window
 -- ARGV: version, chat, tenant, ticket, payload, waiting_max, waiting_per_tenant_max, keep_s, session, bot, model, now_s,
 --       session_keep_s, digest of the question ('' without a key), what to give back at the end ('' = nothing),
---       channel of the gateway process that serves it ('' = none), number of further tickets, what to give back of each,
---       then for each of them: chat, ticket, then for each window: amount, most, seconds to keep
+--       channel of the gateway process that serves it ('' = none), number of further tickets,
+--       then for each of them: chat, ticket, payload ('' = that of the one before), what to give back,
+--       then for each window: amount, most, seconds to keep
 -- Answers {'ok', place, used...}: with each window's use now | {'limited', n, used...}: the n-th window has no room |
 -- {'stale'} | {'full', n} | {'tenant_full', n} | {'same', chat, further chats} | {'reused', chat}: the key stands for another
 -- question
 local MORE = tonumber(ARGV[17])
-local WINDOW, ARG = 11 + 2 * MORE, 19 + 2 * MORE -- where the windows begin, in KEYS and in ARGV
+local WINDOW, ARG = 11 + 2 * MORE, 18 + 4 * MORE -- where the windows begin, in KEYS and in ARGV
 local function with_use(answer)
   for i = WINDOW, #KEYS do answer[#answer + 1] = tonumber(redis.call('GET', KEYS[i]) or '0') end
   return answer
@@ -39,14 +40,14 @@ local total = 0
 for _, n in ipairs(redis.call('HVALS', KEYS[2])) do total = total + tonumber(n) end
 if total + MORE >= tonumber(ARGV[6]) then return {'full', total} end
 local wanted = tonumber(redis.call('HGET', KEYS[9], 'wanted') or '')
-local function enter(chat_key, reply_key, chat, ticket, charge)
+local function enter(chat_key, reply_key, chat, ticket, payload, charge)
   if wanted then -- an operator set this session's KV bits
     local changed = cjson.decode(ticket)
     changed.kv_bits = wanted
     changed.kv_bits_floor = math.min(changed.kv_bits_floor, wanted)
     ticket = cjson.encode(changed)
   end
-  redis.call('HSET', chat_key, 'ticket', ticket, 'payload', ARGV[5], 'tenant', ARGV[3], 'state', 'waiting', 'attempt', 0)
+  redis.call('HSET', chat_key, 'ticket', ticket, 'payload', payload, 'tenant', ARGV[3], 'state', 'waiting', 'attempt', 0)
   redis.call('EXPIRE', chat_key, ARGV[8])
   redis.call('XADD', reply_key, '0-1', 'k', 'queued')
   redis.call('EXPIRE', reply_key, ARGV[8])
@@ -60,11 +61,13 @@ redis.call('HSET', KEYS[9], 'bot', ARGV[10], 'model', ARGV[11], 'last_s', ARGV[1
 redis.call('EXPIRE', KEYS[9], ARGV[13])
 redis.call('ZADD', KEYS[10], ARGV[12], ARGV[3] .. ' ' .. ARGV[9])
 redis.call('ZREMRANGEBYSCORE', KEYS[10], '-inf', tonumber(ARGV[12]) - tonumber(ARGV[13])) -- their hashes are gone, too
-enter(KEYS[5], KEYS[6], ARGV[2], ARGV[4], ARGV[15])
-local further = {}
+enter(KEYS[5], KEYS[6], ARGV[2], ARGV[4], ARGV[5], ARGV[15])
+local further, payload = {}, ARGV[5]
 for i = 1, MORE do
-  further[i] = ARGV[17 + 2 * i]
-  enter(KEYS[9 + 2 * i], KEYS[10 + 2 * i], further[i], ARGV[18 + 2 * i], ARGV[18])
+  local at = 14 + 4 * i
+  further[i] = ARGV[at]
+  if ARGV[at + 2] ~= '' then payload = ARGV[at + 2] end
+  enter(KEYS[9 + 2 * i], KEYS[10 + 2 * i], further[i], ARGV[at + 1], payload, ARGV[at + 3])
 end
 if KEYS[8] ~= '' then
   redis.call('SET', KEYS[8], ARGV[2], 'EX', ARGV[8])

@@ -345,6 +345,12 @@ def _() -> None:
     assert "Paris" in answer.choices[0].text
     stream = client.completions.create(model=RAW, prompt="One, two, three,", max_tokens=12, stream=True)
     assert len([chunk for chunk in stream if chunk.choices and chunk.choices[0].text]) > 3
+    several = ["The capital of France is", "One, two, three,"]
+    answer = client.completions.create(model=RAW, prompt=several, max_tokens=8, temperature=0, echo=True)
+    assert [choice.text.startswith(prompt) for choice, prompt in zip(answer.choices, several, strict=True)] == [
+        True
+    ] * 2
+    assert "Paris" in answer.choices[0].text
 
 
 if ENGINE == "sglang":

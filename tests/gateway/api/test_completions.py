@@ -16,6 +16,7 @@ from services.worker.parsers.base import Parsed
 from tests.gateway.conftest import ACME, Host
 from tests.gateway.driver import Script
 from tests.gateway.test_bad_input import error_of
+from tests.gateway.test_limits import limited
 
 TEXT = "Once upon a time"
 
@@ -98,6 +99,58 @@ async def test_several_texts(host: Host) -> None:
     assert texts == dict.fromkeys(texts, "Hello, wörld!")
     assert len(host.driver.tickets) == 5
     error_of(await post(host, n=9), 400, "invalid_value", "n")
+
+
+async def test_several_prompts(host: Host, tokenizer: Tokenizer) -> None:
+    prompts = [TEXT, "Twice upon"]
+    counts = [len(tokenizer.encode(prompt)) for prompt in prompts]
+    host.driver.script_for = lambda ticket: Script(
+        (f"{ticket.prompt_tokens}/", f"{ticket.choice}"), pause_s=0.02 * (3 - ticket.prompt_tokens % 3)
+    )
+    right = {2 * i + j: f"{prompts[i]}{counts[i]}/{j}" for i in range(2) for j in range(2)}
+    both: list[Any] = [prompts, [tokenizer.encode(prompt) for prompt in prompts]]
+    for asked in both:
+        done = await host.client().completions.create(model="raw", prompt=asked, n=2, echo=True)
+        assert {choice.index: choice.text for choice in done.choices} == right
+        assert done.usage is not None
+        assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (sum(counts), 8)
+    stream = await host.client().completions.create(
+        model="raw", prompt=prompts, n=2, echo=True, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    texts = dict.fromkeys(right, "")
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        texts[choice.index] += choice.text
+    assert texts == right
+    used = chunks[-1].usage
+    assert used is not None
+    assert (used.prompt_tokens, used.completion_tokens) == (sum(counts), 8)
+    assert sorted(list(claim.payload.prompt) for claim in host.driver.claims[-4:]) == sorted(
+        tokenizer.encode(prompt) for prompt in prompts for _ in range(2)
+    )
+
+
+async def test_several_prompts_come_in_together_or_not_at_all(host: Host, tokenizer: Tokenizer) -> None:
+    tokens = [len(tokenizer.encode(prompt)) for prompt in (TEXT, "Twice upon")]
+    await host.change(limited(tokens_per_minute=sum(tokens) + 4 * 16 - 1))
+    refused = await post(host, prompt=[TEXT, "Twice upon"], n=2)
+    error_of(refused, 429, "rate_limit_exceeded", "limits.tokens_per_minute")
+    assert (await post(host, prompt=[TEXT, "Twice upon"], n=2, max_tokens=15)).status_code == 200
+    error_of(await post(host, prompt=["a"] * 5, n=2), 400, "invalid_value", "prompt")
+    error_of(await post(host, prompt=["a", "word " * 3000]), 400, "context_length_exceeded", "prompt")
+    assert len(host.driver.tickets) == 4
+
+
+async def test_one_key_stands_for_all_prompts(host: Host) -> None:
+    async def ask(prompts: list[str]) -> httpx.Response:
+        headers = {"authorization": f"Bearer {ACME}", "idempotency-key": "k"}
+        body = {"model": "raw", "prompt": prompts}
+        return await host.http.post(f"{host.url}/v1/completions", headers=headers, json=body)
+
+    first, again = await ask(["One", "Two"]), await ask(["One", "Two"])
+    assert first.json()["choices"] == again.json()["choices"]
+    assert len(host.driver.tickets) == 2
+    error_of(await ask(["One", "Three"]), 422, "idempotency_key_reused")
 
 
 async def test_logprobs(host: Host) -> None:
