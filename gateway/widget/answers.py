@@ -77,7 +77,7 @@ class WidgetChats:
         said.append(("visitor", text))
         caller = Caller.of(site.tenant, call, session=f"widget-{conversation.session}")
         while True:
-            said = list(dropwhile(lambda turn: turn[0] == "bot", said))  # templates want a user to begin
+            said = list(dropwhile(lambda turn: turn[0] != "visitor", said))  # templates want a user to begin
             request = ChatRequest.model_validate(
                 {
                     "model": site.bot,
@@ -185,8 +185,8 @@ def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     A question whose answer ended without a word stays in the conversation so.
     """
     return [
-        {"role": "user" if who == "visitor" else "assistant", "content": "\n\n".join(text for _, text in turns)}
-        for who, turns in groupby(said, key=lambda turn: turn[0])
+        {"role": role, "content": "\n\n".join(text for _, text in turns)}
+        for role, turns in groupby(said, key=lambda turn: "user" if turn[0] == "visitor" else "assistant")
     ]
 
 

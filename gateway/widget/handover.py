@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from gateway.widget.sites import WidgetSite, webhook_secret
 from gateway.widget.webhook import WebhookFailed, post, signature
 from services.store.connection import Connection, QueueUnavailable
-from services.store.conversations import Conversation
+from services.store.conversations import Conversation, Speaker
 from services.store.deliveries import Delivery, DeliveryStore
 
 TRY_AFTER_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)  # then it is given up
@@ -30,7 +29,7 @@ log = structlog.get_logger()
 class SaidTurn(BaseModel):
     """One thing said, as a webhook receives it."""
 
-    who: Literal["visitor", "bot"]
+    who: Speaker
     text: str
     at_s: float
 

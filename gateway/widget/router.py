@@ -17,7 +17,7 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -34,7 +34,15 @@ from gateway.widget.answers import WidgetChats
 from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite, WidgetSites
 from services.store.connection import QueueUnavailable
-from services.store.conversations import Conversation, ConversationStore
+from services.store.conversations import (
+    Confirmation,
+    Conversation,
+    ConversationState,
+    ConversationStore,
+    ConversationTurn,
+    Source,
+    Speaker,
+)
 from services.store.replies import ENTRY_ID, START
 
 API = "/widget/v1/"
@@ -92,10 +100,26 @@ class MessageAccepted(BaseModel):
 class TurnShown(BaseModel):
     """One thing said."""
 
-    who: str
+    who: Speaker
     text: str
     chat: str | None
     finish: str | None
+    sources: tuple[Source, ...]
+    rating: Literal["up", "down"] | None
+    name: str
+
+    @classmethod
+    def of(cls, turn: ConversationTurn) -> TurnShown:
+        """Without what is kept for the operator only."""
+        return cls(
+            who=turn.who,
+            text=turn.text,
+            chat=turn.chat,
+            finish=turn.finish,
+            sources=turn.sources,
+            rating=turn.rating,
+            name=turn.name,
+        )
 
 
 class ConversationShown(BaseModel):
@@ -105,6 +129,9 @@ class ConversationShown(BaseModel):
     turns: list[TurnShown]
     pending: Annotated[str | None, Field(description="The chat that is being answered.")]
     handed_over: bool
+    state: ConversationState
+    typing: Annotated[bool, Field(description="A person is writing.")]
+    confirm: Annotated[Confirmation | None, Field(description="What the visitor is asked to confirm.")]
 
 
 class HandoverAccepted(BaseModel):
@@ -278,9 +305,12 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, session))
         return ConversationShown(
             session=conversation.session,
-            turns=[TurnShown(who=t.who, text=t.text, chat=t.chat, finish=t.finish) for t in conversation.turns],
+            turns=[TurnShown.of(turn) for turn in conversation.turns],
             pending=conversation.pending,
             handed_over=conversation.handed_over_s is not None,
+            state=conversation.state,
+            typing=False,
+            confirm=conversation.confirm,
         )
 
     @routes.get("/widget/v1/{token}/chats/{chat}/stream", response_class=StreamingResponse)

@@ -15,17 +15,44 @@ BUSY_S_MAX = 900  # an answer that takes longer no longer blocks its conversatio
 READ_S = 60  # an answer that nobody reads for that long is cancelled
 _MINUTE_S = 60
 
+Speaker = Literal["visitor", "bot", "person"]
+ConversationState = Literal["bot", "waiting", "person", "closed"]  # who answers; waiting: for a person
+
+
+class Source(BaseModel):
+    """Where an answer's facts come from, as a visitor sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    url: str | None = None
+
+
+class Confirmation(BaseModel):
+    """A question that the visitor answers with yes or no before an action is carried out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    action: str
+    text: str
+
 
 class ConversationTurn(BaseModel):
     """One thing said. A bot's turn without `finish` is still being answered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    who: Literal["visitor", "bot"]
+    who: Speaker
     text: str
     at_s: float
     chat: str | None = None
     finish: str | None = None
+    sources: tuple[Source, ...] = ()
+    rating: Literal["up", "down"] | None = None  # by the visitor
+    rating_note: str = ""
+    name: str = ""  # a person's, as the visitor sees it
+    missed: bool = False  # the bot did not know the answer
 
 
 class Conversation(BaseModel):
@@ -38,6 +65,12 @@ class Conversation(BaseModel):
     began_s: float
     turns: tuple[ConversationTurn, ...] = ()
     handed_over_s: float | None = None
+    state: ConversationState = "bot"
+    visitor: str = ""  # the id that the page vouches for; "": not identified
+    visitor_name: str = ""
+    language: str = ""
+    contact: str = ""
+    confirm: Confirmation | None = None  # what the visitor is being asked
 
     @classmethod
     def new(cls, bot: str, now_s: float) -> Conversation:
