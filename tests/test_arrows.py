@@ -22,6 +22,7 @@ ARROWS = {
     "http_stream": "",
     "kvplanes": "",
     "model_files": "",
+    "knowledge": "contracts",
     "devices": "contracts config process",
     "tokenizer": "model_files",
     "store": "contracts config process",
@@ -32,7 +33,7 @@ ARROWS = {
     "evidence": "contracts config process model_files tokenizer engines kvplanes planner http_stream",
     "jobs": "contracts config process model_files tokenizer store engines planner evidence http_stream",
     "host": "contracts config process store devices",
-    "gateway": "contracts config process devices model_files tokenizer store planner",
+    "gateway": "contracts config process devices model_files tokenizer store planner knowledge",
     "cli": "contracts config process model_files store planner evidence jobs host http_stream",
 }
 # A process is put together in its main module, which may import more than its package.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import Body, Path, Query, status
@@ -125,8 +126,19 @@ def check(config: Config, bot: BotConfig) -> None:
             f"context_tokens is {bot.context_tokens}, the model's are {model.context_tokens}.", param="context_tokens"
         )
     _refuse(bot.problem())
+    if bot.knowledge is not None and not set(bot.knowledge.documents) <= _documents(config):
+        raise BadValue(
+            "Files of the host are named in its configuration alone. Upload documents to /knowledge.",
+            param="knowledge.documents",
+        )
     for name, action in bot.actions.items():
         _refuse(secret_problem(action, config.action_secrets) or action_problem(action), f"actions.{name}.")
+
+
+def _documents(config: Config) -> set[FilePath]:
+    """Files that the configuration lets bots read."""
+    bots = (bot for tenant in config.tenants.values() for bot in tenant.bots.values())
+    return {path for bot in bots if bot.knowledge for path in bot.knowledge.documents}
 
 
 def check_policy(kv: KvPolicyConfig) -> None:

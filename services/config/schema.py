@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from services.config.actions import ACTIONS_MAX, ActionConfig, ActionName, ActionSecret, secret_problem
+from services.config.knowledge import KnowledgeConfig
 from services.config.urls import check_reachable, is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
 from services.config.yaml_file import YamlFile
@@ -297,6 +298,7 @@ class BotConfig(Section):
     completions: bool = False  # allows /v1/completions, which goes around `system` and the chat template
     widget: WidgetConfig | None = None
     actions: Annotated[dict[ActionName, ActionConfig], Field(max_length=ACTIONS_MAX)] = {}  # calls that the host makes
+    knowledge: KnowledgeConfig | None = None  # what it answers from; None: from its prompt alone
 
     @model_validator(mode="before")
     @classmethod
@@ -380,9 +382,23 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check one file. Raises ConfigError with the line of each thing that is wrong."""
     file = YamlFile(path)
     _override(file, environ)
-    config = file.read_as(Config)
+    config = with_document_paths(file.read_as(Config), path.absolute().parent)
     _check_references(file, config)
     return config
+
+
+def with_document_paths(config: Config, folder: Path) -> Config:
+    """The configuration with bots' documents as whole paths."""
+    tenants = {}
+    for name, tenant in config.tenants.items():
+        bots = {
+            bot: settings.model_copy(update={"knowledge": settings.knowledge.below(folder)})
+            if settings.knowledge is not None
+            else settings
+            for bot, settings in tenant.bots.items()
+        }
+        tenants[name] = tenant.model_copy(update={"bots": bots})
+    return config.model_copy(update={"tenants": tenants})
 
 
 def _override(file: YamlFile, environ: Mapping[str, str]) -> None:

@@ -46,6 +46,8 @@ bh:widget:read:CHAT     string  somebody reads this answer
 bh:widget:rate:NAME:MIN string  requests of one bot or visitor in one minute
 bh:widget:outbox        zset    handovers to people by when to send; each in bh:widget:letter:ID
 bh:widget:failed        zset    handovers that were given up, by when
+bh:knowledge:...        hash    sources:T/B and passages:T/B: what was added to a bot's knowledge, by id; versions:
+                                bot -> number that grows with each change of it
 bh:dashboard:session:H  string  a sealed login; bh:dashboard:tries:ADDRESS:MIN counts failed ones
 bh:celery:...                   Celery's own
 """
@@ -209,6 +211,19 @@ def widget_read(chat_id: str) -> str:
 def widget_rate(name: str, minute: int) -> str:
     """Requests in one minute."""
     return f"{_prefix}:widget:rate:{name}:{minute}"
+
+
+KNOWLEDGE_VERSIONS = "bh:knowledge:versions"
+
+
+def knowledge_sources(bot: str) -> str:
+    """What was added to a bot's knowledge, as lists show it."""
+    return f"{_prefix}:knowledge:sources:{bot}"
+
+
+def knowledge_passages(bot: str) -> str:
+    """The passages of what was added to a bot's knowledge."""
+    return f"{_prefix}:knowledge:passages:{bot}"
 
 
 def dashboard_session(digest: str) -> str:
