@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import orjson
 import structlog
 
+from gateway.actions.loop import answered_with_actions
 from gateway.answers import AnswerFormat, ChatCompletions
 from gateway.call import Call
 from gateway.choices import Choices, follow
@@ -57,12 +59,16 @@ async def answer(
         _idempotency_key(call),
         resumes=call.header(b"x-bunkhouse-resume") in RESUMES,
     )
+    began_s = call.elapsed_s
+    caller = replace(caller, asked=request.digest if caller.idempotency_key else "")
+    request = await answered_with_actions(gateway, caller, request)
+    acted_s = call.elapsed_s - began_s
     chats = [new_chat_id() for _ in range((request.n or 1) * max(1, len(request.raws)))]
     with follow(gateway.hub, chats, QUEUED, fresh=True) as reader:  # before the chats are there, to miss nothing
         chat = await submit(gateway, caller, request, *chats)
         call.chat = chat.ticket.chat
         call.limit_headers = limit_headers(chat.charge, gateway.clock())
-        call.overhead_s = call.elapsed_s
+        call.overhead_s = call.elapsed_s - acted_s
         gateway.metrics.overhead.observe(call.overhead_s)
         if request.stream:
             await relay_stream(gateway, call, chat, format_of(chat.ticket), reader)

@@ -43,6 +43,12 @@ class Metrics:
             "Request parameters that were ignored because no table has their name. The log has the names.",
             registry=self.registry,
         )
+        self.action_calls = Counter(
+            "bunkhouse_gateway_action_calls",
+            "Calls that bots' actions made, by what came of them.",
+            ("status",),
+            registry=self.registry,
+        )
         self.chats = Gauge(
             "bunkhouse_gateway_open_chats",
             "Chats being answered now.",

@@ -127,6 +127,10 @@ class Prompts:
         loaded = {source: load_tokenizer(resolve(source[0]), source[1]) for source in set(sources.values())}
         return cls({name: loaded[source] for name, source in sources.items()})
 
+    def takes_tools(self, bot: ServedBot) -> bool:
+        """Whether the bot's model has a spelling of its own for calls and their results."""
+        return self._tokenizers[bot.config.model].takes_tools
+
     async def prepare(self, bot: ServedBot, request: ChatRequest, engine: EngineNow) -> Prompt:
         """Render and count. Raises Refused when it does not fit or the template does not take it."""
         if request.raw is not None:

@@ -59,6 +59,7 @@ class Origin(NamedTuple):
     capped: bool = False
     prompt_logprobs: bool = False  # of the prompt's tokens, before the answer
     thinking_tokens_max: int | None = None
+    system: str | None = None  # in place of the bot's
 
 
 CHAT_API = Origin()
@@ -131,6 +132,11 @@ class ChatRequest(BaseModel):
         """How long the thoughts may be, if the client said. The bot's own bound holds beside it."""
         return self._origin.thinking_tokens_max
 
+    @property
+    def system(self) -> str | None:
+        """The system prompt in place of the bot's, for what the host itself asks; None: the bot's."""
+        return self._origin.system
+
     def asked_elsewhere(
         self,
         *,
@@ -138,10 +144,11 @@ class ChatRequest(BaseModel):
         capped: bool = False,
         prompt_logprobs: bool = False,
         thinking_tokens_max: int | None = None,
+        system: str | None = None,
     ) -> Self:
         """The same request, as another API means it."""
         self.__dict__["_origin"] = Origin(
-            self._origin.unknown, tuple(raws), capped, prompt_logprobs, thinking_tokens_max
+            self._origin.unknown, tuple(raws), capped, prompt_logprobs, thinking_tokens_max, system
         )
         return self
 

@@ -46,6 +46,7 @@ class Caller:
     request_id: str
     session: str | None = None  # None: the chat is a session of its own
     idempotency_key: str | None = None
+    asked: str = ""  # digest of what the client asked, where the host added to it
     limited: bool = True  # the chat is charged to the tenant's rate limits
     resumes: bool = False  # the client takes a broken stream up again
 
@@ -104,7 +105,7 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
                     payload,
                     registry_version=version,
                     idempotency_key=key,
-                    asked="" if key is None else request.digest,
+                    asked="" if key is None else caller.asked or request.digest,
                     windows=windows,
                     further=further,
                 )
@@ -132,7 +133,7 @@ async def _prepare(
     """The first chat, the others, and the registry's version that they were made from. Raises Refused."""
     version = gateway.directory.version
     bot, engine = served(gateway, tenant, request.model)
-    prompts = await gateway.prompts.prepare_all(bot, request, engine)
+    prompts = await gateway.prompts.prepare_all(_speaking(bot, request), request, engine)
     now_s = gateway.clock()
     elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
@@ -177,6 +178,13 @@ def served(gateway: Gateway, tenant: str, name: str) -> tuple[ServedBot, EngineN
     if engine is None:
         raise Refused(Code.MODEL_DOWN, "This bot's model is not configured on this host.", param="model")
     return bot, engine
+
+
+def _speaking(bot: ServedBot, request: ChatRequest) -> ServedBot:
+    """The bot with the request's own system prompt, where it has one; its prefix is another one, too."""
+    if request.system is None:
+        return bot
+    return replace(bot, id=f"{bot.id}#host", config=bot.config.model_copy(update={"system": request.system}))
 
 
 async def _has_money(gateway: Gateway, tenant: str, now_s: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.json_schemas import Budget, enforceable
@@ -29,6 +29,17 @@ class Action:
     def required(self) -> tuple[str, ...]:
         """The names of those that a call must have."""
         return self.config.parameters.required
+
+    def with_choices(self, choices: Mapping[str, Sequence[str]]) -> Action:
+        """The same, with parameters that must be one of these texts; those without texts stay as they are."""
+        properties = {
+            name: parameter.model_copy(update={"enum": tuple(choices[name]), "pattern": None})
+            if choices.get(name)
+            else parameter
+            for name, parameter in self.parameters.items()
+        }
+        parameters = self.config.parameters.model_copy(update={"properties": properties})
+        return Action(self.name, self.config.model_copy(update={"parameters": parameters}))
 
 
 def actions_of(bot: BotConfig) -> tuple[Action, ...]:

@@ -1,4 +1,4 @@
-"""The audit log: every change that was made through this API, newest first."""
+"""The audit log: every change that was made through this API, or every call of a bot's action, newest first."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ router = routes("audit")
 async def index(
     host: Host,
     _: Viewer,
+    *,
     since_s: Annotated[float, Query(ge=0, le=SECONDS_MAX, allow_inf_nan=False)] = 0.0,
     until_s: Annotated[float, Query(ge=0, le=SECONDS_MAX, allow_inf_nan=False)] = SECONDS_MAX,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 200,
     format: Annotated[Literal["json", "csv"], Query()] = "json",
+    of: Annotated[Literal["changes", "actions"], Query(description="actions: calls that bots made")] = "changes",
 ) -> Any:
     """Who changed what, when, from what to what. Secrets are masked before they are written."""
-    found = [entry async for entry in entries(host.connection, since_s, until_s, limit + 1)]
+    found = [entry async for entry in entries(host.connection, since_s, until_s, limit + 1, actions=of == "actions")]
     shown, more = [_shown(entry) for entry in found[:limit]], len(found) > limit
     if format == "csv":
         return Response(

@@ -19,6 +19,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.actions.loop import answered_with_actions
 from gateway.admin.schemas import Bot, Page
 from gateway.answers import EVENT_STREAM, PING, STREAM_HEADERS, event
 from gateway.dashboard.admin_client import AdminRefused
@@ -79,6 +80,7 @@ def router(dashboard: Dashboard) -> APIRouter:
         name = SESSION_PREFIX + asked.session
         # An operator's tries do not use up a tenant's limits.
         caller = Caller.of(tenant, request.headers.get("x-request-id", name), session=name, limited=False)
+        chat = await answered_with_actions(gateway, caller, chat)
         admitted = await submit(gateway, caller, chat, new_chat_id())
         return JSONResponse({"chat": admitted.ticket.chat}, 202, HEADERS)
 

@@ -96,6 +96,7 @@ class ActionConfig(_Section):
     timeout_s: float = Field(default=5.0, gt=0, le=20)
     answer_bytes_max: int = Field(default=65_536, ge=256, le=1_048_576)
     confirm: bool | None = None  # the visitor is asked first; None: unless the method is GET
+    whenever_mentioned: bool = False  # its arguments in the message are enough, unless the model wants another action
     asks: Sentence = ""  # the question before it, with {argument}s
     shows: tuple[FieldPath, ...] = Field(default=(), max_length=32)  # fields of the answer that the model sees; (): all
     says: Sentence = ""  # the answer as a sentence, with {field}s and {argument}s: small models repeat it
@@ -121,6 +122,10 @@ class ActionConfig(_Section):
         for name in self.parameters.required:
             if name not in known:
                 return "parameters.required", f"{name!r} is not among the properties"
+        if self.whenever_mentioned and (
+            self.confirms or not any(known[name].from_message for name in self.parameters.required)
+        ):
+            return "whenever_mentioned", "only for a call that is not confirmed, with a required parameter from_message"
         return self._url_problem() or self._header_problem()
 
     def _url_problem(self) -> tuple[str, str] | None:

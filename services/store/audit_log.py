@@ -50,13 +50,28 @@ async def record(connection: Connection, note: Note) -> None:
         await connection.redis.xadd(keys.AUDIT, {"d": note.encoded()}, maxlen=ENTRIES_MAX, approximate=True)
 
 
-async def entries(connection: Connection, since_s: float, until_s: float, most: int) -> AsyncIterator[Entry]:
-    """Newest first, at most `most`. The stream's own clock orders them. Raises QueueUnavailable."""
+async def record_action(connection: Connection, note: Note) -> None:
+    """Write down a call of a bot's action, in a stream of its own: visitors must not push changes out of the other.
+
+    Raises QueueUnavailable.
+    """
+    with translated():
+        await connection.redis.xadd(keys.ACTIONS, {"d": note.encoded()}, maxlen=ENTRIES_MAX, approximate=True)
+
+
+async def entries(
+    connection: Connection, since_s: float, until_s: float, most: int, *, actions: bool = False
+) -> AsyncIterator[Entry]:
+    """Changes, or calls of `actions`. Newest first, at most `most`. The stream's own clock orders them.
+
+    Raises QueueUnavailable.
+    """
+    stream = keys.ACTIONS if actions else keys.AUDIT
     end, left = f"{int(until_s * 1000)}", most
     while left > 0:
         with translated():
             batch = await connection.redis.xrevrange(
-                keys.AUDIT, max=end, min=f"{int(since_s * 1000)}", count=min(left, READ_MAX)
+                stream, max=end, min=f"{int(since_s * 1000)}", count=min(left, READ_MAX)
             )
         for place, values in batch:
             yield Entry(place.decode(), Note(**orjson.loads(values[b"d"])))

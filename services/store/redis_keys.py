@@ -35,6 +35,9 @@ bh:command:MODEL        hash    the last command to a model's worker, its progre
 bh:desired              hash    model -> KV bits that were verified, and whether it is to be up
 bh:explain:ASK          list    the scheduler's answer to one question, for seconds
 bh:audit                stream  every change made through the admin API
+bh:actions              stream  every call that a bot's action made
+bh:action:call:KEY      string  one call, written down before it is sent
+bh:action:waiting:ID    string  a call that waits for its visitor's yes
 bh:admins               hash    id -> an admin key's name, role and digest
 bh:job:ID               hash    one job; bh:jobs is a zset of them by creation
 bh:job-lock:NAME        string  the job that has a model, or another thing, to itself
@@ -72,6 +75,7 @@ ROLLUP = "bh:rollup"
 SESSIONS = "bh:sessions"
 DESIRED = "bh:desired"
 AUDIT = "bh:audit"
+ACTIONS = "bh:actions"
 ADMINS = "bh:admins"
 JOBS = "bh:jobs"
 QUALITY = "bh:quality"
@@ -224,6 +228,16 @@ def knowledge_sources(bot: str) -> str:
 def knowledge_passages(bot: str) -> str:
     """The passages of what was added to a bot's knowledge."""
     return f"{_prefix}:knowledge:passages:{bot}"
+
+
+def action_call(key: str) -> str:
+    """One call of an action."""
+    return f"{_prefix}:action:call:{key}"
+
+
+def action_waiting(confirmation: str) -> str:
+    """A call that waits for a yes."""
+    return f"{_prefix}:action:waiting:{confirmation}"
 
 
 def dashboard_session(digest: str) -> str:

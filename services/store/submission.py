@@ -186,6 +186,11 @@ class SubmissionClient:
             values: list[Any] = await self._connection.redis.hmget(keys.chat(chat_id), list(names))
         return None if values[0] is None else _chat_info(values)
 
+    async def known(self, tenant: str, idempotency_key: str) -> bool:
+        """Whether an Idempotency-Key stands for a chat."""
+        with translated():
+            return bool(await self._connection.redis.exists(keys.idempotency(tenant, idempotency_key)))
+
     async def follow(self, chat_id: str, tenant: str, *, take: bool) -> ChatInfo | None:
         """A tenant's own chat, or None: another tenant's does not exist for it. `take` counts a new reader, so that
         the gateway whose client went away leaves the chat alone."""
