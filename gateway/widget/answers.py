@@ -8,26 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import dropwhile, groupby
 from time import monotonic, perf_counter
 
 import structlog
 
+from gateway.actions.loop import Ran
+from gateway.actions.results import Result
 from gateway.answers import PING, event, text_of
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
 from gateway.submit import Caller, new_chat_id, submit
+from gateway.widget.actions import Decided, WidgetActions
 from gateway.widget.sites import WidgetSite
 from services.contracts.chats import Ticket
 from services.contracts.replies import ContentKind, Finish, ReplyEnd, ReplyEntry
 from services.store.connection import QueueUnavailable
-from services.store.conversations import BUSY_S_MAX, READ_S, Conversation, ConversationStore, ConversationTurn
+from services.store.conversations import (
+    BUSY_S_MAX,
+    READ_S,
+    Confirmation,
+    Conversation,
+    ConversationStore,
+    ConversationTurn,
+)
 from services.store.replies import START, Reader
 
 LOOK_S = 10.0  # how often the keeper of an answer looks whether it is still read
+SESSION_PREFIX = "widget-"
 LATE_S = 0.5  # reading a reply that has ended takes one round trip
 WORDS = {
     Finish.ERROR: "Sorry, this could not be answered right now. Please try again in a moment.",
@@ -43,17 +54,23 @@ class WidgetChats:
     def __init__(self, gateway: Gateway, store: ConversationStore) -> None:
         self._gateway = gateway
         self._store = store
+        self._actions = WidgetActions(gateway)
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def ask(self, site: WidgetSite, conversation: Conversation, text: str, call: str) -> Conversation:
-        """Submit one message. Returns the conversation with its pending turn. Raises Refused, QueueUnavailable."""
+    async def ask(
+        self, site: WidgetSite, conversation: Conversation, text: str, call: str, decided: Decided | None = None
+    ) -> Conversation:
+        """Submit one message, or the visitor's word on a call that waits for it. Returns the conversation with its
+        pending turn. Raises Refused, QueueUnavailable."""
         chat = new_chat_id()
         if not await self._store.hold(conversation.session, chat):
             raise Refused(
                 Code.RATE_LIMIT, "Please wait for the answer before writing another message.", retry_after_s=2.0
             )
         try:
-            ticket = await self._submit(site, conversation, text, chat, call)
+            caller = Caller.of(site.tenant, call, session=f"{SESSION_PREFIX}{conversation.session}")
+            acted = await self._acted(site, conversation, text, caller, decided)
+            ticket = await self._submit(site, conversation, text, caller, chat=chat, results=acted.results)
         except BaseException:
             with contextlib.suppress(QueueUnavailable):
                 await self._store.let_go(conversation.session)
@@ -63,7 +80,8 @@ class WidgetChats:
             ConversationTurn(who="visitor", text=text, at_s=now_s),
             ConversationTurn(who="bot", text="", at_s=now_s, chat=chat),
         )
-        asked = conversation.model_copy(update={"turns": (*conversation.turns, *said)})
+        confirm = await self._actions.ask(site, conversation, acted)
+        asked = conversation.model_copy(update={"turns": (*conversation.turns, *said), "confirm": confirm})
         await self._store.save(asked, site.widget.keep_days)
         await self._store.reading(chat)
         keeper = asyncio.create_task(self._keep(site, conversation.session, ticket))
@@ -71,11 +89,27 @@ class WidgetChats:
         keeper.add_done_callback(self._keepers.discard)
         return asked
 
-    async def _submit(self, site: WidgetSite, conversation: Conversation, text: str, chat: str, call: str) -> Ticket:
+    async def _acted(
+        self, site: WidgetSite, conversation: Conversation, text: str, caller: Caller, decided: Decided | None
+    ) -> Ran:
+        try:
+            return await self._actions.act(site, conversation, text, caller, decided)
+        except Refused as refused:
+            raise (refused if decided is not None else for_visitor(refused)) from refused
+
+    async def _submit(
+        self,
+        site: WidgetSite,
+        conversation: Conversation,
+        text: str,
+        caller: Caller,
+        *,
+        chat: str,
+        results: Sequence[Result],
+    ) -> Ticket:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
         said = [(turn.who, turn.text) for turn in conversation.turns if turn.text]
         said.append(("visitor", text))
-        caller = Caller.of(site.tenant, call, session=f"widget-{conversation.session}")
         while True:
             said = list(dropwhile(lambda turn: turn[0] != "visitor", said))  # templates want a user to begin
             request = ChatRequest.model_validate(
@@ -87,6 +121,7 @@ class WidgetChats:
                 }
             )
             try:
+                request = self._actions.answered(site, request, results)
                 return (await submit(self._gateway, caller, request, chat)).ticket
             except Refused as refused:
                 if refused.code is not Code.CONTEXT_LENGTH or len(said) == 1:
@@ -110,6 +145,12 @@ class WidgetChats:
         if end is None and (entries or await self._gateway.submissions.chat(conversation.pending) is not None):
             return conversation
         return await self._finish(site, conversation.session, text_of(entries), end) or conversation
+
+    async def asked_in(self, site: WidgetSite, ticket: Ticket) -> Confirmation | None:
+        """What the visitor is asked to confirm by this chat. Raises QueueUnavailable."""
+        conversation = await self._store.read(site.bot, ticket.session.removeprefix(SESSION_PREFIX))
+        last = conversation.turns[-1] if conversation is not None and conversation.turns else None
+        return conversation.confirm if conversation and last and last.chat == ticket.chat else None
 
     async def close(self) -> None:
         """Leave all answers to themselves: another gateway finds them ended."""
@@ -155,14 +196,16 @@ class WidgetChats:
         await self._store.let_go(session)
         return done
 
-    async def relay(self, chat: str, after: str) -> AsyncIterator[bytes]:
-        """Server-sent events of one answer from `after` on: text with ids, then one `end`. Pings when idle."""
+    async def relay(self, chat: str, after: str, confirm: Confirmation | None = None) -> AsyncIterator[bytes]:
+        """Server-sent events of one answer from `after` on: text with ids, then one `end`. Pings when idle.
+
+        `confirm`: what the answer asks the visitor to confirm."""
         readers = self._gateway.readers
         with self._gateway.hub.follow(chat, after) as reader:
             readers.add(reader)  # woken at a shutdown
             try:
                 async for entries in self._entries(chat, reader):
-                    yield b"".join(event_of(entry) for entry in entries) or PING
+                    yield b"".join(event_of(entry, confirm) for entry in entries) or PING
             finally:
                 readers.discard(reader)
 
@@ -190,7 +233,7 @@ def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def event_of(entry: ReplyEntry) -> bytes:
+def event_of(entry: ReplyEntry, confirm: Confirmation | None = None) -> bytes:
     """One entry as the widget reads it: no thoughts, no calls."""
     if entry.text and entry.content is not ContentKind.CONTENT:
         return b""
@@ -198,7 +241,10 @@ def event_of(entry: ReplyEntry) -> bytes:
         return event({"text": entry.text}, entry_id=entry.id)
     if entry.end is None:
         return b""
-    shown = {"finish": entry.end.finish.value}
+    shown: dict[str, object] = {
+        "finish": entry.end.finish.value,
+        "confirm": confirm.model_dump() if confirm is not None else None,
+    }
     if entry.end.finish in WORDS:
         shown["message"] = WORDS[entry.end.finish]
     return event(shown, name="end")

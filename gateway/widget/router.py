@@ -6,6 +6,7 @@
     POST /widget/v1/{token}/messages                      {session?, text} -> 202 {session, chat}
     GET  /widget/v1/{token}/sessions/{session}            what was said, and the chat under way
     GET  /widget/v1/{token}/chats/{chat}/stream           SSE from Last-Event-ID on
+    POST /widget/v1/{token}/confirmations                 {session, id, yes} -> 202 {session, chat}
     POST /widget/v1/{token}/handover                      {session?, contact, note, page} -> 202
 
 Errors are the gateway's: `{"error": {message, type, param, code}}`.
@@ -30,6 +31,7 @@ from gateway.call import Header
 from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget import demo, origins
+from gateway.widget.actions import Decided
 from gateway.widget.answers import WidgetChats
 from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite, WidgetSites
@@ -66,6 +68,16 @@ class VisitorMessage(BaseModel):
 
     session: SessionId | None = None
     text: Text
+
+
+class ConfirmationDecided(BaseModel):
+    """A visitor's yes or no to what the bot asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: SessionId
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    yes: bool
 
 
 class Handover(BaseModel):
@@ -262,6 +274,18 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
             asked = await widgets.answers.ask(site, conversation, said.text, call)
         return MessageAccepted(session=asked.session, chat=asked.pending or "")
 
+    @routes.post("/widget/v1/{token}/confirmations", status_code=202)
+    async def confirm(request: Request, token: Token, said: ConfirmationDecided) -> MessageAccepted:
+        """A visitor says yes or no to an action."""
+        site = widgets.site(request, token)
+        await widgets.count_message(site, request)
+        conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, said.session))
+        call = request.headers.get("x-request-id", "widget")
+        async with widgets.counted_for_all(site):
+            decided = Decided(said.id, said.yes)
+            asked = await widgets.answers.ask(site, conversation, decided.text, call, decided)
+        return MessageAccepted(session=asked.session, chat=asked.pending or "")
+
     @routes.post("/widget/v1/{token}/handover", status_code=202)
     async def handover(request: Request, token: Token, asked: Handover) -> HandoverAccepted:
         """A visitor asks for a person. WidgetChats at once; the webhook is called in the background."""
@@ -327,7 +351,9 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         info = await widgets.gateway.submissions.chat(chat)
         if info is None or info.ticket.bot != site.bot:
             raise Refused(Code.CHAT_NOT_FOUND, "This chat does not exist, or its answer is no longer kept.")
-        return StreamingResponse(widgets.answers.relay(chat, after), media_type=EVENT_STREAM, headers=STREAM_HEADERS)
+        confirm = await widgets.answers.asked_in(site, info.ticket)
+        events = widgets.answers.relay(chat, after, confirm)
+        return StreamingResponse(events, media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 
 
 def refusal(refused: Refused) -> JSONResponse:
