@@ -20,6 +20,7 @@ PING = b": ping\n"
 WAITING = b": waiting\n"
 DONE = b"data: [DONE]\n\n"
 RETRY_MS = 500  # a client whose gateway went away comes back so soon
+_CONTENT = ContentKind.CONTENT  # an enum finds its members slowly
 FINISH_REASONS = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.TOOL_CALLS: "tool_calls"}
 
 
@@ -95,7 +96,7 @@ class ChatCompletions:
 
     def entry(self, entry: ReplyEntry) -> bytes:
         """One event: a client has read all of an entry or nothing."""
-        if self._continuous_usage or entry.logprobs or entry.content is not ContentKind.CONTENT:
+        if self._continuous_usage or entry.logprobs or entry.content is not _CONTENT:
             return self._rich(entry)
         if not entry.text:
             return b""

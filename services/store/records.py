@@ -137,6 +137,8 @@ def decode_news(
 ) -> ReplyEntry:
     """An entry as a hint shows it: text, tokens, text field and logprobs, or the start's or the end's own record."""
     if isinstance(what, str):
+        if field == "t" and not logprobs:
+            return ReplyEntry(place, "text", what, tokens)
         return ReplyEntry(place, "text", what, tokens, content=_CONTENT[field.encode()], logprobs=logprobs)
     if "finish" in what:
         return ReplyEntry(place, "end", end=_end_of(what))

@@ -28,6 +28,8 @@ GROUP_MISSING = re.compile("NOGROUP|UNBLOCKED")  # the second: the stream went w
 
 T = TypeVar("T")
 
+_CONTENT = ContentKind.CONTENT  # an enum finds its members slowly
+
 log = structlog.get_logger()
 
 
@@ -55,14 +57,11 @@ class ReplyPiece(NamedTuple):
 
     def and_then(self, later: ReplyPiece) -> ReplyPiece:
         """This piece and the next of the same attempt and content as one."""
-        return self._replace(
-            place=later.place,
-            text=self.text + later.text,
-            tokens=self.tokens + later.tokens,
-            after=self.before,
-            raw=None if self.raw is None and later.raw is None else self.written + later.written,
-            logprobs=join_logprobs(self.logprobs, later.logprobs),
-        )
+        text, tokens = self.text + later.text, self.tokens + later.tokens
+        raw = None if self.raw is None and later.raw is None else self.written + later.written
+        logprobs = join_logprobs(self.logprobs, later.logprobs) if later.logprobs else self.logprobs
+        head = (self.chat, self.attempt, later.place, text, tokens, self.before)
+        return ReplyPiece(*head, self.start, self.content, raw, logprobs)
 
     @property
     def written(self) -> str:
@@ -212,17 +211,24 @@ class WorkConsumer:
         """
         written: list[str] = []
         args: list[object] = []
-        for line in lines:
-            place, field = f"{line.attempt}-{line.place}", TEXT_FIELDS[line.content]
-            piece = (line.chat, f"{line.attempt}-{line.before}", place, line.text, line.tokens, field)
-            news = orjson.dumps((*piece, line.logprobs) if line.logprobs else piece)
-            if line.start is not None:
-                bits, queue_s = line.start
+        for line in lines:  # one a token: the plainest kind comes first, and nothing is looked up twice
+            chat, attempt, number, text, tokens, after, started, content, raw, logprobs = line
+            place, before = f"{attempt}-{number}", f"{attempt}-{number - 1 if after < 0 else after}"
+            if content is _CONTENT and not logprobs:
+                field, news = "t", orjson.dumps((chat, before, place, text, tokens))
+            else:
+                field = TEXT_FIELDS[content]
+                news = orjson.dumps((chat, before, place, text, tokens, field, logprobs))
+            if started is not None:
+                bits, queue_s = started
                 start = {"b": bits, "q": queue_s, "s": self.served_by}
-                news = orjson.dumps((line.chat, QUEUED, f"{line.attempt}-0", start)) + b"," + news
-            written += (keys.reply(line.chat), keys.chat(line.chat))
-            extras = line.extras
-            args += (place, field, line.text, line.tokens, news, len(extras), *extras)
+                news = orjson.dumps((chat, QUEUED, f"{attempt}-0", start)) + b"," + news
+            written += (keys.reply(chat), keys.chat(chat))
+            if raw is None and not logprobs:
+                args += (place, field, text, tokens, news)
+            else:
+                extras = line.extras
+                args += (place, f"{field}{len(extras)}", text, tokens, news, *extras)
         refused = await self._connection.script("write", written, args)
         return {lines[number - 1].chat for number in refused if await self._fenced(lines[number - 1])}
 

@@ -24,7 +24,7 @@ from services.store.records import ClaimedChat
 from services.store.work import ReplyPiece, Settled, WorkConsumer, Written
 from services.tokenizer.tokenizer import Tokenizer
 from services.worker.engine_supervisor import EngineSupervisor, LatencyWindow
-from services.worker.parsers import machine_of
+from services.worker.parsers import ContentParser, machine_of
 from services.worker.parsers.base import Parsed, Parser
 from services.worker.reply_writer import ReplyWriter
 
@@ -32,6 +32,8 @@ ATTEMPTS_MAX = 4  # over all workers that had the chat, and
 FAILURES_MIN = 2  # in this worker's engine: a killed worker says nothing about the chat
 BUSY_S = 0.25
 BUSY_TRIES_MAX = 120
+
+_CONTENT = ContentKind.CONTENT  # an enum finds its members slowly
 
 log = structlog.get_logger()
 
@@ -188,6 +190,18 @@ class _Output:
         output = claim.payload.output
         self._held: list[Parsed] | None = [] if output.whole and output.json_schema else None
 
+    def relay(self, piece: Piece, parser: Parser, said: str) -> None:
+        """Queue what a piece of the engine's is. `said`: what earlier attempts wrote."""
+        if piece.prompt_logprobs and not said:  # else the first of the attempts gave them
+            self.put((Parsed(ContentKind.PROMPT, "", 0, logprobs=piece.prompt_logprobs),))
+        if self._held is not None or not isinstance(parser, ContentParser):
+            self.put(parser.feed(piece.text, piece.tokens, piece.logprobs))
+        elif piece.text or piece.tokens:  # most pieces, and there is one a token
+            self.place = place = self.place + 1
+            start, text, tokens = self._start if place == 1 else None, piece.text, piece.tokens
+            line = ReplyPiece(self._chat, self._attempt, place, text, tokens, -1, start, _CONTENT, None, piece.logprobs)
+            self._writer.put(line)
+
     def put(self, parts: Sequence[Parsed]) -> None:
         """Queue them in order."""
         if self._held is None:
@@ -232,6 +246,7 @@ async def _stream(
     """
     per_token = context.supervisor.facts.kv_bytes_per_token
     parser = context.parser(claim.payload.output, running.chat, request.said)
+    bounded = claim.payload.output.thinking_tokens_max is not None
     finish, before = Finish.STOP, output.place
     begin = running.last_s = monotonic()
     running.started_s = running.started_s or begin
@@ -253,8 +268,7 @@ async def _stream(
                     context.latencies.token(running.chat, context.clock(), now - running.last_s, piece.tokens)
             running.last_s = now
             running.tokens += piece.tokens
-            output.put(_of_prompt(piece, request))
-            output.put(parser.feed(piece.text, piece.tokens, piece.logprobs))
+            output.relay(piece, parser, request.said)
             if not request.said:  # else the engine counts the answer's beginning as a part of the prompt
                 running.prompt_tokens = piece.prompt_tokens or running.prompt_tokens
                 running.tokens = piece.completion_tokens or running.tokens
@@ -263,7 +277,7 @@ async def _stream(
             if piece.finish:
                 finish = Finish.LENGTH if piece.finish == "length" else Finish.STOP
                 running.stop_text = piece.stop_text
-            elif closing := _thoughts_to_end(running, claim, parser, context):
+            elif bounded and (closing := _thoughts_to_end(running, claim, parser, context)):
                 output.put(closing)
                 return None
         output.finish(parser.finish())
@@ -291,13 +305,6 @@ def _thoughts_to_end(
     if running.tokens + tokens >= claim.ticket.max_tokens:
         return ()  # nothing could follow
     return parser.feed(text, tokens)
-
-
-def _of_prompt(piece: Piece, request: EngineRequest) -> Sequence[Parsed]:
-    """The logprobs of the prompt; none where it ends with what earlier attempts wrote: the first of them gave them."""
-    if request.said or not piece.prompt_logprobs:
-        return ()
-    return (Parsed(ContentKind.PROMPT, "", 0, logprobs=piece.prompt_logprobs),)
 
 
 def _request(running: RunningChat, claim: ClaimedChat, text: str, left: int, context: WorkerContext) -> EngineRequest:
