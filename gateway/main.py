@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -17,9 +17,13 @@ from gateway.app import App
 from gateway.prompt import Prompts
 from gateway.protocol import BoundedProtocol
 from gateway.state import Gateway
+from services.contracts.engines import provider_model
 from services.process import garbage, logs
 from services.process.children import raise_open_files_limit
+from services.store import unread_chats
+from services.store.connection import QueueUnavailable
 from services.store.runtime import PATIENCE_S, Runtime, open_runtime
+from services.store.unread_chats import UnreadChats
 
 KEEP_ALIVE_S = 30
 BACKLOG = 4096
@@ -37,7 +41,11 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
         gateway = Gateway(runtime.config, runtime.secrets, connection, prompts)
         await gateway.directory.reload()
         tasks = background.begin(
-            gateway.hub.run(), gateway.directory.watch(), gateway.directory.guard(), gateway.engines.watch()
+            gateway.hub.run(),
+            gateway.directory.watch(),
+            gateway.directory.guard(),
+            gateway.engines.watch(),
+            _cancel_unread(gateway),
         )
         try:
             yield gateway
@@ -45,6 +53,16 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
             await background.end(
                 [*tasks, *gateway.lingering]
             )  # lingering chats go on: a shutdown cancels nobody's chat
+
+
+async def _cancel_unread(gateway: Gateway) -> None:
+    """Cancel chats whose readers were all at gateways that were killed, unless one takes them up soon."""
+    config = gateway.config
+    unread = UnreadChats(gateway.connection, {*config.models, *map(provider_model, config.overflow)})
+    while True:
+        await asyncio.sleep(max(unread_chats.SWEEP_S_MIN, config.gateway.resume_grace_s))
+        with suppress(QueueUnavailable):
+            await unread.sweep(config.gateway.reply_keep_s, gateway.clock())
 
 
 def create_app(runtime: Runtime) -> App:

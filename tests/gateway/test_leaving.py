@@ -11,12 +11,16 @@ import httpx
 import orjson
 import pytest
 
+from gateway.request import checked_chat
+from gateway.submit import Caller, new_chat_id
+from gateway.submit import submit as submit_chat
 from services.contracts.replies import ReplyError
 from services.http_stream.sse import SseParser
 from services.store.registry import Registry
+from services.store.submission import SubmissionClient
 
 from .conftest import ACME, GLOBEX, Host, HostFactory, gateway_on
-from .driver import Script, until
+from .driver import Script, ended, until
 from .test_bad_input import GOOD, error_of
 
 SLOW = Script(pieces=[f"{number} " for number in range(30)], pause_s=0.03)
@@ -318,3 +322,37 @@ async def test_no_grace_at_all(hosts: HostFactory) -> None:
         host.driver.script_for = lambda _: Script(pieces=["x"] * 100, pause_s=0.05)
         await begin(host, Heard(), 2)
         await until(lambda: host.driver.cancelled)
+
+
+async def test_a_chat_whose_gateway_was_killed_is_cancelled_unless_it_is_taken_up(
+    hosts: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody counted its reader as one that left, so it ran on to its end, and waited on to its deadline."""
+    monkeypatch.setattr("services.store.unread_chats.SWEEP_S_MIN", 0.2)
+    async with hosts(resume_grace_s=0.2) as host:
+        host.driver.script_for = lambda asked: Script(["x"] * 400, pause_s=0.05, ignore=asked.session == "waits")
+        killed = SubmissionClient(host.connection, reply_channel="bh:replies:killed")
+
+        async def submit(session: str) -> str:
+            chat = new_chat_id()
+            caller = Caller.of("acme", "r", session=session)
+            with monkeypatch.context() as patch:
+                patch.setattr(host.state, "submissions", killed)
+                await submit_chat(host.state, caller, checked_chat(GOOD), chat)
+            return chat
+
+        live = Heard()
+        reading = asyncio.create_task(begin(host, live, 10_000, headers={}))
+        await until(lambda: live.texts)
+        chats = {session: await submit(session) for session in ("runs", "waits", "taken up")}
+        taken = Heard()
+        taken.chat, taken.last_id = chats["taken up"], "0-0"
+        resumed = asyncio.create_task(go_on(host.http, host.url, taken))
+        await until(lambda: chats["runs"] in host.driver.cancelled)
+        async with asyncio.timeout(10):
+            while await host.connection.redis.hlen("bh:waiting"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not {live.chat, taken.chat} & host.driver.cancelled
+        assert taken.texts
+        for task in (reading, resumed):
+            await ended(task)
