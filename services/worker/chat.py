@@ -24,8 +24,8 @@ from services.store.records import ClaimedChat
 from services.store.work import ReplyPiece, Settled, WorkConsumer, Written
 from services.tokenizer.tokenizer import Tokenizer
 from services.worker.engine_supervisor import EngineSupervisor, LatencyWindow
-from services.worker.parsers import ContentParser, machine_of
-from services.worker.parsers.base import Parsed, Parser
+from services.worker.parsers import machine_of
+from services.worker.parsers.base import ContentParser, Parsed, Parser
 from services.worker.reply_writer import ReplyWriter
 
 ATTEMPTS_MAX = 4  # over all workers that had the chat, and
