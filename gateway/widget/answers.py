@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import dropwhile, groupby
 from time import monotonic, perf_counter
 
@@ -17,6 +17,7 @@ import structlog
 from gateway.actions.loop import Ran
 from gateway.actions.results import Result
 from gateway.answers import PING, event, text_of
+from gateway.desk.people import escalated
 from gateway.metrics import RequestMetrics
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
@@ -51,10 +52,16 @@ log = structlog.get_logger()
 class WidgetChats:
     """All widgets' chats that this gateway process takes in or relays."""
 
-    def __init__(self, gateway: Gateway, store: ConversationStore) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        store: ConversationStore,
+        announce: Callable[[WidgetSite, Conversation], Awaitable[None]],
+    ) -> None:
         self._gateway = gateway
         self._store = store
         self._actions = WidgetActions(gateway)
+        self._announce = announce
         self._keepers: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -81,8 +88,14 @@ class WidgetChats:
             ConversationTurn(who="bot", text="", at_s=now_s, chat=chat),
         )
         confirm = await self._actions.ask(site, conversation, acted)
-        asked = conversation.model_copy(update={"turns": (*conversation.turns, *said), "confirm": confirm})
-        await self._store.save(asked, site.widget.keep_days)
+        if not conversation.turns and await self._store.read(site.bot, conversation.session) is None:  # a new one
+            await self._store.save(conversation, site.widget.keep_days)
+
+        def written(now: Conversation) -> Conversation:
+            state = "bot" if now.state == "closed" else now.state
+            return now.with_turns(*said).model_copy(update={"confirm": confirm, "state": state})
+
+        asked = await self.change(site, conversation.session, written)
         await self._store.reading(chat)
         keeper = asyncio.create_task(self._keep(site, conversation.session, ticket))
         self._keepers.add(keeper)
@@ -187,13 +200,28 @@ class WidgetChats:
 
     async def _finish(self, site: WidgetSite, session: str, text: str, end: ReplyEnd | None) -> Conversation | None:
         conversation = await self.conversation(site, session)
-        if conversation.pending is None:
+        chat = conversation.pending
+        if chat is None:
             return None
         finish = end.finish.value if end else Finish.ERROR.value
-        last = conversation.turns[-1].model_copy(update={"text": text, "finish": finish})
-        done = conversation.model_copy(update={"turns": (*conversation.turns[:-1], last)})
-        await self._store.save(done, site.widget.keep_days)
+        now_s = self._gateway.clock()
+
+        def answered(now: Conversation) -> Conversation:
+            return escalated(site, now.with_answer(chat, text=text, finish=finish), now_s)
+
+        done = await self.change(site, session, answered)
         await self._store.let_go(session)
+        if done.state == "waiting" and conversation.state == "bot" and site.widget.handover_webhook is not None:
+            await self._announce(site, done)
+        return done
+
+    async def change(
+        self, site: WidgetSite, session: str, changed: Callable[[Conversation], Conversation]
+    ) -> Conversation:
+        """Write what `changed` makes of a conversation, whoever else writes. Raises Refused, QueueUnavailable."""
+        done = await self._store.change(site.bot, session, site.widget.keep_days, self._gateway.clock(), changed)
+        if done is None:
+            raise Refused(Code.NOT_FOUND, "This conversation does not exist, or it has expired.")
         return done
 
     async def relay(self, chat: str, after: str, confirm: Confirmation | None = None) -> AsyncIterator[bytes]:

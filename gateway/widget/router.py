@@ -5,6 +5,7 @@
     GET  /widget/v1/{token}/config                        title, greeting, colour
     POST /widget/v1/{token}/messages                      {session?, text} -> 202 {session, chat}
     GET  /widget/v1/{token}/sessions/{session}            what was said, and the chat under way
+    GET  /widget/v1/{token}/sessions/{session}/events     SSE of people's turns, from Last-Event-ID on
     GET  /widget/v1/{token}/chats/{chat}/stream           SSE from Last-Event-ID on
     POST /widget/v1/{token}/confirmations                 {session, id, yes} -> 202 {session, chat}
     POST /widget/v1/{token}/handover                      {session?, contact, note, page} -> 202
@@ -16,11 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
@@ -28,6 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.answers import EVENT_STREAM, STREAM_HEADERS
 from gateway.call import Header
+from gateway.desk.events import follow
+from gateway.desk.people import People, hands_over, is_away, waiting
 from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget import demo, origins
@@ -50,6 +54,7 @@ from services.store.replies import ENTRY_ID, START
 API = "/widget/v1/"
 TEXT_CHARS_MAX = 2000
 BODY_BYTES_MAX = 16_384
+EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 HANDOVERS_PER_MINUTE = 3  # of one visitor
 HANDOVERS_PER_MINUTE_ALL = 30  # of all visitors of one widget
 
@@ -99,14 +104,16 @@ class Shown(BaseModel):
     suggestions: tuple[str, ...]
     accent: str
     handover: bool
+    away: Annotated[str | None, Field(description="What to say while nobody is there.")]
     text_chars_max: int = TEXT_CHARS_MAX
 
 
 class MessageAccepted(BaseModel):
-    """A message on its way: read the answer from the chat's stream."""
+    """A message on its way: read the answer from the chat's stream. No chat: people read it, or nobody is there."""
 
     session: str
-    chat: str
+    chat: str | None
+    state: ConversationState
 
 
 class TurnShown(BaseModel):
@@ -142,15 +149,17 @@ class ConversationShown(BaseModel):
     pending: Annotated[str | None, Field(description="The chat that is being answered.")]
     handed_over: bool
     state: ConversationState
+    last_event: Annotated[str, Field(description="The event from which on to follow this conversation.")]
     typing: Annotated[bool, Field(description="A person is writing.")]
     confirm: Annotated[Confirmation | None, Field(description="What the visitor is asked to confirm.")]
 
 
 class HandoverAccepted(BaseModel):
-    """The handover was taken in."""
+    """The handover was taken in. `id` is the delivery's; "" where no webhook is told."""
 
     session: str
     id: str
+    state: ConversationState
 
 
 class WidgetRoute(APIRoute):
@@ -184,8 +193,9 @@ class Widgets:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.store = ConversationStore(gateway.connection)
-        self.answers = WidgetChats(gateway, self.store)
         self.outbox = Outbox(gateway.connection, gateway.secrets.pepper, gateway.clock)
+        self.people = People(gateway, self.store, self.outbox)
+        self.answers = WidgetChats(gateway, self.store, self.people.announce)
         self._sites: WidgetSites | None = None
 
     @property
@@ -271,8 +281,13 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
             conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, said.session))
         call = request.headers.get("x-request-id", "widget")
         async with widgets.counted_for_all(site):
+            if conversation.with_people or hands_over(site, said.text):
+                if said.session is None:
+                    await widgets.store.save(conversation, site.widget.keep_days)
+                heard = await widgets.people.hear(site, conversation, said.text)
+                return MessageAccepted(session=conversation.session, chat=None, state=(heard or conversation).state)
             asked = await widgets.answers.ask(site, conversation, said.text, call)
-        return MessageAccepted(session=asked.session, chat=asked.pending or "")
+        return MessageAccepted(session=asked.session, chat=asked.pending, state=asked.state)
 
     @routes.post("/widget/v1/{token}/confirmations", status_code=202)
     async def confirm(request: Request, token: Token, said: ConfirmationDecided) -> MessageAccepted:
@@ -284,24 +299,33 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
         async with widgets.counted_for_all(site):
             decided = Decided(said.id, said.yes)
             asked = await widgets.answers.ask(site, conversation, decided.text, call, decided)
-        return MessageAccepted(session=asked.session, chat=asked.pending or "")
+        return MessageAccepted(session=asked.session, chat=asked.pending, state=asked.state)
 
     @routes.post("/widget/v1/{token}/handover", status_code=202)
     async def handover(request: Request, token: Token, asked: Handover) -> HandoverAccepted:
         """A visitor asks for a person. WidgetChats at once; the webhook is called in the background."""
         site = widgets.site(request, token)
-        if site.widget.handover_webhook is None:
+        if not site.widget.hands_over:
             raise Refused(Code.NOT_FOUND, "This bot has no handover.")
         await widgets.count_handover(site, request)
         now_s = widgets.gateway.clock()
-        if asked.session is None:
+        session = asked.session
+        if session is None:
             conversation = Conversation.new(site.bot, now_s)
-        else:
-            conversation = await widgets.answers.conversation(site, asked.session)
-        conversation = conversation.model_copy(update={"handed_over_s": now_s})
-        await widgets.store.save(conversation, site.widget.keep_days)
-        delivery = await widgets.outbox.put(site, conversation, contact=asked.contact, note=asked.note, page=asked.page)
-        return HandoverAccepted(session=conversation.session, id=delivery)
+            await widgets.store.save(conversation, site.widget.keep_days)
+            session = conversation.session
+        said = tuple(ConversationTurn(who="visitor", text=asked.note, at_s=now_s) for _ in [0] if asked.note)
+
+        def handed_over(now: Conversation) -> Conversation:
+            noted = now.model_copy(update={"contact": asked.contact, "handed_over_s": now_s})
+            return noted if site.widget.handover is None else waiting(noted.with_turns(*said), now_s)
+
+        before = await widgets.answers.conversation(site, session)
+        conversation = await widgets.answers.change(site, session, handed_over)
+        delivery = ""
+        if site.widget.handover_webhook is not None:
+            delivery = await widgets.outbox.put(site, before, contact=asked.contact, note=asked.note, page=asked.page)
+        return HandoverAccepted(session=session, id=delivery, state=conversation.state)
 
 
 def _reading(routes: APIRouter, widgets: Widgets) -> None:
@@ -313,13 +337,15 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
     @routes.get("/widget/v1/{token}/config")
     async def config(request: Request, token: Token) -> Shown:
         """What the widget looks like."""
-        widget = widgets.site(request, token).widget
+        site = widgets.site(request, token)
+        widget = site.widget
         return Shown(
             title=widget.title,
             greeting=widget.greeting,
             suggestions=widget.suggestions,
             accent=widget.accent,
-            handover=widget.handover_webhook is not None,
+            handover=widget.hands_over,
+            away=widget.office_hours.away if widget.office_hours and is_away(site, widgets.gateway.clock()) else None,
         )
 
     @routes.get("/widget/v1/{token}/sessions/{session}")
@@ -333,9 +359,23 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
             pending=conversation.pending,
             handed_over=conversation.handed_over_s is not None,
             state=conversation.state,
-            typing=False,
+            typing=conversation.with_people and await widgets.store.is_typing(session),
+            last_event=await widgets.store.last_event(session) if conversation.handed_over_s else "0-0",
             confirm=conversation.confirm,
         )
+
+    @routes.get("/widget/v1/{token}/sessions/{session}/events", response_class=StreamingResponse)
+    async def events(
+        request: Request, token: Token, session: SessionId, after: Annotated[str, Query(max_length=40)] = ""
+    ) -> StreamingResponse:
+        """What people write, and who has the conversation, from Last-Event-ID or `after` on; else from now on."""
+        site = widgets.site(request, token)
+        await widgets.answers.conversation(site, session)
+        since = request.headers.get("last-event-id") or after or await widgets.store.last_event(session)
+        if not EVENT_ID.fullmatch(since):
+            raise Refused(Code.INVALID_VALUE, "Last-Event-ID must be an event id of this host.", param="last_event_id")
+        events = follow(widgets.gateway, widgets.store, session, since)
+        return StreamingResponse(events, media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 
     @routes.get("/widget/v1/{token}/chats/{chat}/stream", response_class=StreamingResponse)
     async def stream(request: Request, token: Token, chat: ChatId) -> StreamingResponse:

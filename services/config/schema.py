@@ -27,6 +27,7 @@ from pydantic import (
 
 from services.config.actions import ACTIONS_MAX, ActionConfig, ActionName, ActionSecret, secret_problem
 from services.config.knowledge import KnowledgeConfig
+from services.config.people import OfficeHours, PeopleConfig
 from services.config.urls import check_reachable, is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
 from services.config.yaml_file import YamlFile
@@ -253,6 +254,13 @@ class WidgetConfig(Section):
     keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
     temperature: float = Field(default=0.3, ge=0, le=2)
     handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
+    handover: PeopleConfig | None = None  # visitors are handed over to the dashboard's inbox
+    office_hours: OfficeHours | None = None  # when people are there; None: always
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a visitor can ask for a person."""
+        return self.handover is not None or self.handover_webhook is not None
 
     def problem(self) -> tuple[str, str] | None:
         """The option that cannot be used, and why. No validator: what is stored must stay readable."""

@@ -44,6 +44,10 @@ bh:job-lock:NAME        string  the job that has a model, or another thing, to i
 bh:autotuned            string  KV bits were proposed within the last day
 bh:quality              hash    model -> measured cost of its KV bits
 bh:widget:talk:S        string  a visitor's conversation with a bot
+bh:widget:talks:T/B     zset    sessions of a bot's conversations, by their last change
+bh:widget:open          zset    "T/B S" of those that wait for a person or have one, by when that began
+bh:widget:events:S      stream  a conversation's turns and states, for the page that follows it
+bh:widget:typing:S      string  a person writes there
 bh:widget:busy:S        string  the chat that a visitor waits for
 bh:widget:read:CHAT     string  somebody reads this answer
 bh:widget:rate:NAME:MIN string  requests of one bot or visitor in one minute
@@ -200,6 +204,24 @@ def widget_letter(letter_id: str) -> str:
 def widget_talk(session: str) -> str:
     """A visitor's conversation."""
     return f"{_prefix}:widget:talk:{session}"
+
+
+WIDGET_OPEN = "bh:widget:open"
+
+
+def widget_talks(bot: str) -> str:
+    """Sessions of all conversations of `tenant/bot`."""
+    return f"{_prefix}:widget:talks:{bot}"
+
+
+def widget_events(session: str) -> str:
+    """What a page that follows a conversation is shown."""
+    return f"{_prefix}:widget:events:{session}"
+
+
+def widget_typing(session: str) -> str:
+    """Whether a person writes."""
+    return f"{_prefix}:widget:typing:{session}"
 
 
 def widget_busy(session: str) -> str:
