@@ -30,7 +30,7 @@ class Decided:
     @property
     def text(self) -> str:
         """As a turn of the conversation."""
-        return "Yes" if self.yes else "No"
+        return "Yes, please." if self.yes else "No, thank you."
 
 
 class WidgetActions:

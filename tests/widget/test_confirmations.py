@@ -87,7 +87,10 @@ async def test_nothing_is_sent_before_the_yes_and_once_after_it(page: Page, orde
     assert again.status_code == 404
     shown = (await page.get(f"sessions/{asked.session}")).json()
     assert shown["confirm"] is None
-    assert [turn["text"] for turn in shown["turns"] if turn["who"] == "visitor"] == ["Please cancel order 4712", "Yes"]
+    assert [turn["text"] for turn in shown["turns"] if turn["who"] == "visitor"] == [
+        "Please cancel order 4712",
+        "Yes, please.",
+    ]
     assert len(Shop.seen) == 1
 
 
