@@ -158,14 +158,19 @@ class Engines:
     def __init__(self, submissions: SubmissionClient, models: Mapping[str, ModelConfig]) -> None:
         self._submissions = submissions
         self._now = {name: _as_configured(model) for name, model in models.items()}
+        self._given_up: set[str] = set()
 
     def get(self, model: str) -> EngineNow | None:
         """The model now; None where this host has none of that name."""
         return self._now.get(model)
 
+    def gave_up(self, model: str) -> bool:
+        """Whether its engine did not come up and is not tried again."""
+        return model in self._given_up
+
     async def look(self) -> None:
         """Read once. What cannot be read stays as it was last seen. Raises QueueUnavailable."""
-        snapshot = await self._submissions.snapshot()
+        snapshot, self._given_up = await self._submissions.snapshot(), await self._submissions.given_up()
         for model, seen in (await self._submissions.engines()).items():
             if model in self._now:
                 account = snapshot.models.get(model) if snapshot else None

@@ -133,6 +133,8 @@ async def _prepare(
     """The first chat, the others, and the registry's version that they were made from. Raises Refused."""
     version = gateway.directory.version
     bot, engine = served(gateway, tenant, request.model)
+    if gateway.engines.gave_up(bot.config.model) and bot.config.overflow is None:
+        raise Refused(Code.MODEL_DOWN, "This bot's model does not start on this host.", param="model")
     prompts = await gateway.prompts.prepare_all(_speaking(bot, request), request, engine)
     now_s = gateway.clock()
     elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone

@@ -73,10 +73,15 @@ class EngineRecords:
             stored = await self._connection.redis.hgetall(keys.PROGRESS)
         return {name.decode(): words.decode() for name, words in stored.items()}
 
+    async def given_up(self) -> set[str]:
+        """Models whose engine did not come up, and is not tried again before the host or its worker is started anew."""
+        with translated():
+            return {name.decode() for name in await self._connection.redis.smembers(keys.GIVEN_UP)}
+
     async def forget_run(self, models: Collection[str]) -> None:
         """Forget what an earlier run of the host said, and engines of models that are not among `models`."""
         with translated():
-            await self._connection.redis.delete(keys.PROGRESS)
+            await self._connection.redis.delete(keys.PROGRESS, keys.GIVEN_UP)
             gone = [name for name in await self._connection.redis.hkeys(keys.ENGINES) if name.decode() not in models]
             if gone:
                 await self._connection.redis.hdel(keys.ENGINES, *gone)

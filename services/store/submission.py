@@ -241,6 +241,10 @@ class SubmissionClient:
         """Facts and last report of each model."""
         return await self._records.engines()
 
+    async def given_up(self) -> set[str]:
+        """Models whose engine did not come up and is not tried again."""
+        return await self._records.given_up()
+
     async def queued_models(self, models: Iterable[str]) -> set[str]:
         """Those of these models whose ready stream is there: a worker made it."""
         names = list(models)

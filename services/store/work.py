@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.control import ControlMessage
+from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.engines import EngineFacts, EngineReport
 from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd, join_logprobs
 from services.store import redis_keys as keys
@@ -22,6 +23,7 @@ from services.store.commands import Commands
 from services.store.connection import Connection, QueueUnavailable, pairs, translated
 from services.store.engine_records import decode_engine
 from services.store.records import LOGPROBS, RAW, TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
+from services.store.scheduling import SchedulerStore
 from services.store.submission import CHAT_KEEP_S
 
 GROUP_MISSING = re.compile("NOGROUP|UNBLOCKED")  # the second: the stream went while a read blocked on it
@@ -297,6 +299,23 @@ class WorkConsumer:
             return None
         seen = decode_engine(stored)
         return seen.facts, seen.report.at_s
+
+    async def give_up(self, message: str, now_s: float) -> int:
+        """Say that the model's engine will not come up, and end the chats that wait for it. Returns how many."""
+        with translated():
+            await self._connection.redis.sadd(keys.GIVEN_UP, self._model)
+        store, ended = SchedulerStore(self._connection), 0
+        for ticket in await store.waiting():
+            if ticket.model == self._model and not ticket.overflow:  # its bot's other provider may serve it
+                refused = Decision(ticket.chat, Outcome.REJECT, Reason.MODEL_DOWN, ticket.kv_bits)
+                await store.refuse("", ticket, refused, message, now_s)
+                ended += 1
+        return ended
+
+    async def came_up(self) -> None:
+        """Undo `give_up`."""
+        with translated():
+            await self._connection.redis.srem(keys.GIVEN_UP, self._model)
 
     async def backlog(self) -> int:
         """Chats that were dispatched to this model and have not ended."""

@@ -33,6 +33,8 @@ ABANDONED_MS = 15_000  # well above KEEP_S: a worker that lives keeps its chats
 REPORT_S = 1.0
 END_AGAIN_S = 1.0
 
+NEVER_UP = "The model's engine does not start."
+
 log = structlog.get_logger()
 
 
@@ -117,6 +119,7 @@ class Worker:
     async def _start(self) -> None:
         await retried(self._work.open)
         await self._command_runner.start(await retried(self._work.last_seen), self._clock())
+        await retried(self._work.came_up)
         for entry, chat in await retried(self._work.mine):
             self._begin(entry, chat)
 
@@ -264,8 +267,10 @@ class Worker:
     async def _give_up(self, error: EngineGone) -> None:
         """Answer every chat that was admitted here: without an engine none of them would ever end."""
         log.error("worker.gives_up", model=self._model, why=str(error))
-        end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", "The model's engine does not start."))
+        end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", NEVER_UP))
         await self._leave()
+        if error.never_up:  # else the next worker may bring it up
+            await retried(lambda: self._work.give_up(NEVER_UP, self._clock()))
         held = await retried(self._work.mine)
         while taken := await retried(lambda: self._work.take(100, 1)):
             held += taken

@@ -12,6 +12,7 @@ import pytest
 from gateway.outcomes import OUTCOMES, Code, from_reply
 from services.contracts.decisions import Reason
 from services.contracts.replies import ReplyError
+from services.store import redis_keys as keys
 
 from .conftest import Host, HostFactory
 from .driver import Script, until
@@ -113,6 +114,16 @@ async def test_a_stream_that_is_refused_late_gets_an_event(hosts: HostFactory) -
         assert answer.text.startswith("\n\n")
         assert '"code":"deadline"' in answer.text
         assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_model_that_was_given_up_is_refused_at_once(host: Host) -> None:
+    """Its chats waited until their deadline."""
+    await host.connection.redis.sadd(keys.GIVEN_UP, "small")
+    await host.state.engines.look()
+    assert "does not start" in error_of(await host.ask(GOOD), 503, "model_down", "model")
+    await host.connection.redis.srem(keys.GIVEN_UP, "small")
+    await host.state.engines.look()
+    assert (await host.ask(GOOD)).status_code == 200
 
 
 async def test_a_bug_is_a_500_that_tells_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,27 @@ async def test_a_chat_whose_engine_does_not_come_back_is_billed_for_what_it_got(
     _billed_for_what_it_got(entries, Finish.ERROR)
 
 
+async def test_chats_that_wait_for_a_model_that_does_not_start_are_ended(
+    bunk: Bunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They waited until their deadline."""
+    waits = await bunk.submit("Hello")
+    monkeypatch.setattr("services.worker.engine_supervisor.BACKOFF_S", (0.0, 0.1))
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF, but no more than that")
+    with pytest.raises(EngineGone):
+        await bunk.worker(weights=broken).run()
+    end = (await bunk.entries(waits.chat))[-1].end
+    assert end is not None
+    assert end.error is not None
+    assert end.error.code == "model_down"
+    assert await bunk.door.given_up() == {"m"}
+    async with running(bunk.worker()):
+        text, _ = await bunk.answer((await bunk.submit("Say hello to a customer.")).chat)
+    assert text
+    assert await bunk.door.given_up() == set()
+
+
 def _billed_for_what_it_got(entries: list[ReplyEntry], finish: Finish) -> None:
     end = entries[-1].end
     assert end is not None
