@@ -14,6 +14,7 @@ from gateway.admin import (
     audit,
     bot_kv,
     bots,
+    conversations,
     handovers,
     jobs,
     keys,
@@ -37,7 +38,21 @@ ABOUT = (
     "Tenants, keys, bots, models and their KV precision, sessions, jobs, usage and the audit log of one host. "
     "Times are Unix seconds, memory is bytes."
 )
-RESOURCES = (tenants, keys, bots, bot_kv, models, sessions, jobs, usage, audit, scheduler, handovers, admins)
+RESOURCES = (
+    tenants,
+    keys,
+    bots,
+    bot_kv,
+    models,
+    sessions,
+    jobs,
+    usage,
+    audit,
+    scheduler,
+    handovers,
+    conversations,
+    admins,
+)
 
 
 def router() -> APIRouter:

@@ -46,6 +46,15 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     GET    /handovers/failed                    viewer    Page[HandoverFailed]
     POST   /handovers/{handover}/resend         operator  202, to the bot's present webhook
 
+    GET    /conversations?tenant=&bot=&filter=&search=&visitor=&before_s=&limit=&format=
+                                                viewer    Page[ConversationListed], whole conversations, or CSV
+    GET    /conversations/{tenant}/{bot}/{session}          viewer    ConversationRead
+    POST   /conversations/{tenant}/{bot}/{session}/reply    operator  PersonReply -> ConversationRead
+    POST   /conversations/{tenant}/{bot}/{session}/typing   operator  PersonTyping -> 204
+    POST   /conversations/{tenant}/{bot}/{session}/{hand-back|close}  operator  ConversationRead
+    DELETE /conversations/{tenant}/{bot}/{session}          operator  204
+    DELETE /conversations/{tenant}/{bot}?visitor=           operator  ConversationsDeleted
+
     GET    /admins                              owner     Page[Admin]
     POST   /admins                              owner     AdminNew -> AdminShown (201)
     DELETE /admins/{admin}                      owner     204

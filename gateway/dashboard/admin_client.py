@@ -50,6 +50,10 @@ class AdminClient:
         """GET of text that is not JSON. Raises AdminRefused."""
         return (await self._asked(key, "GET", path, None, query)).content
 
+    async def send(self, key: str, method: str, path: str, body: object = None) -> None:
+        """A change whose answer is empty. Raises AdminRefused."""
+        await self._asked(key, method, path, body, None)
+
     async def _asked(self, key: str, method: str, path: str, body: object, query: Query | None) -> httpx.Response:
         headers = {"authorization": f"Bearer {key}"}
         answer = await self._http.request(method, BASE + path, headers=headers, params=query, json=body)

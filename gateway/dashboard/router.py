@@ -9,8 +9,8 @@
     GET  /dashboard/explain?chat=             why one chat waits, runs or was refused
     GET  /dashboard/static/{file}
 
-`controls` adds what changes things, `playground` the chat. Every page but the login needs a session; every change needs
-its CSRF token, too.
+`controls` adds what changes things, `playground` the chat, `inbox` visitors' conversations. Every page but the login
+needs a session; every change needs its CSRF token, too.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ STATIC = {
     "parts.css": "text/css",
     "pages.css": "text/css",
     "uplot.min.css": "text/css",
+    "inbox.css": "text/css",
     "app.js": "text/javascript",
     "early.js": "text/javascript",
     "charts.js": "text/javascript",
+    "inbox.js": "text/javascript",
     "playground.js": "text/javascript",
     "htmx.min.js": "text/javascript",
     "uplot.min.js": "text/javascript",
@@ -228,13 +230,13 @@ def _file(name: str) -> tuple[bytes, str]:
     return body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
 
 
-async def form_of(request: Request) -> dict[str, str]:
+async def form_of(request: Request, bytes_max: int = FORM_BYTES_MAX) -> dict[str, str]:
     """A small urlencoded form. Raises Refused where it is larger."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > FORM_BYTES_MAX:
-            raise Refused(Code.BODY_TOO_LARGE, f"The form is larger than {FORM_BYTES_MAX} bytes.")
+        if len(body) > bytes_max:
+            raise Refused(Code.BODY_TOO_LARGE, f"The form is larger than {bytes_max} bytes.")
     return dict(parse_qsl(bytes(body).decode("utf-8", "replace")))
 
 
