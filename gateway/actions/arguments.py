@@ -101,6 +101,8 @@ def request_of(action: Action, arguments: Arguments) -> tuple[str, bytes | None]
     rest = dict(arguments)
 
     def filled(match: re.Match[str]) -> str:
+        if match[1] not in arguments:  # a call that waited while its action was changed
+            raise BadArgument(f"{match[1]} is missing")
         rest.pop(match[1], None)
         text = spelled(arguments[match[1]])
         if text.strip(".") == "":

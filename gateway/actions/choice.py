@@ -6,6 +6,7 @@ small: a model of 135 million parameters decides rightly between descriptions, w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class Decider:
     gateway: Gateway
     caller: Caller
     model: str  # the bot, as the request names it
+    until_s: float  # on the event loop's clock; a decision that is not there by then raises TimeoutError
 
     async def choose(self, actions: Sequence[Action], messages: Sequence[Message]) -> Action | None:
         """The action that the last message asks for. Raises Refused, QueueUnavailable."""
@@ -93,7 +95,8 @@ class Decider:
             reader.submitted = True
             self.gateway.readers.add(reader)
             try:
-                entries, end = await _whole(reader)
+                async with asyncio.timeout_at(self.until_s):
+                    entries, end = await _whole(reader)
             except BaseException:
                 self.gateway.in_background(_cancel(self.gateway, admitted))
                 raise

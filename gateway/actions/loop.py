@@ -31,7 +31,7 @@ from services.store.audit_log import Note, record_action
 from services.store.connection import QueueUnavailable
 
 CALLS_MAX = 3  # for one message
-ACTIONS_S_MAX = 30.0  # for one message: decisions and calls
+DECISIONS_S_MAX = 30.0  # for one message; each call has a limit of its own
 
 log = structlog.get_logger()
 
@@ -80,9 +80,8 @@ class Actions:
     async def run(self, request: ChatRequest) -> Ran:
         """Decide and call. Raises Refused, QueueUnavailable."""
         try:
-            async with asyncio.timeout(ACTIONS_S_MAX):
-                await self._steps(request)
-        except TimeoutError:
+            await self._steps(request)
+        except TimeoutError:  # of a decision: a call that was sent is never cut short
             log.warning("actions.late", bot=self._bot.id, request=self._caller.request_id)
             if not self._ran.results:
                 self._ran.results.append(Result("", {}, ActionOutcome(status="timeout", text=calls.NOT_NOW)))
@@ -102,7 +101,8 @@ class Actions:
         return self._ran
 
     async def _steps(self, request: ChatRequest) -> None:
-        decider = Decider(self._gateway, self._caller, request.model)
+        until_s = asyncio.get_running_loop().time() + DECISIONS_S_MAX
+        decider = Decider(self._gateway, self._caller, request.model, until_s)
         native = self._gateway.prompts.takes_tools(self._bot)
         said = [message.text for message in request.messages if message.role == "user"]
         for step in range(CALLS_MAX):

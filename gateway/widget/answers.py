@@ -40,6 +40,7 @@ from services.store.replies import START, Reader
 
 LOOK_S = 10.0  # how often the keeper of an answer looks whether it is still read
 SESSION_PREFIX = "widget-"
+DECIDING_TURNS = 12  # of the conversation's end, by which actions are decided
 LATE_S = 0.5  # reading a reply that has ended takes one round trip
 WORDS = {
     Finish.ERROR: "Sorry, this could not be answered right now. Please try again in a moment.",
@@ -106,7 +107,9 @@ class WidgetChats:
         self, site: WidgetSite, conversation: Conversation, text: str, caller: Caller, decided: Decided | None
     ) -> Ran:
         try:
-            return await self._actions.act(site, conversation, text, caller, decided)
+            said = [(turn.who, turn.text) for turn in conversation.turns[-DECIDING_TURNS:] if turn.text]
+            messages = alternating(dropwhile(lambda turn: turn[0] != "visitor", [*said, ("visitor", text)]))
+            return await self._actions.act(site, conversation, caller, messages=messages, decided=decided)
         except Refused as refused:
             raise (refused if decided is not None else for_visitor(refused)) from refused
 

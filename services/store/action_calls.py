@@ -78,7 +78,7 @@ class ActionCallStore:
             stored = await self._redis.get(keys.action_waiting(confirmation))
         return WaitingCall.model_validate_json(stored) if stored else None
 
-    async def take(self, confirmation: str) -> bool:
-        """End the wait. True for one caller alone."""
+    async def drop(self, confirmation: str) -> None:
+        """End the wait."""
         with translated():
-            return bool(await self._redis.delete(keys.action_waiting(confirmation)))
+            await self._redis.delete(keys.action_waiting(confirmation))

@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from gateway.actions.choice import Decider
+from gateway.outcomes import Code, Refused
+from gateway.widget import answers
 from services.config.schema import BotConfig
 from services.store.registry import Registry
 from services.store.registry_edit import read_registry, write_registry
@@ -123,3 +125,20 @@ async def test_only_the_visitor_who_was_asked_can_say_yes(page: Page, orders: st
     stolen = await page.post("confirmations", {"session": other["session"], "id": asked.id, "yes": True})
     assert stolen.status_code == 404
     assert not Shop.seen
+
+
+async def test_a_yes_whose_answer_was_refused_is_said_again_and_done_once(
+    page: Page, orders: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await ask(page, orders)
+
+    async def full(*_: object, **__: object) -> None:
+        raise Refused(Code.QUEUE_FULL, "Full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(answers, "submit", full)
+        assert (await answer_of(page, asked, yes=True)).status_code == 429
+    again = await answer_of(page, asked, yes=True)
+    assert again.status_code == 202, again.text
+    await page.read(again.json()["chat"])
+    assert len(Shop.seen) == 1
