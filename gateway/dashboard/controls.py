@@ -30,6 +30,7 @@ from gateway.dashboard.security import HEADERS, check_csrf, is_secure
 from gateway.dashboard.usage import UsagePage
 from gateway.outcomes import Code, Refused
 from gateway.widget.sites import WidgetSite, webhook_secret
+from gateway.widget.visitors import visitor_secret
 from services.contracts.engine_kinds import ENGINE_KINDS
 from services.planner.autotune import AutotuneResult
 
@@ -189,19 +190,21 @@ def _base(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedWidget:
-    """A widget with the line that its shop puts on its pages, and what its webhooks are signed with."""
+    """A widget with the line that its shop puts on its pages, and what webhooks and visitors are signed with."""
 
     bot: str
     origins: Sequence[str]
     demo: bool
     snippet: str
     secret: str | None
+    visitor_secret: str
 
 
 def _embedded(dashboard: Dashboard, site: WidgetSite, base: str) -> EmbeddedWidget:
     snippet = f'<script src="{base}widget.js" data-token="{site.token}" defer></script>'
     secret = webhook_secret(site.bot, dashboard.gateway.secrets.pepper) if site.widget.handover_webhook else None
-    return EmbeddedWidget(site.bot, site.widget.allowed_origins, site.widget.demo, snippet, secret)
+    visitors = visitor_secret(site.bot, dashboard.gateway.secrets.pepper)
+    return EmbeddedWidget(site.bot, site.widget.allowed_origins, site.widget.demo, snippet, secret, visitors)
 
 
 def _days(now_s: float) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from gateway.desk.phrases import asks_for_person
 from gateway.state import Gateway
 from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite
+from services.config.localized import DEFAULT_LANGUAGE, in_language, language_of
 from services.store.conversations import Conversation, ConversationState, ConversationStore, ConversationTurn
 
 Changed = Callable[[Conversation], Conversation]
@@ -61,7 +62,8 @@ class People:
         said = ConversationTurn(who="visitor", text=text, at_s=now_s)
         hours = site.widget.office_hours
         if hours is not None and not hours.open_at(now_s) and not conversation.with_people:
-            away = ConversationTurn(who="bot", text=hours.away, at_s=now_s, finish="stop")
+            words = in_language(hours.away, language_of(conversation.language) or DEFAULT_LANGUAGE)
+            away = ConversationTurn(who="bot", text=words, at_s=now_s, finish="stop")
             return await self._change(site, conversation, lambda now: now.with_turns(said, away))
         heard = await self._change(site, conversation, lambda now: waiting(now.with_turns(said), now_s))
         if heard is not None and not conversation.with_people:

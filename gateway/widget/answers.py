@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import dropwhile, groupby
 from time import monotonic, perf_counter
+from typing import Literal
 
 import structlog
 
@@ -73,7 +74,10 @@ class WidgetChats:
         chat = new_chat_id()
         if not await self._store.hold(conversation.session, chat):
             raise Refused(
-                Code.RATE_LIMIT, "Please wait for the answer before writing another message.", retry_after_s=2.0
+                Code.RATE_LIMIT,
+                "Please wait for the answer before writing another message.",
+                param="session",
+                retry_after_s=2.0,
             )
         try:
             caller = Caller.of(site.tenant, call, session=f"{SESSION_PREFIX}{conversation.session}")
@@ -148,8 +152,34 @@ class WidgetChats:
         """A conversation of this bot. Raises Refused, QueueUnavailable."""
         found = await self._store.read(site.bot, session)
         if found is None:
-            raise Refused(Code.NOT_FOUND, "This conversation does not exist, or it has expired.")
+            raise not_found()
         return found
+
+    async def stop(self, site: WidgetSite, session: str, chat: str) -> None:
+        """End the answer that a conversation waits for; what was written of it stays. Nothing happens to one that has
+        ended. Raises Refused, QueueUnavailable."""
+        conversation = await self.conversation(site, session)
+        if all(turn.chat != chat for turn in conversation.turns):
+            raise Refused(Code.CHAT_NOT_FOUND, "This conversation has no such answer.")
+        info = await self._gateway.submissions.chat(chat)
+        if conversation.pending == chat and info is not None:
+            keep_s = self._gateway.config.gateway.reply_keep_s
+            await self._gateway.submissions.cancel(info.ticket, keep_s, self._gateway.clock())
+
+    async def rate(
+        self, site: WidgetSite, session: str, chat: str, rating: Literal["up", "down"] | None, note: str
+    ) -> None:
+        """Keep what the visitor thinks of an answer that has ended. Raises Refused, QueueUnavailable."""
+
+        def rated(now: Conversation) -> Conversation:
+            if not any(turn.who == "bot" and turn.chat == chat and turn.finish for turn in now.turns):
+                raise Refused(Code.CHAT_NOT_FOUND, "This conversation has no such answer.")
+            given = {"rating": rating, "rating_note": note if rating else ""}
+            turns = tuple(turn.model_copy(update=given) if turn.chat == chat else turn for turn in now.turns)
+            return now.model_copy(update={"turns": turns})
+
+        await self.settled(site, await self.conversation(site, session))
+        await self.change(site, session, rated)
 
     async def settled(self, site: WidgetSite, conversation: Conversation) -> Conversation:
         """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
@@ -251,6 +281,11 @@ class WidgetChats:
             yield entries
             if any(entry.end for entry in entries):
                 return
+
+
+def not_found() -> Refused:
+    """The refusal of a session that the bot does not have, or not for this visitor."""
+    return Refused(Code.NOT_FOUND, "This conversation does not exist, or it has expired.")
 
 
 def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

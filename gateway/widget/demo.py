@@ -1,17 +1,15 @@
-"""A small shop that a widget can be tried in, and the files it needs."""
+"""The widget's script, and a small shop that a widget can be tried in with the files it needs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from functools import cache
 from html import escape
-from importlib.resources import files
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from gateway.outcomes import Code, Refused
+from gateway.widget.script import read, script
 from gateway.widget.sites import WidgetSite
 
 SCRIPT_KEEP_S = 300
@@ -21,16 +19,6 @@ CSP = (
 )
 KINDS = {"css": "text/css", "svg": "image/svg+xml"}
 FILES = frozenset({"demo.css", "bowl.svg", "board.svg", "spoons.svg", "mill.svg"})
-
-
-@cache
-def script() -> tuple[bytes, str]:
-    """widget.js with its style sheet inside, and its ETag."""
-    code, style = _read("widget.js"), _read("widget.css")
-    if "`" in style or "\\" in style or "${" in style:
-        raise ValueError("widget.css must not hold what ends or changes a JavaScript template string")
-    body = code.replace("STYLE_SHEET", style).encode()
-    return body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
 
 
 def add(routes: APIRouter, demo: Callable[[], WidgetSite | None]) -> None:
@@ -52,7 +40,7 @@ def add(routes: APIRouter, demo: Callable[[], WidgetSite | None]) -> None:
     @routes.get("/widget/demo", include_in_schema=False)
     async def page() -> HTMLResponse:
         site = demo()
-        body = _read("demo.html") if site else _read("demo_off.html")
+        body = read("demo.html") if site else read("demo_off.html")
         body = body.replace("{{token}}", escape(site.token if site else ""))
         headers = {
             "content-security-policy": CSP,
@@ -65,11 +53,4 @@ def add(routes: APIRouter, demo: Callable[[], WidgetSite | None]) -> None:
     async def file(name: str) -> Response:
         if name not in FILES:
             raise Refused(Code.NOT_FOUND, "This file does not exist.")
-        return Response(
-            _read(name), media_type=KINDS[name.rpartition(".")[2]], headers={"cache-control": "max-age=300"}
-        )
-
-
-@cache
-def _read(name: str) -> str:
-    return files("gateway.widget").joinpath("static", name).read_text()
+        return Response(read(name), media_type=KINDS[name.rpartition(".")[2]], headers={"cache-control": "max-age=300"})

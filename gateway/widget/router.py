@@ -2,12 +2,14 @@
 
     GET  /widget.js                                       the script
     GET  /widget/demo                                     a shop to try it in (bots with `widget.demo`)
-    GET  /widget/v1/{token}/config                        title, greeting, colour
-    POST /widget/v1/{token}/messages                      {session?, text} -> 202 {session, chat}
+    GET  /widget/v1/{token}/config?language=              title, greeting, colour
+    POST /widget/v1/{token}/messages                      {session?, text, visitor?, language?} -> 202 {session, chat}
     GET  /widget/v1/{token}/sessions/{session}            what was said, and the chat under way
     GET  /widget/v1/{token}/sessions/{session}/events     SSE of people's turns, from Last-Event-ID on
     GET  /widget/v1/{token}/chats/{chat}/stream           SSE from Last-Event-ID on
     POST /widget/v1/{token}/confirmations                 {session, id, yes} -> 202 {session, chat}
+    POST /widget/v1/{token}/chats/{chat}/stop             {session} -> 204, the answer so far stays
+    POST /widget/v1/{token}/ratings                       {session, chat, rating, note?} -> 204
     POST /widget/v1/{token}/handover                      {session?, contact, note, page} -> 202
 
 Errors are the gateway's: `{"error": {message, type, param, code}}`.
@@ -36,11 +38,15 @@ from gateway.outcomes import OUTCOME_HEADER, Code, Refused
 from gateway.state import Gateway
 from gateway.widget import demo, origins
 from gateway.widget.actions import Decided
-from gateway.widget.answers import WidgetChats
+from gateway.widget.answers import WidgetChats, not_found
 from gateway.widget.handover import Outbox
 from gateway.widget.sites import WidgetSite, WidgetSites
+from gateway.widget.visitors import TOKEN_CHARS_MAX, Visitor, verified, visitor_secret
+from services.config.localized import DEFAULT_LANGUAGE, Language, accepted_language, in_language, language_of
 from services.store.connection import QueueUnavailable
 from services.store.conversations import (
+    DAY_S,
+    MINUTE_S,
     Confirmation,
     Conversation,
     ConversationState,
@@ -60,7 +66,8 @@ HANDOVERS_PER_MINUTE_ALL = 30  # of all visitors of one widget
 
 Token = Annotated[str, Path(pattern=r"^bhw-[0-9a-f]{32}$")]
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{32}$")]
-ChatId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+CHAT_ID = r"^[A-Za-z0-9_-]{1,64}$"
+ChatId = Annotated[str, Path(pattern=CHAT_ID)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARS_MAX)]
 Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -73,6 +80,27 @@ class VisitorMessage(BaseModel):
 
     session: SessionId | None = None
     text: Text
+    visitor: Annotated[str, StringConstraints(max_length=TOKEN_CHARS_MAX)] | None = None
+    language: Language | None = None
+
+
+class AnswerRating(BaseModel):
+    """What a visitor thinks of an answer. None takes it back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: SessionId
+    chat: Annotated[str, StringConstraints(pattern=CHAT_ID)]
+    rating: Literal["up", "down"] | None
+    note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
+
+
+class StopAnswer(BaseModel):
+    """A visitor has read enough of an answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: SessionId
 
 
 class ConfirmationDecided(BaseModel):
@@ -97,12 +125,16 @@ class Handover(BaseModel):
 
 
 class Shown(BaseModel):
-    """What the widget looks like."""
+    """What the widget looks like, its texts in the visitor's language. `off`: what to say instead of chatting."""
 
     title: str
     greeting: str
     suggestions: tuple[str, ...]
     accent: str
+    language: Language
+    position: Literal["right", "left"]
+    logo: str | None
+    off: str | None
     handover: bool
     away: Annotated[str | None, Field(description="What to say while nobody is there.")]
     text_chars_max: int = TEXT_CHARS_MAX
@@ -231,32 +263,61 @@ class Widgets:
         await self._count(self._visitor(site, request), site.widget.messages_per_minute)
 
     @asynccontextmanager
-    async def counted_for_all(self, site: WidgetSite) -> AsyncIterator[None]:
-        """Count a message against all visitors of the widget, unless it is refused inside. Raises Refused,
-        QueueUnavailable."""
+    async def counted(self, site: WidgetSite, request: Request, visitor: str) -> AsyncIterator[None]:
+        """Count a message against its visitor's day and against all visitors of the widget, unless it is refused.
+        Raises Refused, QueueUnavailable."""
         now_s = self.gateway.clock()
-        await self._count(site.token, site.widget.messages_per_minute_all)
+        counters = [(site.token, site.widget.messages_per_minute_all, MINUTE_S)]
+        if site.widget.messages_per_day is not None:
+            who = self._pseudonym(site, visitor) if visitor else self._visitor(site, request)
+            counters.append((f"day:{who}", site.widget.messages_per_day, DAY_S))
+        counted: list[tuple[str, int]] = []
         try:
+            for what, most, window_s in counters:
+                await self._count(what, most, window_s)
+                counted.append((what, window_s))
             yield
         except Refused:
-            await self.store.uncount(site.token, now_s)
+            for what, window_s in counted:
+                await self.store.uncount(what, now_s, window_s)
             raise
+
+    async def conversation(self, site: WidgetSite, said: VisitorMessage) -> Conversation:
+        """The conversation that a message goes on with, or a new one; with its visitor and language. Raises Refused,
+        QueueUnavailable."""
+        now_s = self.gateway.clock()
+        secret = visitor_secret(site.bot, self.gateway.secrets.pepper)
+        visitor = verified(said.visitor, secret, now_s) if said.visitor is not None else None
+
+        def known(now: Conversation) -> Conversation:
+            return of_visitor(now, visitor, said.language)
+
+        if said.session is None:
+            return known(Conversation.new(site.bot, now_s))
+        found = await self.answers.settled(site, await self.answers.conversation(site, said.session))
+        return found if known(found) == found else await self.answers.change(site, said.session, known)
 
     async def count_handover(self, site: WidgetSite, request: Request) -> None:
         """Count a handover against its visitor, then against all. Raises Refused, QueueUnavailable."""
         await self._count(f"ho:{self._visitor(site, request)}", HANDOVERS_PER_MINUTE)
         await self._count(f"ho:{site.token}", HANDOVERS_PER_MINUTE_ALL)
 
-    async def _count(self, what: str, most: int) -> None:
-        wait_s = await self.store.count(what, most, self.gateway.clock())
-        if wait_s is not None:
-            words = "Too many messages in a short time. Please wait a moment."
-            raise Refused(Code.RATE_LIMIT, words, retry_after_s=wait_s)
+    async def _count(self, what: str, most: int, window_s: int = MINUTE_S) -> None:
+        wait_s = await self.store.count(what, most, self.gateway.clock(), window_s)
+        if wait_s is None:
+            return
+        if window_s == DAY_S:
+            words = "You have reached today's limit of messages. Please come back tomorrow."
+            raise Refused(Code.RATE_LIMIT, words, param="messages_per_day", retry_after_s=wait_s)
+        words = "Too many messages in a short time. Please wait a moment."
+        raise Refused(Code.RATE_LIMIT, words, retry_after_s=wait_s)
 
     def _visitor(self, site: WidgetSite, request: Request) -> str:
         """Stands for a visitor's address in Redis without telling it."""
-        address = request.client.host if request.client else ""
-        mac = hmac.new(self.gateway.secrets.pepper, f"{site.token} {address}".encode(), hashlib.sha256)
+        return self._pseudonym(site, request.client.host if request.client else "")
+
+    def _pseudonym(self, site: WidgetSite, name: str) -> str:
+        mac = hmac.new(self.gateway.secrets.pepper, f"{site.token} {name}".encode(), hashlib.sha256)
         return mac.hexdigest()[:24]
 
 
@@ -264,6 +325,7 @@ def router(widgets: Widgets) -> APIRouter:
     """All routes of the widget."""
     routes = APIRouter(route_class=WidgetRoute, tags=["widget"])
     _writing(routes, widgets)
+    _judging(routes, widgets)
     _reading(routes, widgets)
     demo.add(routes, widgets.demo)
     return routes
@@ -274,13 +336,13 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
     async def message(request: Request, token: Token, said: VisitorMessage) -> MessageAccepted:
         """A visitor says something."""
         site = widgets.site(request, token)
+        if site.widget.off is not None:
+            words = in_language(site.widget.off, said.language or DEFAULT_LANGUAGE)
+            raise Refused(Code.QUEUE_UNAVAILABLE, words, param="off")
         await widgets.count_message(site, request)
-        if said.session is None:
-            conversation = Conversation.new(site.bot, widgets.gateway.clock())
-        else:
-            conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, said.session))
+        conversation = await widgets.conversation(site, said)
         call = request.headers.get("x-request-id", "widget")
-        async with widgets.counted_for_all(site):
+        async with widgets.counted(site, request, conversation.visitor):
             if conversation.with_people or hands_over(site, said.text):
                 if said.session is None:
                     await widgets.store.save(conversation, site.widget.keep_days)
@@ -296,7 +358,7 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
         await widgets.count_message(site, request)
         conversation = await widgets.answers.settled(site, await widgets.answers.conversation(site, said.session))
         call = request.headers.get("x-request-id", "widget")
-        async with widgets.counted_for_all(site):
+        async with widgets.counted(site, request, conversation.visitor):
             decided = Decided(said.id, said.yes)
             asked = await widgets.answers.ask(site, conversation, decided.text, call, decided)
         return MessageAccepted(session=asked.session, chat=asked.pending, state=asked.state)
@@ -328,6 +390,31 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
         return HandoverAccepted(session=session, id=delivery, state=conversation.state)
 
 
+def _judging(routes: APIRouter, widgets: Widgets) -> None:
+    @routes.post("/widget/v1/{token}/ratings", status_code=204)
+    async def rate(request: Request, token: Token, given: AnswerRating) -> None:
+        """A visitor rates an answer."""
+        site = widgets.site(request, token)
+        await widgets.answers.rate(site, given.session, given.chat, given.rating, given.note)
+
+    @routes.post("/widget/v1/{token}/chats/{chat}/stop", status_code=204)
+    async def stop(request: Request, token: Token, chat: ChatId, asked: StopAnswer) -> None:
+        """A visitor has read enough: the answer ends, and what was written of it stays."""
+        site = widgets.site(request, token)
+        await widgets.answers.stop(site, asked.session, chat)
+
+
+def of_visitor(conversation: Conversation, visitor: Visitor | None, language: Language | None) -> Conversation:
+    """The conversation with who says the next thing, and in which language.
+
+    Raises Refused where it belongs to another visitor of the shop: it does not exist for this one.
+    """
+    if conversation.visitor and (visitor is None or visitor.sub != conversation.visitor):
+        raise not_found()
+    known = {"visitor": visitor.sub, "visitor_name": visitor.name} if visitor else {}
+    return conversation.model_copy(update={**known, "language": language or conversation.language})
+
+
 def _reading(routes: APIRouter, widgets: Widgets) -> None:
     @routes.options("/widget/v1/{token}/{rest:path}", include_in_schema=False)
     async def preflight(request: Request, token: Token, rest: str) -> Response:  # noqa: ARG001  (part of the path)
@@ -335,17 +422,23 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         return Response(status_code=204, headers=origins.PREFLIGHT)
 
     @routes.get("/widget/v1/{token}/config")
-    async def config(request: Request, token: Token) -> Shown:
-        """What the widget looks like."""
+    async def config(request: Request, token: Token, language: str = "") -> Shown:
+        """What the widget looks like, in the page's `language`, else the bot's, else the browser's."""
         site = widgets.site(request, token)
-        widget = site.widget
+        widget, hours = site.widget, site.widget.office_hours
+        accepted = accepted_language(request.headers.get("accept-language", ""))
+        shown = language_of(language) or widget.language or accepted or DEFAULT_LANGUAGE
         return Shown(
-            title=widget.title,
-            greeting=widget.greeting,
-            suggestions=widget.suggestions,
+            title=in_language(widget.title, shown),
+            greeting=in_language(widget.greeting, shown),
+            suggestions=in_language(widget.suggestions, shown),
             accent=widget.accent,
+            language=shown,
+            position=widget.position,
+            logo=widget.logo,
+            off=None if widget.off is None else in_language(widget.off, shown),
             handover=widget.hands_over,
-            away=widget.office_hours.away if widget.office_hours and is_away(site, widgets.gateway.clock()) else None,
+            away=in_language(hours.away, shown) if hours and is_away(site, widgets.gateway.clock()) else None,
         )
 
     @routes.get("/widget/v1/{token}/sessions/{session}")

@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from services.config.localized import LocalizedParagraph
+
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -38,11 +40,7 @@ class OfficeHours(BaseModel):
     days: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri")
     opens: TimeOfDay = "09:00"
     closes: TimeOfDay = "17:00"
-    away: str = Field(
-        default="Nobody is here right now. Leave your e-mail address, and we will answer.",
-        min_length=1,
-        max_length=500,
-    )
+    away: LocalizedParagraph = "Nobody is here right now. Leave your e-mail address, and we will answer."
 
     def open_at(self, now_s: float) -> bool:
         """Whether people are there."""

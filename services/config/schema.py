@@ -27,6 +27,7 @@ from pydantic import (
 
 from services.config.actions import ACTIONS_MAX, ActionConfig, ActionName, ActionSecret, secret_problem
 from services.config.knowledge import KnowledgeConfig
+from services.config.localized import Language, LocalizedLine, LocalizedLines, LocalizedParagraph
 from services.config.people import OfficeHours, PeopleConfig
 from services.config.urls import check_reachable, is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
@@ -233,7 +234,7 @@ def _check_webhook(url: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Webhook = Annotated[str, AfterValidator(_check_webhook)]
-Line = Annotated[str, Field(min_length=1, max_length=120)]
+Logo = Annotated[str, Field(max_length=2000, pattern=r"^https://[^\s\"'<>]+$")]
 
 
 class WidgetConfig(Section):
@@ -244,12 +245,17 @@ class WidgetConfig(Section):
 
     allowed_origins: tuple[Origin, ...] = ()  # pages that may use it
     demo: bool = False  # this host's own /widget/demo may use it too
-    title: Line = "Support"
-    greeting: str = Field(default="Hello! How can I help?", max_length=500)
-    suggestions: tuple[Line, ...] = Field(default=(), max_length=4)
+    title: LocalizedLine = "Support"  # these texts: one for all languages, or one for each
+    greeting: LocalizedParagraph = "Hello! How can I help?"
+    suggestions: LocalizedLines = ()
+    language: Language | None = None  # None: the visitor's browser decides
+    position: Literal["right", "left"] = "right"
+    logo: Logo | None = None  # None: the title's initial
+    off: LocalizedParagraph | None = None  # the bot is switched off, and says so
     accent: str = Field(default="#2f5d50", pattern=r"^#[0-9a-fA-F]{6}$")
     token_number: int = Field(default=1, ge=1)
     messages_per_minute: int = Field(default=10, ge=1)  # of one visitor
+    messages_per_day: int | None = Field(default=None, ge=1)  # of one visitor
     messages_per_minute_all: int = Field(default=300, ge=1)  # of all visitors
     keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
     temperature: float = Field(default=0.3, ge=0, le=2)

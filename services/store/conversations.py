@@ -16,7 +16,7 @@ from services.store.connection import Connection, translated
 TURNS_MAX = 200
 BUSY_S_MAX = 900  # an answer that takes longer no longer blocks its conversation
 READ_S = 60  # an answer that nobody reads for that long is cancelled
-_MINUTE_S = 60
+MINUTE_S = 60
 DAY_S = 86_400
 EVENTS_MAX = 200  # kept of one conversation
 TYPING_S = 6
@@ -214,20 +214,20 @@ class ConversationStore:
         with translated():
             return bool(await self._redis.exists(keys.widget_read(chat)))
 
-    async def count(self, what: str, most: int, now_s: float) -> float | None:
-        """Count one message. Seconds until the next minute where there were more than `most` in this one, else None."""
-        minute = int(now_s // _MINUTE_S)
+    async def count(self, what: str, most: int, now_s: float, window_s: int = MINUTE_S) -> float | None:
+        """Count one message. Seconds until the next window where there were more than `most` in this one, else None."""
+        window = int(now_s // window_s)
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.incr(keys.widget_rate(what, minute))
-                pipe.expire(keys.widget_rate(what, minute), 2 * _MINUTE_S)
+                pipe.incr(keys.widget_rate(what, window))
+                pipe.expire(keys.widget_rate(what, window), 2 * window_s)
                 count, _ = await pipe.execute()
-        return (minute + 1) * _MINUTE_S - now_s if count > most else None
+        return (window + 1) * window_s - now_s if count > most else None
 
-    async def uncount(self, what: str, now_s: float) -> None:
+    async def uncount(self, what: str, now_s: float, window_s: int = MINUTE_S) -> None:
         """Take one message back that was counted at `now_s`."""
         with translated():
-            await self._redis.decr(keys.widget_rate(what, int(now_s // _MINUTE_S)))
+            await self._redis.decr(keys.widget_rate(what, int(now_s // window_s)))
 
 
 def _events(old: Conversation | None, new: Conversation) -> list[str | bytes]:

@@ -236,9 +236,9 @@ def widget_read(chat_id: str) -> str:
     return f"{_prefix}:widget:read:{chat_id}"
 
 
-def widget_rate(name: str, minute: int) -> str:
-    """Requests in one minute."""
-    return f"{_prefix}:widget:rate:{name}:{minute}"
+def widget_rate(name: str, window: int) -> str:
+    """Requests in one minute or, where the name says so, one day."""
+    return f"{_prefix}:widget:rate:{name}:{window}"
 
 
 KNOWLEDGE_VERSIONS = "bh:knowledge:versions"

@@ -107,8 +107,15 @@ def config_of(data_dir: Path, webhook: str | None) -> Config:
     tenants["alder-ash"]["bots"]["shop"]["widget"] = {
         "demo": True,
         "title": "Alder & Ash",
-        "greeting": "Good day! I know delivery, returns, care and repairs. What can I do for you?",
-        "suggestions": ["How do I return something?", "When will it be delivered?", "How do I care for my board?"],
+        "greeting": {
+            "en": "Good day! I know delivery, returns, care and repairs. What can I do for you?",
+            "de": "Guten Tag! Ich kenne Versand, Rückgabe, Pflege und Reparatur. Was kann ich für Sie tun?",
+            "ja": "いらっしゃいませ。配送・返品・お手入れ・修理についてお答えします。ご用件をどうぞ。",
+        },
+        "suggestions": {
+            "en": ["How do I return something?", "When will it be delivered?", "How do I care for my board?"],
+            "ja": ["返品はどうすればいいですか？", "いつ届きますか？", "まな板のお手入れ方法は？"],
+        },
         "handover_webhook": webhook,
         "messages_per_minute": 100,
     }

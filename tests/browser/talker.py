@@ -34,6 +34,11 @@ ANSWERS = {
         "photo at the workshop's address and we tell you the same day whether we glue it or turn you a new "
         "one."
     ),
+    "返品": (
+        "はい、**60日以内** でしたら、 ご使用後でも 返品いただけます。 "
+        "納品書に 注文番号を 書いて 箱に入れ、 郵便局から お送りください。\n\n- EU域内の 送料は 当店が 負担します\n"
+        "- 到着後、 3営業日で 返金します\n\n返品ラベルを お送りしましょうか？"
+    ),
 }
 DEFAULT = (
     "Thank you for asking. I have looked into it: everything is in order on our side, and the next step is with our "

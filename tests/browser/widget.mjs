@@ -21,6 +21,35 @@ const answers = (page) => page.locator(".turn.bot .text");
 /* What a finished conversation reads, without the name that only screen readers hear. */
 const said = (page) => page.locator(".turn .text").allTextContents();
 
+/* A shop whose line on its page has more attributes. */
+async function shopWith(tools, attributes, options) {
+  const made = await tools.opened(tools.browser, options);
+  await made.page.route("**/widget/demo", async (route) => {
+    const answer = await route.fetch();
+    await route.fulfill({ response: answer, body: (await answer.text()).replace("data-token", `${attributes} data-token`) });
+  });
+  await made.page.goto(`${tools.url}/widget/demo`);
+  return made;
+}
+
+/* A shop whose bot is configured otherwise. */
+async function shopOf(tools, change, options) {
+  const made = await tools.opened(tools.browser, options);
+  await made.page.route("**/config*", async (route) => {
+    const answer = await route.fetch();
+    await route.fulfill({ response: answer, json: { ...await answer.json(), ...change } });
+  });
+  await made.page.goto(`${tools.url}/widget/demo`);
+  return made;
+}
+
+const stream = (events) => ({ contentType: "text/event-stream", body: events.map(([name, data], place) =>
+  `id: 1-${place}\n${name ? `event: ${name}\n` : ""}data: ${JSON.stringify(data)}\n\n`).join("") });
+
+/* The next answers, as the host would stream them. */
+const answersWith = (page, text, end) => page.route("**/stream", (route) =>
+  route.fulfill(stream([["", { text }], ["end", { finish: "stop", ...end }]])));
+
 export const widget = {
   async use_the_widget(tools) {
     const { assert } = tools;
@@ -136,6 +165,185 @@ export const widget = {
     await context.route("**/config", (route) => (away-- > 0 ? route.abort() : route.continue()));
     await page.goto(`${url}/widget/demo`);
     await page.getByRole("button", { name: /Open chat/ }).waitFor();
+  },
+
+  async it_speaks_the_visitors_language(tools) {
+    const { assert } = tools;
+    const { page, problems } = await shop(tools, { locale: "ja-JP" });
+    await page.getByRole("button", { name: "チャットを開く：Alder & Ash" }).click();
+    await page.getByText("いらっしゃいませ").waitFor();
+    assert.equal(await page.locator("bunkhouse-widget").getAttribute("lang"), "ja");
+    await page.getByRole("button", { name: "返品はどうすればいいですか？" }).click();
+    await page.locator(".turn.bot", { hasText: "返品ラベルを" }).waitFor();
+    await page.locator(".turn.writing").waitFor({ state: "detached" });
+    assert.deepEqual(problems, []);
+    await page.route("**/messages", (route) => route.fulfill({ status: 503, json: { error: { code: "queue_unavailable", message: "x" } } }));
+    await page.getByLabel("メッセージ", { exact: true }).fill("もしもし");
+    await page.keyboard.press("Enter");
+    await page.getByText("現在このチャットはご利用いただけません").waitFor();
+    assert.equal(await page.getByLabel("メッセージ", { exact: true }).inputValue(), "もしもし", "nothing that was written is lost");
+    const german = await shopWith(tools, 'data-language="de"', { locale: "ja-JP" });
+    await german.page.getByRole("button", { name: "Chat öffnen: Alder & Ash" }).click();
+    await german.page.getByText("Guten Tag!").waitFor();
+  },
+
+  async stop_an_answer_and_write_on(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools);
+    await openChat(page);
+    await say(page, "Tell me an endless story.");
+    await page.locator(".turn.writing", { hasText: "Thank you" }).waitFor();
+    await say(page, "How do I return something?");
+    await say(page, "It is a bowl.");
+    const queued = page.locator(".turn.queued");
+    await queued.getByText("Will be sent after this answer").waitFor();
+    await queued.getByRole("button", { name: "Cancel" }).click();
+    assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "How do I return something?\nIt is a bowl.");
+    await page.keyboard.press("Enter");
+    await queued.waitFor();
+    await page.getByRole("button", { name: "Stop answering" }).click();
+    await page.locator(".line", { hasText: "The answer was stopped." }).waitFor();
+    await page.locator(".turn.bot", { hasText: "Shall I send you a label?" }).waitFor();
+    await page.locator(".turn.writing").waitFor({ state: "detached" });
+    assert.equal(await queued.count(), 0);
+    assert.ok((await answers(page).nth(1).textContent()).startsWith("Thank you"), "what was written of it stays");
+    await page.getByRole("button", { name: "Send", exact: true }).waitFor();
+  },
+
+  async rate_an_answer(tools) {
+    const { page } = await shop(tools);
+    await openChat(page);
+    await say(page, "How do I return something?");
+    await page.getByRole("button", { name: "Not helpful" }).click();
+    await page.getByLabel("What was wrong? (optional)").fill("I asked for an exchange.");
+    await page.keyboard.press("Enter");
+    await page.locator(".turn.bot").getByText("Thank you for your feedback.").waitFor();
+    await page.reload();
+    await page.getByRole("button", { name: "Not helpful", pressed: true }).click();
+    await page.getByRole("button", { name: "Not helpful", pressed: false }).waitFor();
+  },
+
+  async sources_are_links_of_the_web_only(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools);
+    await answersWith(page, "Within 60 days.", { sources: [{ title: "Returns", url: "https://shop.example/returns" },
+      { title: "Handbook", url: null }, { title: "Evil", url: "javascript:alert(1)" }] });
+    await openChat(page);
+    await say(page, "Can I return it?");
+    await page.locator(".sources").waitFor();
+    assert.deepEqual(await page.locator(".sources li").allTextContents(), ["Returns", "Handbook", "Evil"]);
+    const links = await page.locator(".sources a").evaluateAll((all) => all.map(({ href, rel, target }) => ({ href, rel, target })));
+    assert.deepEqual(links, [{ href: "https://shop.example/returns", rel: "noopener noreferrer nofollow", target: "_blank" }]);
+  },
+
+  async files_are_refused_kindly(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools);
+    await openChat(page);
+    const give = (type, selector) => page.locator(selector).evaluate((node, name) => {
+      const files = new DataTransfer();
+      files.items.add(new File(["x"], "bowl.png", { type: "image/png" }));
+      const event = name === "paste" ? new ClipboardEvent(name, { clipboardData: files, bubbles: true, cancelable: true })
+        : new DragEvent(name, { dataTransfer: files, bubbles: true, cancelable: true });
+      return node.dispatchEvent(event);
+    }, type);
+    for (const [type, selector] of [["drop", ".log"], ["paste", "textarea"]]) {
+      assert.equal(await give(type, selector), false, `${type} does nothing else`);
+      await page.getByRole("alert").getByText("Files cannot be sent here.").waitFor();
+      await say(page, "It has a crack.");
+      await page.getByRole("alert").waitFor({ state: "hidden" });
+      await page.locator(".turn.writing").waitFor({ state: "detached" });
+    }
+  },
+
+  async a_person_takes_over(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools);
+    const session = "s".repeat(32);
+    const turns = [];
+    let followed = 0;
+    await page.route("**/messages", (route) => {
+      turns.push({ who: "visitor", text: route.request().postDataJSON().text });
+      route.fulfill({ status: 202, json: { session, chat: null, state: turns.length > 1 ? "person" : "waiting" } });
+    });
+    await page.route(`**/sessions/${session}`, (route) => route.fulfill({ json: { session, turns, pending: null,
+      handed_over: true, state: "person", last_event: "9-0", typing: false, confirm: null } }));
+    await page.route("**/events", (route) => (followed++ ? route.abort() : route.fulfill(stream([["state", { state: "person" }],
+      ["typing", { on: true, name: "Mia" }], ["turn", { who: "visitor", text: "echo" }], ["turn", { who: "person", name: "Mia", text: "I am **Mia**." }]]))));
+    await openChat(page);
+    await say(page, "A human, please.");
+    await page.locator(".line", { hasText: "A person will be with you soon." }).waitFor();
+    const hers = page.locator(".turn.person", { hasText: "I am Mia." });
+    await hers.waitFor();
+    assert.equal(await hers.locator(".name").textContent(), "Mia");
+    assert.equal(await page.locator(".typing").count(), 0, "she has written");
+    assert.equal(await page.getByText("echo").count(), 0, "one's own words are there once");
+    assert.match(await page.locator(".spoken[role=status]").textContent(), /^Mia: /);
+    await say(page, "Hello Mia.");
+    assert.equal(await page.locator(".turn.writing").count(), 0, "the bot keeps silent");
+    turns.splice(1, 0, { who: "person", text: "I am **Mia**.", name: "Mia" });
+    const resumed = page.waitForRequest("**/events");
+    await page.reload();
+    assert.equal((await (await resumed).allHeaders())["last-event-id"], "9-0");
+    await hers.waitFor();
+    assert.equal(await page.locator(".turn.person").count(), 1);
+  },
+
+  async a_question_before_an_action(tools) {
+    const { assert } = tools;
+    const { page } = await shop(tools);
+    await answersWith(page, "I can do that.", { confirm: { id: "c1", action: "cancel_order", text: "Cancel order 4711?" } });
+    let decided = null;
+    await page.route("**/confirmations", (route) => {
+      decided = route.request().postDataJSON();
+      route.fulfill({ status: 202, json: { session: decided.session, chat: "done" } });
+    });
+    await openChat(page);
+    await say(page, "Cancel my order.");
+    const question = page.getByRole("group", { name: "Cancel order 4711?" });
+    await question.waitFor();
+    await page.unroute("**/stream");
+    await answersWith(page, "Order 4711 is cancelled.", {});
+    await question.getByRole("button", { name: "Yes" }).click();
+    await page.locator(".turn.bot", { hasText: "Order 4711 is cancelled." }).waitFor();
+    assert.equal(await question.count(), 0);
+    assert.deepEqual([decided.id, decided.yes], ["c1", true]);
+  },
+
+  async a_bot_that_is_switched_off(tools) {
+    const { assert } = tools;
+    const { page } = await shopOf(tools, { off: "We are back on Monday." });
+    await openChat(page);
+    await page.locator(".line", { hasText: "We are back on Monday." }).waitFor();
+    assert.ok(await page.getByLabel("Message", { exact: true }).isDisabled());
+    await page.keyboard.press("Escape");
+    await page.getByRole("dialog").waitFor({ state: "hidden" });
+  },
+
+  async the_shops_side_logo_and_colour(tools) {
+    const { assert } = tools;
+    const { page } = await shopOf(tools, { position: "left", accent: "#ffe14d", logo: "https://elsewhere.example/logo.png" });
+    await openChat(page);
+    await page.waitForTimeout(400);
+    const box = await page.getByRole("dialog").boundingBox();
+    assert.equal(box.x, 20);
+    assert.equal(await page.locator(".face").textContent(), "A", "the page's policy keeps the logo out");
+    const style = await page.locator("bunkhouse-widget").evaluate((host) => host.getAttribute("style"));
+    assert.match(style, /--on-accent: #16150f/, "dark on yellow");
+    assert.match(style, /--accent-line: #1f1e1a/, "yellow lines on white could not be seen");
+  },
+
+  async a_visitor_whose_token_is_wrong_is_a_stranger(tools) {
+    const { assert } = tools;
+    const claims = Buffer.from(JSON.stringify({ sub: "c-17", exp: 1 })).toString("base64url");
+    const { page } = await shopWith(tools, `data-visitor="e30.${claims}.x"`);
+    const warned = page.waitForEvent("console", (message) => message.text().includes("data-visitor is not used"));
+    await openChat(page);
+    await say(page, "How do I return something?");
+    await warned;
+    await page.locator(".turn.bot", { hasText: "Shall I send you a label?" }).waitFor();
+    await page.locator(".turn.writing").waitFor({ state: "detached" });
+    assert.equal(await page.locator(".turn.visitor").count(), 1);
   },
 
   async the_widget_fits_a_low_window(tools) {
