@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import orjson
 import structlog
@@ -52,16 +51,17 @@ async def answer(
 ) -> None:
     """Admit a chat and relay its reply as `format_of` writes it. Raises Refused, QueueUnavailable, ClientGone."""
     note_unknown(gateway, call, request.unknown)
+    key = _idempotency_key(call)
     caller = Caller(
         lambda: gateway.directory.authenticate(call.authorization),
         call.request_id,
         session_of(request, (call.header(b"x-bunkhouse-session"), call.header(b"x-openwebui-chat-id"))),
-        _idempotency_key(call),
+        key,
+        asked="" if key is None else request.digest,
         resumes=call.header(b"x-bunkhouse-resume") in RESUMES,
     )
     began_s = call.elapsed_s
-    caller = replace(caller, asked=request.digest if caller.idempotency_key else "")
-    request = await answered_with_actions(gateway, caller, request)
+    request = await answered_with_actions(gateway, caller, call.tenant or await caller.tenant(), request)
     acted_s = call.elapsed_s - began_s
     chats = [new_chat_id() for _ in range((request.n or 1) * max(1, len(request.raws)))]
     with follow(gateway.hub, chats, QUEUED, fresh=True) as reader:  # before the chats are there, to miss nothing

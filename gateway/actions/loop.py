@@ -226,12 +226,11 @@ def uses_actions(bot: ServedBot, request: ChatRequest) -> bool:
     return bool(bot.config.actions) and not request.raws and not request.mentions_tools
 
 
-async def answered_with_actions(gateway: Gateway, caller: Caller, request: ChatRequest) -> ChatRequest:
-    """An API client's request with what its bot's actions found out. Those that need a visitor's yes are not used.
+async def answered_with_actions(gateway: Gateway, caller: Caller, tenant: str, request: ChatRequest) -> ChatRequest:
+    """A tenant's request with what its bot's actions found out. Those that need a visitor's yes are not used.
 
     Raises Refused, QueueUnavailable.
     """
-    tenant = await caller.tenant()
     bot = gateway.directory.bot(tenant, request.model)
     if not uses_actions(bot, request):
         return request

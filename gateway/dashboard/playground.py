@@ -80,7 +80,7 @@ def router(dashboard: Dashboard) -> APIRouter:
         name = SESSION_PREFIX + asked.session
         # An operator's tries do not use up a tenant's limits.
         caller = Caller.of(tenant, request.headers.get("x-request-id", name), session=name, limited=False)
-        chat = await answered_with_actions(gateway, caller, chat)
+        chat = await answered_with_actions(gateway, caller, tenant, chat)
         admitted = await submit(gateway, caller, chat, new_chat_id())
         return JSONResponse({"chat": admitted.ticket.chat}, 202, HEADERS)
 
