@@ -35,7 +35,9 @@ async def resend(handover: str, host: Host, actor: Operator) -> None:
         raise NotFound(f"There is no failed handover {handover!r}.", param="handover")
     tenant, _, bot = delivery.bot.partition("/")
     widget = bot_of(await read_registry(host.connection), tenant, bot).widget
-    if widget is None or widget.handover_webhook is None:
-        raise Conflict(f"{delivery.bot} has no handover_webhook.", code="no_webhook")
-    await store.resend(delivery, widget.handover_webhook, host.clock())
+    name = "handover_slack" if delivery.kind == "slack" else "handover_webhook"
+    url = getattr(widget, name, None)
+    if url is None:
+        raise Conflict(f"{delivery.bot} has no {name}.", code="no_webhook")
+    await store.resend(delivery, url, host.clock())
     await noted(host, note(host, actor, "handover.resend", handover, after={"bot": delivery.bot}))

@@ -202,7 +202,7 @@ class EmbeddedWidget:
 
 def _embedded(dashboard: Dashboard, site: WidgetSite, base: str) -> EmbeddedWidget:
     snippet = f'<script src="{base}widget.js" data-token="{site.token}" defer></script>'
-    secret = webhook_secret(site.bot, dashboard.gateway.secrets.pepper) if site.widget.handover_webhook else None
+    secret = webhook_secret(site.bot, dashboard.gateway.secrets.pepper) if site.widget.hands_over else None
     visitors = visitor_secret(site.bot, dashboard.gateway.secrets.pepper)
     return EmbeddedWidget(site.bot, site.widget.allowed_origins, site.widget.demo, snippet, secret, visitors)
 

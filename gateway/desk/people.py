@@ -72,7 +72,7 @@ class People:
 
     async def announce(self, site: WidgetSite, conversation: Conversation) -> None:
         """Tell the bot's webhook of a conversation that waits."""
-        if site.widget.handover_webhook is not None:
+        if site.widget.handover_webhook is not None or site.widget.handover_slack is not None:
             await self._outbox.put(site, conversation, contact=conversation.contact, note="", page="")
 
     async def _change(self, site: WidgetSite, conversation: Conversation, changed: Changed) -> Conversation | None:

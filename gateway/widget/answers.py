@@ -244,7 +244,7 @@ class WidgetChats:
 
         done = await self.change(site, session, answered)
         await self._store.let_go(session)
-        if done.state == "waiting" and conversation.state == "bot" and site.widget.handover_webhook is not None:
+        if done.state == "waiting" and conversation.state == "bot":
             await self._announce(site, done)
         return done
 

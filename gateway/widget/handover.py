@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from gateway.widget.sites import WidgetSite, webhook_secret
-from gateway.widget.webhook import WebhookFailed, post, signature
+from gateway.desk.adapters import headers_of, slack_message
+from gateway.widget.sites import WidgetSite
+from gateway.widget.webhook import WebhookFailed, post
 from services.store.connection import Connection, QueueUnavailable
 from services.store.conversations import Conversation, Speaker
 from services.store.deliveries import Delivery, DeliveryStore
@@ -67,7 +68,7 @@ class Outbox:
         self._woken = asyncio.Event()
 
     async def put(self, site: WidgetSite, conversation: Conversation, *, contact: str, note: str, page: str) -> str:
-        """Write the delivery. Returns its id. Raises QueueUnavailable."""
+        """Write a delivery for each receiver. Returns the handover's id. Raises QueueUnavailable."""
         now_s = self._clock()
         message = HandoverMessage(
             id=f"ho-{secrets.token_hex(12)}",
@@ -79,11 +80,15 @@ class Outbox:
             page=page,
             turns=[SaidTurn(who=turn.who, text=turn.text, at_s=turn.at_s) for turn in conversation.turns],
         )
-        url = site.widget.handover_webhook or ""
-        delivery = Delivery(id=message.id, bot=site.bot, url=url, body=message.model_dump_json())
-        await self._store.keep(delivery, now_s)
+        if site.widget.handover_webhook is not None:
+            url, body = site.widget.handover_webhook, message.model_dump_json()
+            await self._store.keep(Delivery(id=message.id, bot=site.bot, url=url, body=body), now_s)
+        if site.widget.handover_slack is not None:
+            url, body = site.widget.handover_slack, slack_message(site.bot, contact, note, page, conversation.turns)
+            slack = Delivery(id=f"{message.id}-slack", bot=site.bot, url=url, kind="slack", body=body)
+            await self._store.keep(slack, now_s)
         self._woken.set()
-        return delivery.id
+        return message.id
 
     async def run(self) -> None:
         """Deliver until cancelled. Outlasts a Redis that goes away."""
@@ -121,9 +126,8 @@ class Outbox:
         return True
 
     async def _deliver(self, delivery: Delivery) -> None:
-        body = delivery.body.encode()
-        signed = signature(webhook_secret(delivery.bot, self._pepper), int(self._clock()), body)
-        await self._send(delivery.url, body, {"x-bunkhouse-signature": signed, "x-bunkhouse-delivery": delivery.id})
+        headers = headers_of(delivery, self._pepper, self._clock())
+        await self._send(delivery.url, delivery.body.encode(), headers)
 
     async def _failed(self, delivery: Delivery, error: WebhookFailed) -> None:
         if error.final or delivery.tries >= len(TRY_AFTER_S):

@@ -10,6 +10,7 @@
     POST /widget/v1/{token}/confirmations                 {session, id, yes} -> 202 {session, chat}
     POST /widget/v1/{token}/chats/{chat}/stop             {session} -> 204, the answer so far stays
     POST /widget/v1/{token}/ratings                       {session, chat, rating, note?} -> 204
+    POST /widget/v1/handover-replies/{tenant}/{bot}       a person's signed reply from a help desk (gateway/desk)
     POST /widget/v1/{token}/handover                      {session?, contact, note, page} -> 202
 
 Errors are the gateway's: `{"error": {message, type, param, code}}`.
@@ -32,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.answers import EVENT_STREAM, STREAM_HEADERS
 from gateway.call import Header
+from gateway.desk import replies
 from gateway.desk.events import follow
 from gateway.desk.people import People, hands_over, is_away, waiting
 from gateway.outcomes import OUTCOME_HEADER, Code, Refused
@@ -327,6 +329,7 @@ def router(widgets: Widgets) -> APIRouter:
     _writing(routes, widgets)
     _judging(routes, widgets)
     _reading(routes, widgets)
+    replies.add(routes, widgets.gateway, widgets.store, lambda: widgets.sites)
     demo.add(routes, widgets.demo)
     return routes
 
@@ -385,7 +388,7 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
         before = await widgets.answers.conversation(site, session)
         conversation = await widgets.answers.change(site, session, handed_over)
         delivery = ""
-        if site.widget.handover_webhook is not None:
+        if site.widget.handover_webhook is not None or site.widget.handover_slack is not None:
             delivery = await widgets.outbox.put(site, before, contact=asked.contact, note=asked.note, page=asked.page)
         return HandoverAccepted(session=session, id=delivery, state=conversation.state)
 

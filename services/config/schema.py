@@ -260,21 +260,25 @@ class WidgetConfig(Section):
     keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
     temperature: float = Field(default=0.3, ge=0, le=2)
     handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
+    handover_slack: Webhook | None = None  # a Slack incoming webhook that is told, too
     handover: PeopleConfig | None = None  # visitors are handed over to the dashboard's inbox
     office_hours: OfficeHours | None = None  # when people are there; None: always
 
     @property
     def hands_over(self) -> bool:
         """Whether a visitor can ask for a person."""
-        return self.handover is not None or self.handover_webhook is not None
+        return any(each is not None for each in (self.handover, self.handover_webhook, self.handover_slack))
 
     def problem(self) -> tuple[str, str] | None:
         """The option that cannot be used, and why. No validator: what is stored must stay readable."""
         for origin in self.allowed_origins:
             if why := unusable(origin):
                 return "allowed_origins", why
-        why = unusable(self.handover_webhook) if self.handover_webhook is not None else None
-        return ("handover_webhook", why) if why is not None else None
+        for name, url in (("handover_webhook", self.handover_webhook), ("handover_slack", self.handover_slack)):
+            why = unusable(url) if url is not None else None
+            if why is not None:
+                return name, why
+        return None
 
 
 def _switch(value: object) -> object:

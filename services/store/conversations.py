@@ -214,6 +214,12 @@ class ConversationStore:
         with translated():
             return bool(await self._redis.exists(keys.widget_read(chat)))
 
+    async def first_time(self, what: str, keep_s: int) -> bool:
+        """Whether this was not seen within `keep_s`."""
+        name = keys.widget_once(hashlib.sha256(what.encode()).hexdigest())
+        with translated():
+            return bool(await self._redis.set(name, 1, nx=True, ex=keep_s))
+
     async def count(self, what: str, most: int, now_s: float, window_s: int = MINUTE_S) -> float | None:
         """Count one message. Seconds until the next window where there were more than `most` in this one, else None."""
         window = int(now_s // window_s)

@@ -6,7 +6,7 @@ gateway had in hand as it died becomes due again: each is delivered at least onc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +28,7 @@ class Delivery(BaseModel):
     id: str
     bot: str
     url: str
+    kind: Literal["webhook", "slack"] = "webhook"
     body: str
     tries: int = 0
     failed_s: float = 0.0  # when it was given up

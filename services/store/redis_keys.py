@@ -51,6 +51,7 @@ bh:widget:events:S      stream  a conversation's turns and states, for the page 
 bh:widget:typing:S      string  a person writes there
 bh:widget:busy:S        string  the chat that a visitor waits for
 bh:widget:read:CHAT     string  somebody reads this answer
+bh:widget:once:DIGEST   string  a signed reply from elsewhere that was taken
 bh:widget:rate:NAME:MIN string  requests of one bot or visitor in one minute
 bh:widget:outbox        zset    handovers to people by when to send; each in bh:widget:letter:ID
 bh:widget:failed        zset    handovers that were given up, by when
@@ -234,6 +235,11 @@ def widget_busy(session: str) -> str:
 def widget_read(chat_id: str) -> str:
     """Whether somebody reads an answer."""
     return f"{_prefix}:widget:read:{chat_id}"
+
+
+def widget_once(digest: str) -> str:
+    """A signed reply that was taken."""
+    return f"{_prefix}:widget:once:{digest}"
 
 
 def widget_rate(name: str, window: int) -> str:
