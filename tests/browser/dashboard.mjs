@@ -289,6 +289,42 @@ export const dashboard = {
     assert.ok(true);
   },
 
+  async a_person_answers_from_the_inbox({ url, key, browser, signedIn, assert }) {
+    const { page, context, problems } = await signedIn(browser);
+    const hands = (handover) => fetch(`${url}/admin/v1/bots/alder-ash/shop`, {
+      method: "PATCH",
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+      body: JSON.stringify({ widget: { handover } }),
+    });
+    assert.equal((await hands({})).status, 200);
+    await page.goto(`${url}/dashboard/tenants`);
+    const [token] = (await page.content()).match(/bhw-[0-9a-f]{32}/);
+    const options = { headers: { origin: url } };
+    const say = async (text, session = null) => (await context.request.post(`${url}/widget/v1/${token}/messages`, { ...options, data: { text, session } })).json();
+    const seen = async (session) => (await context.request.get(`${url}/widget/v1/${token}/sessions/${session}`, options)).json();
+    let asked = await say("I want to talk to a human about lid 7");
+    while (asked.state !== "waiting") { await page.waitForTimeout(500); asked = await say("I want to talk to a human about lid 7"); }
+    await page.goto(`${url}/dashboard/inbox`);
+    await page.locator(".unread").waitFor();
+    await page.getByRole("link", { name: "about lid 7" }).first().click();
+    const box = page.getByLabel("Reply");
+    await box.pressSequentially("It is on its way.");
+    const typing = async () => { for (let tries = 0; tries < 50; tries++) if ((await seen(asked.session)).typing) return true; return false; };
+    assert.ok(await typing(), "the visitor sees that somebody writes");
+    await box.press("Enter");
+    await page.locator(".said-person", { hasText: "It is on its way." }).waitFor();
+    assert.equal(await box.inputValue(), "");
+    assert.equal((await seen(asked.session)).turns.at(-1).text, "It is on its way.");
+    await say("Thank you!", asked.session);
+    await page.locator(".said-visitor", { hasText: "Thank you!" }).waitFor(); // without a reload
+    await page.getByRole("button", { name: "Hand back to the bot" }).click();
+    await page.getByText("with the bot").waitFor();
+    assert.equal((await seen(asked.session)).state, "bot");
+    await hands(null);
+    assert.deepEqual(problems, []);
+    await context.close();
+  },
+
   async the_keyboard_reaches_everything({ browser, signedIn, assert }) {
     const { page } = await signedIn(browser);
     await page.evaluate(() => document.activeElement?.blur());

@@ -50,6 +50,7 @@ SCENARIOS = (
     "tenants_and_usage",
     "labels_of_slow_charts_are_whole",
     "a_viewer_looks_and_changes_nothing",
+    "a_person_answers_from_the_inbox",
     "no_page_breaks_its_policy_or_overflows",
     "a_refused_change_is_said",
     "a_lost_host_is_said",
