@@ -122,11 +122,14 @@ class ChatCompletions:
 
     def tail(self, end: ReplyEnd) -> bytes:
         """Finish, usage if asked for, [DONE]."""
-        return self.finish(end.finish, bunkhouse=facts(end)) + self.close(end)
+        return self.finish(end.finish, bunkhouse=self._facts(end)) + self.close(end)
+
+    def _facts(self, end: ReplyEnd) -> dict[str, object]:
+        return {**facts(end), "missed": True} if self._ticket.missed else facts(end)
 
     def finish(self, finish: Finish, **more: object) -> bytes:
         """Why this choice ended."""
-        return self._chunk(self._choice({}, FINISH_REASONS.get(finish, "stop")), "", **more)
+        return self._chunk(self._choice(citations(self._ticket), FINISH_REASONS.get(finish, "stop")), "", **more)
 
     def close(self, end: ReplyEnd) -> bytes:
         """What comes after the last choice's finish."""
@@ -164,7 +167,7 @@ class ChatCompletions:
         """This choice in that object."""
         return {
             "index": self._index,
-            "message": message(entries),
+            "message": message(entries) | citations(self._ticket),
             "logprobs": logprobs(entries),
             "finish_reason": FINISH_REASONS.get(finish, "stop"),
         }
@@ -177,7 +180,7 @@ class ChatCompletions:
                 "object": "chat.completion",
                 "choices": choices,
                 "usage": usage(end.usage) if end.usage else None,
-                "bunkhouse": facts(end),
+                "bunkhouse": self._facts(end),
             }
         )
 
@@ -233,6 +236,15 @@ def message(entries: Sequence[ReplyEntry]) -> dict[str, object]:
     if calls:
         found["tool_calls"] = [calls[index] for index in sorted(calls)]
     return found
+
+
+def citations(ticket: Ticket) -> dict[str, object]:
+    """What a message has beside its text where the bot answered from its knowledge: OpenAI's citations. They are of the
+    whole text; `url` is empty for what has none."""
+    if not ticket.sources:
+        return {}
+    cited = [{"title": title, "url": url, "start_index": 0, "end_index": 0} for title, url in ticket.sources]
+    return {"annotations": [{"type": "url_citation", "url_citation": each} for each in cited]}
 
 
 def logprobs(entries: Sequence[ReplyEntry]) -> dict[str, object] | None:

@@ -46,6 +46,7 @@ async def opened(runtime: Runtime, prompts: Prompts | None = None) -> AsyncItera
             gateway.directory.guard(),
             gateway.engines.watch(),
             _cancel_unread(gateway),
+            gateway.knowledge.watch(),
         )
         try:
             yield gateway

@@ -26,6 +26,12 @@ def output_format(
     return OutputFormat(ToolFormat.CHOICE, json_schema=_text_of(choice_schema(use, schema)), whole=whole)
 
 
+def literal_format(text: str, *, whole: bool) -> OutputFormat:
+    """Of an answer that is this text."""
+    schema = _object(response={"const": text})
+    return OutputFormat(ToolFormat.CHOICE, json_schema=_text_of(schema), whole=whole)
+
+
 def calls_schema(use: ToolUse) -> Schema:
     """A list of calls."""
     budget = Budget()

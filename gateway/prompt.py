@@ -147,6 +147,10 @@ class Prompts:
         )
         return _fitting(prompt, "messages")
 
+    def count(self, bot: ServedBot, text: str) -> int:
+        """Tokens of a text, for the bot's model."""
+        return self._tokenizers[bot.config.model].count(text)
+
     async def prepare_all(self, bot: ServedBot, request: ChatRequest, engine: EngineNow) -> Sequence[Prompt]:
         """As `prepare`, each of the request's prompts."""
         if len(request.raws) < 2:

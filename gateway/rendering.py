@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from gateway.conversation import Harmless, conversation, flattened, harmless_json
 from gateway.outcomes import Code, Refused
-from gateway.output import output_format
+from gateway.output import literal_format, output_format
 from gateway.request import ChatRequest
 from gateway.tools import ToolUse
 from services.config.schema import BotConfig
@@ -63,6 +63,8 @@ def _shown_by_template(tokenizer: Tokenizer, request: ChatRequest) -> bool:
 def _render(tokenizer: Tokenizer, bot: BotConfig, request: ChatRequest, *, native: bool) -> Rendered:
     use = request.tool_use
     output = output_format(use, request.answer_schema, native=native, whole=not request.stream)
+    if request.says:
+        output = literal_format(request.says, whole=not request.stream)
     bounds = [most for most in (bot.thinking_tokens_max, request.thinking_tokens_max) if most is not None]
     if bounds and not output.json_schema:
         output = replace(output, thinking_tokens_max=min(bounds))

@@ -60,6 +60,8 @@ class Origin(NamedTuple):
     prompt_logprobs: bool = False  # of the prompt's tokens, before the answer
     thinking_tokens_max: int | None = None
     system: str | None = None  # in place of the bot's
+    says: str = ""  # what the answer is held to
+    answered: bool = False  # the messages have what the answer is made of: no knowledge is added
 
 
 CHAT_API = Origin()
@@ -137,6 +139,28 @@ class ChatRequest(BaseModel):
         """The system prompt in place of the bot's, for what the host itself asks; None: the bot's."""
         return self._origin.system
 
+    @property
+    def says(self) -> str:
+        """What the answer is held to, word for word; empty: the model answers."""
+        return self._origin.says
+
+    @property
+    def answered(self) -> bool:
+        """Whether the messages have what the answer is made of."""
+        return self._origin.answered
+
+    def with_answer(self, messages: list[Message]) -> Self:
+        """A copy with these messages, which have what the answer is made of."""
+        copy = self.model_copy(update={"messages": messages})
+        copy.__dict__["_origin"] = self._origin._replace(answered=True)
+        return copy
+
+    def saying(self, text: str) -> Self:
+        """A copy whose answer is this text."""
+        copy = self.model_copy()
+        copy.__dict__["_origin"] = self._origin._replace(says=text)
+        return copy
+
     def asked_elsewhere(
         self,
         *,
@@ -182,7 +206,9 @@ class ChatRequest(BaseModel):
         """Whether there is nothing to it but texts, and sampling as OpenAI's API has it."""
         sampling = self.sampling
         beyond = sampling != replace(Sampling(), **{name: getattr(sampling, name) for name in _EVERYWHERE})
-        return self.raw is None and self.answer_schema is None and not self.mentions_tools and not beyond
+        return (
+            not self.says and self.raw is None and self.answer_schema is None and not self.mentions_tools and not beyond
+        )
 
     @property
     def thinks(self) -> bool | None:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from gateway.directory import Directory, Engines
+from gateway.knowledge.catalog import KnowledgeCatalog
 from gateway.metrics import Metrics
 from gateway.prompt import Prompts
 from services.config.host_secrets import Secrets
 from services.config.schema import Config
 from services.store.connection import Connection, QueueUnavailable
+from services.store.knowledge import KnowledgeStore
 from services.store.replies import Reader, ReplyHub
 from services.store.submission import SubmissionClient
 
@@ -73,6 +75,9 @@ class Gateway:
         )
         self.breaker = CircuitBreaker()
         self.directory = Directory(self.submissions, self.secrets.pepper, self.clock, self.secrets.admin_key)
+        self.knowledge = KnowledgeCatalog(
+            self.config.data_dir / "knowledge", KnowledgeStore(self.connection), lambda: self.directory.registry
+        )
         self.engines = Engines(self.submissions, self.config.models)
         self.metrics = Metrics(per_tenant=self.config.gateway.metrics_per_tenant)
 

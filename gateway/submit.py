@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.conversation import plain_messages
 from gateway.directory import EngineNow, ServedBot
+from gateway.knowledge.grounding import Grounded, grounded
 from gateway.kv_policies import choose
 from gateway.kv_policies.task_classifier import classify
 from gateway.outcomes import Code, Refused
@@ -28,6 +29,7 @@ from services.tokenizer.chat_template import breaker
 
 CHAT_PREFIX = "chatcmpl-"
 STALE_TRIES_MAX = 5
+LITERAL_TOKENS = 24  # around an answer that is held to a text, whose tokens are no more than its bytes
 ABANDON_AFTER_S = (0.5, 1.0, 2.0)
 
 _HARMLESS = breaker()  # for another provider's model, whose control tokens are not known here
@@ -135,12 +137,17 @@ async def _prepare(
     bot, engine = served(gateway, tenant, request.model)
     if gateway.engines.gave_up(bot.config.model) and bot.config.overflow is None:
         raise Refused(Code.MODEL_DOWN, "This bot's model does not start on this host.", param="model")
-    prompts = await gateway.prompts.prepare_all(_speaking(bot, request), request, engine)
+    task, opening = _task_of(bot, request), all(message.role != "assistant" for message in request.messages)
+    known, prompts = await _grounded_prompts(gateway, bot, request, engine)
+    request = known.request
     now_s = gateway.clock()
     elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
     prompt = prompts[0]
-    ticket = _ticket_for(bot, engine, request, prompt, caller=caller, chat=chats[0], now_s=now_s, overflow=overflow)
+    ticket = _ticket_for(
+        bot, engine, known, prompt, task=task, caller=caller, chat=chats[0], now_s=now_s, overflow=overflow
+    )
+    ticket = replace(ticket, opening=opening)
     payload = Payload(
         prompt=prompt.content,
         salt=salt(tenant, gateway.secrets.salt),
@@ -151,6 +158,19 @@ async def _prepare(
     )
     further = [] if len(chats) == 1 else _further(bot, request, prompts, chats, (ticket, payload))
     return (ticket, payload), further, version
+
+
+async def _grounded_prompts(
+    gateway: Gateway, bot: ServedBot, request: ChatRequest, engine: EngineNow
+) -> tuple[Grounded, Sequence[Prompt]]:
+    """The request with what the bot knows of it, where that fits; else as it is. Raises Refused."""
+    known = await grounded(gateway, bot, request)
+    try:
+        return known, await gateway.prompts.prepare_all(_speaking(bot, request), known.request, engine)
+    except Refused as refused:
+        if refused.code is not Code.CONTEXT_LENGTH or known.request is request:
+            raise
+    return Grounded(request), await gateway.prompts.prepare_all(_speaking(bot, request), request, engine)
 
 
 def _further(
@@ -198,9 +218,10 @@ async def _has_money(gateway: Gateway, tenant: str, now_s: float) -> bool:
 def _ticket_for(
     bot: ServedBot,
     engine: EngineNow,
-    request: ChatRequest,
+    known: Grounded,
     prompt: Prompt,
     *,
+    task: Task,
     caller: Caller,
     chat: str,
     now_s: float,
@@ -210,7 +231,6 @@ def _ticket_for(
 
     Raises Refused when the answer would not fit.
     """
-    task = _task_of(bot, request)
     try:
         wanted, floor, demotable = choose(bot.config.kv, task, engine)
     except ValueError as error:
@@ -223,7 +243,7 @@ def _ticket_for(
         model=bot.config.model,
         session=caller.session or chat,
         prompt_tokens=prompt.tokens,
-        max_tokens=_answer_tokens(bot, request, prompt),
+        max_tokens=_answer_tokens(bot, known.request, prompt),
         kv_bits=wanted,
         kv_bits_floor=floor,
         task=task,
@@ -233,13 +253,16 @@ def _ticket_for(
         demotable=demotable,
         overflow=overflow,
         overflow_to=bot.config.overflow if overflow else None,
-        opening=all(message.role != "assistant" for message in request.messages),
+        sources=known.sources,
+        missed=known.missed,
     )
 
 
 def _answer_tokens(bot: ServedBot, request: ChatRequest, prompt: Prompt) -> int:
     """What the answer may grow to. Raises Refused when the client wants more than the context leaves."""
     wanted = request.wanted_tokens
+    if wanted is None and request.says:
+        return min(len(request.says.encode()) + LITERAL_TOKENS, prompt.tokens_left)
     if wanted is None:
         return min(bot.config.answer_tokens_max, prompt.tokens_left)
     if request.capped:

@@ -34,7 +34,7 @@ def with_results(request: ChatRequest, results: Sequence[Result], *, native: boo
     if not results:
         return request
     more = messages_of(results, _last_question(request.messages), native=native)
-    return request.model_copy(update={"messages": [*request.messages, *more]})
+    return request.with_answer([*request.messages, *more])
 
 
 def _last_question(messages: Sequence[Message]) -> str:

@@ -15,6 +15,7 @@ from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
 from services.config.actions import secret_problem
 from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig, renamed
+from services.store.knowledge import KnowledgeStore
 from services.store.registry import Registry
 from services.store.registry_edit import edit, read_registry, with_tenant
 
@@ -110,6 +111,7 @@ async def delete(tenant: str, bot: str, host: Host, actor: Operator) -> None:
         return with_bot(registry, tenant, bot, None), note(host, actor, "bot.delete", f"{tenant}/{bot}", before=before)
 
     await edit(host.connection, change)
+    await KnowledgeStore(host.connection).clear(f"{tenant}/{bot}")
 
 
 def check(config: Config, bot: BotConfig) -> None:

@@ -22,6 +22,12 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     DELETE /bots/{tenant}/{bot}                 operator  204
     PUT    /bots/{tenant}/{bot}/kv              operator  BotKv -> BotKvAnswer      dry_run: changes nothing
 
+    GET    /bots/{tenant}/{bot}/knowledge       viewer    Page[KnowledgeShown]      what was added
+    POST   /bots/{tenant}/{bot}/knowledge/documents  operator  DocumentNew -> KnowledgeShown (201)
+    POST   /bots/{tenant}/{bot}/knowledge/faq   operator  FaqNew -> KnowledgeShown (201)
+    GET    /bots/{tenant}/{bot}/knowledge/search?q=&limit=  viewer  Page[KnowledgeHit]
+    DELETE /bots/{tenant}/{bot}/knowledge/{source}  operator  204
+
     GET    /models                              viewer    Page[Model]
     GET    /models/{model}                      viewer    Model
     PUT    /models/{model}/kv                   operator  ModelKv -> ModelKvAnswer  200 dry run or done; 202 a job runs

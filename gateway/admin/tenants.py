@@ -12,6 +12,7 @@ from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import Page, Tenant, TenantChange, TenantNew, TenantUse
 from gateway.state import Gateway
 from services.config.schema import TenantConfig
+from services.store.knowledge import KnowledgeStore
 from services.store.registry import Registry, TenantRecord
 from services.store.registry_edit import edit, read_registry, with_tenant
 from services.store.usage_report import day_now, rows
@@ -77,9 +78,12 @@ async def delete(tenant: str, host: Host, actor: Owner) -> None:
 
     def change(registry: Registry) -> tuple[Registry, Any]:
         record = tenant_of(registry, tenant)
+        bots.extend(f"{tenant}/{bot}" for bot in record.config.bots)
         return with_tenant(registry, tenant, None), note(host, actor, "tenant.delete", tenant, before=record.config)
 
+    bots: list[str] = []
     await edit(host.connection, change)
+    await KnowledgeStore(host.connection).clear(*bots)
 
 
 def _changeable(record: TenantRecord) -> TenantChange:

@@ -36,6 +36,7 @@ from services.store.conversations import (
     Conversation,
     ConversationStore,
     ConversationTurn,
+    Source,
 )
 from services.store.replies import START, Reader
 
@@ -90,7 +91,9 @@ class WidgetChats:
         now_s = self._gateway.clock()
         said = (
             ConversationTurn(who="visitor", text=text, at_s=now_s),
-            ConversationTurn(who="bot", text="", at_s=now_s, chat=chat),
+            ConversationTurn(
+                who="bot", text="", at_s=now_s, chat=chat, sources=sources_of(ticket), missed=ticket.missed
+            ),
         )
         confirm = await self._actions.ask(site, conversation, acted)
         if not conversation.turns and await self._store.read(site.bot, conversation.session) is None:  # a new one
@@ -257,16 +260,16 @@ class WidgetChats:
             raise Refused(Code.NOT_FOUND, "This conversation does not exist, or it has expired.")
         return done
 
-    async def relay(self, chat: str, after: str, confirm: Confirmation | None = None) -> AsyncIterator[bytes]:
+    async def relay(self, ticket: Ticket, after: str, confirm: Confirmation | None = None) -> AsyncIterator[bytes]:
         """Server-sent events of one answer from `after` on: text with ids, then one `end`. Pings when idle.
 
         `confirm`: what the answer asks the visitor to confirm."""
         readers = self._gateway.readers
-        with self._gateway.hub.follow(chat, after) as reader:
+        with self._gateway.hub.follow(ticket.chat, after) as reader:
             readers.add(reader)  # woken at a shutdown
             try:
-                async for entries in self._entries(chat, reader):
-                    yield b"".join(event_of(entry, confirm) for entry in entries) or PING
+                async for entries in self._entries(ticket.chat, reader):
+                    yield b"".join(event_of(entry, confirm, ticket) for entry in entries) or PING
             finally:
                 readers.discard(reader)
 
@@ -299,7 +302,12 @@ def alternating(said: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def event_of(entry: ReplyEntry, confirm: Confirmation | None = None) -> bytes:
+def sources_of(ticket: Ticket) -> tuple[Source, ...]:
+    """What an answer was made from, as the widget shows it."""
+    return tuple(Source(title=title, url=url or None) for title, url in ticket.sources)
+
+
+def event_of(entry: ReplyEntry, confirm: Confirmation | None = None, ticket: Ticket | None = None) -> bytes:
     """One entry as the widget reads it: no thoughts, no calls."""
     if entry.text and entry.content is not ContentKind.CONTENT:
         return b""
@@ -311,6 +319,8 @@ def event_of(entry: ReplyEntry, confirm: Confirmation | None = None) -> bytes:
         "finish": entry.end.finish.value,
         "confirm": confirm.model_dump() if confirm is not None else None,
     }
+    if ticket is not None:
+        shown |= {"sources": [source.model_dump() for source in sources_of(ticket)], "missed": ticket.missed}
     if entry.end.finish in WORDS:
         shown["message"] = WORDS[entry.end.finish]
     return event(shown, name="end")

@@ -488,7 +488,7 @@ def _reading(routes: APIRouter, widgets: Widgets) -> None:
         if info is None or info.ticket.bot != site.bot:
             raise Refused(Code.CHAT_NOT_FOUND, "This chat does not exist, or its answer is no longer kept.")
         confirm = await widgets.answers.asked_in(site, info.ticket)
-        events = widgets.answers.relay(chat, after, confirm)
+        events = widgets.answers.relay(info.ticket, after, confirm)
         return StreamingResponse(events, media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 
 

@@ -36,6 +36,7 @@ class KnowledgeConfig(BaseModel):
     pinned_tokens_max: int = Field(default=300, ge=0, le=8_000)  # of FAQ pairs that every prompt begins with
     passages_max: int = Field(default=3, ge=1, le=20)
     threshold: float = Field(default=0.28, ge=0, le=1)  # a question whose best passage scores less is unknown
+    verbatim: bool = False  # a question that an FAQ pair answers gets its answer word for word, by any model
     decline: bool = True  # an unknown question is answered with `unknown`; else the model answers as it likes
     unknown: dict[Language, Annotated[str, Field(min_length=1, max_length=500)]] = {}  # else gateway/knowledge/words.py
 

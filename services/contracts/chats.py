@@ -53,6 +53,8 @@ class Ticket:
     overflow: bool = False  # the bot allows another provider
     overflow_to: str | None = None  # its name in the configuration
     opening: bool = False  # of a conversation with no answer yet
+    sources: tuple[tuple[str, str], ...] = ()  # of what its prompt was given to answer from: title, URL or ""
+    missed: bool = False  # nothing was found for it, where the bot answers from what it finds
     choice: int = 0  # which of the answers to one request; only the first is billed for the prompt
 
     @property

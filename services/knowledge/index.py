@@ -90,6 +90,15 @@ class KnowledgeIndex:
         with self._lock:
             self._database.close()
 
+    def pairs(self, limit: int) -> list[Passage]:
+        """The first FAQ pairs, in the order in which they were given."""
+        with self._lock:
+            found = self._database.execute(
+                "SELECT title, text, question, url, source FROM passages WHERE question != '' ORDER BY id LIMIT ?",
+                (limit,),
+            )
+            return [Passage(*row) for row in found]
+
     def search(self, query: str, limit: int = 3) -> list[Hit]:
         """The best passages, best first; none where nothing of the query is in any."""
         language = language_of(query)

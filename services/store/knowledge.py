@@ -88,6 +88,8 @@ class KnowledgeStore:
 
     async def clear(self, *bots: str) -> None:
         """Forget all of some bots', so that later bots of these names know nothing of it."""
+        if not bots:
+            return
         with translated():
             async with self._redis.pipeline(transaction=True) as pipe:
                 for bot in bots:

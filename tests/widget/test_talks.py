@@ -30,7 +30,8 @@ async def test_a_visitor_asks_and_reads_the_answer(page: Page) -> None:
     asked = await page.say("How do I return something?")
     events = await page.read(asked["chat"])
     assert "send anything back within **60 days**" in text_of(events)
-    assert events[-1] == {"event": "end", "data": {"finish": "stop", "confirm": None}}
+    shown: dict[str, object] = {"finish": "stop", "confirm": None, "sources": [], "missed": False}
+    assert events[-1] == {"event": "end", "data": shown}
     talk = await _settled(page, asked["session"])
     assert [turn["who"] for turn in talk["turns"]] == ["visitor", "bot"]
     assert talk["turns"][1]["text"] == text_of(events)
