@@ -69,5 +69,13 @@ export const pictures = {
       await page.screenshot({ path: join(out, `widget-${look}.png`) });
       await context.close();
     }
+    const { page, context } = await opened(browser, { viewport: NARROW, locale: "ja-JP" });
+    await page.goto(`${url}/widget/demo`);
+    await page.getByRole("button", { name: /チャットを開く/ }).click();
+    await page.getByRole("button", { name: "返品はどうすればいいですか？" }).click();
+    await page.locator(".turn.bot", { hasText: "返品ラベルを" }).waitFor({ timeout: 60_000 });
+    await page.locator(".turn.writing").waitFor({ state: "detached" });
+    await page.screenshot({ path: join(out, "widget-ja-375-light.png") });
+    await context.close();
   },
 };

@@ -169,6 +169,7 @@ class Talk {
     if (!text) node.remove();
     const words = this.under(node, chat, end);
     if (words) this.panel.line(words);
+    this.panel.toEnd();
     this.panel.speak([text && `${this.config.title}: ${text}`, words].filter(Boolean).join(" "));
     if (end.confirm) this.panel.confirm(end.confirm);
     if (end.missed || end.state) this.look();  // the host may have called a person
