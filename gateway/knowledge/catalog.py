@@ -107,10 +107,8 @@ class KnowledgeCatalog:
         for problem in found.problems:
             log.error("knowledge.file_left_out", bot=bot, why=problem)
         log.info("knowledge.built", bot=bot, passages=index.size)
-        found.made_of, found.index = (
-            made_of,
-            index,
-        )  # a search may still run in the old one: it closes with its last user
+        found.made_of = made_of
+        found.index = index  # a search may still run in the old one, which closes with its last user
         found.ready.set()
         await asyncio.to_thread(_tidy, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -140,8 +141,8 @@ def version(as_json: AsJson = False) -> None:
     run(as_json)
 
 
-def _forward(name: str, words: str) -> None:
-    """A command of services.evidence, which reads its own options and is imported when it is called."""
+def _forward(name: str, words: str, call: Callable[[str, list[str]], None]) -> None:
+    """A command that reads its own options and is imported when it is called."""
 
     @app.command(
         name,
@@ -150,12 +151,23 @@ def _forward(name: str, words: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def command(context: typer.Context) -> None:
-        from services.evidence.loadtest.cli import app as tools  # noqa: PLC0415
-
-        tools([name, *context.args], prog_name="bunkhouse")
+        call(name, context.args)
 
 
-_forward("loadtest", "Run a load test against any OpenAI-compatible server.")
-_forward("report", "Show a load test's figures.")
-_forward("compare", "Compare two load tests.")
-_forward("prove", "Measure memory, capacity, speed and quality at 16, 8 and 4 KV bits on this machine.")
+def _evidence(name: str, words: list[str]) -> None:
+    from services.evidence.loadtest.cli import app as tools  # noqa: PLC0415
+
+    tools([name, *words], prog_name="bunkhouse")
+
+
+def _knowledge(name: str, words: list[str]) -> None:
+    from services.cli.knowledge import app as tools  # noqa: PLC0415
+
+    tools(words or ["--help"], prog_name=f"bunkhouse {name}")
+
+
+_forward("loadtest", "Run a load test against any OpenAI-compatible server.", _evidence)
+_forward("report", "Show a load test's figures.", _evidence)
+_forward("compare", "Compare two load tests.", _evidence)
+_forward("prove", "Measure memory, capacity, speed and quality at 16, 8 and 4 KV bits on this machine.", _evidence)
+_forward("knowledge", "Add, list, search and remove what a bot knows.", _knowledge)

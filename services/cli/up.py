@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from services.cli.errors import fail, out, reported_errors
+from services.config.schema import check_documents
 from services.host.display import Display, JsonDisplay, TerminalDisplay
 from services.host.host import LOGS, Host
 from services.planner.plan import plan
@@ -18,6 +19,7 @@ def run(config_path: Path, as_json: bool) -> None:
     """Run a host in the foreground. The supervisor's own log goes to a file, beside those of its children."""
     with reported_errors():
         runtime = open_runtime(config_path)
+        check_documents(runtime.config)
         planned = plan(runtime.config)
         if not planned.fits:
             fail(refusal(planned))

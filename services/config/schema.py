@@ -419,6 +419,16 @@ def with_document_paths(config: Config, folder: Path) -> Config:
     return config.model_copy(update={"tenants": tenants})
 
 
+def check_documents(config: Config) -> None:
+    """Raises ConfigError for a document that a bot should know and that is not there. For a start alone: a host that
+    runs goes on without a file that was moved."""
+    for tenant, settings in config.tenants.items():
+        for bot, wanted in settings.bots.items():
+            for path in wanted.knowledge.documents if wanted.knowledge else ():
+                if not path.is_file():
+                    raise ConfigError(f"{tenant}/{bot}: knowledge.documents: {path}: no such file")
+
+
 def _override(file: YamlFile, environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):

@@ -55,6 +55,16 @@ def test_a_plan_that_does_not_fit_exits_with_1(
     assert "What would fit" in result.stdout
 
 
+@pytest.mark.parametrize("command", ["plan", "up"])
+def test_a_document_that_is_not_there_is_named_before_anything_starts(
+    runner: CliRunner, config: Path, command: str
+) -> None:
+    config.write_text(config.read_text().replace("{model: small}", "{model: small, knowledge: {documents: [faq.md]}}"))
+    result = runner.invoke(app, [command, str(config)])
+    assert result.exit_code == 2
+    assert f"acme/support: knowledge.documents: {config.parent}/faq.md: no such file" in result.output
+
+
 def test_version(runner: CliRunner) -> None:
     result = runner.invoke(app, ["version", "--json"])
     assert json.loads(result.stdout)["bunkhouse"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,24 @@ import httpx
 import orjson
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from benchmarks.support.questions import pairs
+from services.cli.app import app
 from tests.host_process import HostProcess, run_host
 
 SHOP = Path(__file__).parents[2] / "examples" / "widget" / "shop.yaml"
 WIDGET = yaml.safe_load(SHOP.read_text())["tenants"]["alder-ash"]["bots"]["shop"]["widget"]
 ANSWERS = {pair.question: pair.text for language in ("en", "de", "ja") for pair in pairs(language)}
+
+
+def ten_seconds() -> Iterator[None]:
+    """Again and again, while an index is built."""
+    until_s = time.monotonic() + 10
+    while time.monotonic() < until_s:
+        yield
+        time.sleep(0.2)
+    pytest.fail("it was not found within ten seconds")
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +77,41 @@ def answered(shop: HostProcess, question: str) -> dict[str, Any]:
     answer = httpx.post(f"{shop.url}/v1/chat/completions", json=body, headers=shop.headers("alder-ash"), timeout=60)
     found: dict[str, Any] = answer.json()
     return found
+
+
+def test_a_document_is_added_found_and_removed_from_the_command_line(
+    shop: HostProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE__DATA_DIR", str(shop.data_dir))
+    document = tmp_path / "vouchers.md"
+    document.write_text("# Vouchers\n\nVouchers from 2019 are valid until the end of 2031.\n")
+
+    def knowledge(*words: str) -> Any:
+        done = CliRunner().invoke(app, ["knowledge", words[0], "alder-ash/shop", *words[1:], "--config", str(SHOP)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    added = knowledge("add", str(document), "--url", "https://shop.example/vouchers")
+    name = added.split()[-1]
+    for _ in ten_seconds():
+        found = orjson.loads(knowledge("search", "Until when are vouchers of 2019 valid?", "--json"))
+        if found and found[0]["source"] == name:
+            break
+    assert (found[0]["url"], found[0]["known"]) == ("https://shop.example/vouchers", True)
+    assert [each["title"] for each in orjson.loads(knowledge("list", "--json"))] == ["vouchers.md"]
+    knowledge("remove", name)
+    assert "Nothing" in knowledge("list")
+
+
+def test_the_command_line_names_what_is_wrong(
+    shop: HostProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUNKHOUSE__DATA_DIR", str(shop.data_dir))
+    for words, code, says in (
+        (["add", "alder-ash/shop", str(tmp_path / "none.md")], 2, "No such file"),
+        (["list", "alder-ash/other"], 1, "other"),
+        (["list", "alder-ash"], 2, "TENANT/BOT"),
+        (["remove", "alder-ash/shop", "k-none"], 1, "k-none"),
+    ):
+        done = CliRunner().invoke(app, ["knowledge", *words, "--config", str(SHOP)])
+        assert (done.exit_code, says in done.output) == (code, True), done.output
