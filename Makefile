@@ -17,7 +17,7 @@ AUDIT_ENV := $(CACHE)/pip-audit-2.10.1
 
 .PHONY: help up install dev test lint format lock browser sglang-env litellm-env locust-env clean faults soak
 .PHONY: fuzz audit audit-env test-fast test-clients
-.PHONY: bench-gateway bench-scheduler bench-kv-quality bench-evidence bench-house bench-laptop
+.PHONY: bench-gateway bench-scheduler bench-kv-quality bench-evidence bench-house bench-laptop bench-support
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,9 @@ fuzz: dev ## 10,000 made-up requests to the chat API of a whole host: no 5xx, no
 
 audit: audit-env ## Look for known vulnerabilities in the lock files' packages (needs the internet)
 	$(AUDIT_ENV)/bin/pip-audit --strict --require-hashes --disable-pip $(addprefix -r ,$(wildcard requirements*.lock))
+
+bench-support: dev ## The demo shop's bot: search, right answers, declined questions, orders (15 minutes)
+	@$(BIN)/python -m benchmarks.support
 
 bench-laptop: dev ## Predicted time a token against the engines' own, two llama.cpp models on this machine (3 minutes)
 	@$(BIN)/python -m benchmarks.laptop
