@@ -21,7 +21,7 @@ from gateway.actions import calls
 from gateway.actions.arguments import BadArgument, checked, masked, mentioned
 from gateway.actions.catalog import Action, actions_of
 from gateway.actions.choice import Decider
-from gateway.actions.results import Result, with_results
+from gateway.actions.results import ActionResult, with_results
 from gateway.directory import ServedBot
 from gateway.request import ChatRequest
 from gateway.state import Gateway
@@ -60,7 +60,7 @@ class Wanted:
 class Ran:
     """What was called for one message."""
 
-    results: list[Result] = field(default_factory=list)
+    results: list[ActionResult] = field(default_factory=list)
     wanted: Wanted | None = None
 
 
@@ -84,7 +84,7 @@ class Actions:
         except TimeoutError:  # of a decision: a call that was sent is never cut short
             log.warning("actions.late", bot=self._bot.id, request=self._caller.request_id)
             if not self._ran.results:
-                self._ran.results.append(Result("", {}, ActionOutcome(status="timeout", text=calls.NOT_NOW)))
+                self._ran.results.append(ActionResult("", {}, ActionOutcome(status="timeout", text=calls.NOT_NOW)))
         return self._ran
 
     async def confirmed(self, name: str, arguments: dict[str, JsonValue], yes: bool) -> Ran:
@@ -92,10 +92,10 @@ class Actions:
         action = next((one for one in actions_of(self._bot.config) if one.name == name), None)
         if not yes:
             outcome = ActionOutcome(status="declined", text="All right, nothing was changed.")
-            self._ran.results.append(Result(name, arguments, outcome))
+            self._ran.results.append(ActionResult(name, arguments, outcome))
         elif action is None:
             outcome = ActionOutcome(status="failed", text=calls.NOT_DONE)
-            self._ran.results.append(Result(name, arguments, outcome))
+            self._ran.results.append(ActionResult(name, arguments, outcome))
         else:
             await self._perform(action, arguments, 0)
         return self._ran
@@ -128,7 +128,7 @@ class Actions:
         if not self._conduct.key or (call := await self._store.read(self._call_key(step))) is None:
             return False
         outcome = call.outcome or ActionOutcome(status="unknown", text=calls.UNKNOWN)
-        self._ran.results.append(Result(call.action, call.arguments, outcome))
+        self._ran.results.append(ActionResult(call.action, call.arguments, outcome))
         return True
 
     def _callable(self, action: Action, said: Sequence[str]) -> bool:
@@ -148,7 +148,7 @@ class Actions:
         try:
             arguments = checked(action, await self._arguments(action, decider, so_far, said), said)
         except BadArgument as error:
-            self._ran.results.append(Result(action.name, {}, calls.invalid(error)))
+            self._ran.results.append(ActionResult(action.name, {}, calls.invalid(error)))
             return False
         if any((one.action, one.arguments) == (action.name, arguments) for one in self._ran.results):
             return False
@@ -157,7 +157,7 @@ class Actions:
             asked = calls.filled(action.config.asks, arguments) if action.config.asks else None
             text = asked or f"Please confirm: {action.config.description} ({listed})"
             self._ran.wanted = Wanted(action.name, arguments, text)
-            self._ran.results.append(Result(action.name, arguments, ActionOutcome(status="waits", text=text)))
+            self._ran.results.append(ActionResult(action.name, arguments, ActionOutcome(status="waits", text=text)))
             return False
         return (await self._perform(action, arguments, step)).status == "ok"
 
@@ -193,7 +193,7 @@ class Actions:
         outcome = await calls.call(action, arguments, self._gateway.config.action_secrets, key)
         if changes:
             await self._store.finish(key, ActionCall(action=action.name, arguments=arguments, outcome=outcome))
-        self._ran.results.append(Result(action.name, arguments, outcome))
+        self._ran.results.append(ActionResult(action.name, arguments, outcome))
         await self._note(action, arguments, outcome, round((perf_counter() - began_s) * 1000, 1))
         return outcome
 

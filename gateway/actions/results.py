@@ -21,7 +21,7 @@ TIMES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ActionResult:
     """One call and what came of it."""
 
     action: str
@@ -29,7 +29,7 @@ class Result:
     outcome: ActionOutcome
 
 
-def with_results(request: ChatRequest, results: Sequence[Result], *, native: bool) -> ChatRequest:
+def with_results(request: ChatRequest, results: Sequence[ActionResult], *, native: bool) -> ChatRequest:
     """The request with these results at its end; itself where there are none."""
     if not results:
         return request
@@ -41,7 +41,7 @@ def _last_question(messages: Sequence[Message]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 
-def messages_of(results: Sequence[Result], question: str, *, native: bool) -> list[Message]:
+def messages_of(results: Sequence[ActionResult], question: str, *, native: bool) -> list[Message]:
     """Messages that come behind the question."""
     if native:
         return [message for number, result in enumerate(results) for message in _called(number, result)]
@@ -49,7 +49,7 @@ def messages_of(results: Sequence[Result], question: str, *, native: bool) -> li
     return [Message(role="assistant", content=text), Message(role="user", content=question)] * TIMES
 
 
-def _called(number: int, result: Result) -> tuple[Message, Message]:
+def _called(number: int, result: ActionResult) -> tuple[Message, Message]:
     function = MessageFunction(name=result.action or "lookup", arguments=orjson.dumps(result.arguments).decode())
     call = MessageToolCall(id=f"action{number:03d}", function=function)
     shown = {"status": result.outcome.status, "text": result.outcome.text, **result.outcome.shown}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from gateway.actions.loop import Actions, Conduct, Ran
-from gateway.actions.results import Result, with_results
+from gateway.actions.results import ActionResult, with_results
 from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from gateway.state import Gateway
@@ -72,7 +72,7 @@ class WidgetActions:
         await self._store.wait(confirm.id, call)
         return confirm
 
-    def answered(self, site: WidgetSite, request: ChatRequest, results: Sequence[Result]) -> ChatRequest:
+    def answered(self, site: WidgetSite, request: ChatRequest, results: Sequence[ActionResult]) -> ChatRequest:
         """A request with what actions found out."""
         if not results:
             return request

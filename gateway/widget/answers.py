@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from gateway.actions.loop import Ran
-from gateway.actions.results import Result
+from gateway.actions.results import ActionResult
 from gateway.answers import PING, event, text_of
 from gateway.desk.people import escalated
 from gateway.metrics import RequestMetrics
@@ -128,7 +128,7 @@ class WidgetChats:
         caller: Caller,
         *,
         chat: str,
-        results: Sequence[Result],
+        results: Sequence[ActionResult],
     ) -> Ticket:
         """With as much of the conversation as the bot's context takes: the oldest turns are left out first."""
         said = [(turn.who, turn.text) for turn in conversation.turns if turn.text]
