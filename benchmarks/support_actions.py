@@ -98,7 +98,7 @@ def running_shop(folder: Path) -> Iterator[Shop]:
     """The demo shop's host and its order service, on free ports."""
     port, log, config = free_port(), folder / "orders.log", folder / "shop.yaml"
     address = f"127.0.0.1:{port}"
-    text = SHOP.read_text().replace(PORT, address)
+    text = SHOP.read_text().replace(PORT, address).replace("../faq-shop", f"{SHOP.parents[1]}/faq-shop")
     text = text.replace("demo: true", "demo: true\n          messages_per_minute: 1000")
     config.write_text(f"data_dir: {folder}/data\ngateway: {{port: 0}}\n{text}")
     with (

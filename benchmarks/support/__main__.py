@@ -161,14 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--without-actions", action="store_true", help="leave the questions about orders out")
     options = parser.parse_args(arguments)
     figures: dict[str, object] = {}
+    if not options.without_actions:
+        figures |= {name: value for name, value in action_figures().items() if name != "actions"}
     with tempfile.TemporaryDirectory(prefix="bh-support-") as name:
         folder = Path(name)
         figures |= retrieval(folder)
         for bits in (8, 4):
             (folder / str(bits)).mkdir()
             figures |= asked_of_the_bot(folder / str(bits), bits, whole=bits == 8)
-    if not options.without_actions:
-        figures |= {name: value for name, value in action_figures().items() if name != "actions"}
     write(options.out, figures)
 
 
