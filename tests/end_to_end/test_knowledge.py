@@ -22,13 +22,13 @@ WIDGET = yaml.safe_load(SHOP.read_text())["tenants"]["alder-ash"]["bots"]["shop"
 ANSWERS = {pair.question: pair.text for language in ("en", "de", "ja") for pair in pairs(language)}
 
 
-def ten_seconds() -> Iterator[None]:
+def a_minute() -> Iterator[None]:
     """Again and again, while an index is built."""
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 60
     while time.monotonic() < until_s:
         yield
         time.sleep(0.2)
-    pytest.fail("it was not found within ten seconds")
+    pytest.fail("it was not found within a minute")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_document_is_added_found_and_removed_from_the_command_line(
 
     added = knowledge("add", str(document), "--url", "https://shop.example/vouchers")
     name = added.split()[-1]
-    for _ in ten_seconds():
+    for _ in a_minute():
         found = orjson.loads(knowledge("search", "Until when are vouchers of 2019 valid?", "--json"))
         if found and found[0]["source"] == name:
             break
