@@ -61,7 +61,7 @@ class People:
         now_s = self._gateway.clock()
         said = ConversationTurn(who="visitor", text=text, at_s=now_s)
         hours = site.widget.office_hours
-        if hours is not None and not hours.open_at(now_s) and not conversation.with_people:
+        if hours is not None and is_away(site, now_s) and not conversation.with_people:
             words = in_language(hours.away, language_of(conversation.language) or DEFAULT_LANGUAGE)
             away = ConversationTurn(who="bot", text=words, at_s=now_s, finish="stop")
             return await self._change(site, conversation, lambda now: now.with_turns(said, away))
@@ -72,7 +72,7 @@ class People:
 
     async def announce(self, site: WidgetSite, conversation: Conversation) -> None:
         """Tell the bot's webhook of a conversation that waits."""
-        if site.widget.handover_webhook is not None or site.widget.handover_slack is not None:
+        if site.widget.announces:
             await self._outbox.put(site, conversation, contact=conversation.contact, note="", page="")
 
     async def _change(self, site: WidgetSite, conversation: Conversation, changed: Changed) -> Conversation | None:

@@ -189,7 +189,7 @@ class ConversationShown(BaseModel):
 
 
 class HandoverAccepted(BaseModel):
-    """The handover was taken in. `id` is the delivery's; "" where no webhook is told."""
+    """The handover was taken in. `id` is the delivery's; "" where no other program is notified."""
 
     session: str
     id: str
@@ -388,7 +388,7 @@ def _writing(routes: APIRouter, widgets: Widgets) -> None:
         before = await widgets.answers.conversation(site, session)
         conversation = await widgets.answers.change(site, session, handed_over)
         delivery = ""
-        if site.widget.handover_webhook is not None or site.widget.handover_slack is not None:
+        if site.widget.announces:
             delivery = await widgets.outbox.put(site, before, contact=asked.contact, note=asked.note, page=asked.page)
         return HandoverAccepted(session=session, id=delivery, state=conversation.state)
 

@@ -260,14 +260,19 @@ class WidgetConfig(Section):
     keep_days: int = Field(default=30, ge=1, le=365)  # a conversation is forgotten after it
     temperature: float = Field(default=0.3, ge=0, le=2)
     handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
-    handover_slack: Webhook | None = None  # a Slack incoming webhook that is told, too
+    handover_slack: Webhook | None = None  # a Slack incoming webhook that is notified, too
     handover: PeopleConfig | None = None  # visitors are handed over to the dashboard's inbox
     office_hours: OfficeHours | None = None  # when people are there; None: always
 
     @property
     def hands_over(self) -> bool:
         """Whether a visitor can ask for a person."""
-        return any(each is not None for each in (self.handover, self.handover_webhook, self.handover_slack))
+        return self.handover is not None or self.announces
+
+    @property
+    def announces(self) -> bool:
+        """Whether another program is notified of visitors who wait."""
+        return self.handover_webhook is not None or self.handover_slack is not None
 
     def problem(self) -> tuple[str, str] | None:
         """The option that cannot be used, and why. No validator: what is stored must stay readable."""
