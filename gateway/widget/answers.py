@@ -81,12 +81,13 @@ class WidgetChats:
                 retry_after_s=2.0,
             )
         try:
+            conversation = await self._newest(site, conversation)
             caller = Caller.of(site.tenant, call, session=f"{SESSION_PREFIX}{conversation.session}")
             acted = await self._acted(site, conversation, text, caller, decided)
             ticket = await self._submit(site, conversation, text, caller, chat=chat, results=acted.results)
         except BaseException:
             with contextlib.suppress(QueueUnavailable):
-                await self._store.let_go(conversation.session)
+                await self._store.let_go(conversation.session, chat)
             raise
         now_s = self._gateway.clock()
         said = (
@@ -185,15 +186,27 @@ class WidgetChats:
         await self.change(site, session, rated)
 
     async def settled(self, site: WidgetSite, conversation: Conversation) -> Conversation:
-        """The conversation, with an answer that ended while its keeper was gone. Raises QueueUnavailable."""
-        if conversation.pending is None:
+        """The conversation, with an answer that ended while its keeper was gone. Raises Refused, QueueUnavailable."""
+        chat = conversation.pending
+        if chat is None:
             return conversation
-        with self._gateway.hub.follow(conversation.pending, START) as reader:
-            entries = await reader.read(LATE_S)
-        end = next((entry.end for entry in entries if entry.end), None)
-        if end is None and (entries or await self._gateway.submissions.chat(conversation.pending) is not None):
+        info = await self._gateway.submissions.chat(chat)
+        if info is not None and info.state != "done":
             return conversation
-        return await self._finish(site, conversation.session, text_of(entries), end) or conversation
+        entries: list[ReplyEntry] = []
+        end: ReplyEnd | None = None
+        with self._gateway.hub.follow(chat, START) as reader:
+            while end is None and (more := await reader.read(LATE_S)):
+                entries += more
+                end = next((entry.end for entry in more if entry.end), None)
+        if end is None and info is not None:
+            return conversation
+        return await self._finish(site, conversation.session, chat, text_of(entries), end)
+
+    async def _newest(self, site: WidgetSite, conversation: Conversation) -> Conversation:
+        """The conversation as it stands. One that was read before its last answer was kept lacks that answer."""
+        stored = await self._store.read(site.bot, conversation.session)
+        return conversation if stored is None else await self.settled(site, stored)
 
     async def asked_in(self, site: WidgetSite, ticket: Ticket) -> Confirmation | None:
         """What the visitor is asked to confirm by this chat. Raises QueueUnavailable."""
@@ -224,7 +237,7 @@ class WidgetChats:
                     await self._cancel_unread(ticket)
         metrics.close(end, "ok" if end else Code.NO_NEWS.value)
         try:
-            await self._finish(site, session, "".join(parts), end)
+            await self._finish(site, session, ticket.chat, "".join(parts), end)
         except (QueueUnavailable, Refused) as error:
             log.warning("widget.answer_not_kept", bot=site.bot, chat=ticket.chat, why=str(error))
 
@@ -234,20 +247,21 @@ class WidgetChats:
                 keep_s = self._gateway.config.gateway.reply_keep_s
                 await self._gateway.submissions.cancel(ticket, keep_s, self._gateway.clock())
 
-    async def _finish(self, site: WidgetSite, session: str, text: str, end: ReplyEnd | None) -> Conversation | None:
-        conversation = await self.conversation(site, session)
-        chat = conversation.pending
-        if chat is None:
-            return None
+    async def _finish(self, site: WidgetSite, session: str, chat: str, text: str, end: ReplyEnd | None) -> Conversation:
+        """Write one answer down, unless it is already: its keeper and a page that looks may both find it ended."""
         finish = end.finish.value if end else Finish.ERROR.value
         now_s = self._gateway.clock()
+        escalates = False
 
         def answered(now: Conversation) -> Conversation:
-            return escalated(site, now.with_answer(chat, text=text, finish=finish), now_s)
+            nonlocal escalates
+            new = escalated(site, now.with_answer(chat, text=text, finish=finish), now_s) if now.awaits(chat) else now
+            escalates = new.state != now.state
+            return new
 
         done = await self.change(site, session, answered)
-        await self._store.let_go(session)
-        if done.state == "waiting" and conversation.state == "bot":
+        await self._store.let_go(session, chat)
+        if escalates:
             await self._announce(site, done)
         return done
 

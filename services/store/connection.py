@@ -19,7 +19,7 @@ from redis.exceptions import NoScriptError, RedisError
 from services.store.redis_client import KINDS, BlockingPool, Client, Hear, SharedConnection, listen, pack
 
 SCRIPTS = (
-    *("submit", "cancel", "follow", "attend", "unread", "registry", "take_delivery", "converse"),  # gateways
+    *("submit", "cancel", "follow", "attend", "unread", "registry", "take_delivery", "converse", "let_go"),  # gateways
     *("lease", "dispatch", "overflow", "refuse", "lower"),  # the scheduler
     *("claim", "write", "held", "demoted", "settle", "mend"),  # workers
     *("command", "withdraw", "take_command"),  # the admin API and workers

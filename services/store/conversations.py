@@ -89,6 +89,10 @@ class Conversation(BaseModel):
         turns = reversed(self.turns)
         return next((turn.chat for turn in turns if turn.who == "bot" and turn.chat and turn.finish is None), None)
 
+    def awaits(self, chat: str) -> bool:
+        """Whether the answer of `chat` is still to be written down."""
+        return any(turn.who == "bot" and turn.chat == chat and turn.finish is None for turn in self.turns)
+
     @property
     def with_people(self) -> bool:
         """Whether a person answers, or is waited for."""
@@ -199,10 +203,9 @@ class ConversationStore:
         with translated():
             return bool(await self._redis.set(keys.widget_busy(session), chat, nx=True, ex=BUSY_S_MAX))
 
-    async def let_go(self, session: str) -> None:
-        """The answer is complete."""
-        with translated():
-            await self._redis.delete(keys.widget_busy(session))
+    async def let_go(self, session: str, chat: str) -> None:
+        """The answer of `chat` is complete. Nothing happens where another chat has its place by now."""
+        await self._connection.script("let_go", [keys.widget_busy(session)], [chat])
 
     async def reading(self, chat: str) -> None:
         """Some page reads this answer now."""

@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from gateway.widget import answers
-from gateway.widget.sites import WidgetSites
+from gateway.widget.answers import WidgetChats
+from gateway.widget.sites import WidgetSite, WidgetSites
+from services.contracts.chats import Ticket
 from services.contracts.replies import ContentKind, ReplyEntry
 from services.store.conversations import ConversationStore, ConversationTurn
 from services.tokenizer.chat_template import ChatTemplate
@@ -66,6 +68,47 @@ async def test_the_bot_knows_what_was_said_before(page: Page) -> None:
     assert info.ticket.prompt_tokens > first.ticket.prompt_tokens + 40
     assert info.ticket.session == first.ticket.session
     assert info.ticket.bot == BOT
+
+
+async def test_an_answer_that_ends_while_the_next_question_is_taken_in_is_known(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = ConversationStore.hold
+
+    async def once_answered(store: ConversationStore, session: str, chat: str) -> bool:
+        if await store.read(BOT, session) is not None:
+            await _settled(page, session)
+        return await hold(store, session, chat)
+
+    monkeypatch.setattr(ConversationStore, "hold", once_answered)
+    asked = await page.say("How do I return something?")
+    again = await page.say("And delivery?", asked["session"])
+    await page.read(again["chat"])
+    first = await page.stage.gateway.submissions.chat(asked["chat"])
+    info = await page.stage.gateway.submissions.chat(again["chat"])
+    assert first is not None
+    assert info is not None
+    assert info.ticket.prompt_tokens > first.ticket.prompt_tokens + 40
+
+
+async def test_a_late_keeper_writes_its_own_answer_down_and_no_other(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, kept_from = WidgetChats._keep, asyncio.Event()
+
+    async def late(chats: WidgetChats, site: WidgetSite, session: str, ticket: Ticket) -> None:
+        await kept_from.wait()
+        await keep(chats, site, session, ticket)
+
+    monkeypatch.setattr(WidgetChats, "_keep", late)
+    asked = await page.say("How do I return something?")
+    first = text_of(await page.read(asked["chat"]))
+    again = await page.say("How do I care for my board?", asked["session"])
+    kept_from.set()
+    second = text_of(await page.read(again["chat"]))
+    talk = await _settled(page, asked["session"])
+    assert [turn["text"] for turn in talk["turns"] if turn["who"] == "bot"] == [first, second]
+    assert first != second
 
 
 @pytest.fixture
