@@ -19,7 +19,7 @@ from gateway.prompt import Prompt
 from gateway.request import ChatRequest
 from gateway.state import Gateway
 from services.config.api_keys import salt
-from services.contracts.chats import Payload, Task, Ticket
+from services.contracts.chats import KvBits, Payload, Task, Ticket
 from services.contracts.replies import QUEUED
 from services.store.charges import RateCharge, count_refusal, windows_of
 from services.store.connection import QueueUnavailable
@@ -31,6 +31,7 @@ CHAT_PREFIX = "chatcmpl-"
 STALE_TRIES_MAX = 5
 LITERAL_TOKENS = 24  # around an answer that is held to a text, whose tokens are no more than its bytes
 ABANDON_AFTER_S = (0.5, 1.0, 2.0)
+PRIORITY_MIN = -10  # of a bot's settings, too
 
 _HARMLESS = breaker()  # for another provider's model, whose control tokens are not known here
 _WINDOWS = {
@@ -38,6 +39,14 @@ _WINDOWS = {
     "tokens": (Code.RATE_LIMIT, "tokens a minute", "limits.tokens_per_minute"),
     "month": (Code.QUOTA, "tokens a month", "limits.tokens_per_month"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class BotTrial:
+    """A question of a bot's test set. It is asked at these KV bits, behind the tenant's other chats, never at another
+    provider, and usage counts it apart."""
+
+    kv_bits: KvBits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +60,18 @@ class Caller:
     asked: str = ""  # digest of what the client asked, where the host added to it
     limited: bool = True  # the chat is charged to the tenant's rate limits
     resumes: bool = False  # the client takes a broken stream up again
+    trial: BotTrial | None = None  # the chat belongs to a run of the bot's test set
 
     @classmethod
-    def of(cls, tenant: str, request_id: str, *, session: str, limited: bool = True) -> Caller:
+    def of(
+        cls, tenant: str, request_id: str, *, session: str, limited: bool = True, trial: BotTrial | None = None
+    ) -> Caller:
         """A caller that is known otherwise than by a tenant's API key."""
 
         async def known() -> str:
             return tenant
 
-        return cls(known, request_id, session, limited=limited)
+        return cls(known, request_id, session, limited=limited, trial=trial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +135,7 @@ async def submit(gateway: Gateway, caller: Caller, request: ChatRequest, chat: s
                 return await _join(gateway, submission, tenant)
             if submission.outcome is not Submitted.STALE:
                 refused = limit_refusal(submission.charge, ticket.created_s) or _full(submission)
-                await count_refusal(gateway.connection, tenant, ticket.bot, refused.code.value, ticket.created_s)
+                await count_refusal(gateway.connection, tenant, ticket.usage_bot, refused.code.value, ticket.created_s)
                 raise refused
             await gateway.directory.reload()
     raise Refused(Code.QUEUE_UNAVAILABLE, "The host's configuration keeps changing. Try again.")
@@ -141,13 +153,16 @@ async def _prepare(
     known, prompts = await _grounded_prompts(gateway, bot, request, engine)
     request = known.request
     now_s = gateway.clock()
-    elsewhere = bot.config.overflow is not None and request.is_plain  # other providers get text alone
+    # Other providers get text alone, and no tests.
+    elsewhere = bot.config.overflow is not None and request.is_plain and caller.trial is None
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
     prompt = prompts[0]
     ticket = _ticket_for(
         bot, engine, known, prompt, task=task, caller=caller, chat=chats[0], now_s=now_s, overflow=overflow
     )
     ticket = replace(ticket, opening=opening)
+    if caller.trial is not None:
+        ticket = _tried(ticket, caller.trial, engine)
     payload = Payload(
         prompt=prompt.content,
         salt=salt(tenant, gateway.secrets.salt),
@@ -256,6 +271,15 @@ def _ticket_for(
         sources=known.sources,
         missed=known.missed,
     )
+
+
+def _tried(ticket: Ticket, trial: BotTrial, engine: EngineNow) -> Ticket:
+    """The same at a test's KV bits. Raises Refused where the model does not hold them now."""
+    bits = trial.kv_bits
+    if bits not in engine.bits_available:
+        held = ", ".join(map(str, engine.bits_available))
+        raise Refused(Code.KV_BITS, f"{ticket.model} holds KV at {held} bits now, not {bits}.", param="kv_bits")
+    return replace(ticket, kv_bits=bits, kv_bits_floor=bits, demotable=False, priority=PRIORITY_MIN, trial=True)
 
 
 def _answer_tokens(bot: ServedBot, request: ChatRequest, prompt: Prompt) -> int:

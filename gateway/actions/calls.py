@@ -30,6 +30,7 @@ REFUSED = (400, 409, 412, 422)  # the service may say why
 NOT_NOW = "This cannot be looked up right now. Please try again later."
 NOT_DONE = "This could not be done right now. Please try again later."
 UNKNOWN = "It is not known whether this was done. Please ask a person before you try it again."
+NOT_MADE = ActionOutcome(status="dry", text="It was done.")  # a test's answer goes on as if it were
 _SECRET = re.compile(r"[\x20-\x7e]{1,4096}")
 
 log = structlog.get_logger()

@@ -6,31 +6,24 @@ small: a model of 135 million parameters decides rightly between descriptions, w
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import orjson
 
 from gateway.actions.catalog import Action, schema_of
-from gateway.answers import text_of
+from gateway.asking import ask_whole
 from gateway.messages import Message
-from gateway.outcomes import raise_for_end
 from gateway.request import ChatRequest
 from gateway.response_format import ResponseFormat
 from gateway.state import Gateway
-from gateway.submit import Admitted, Caller, new_chat_id, submit
-from services.contracts.replies import QUEUED, ReplyEnd, ReplyEntry
-from services.store.connection import QueueUnavailable
-from services.store.replies import Reader
+from gateway.submit import Caller
 
 NONE = "none"
 CHOICE_TOKENS_MAX = 32
 ARGUMENTS_TOKENS_MAX = 256
 MESSAGES_MAX = 6  # of the conversation's end
 MESSAGE_CHARS_MAX = 2000
-READ_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +81,8 @@ class Decider:
 
     async def _said(self, request: ChatRequest) -> str:
         """The whole answer of one chat. Raises Refused, QueueUnavailable."""
-        chat = new_chat_id()
         caller = replace(self.caller, idempotency_key=None, asked="", resumes=False)
-        with self.gateway.hub.follow(chat, QUEUED, fresh=True) as reader:
-            admitted = await submit(self.gateway, caller, request, chat)
-            reader.submitted = True
-            self.gateway.readers.add(reader)
-            try:
-                async with asyncio.timeout_at(self.until_s):
-                    entries, end = await _whole(reader)
-            except BaseException:
-                self.gateway.in_background(_cancel(self.gateway, admitted))
-                raise
-            finally:
-                self.gateway.readers.discard(reader)
-        raise_for_end(end)
-        return text_of(entries)
-
-
-async def _whole(reader: Reader) -> tuple[list[ReplyEntry], ReplyEnd]:
-    entries: list[ReplyEntry] = []
-    while True:
-        entries += await reader.read(READ_S)
-        if entries and (end := entries[-1].end) is not None:
-            return entries, end
-
-
-async def _cancel(gateway: Gateway, admitted: Admitted) -> None:
-    with suppress(QueueUnavailable):
-        await gateway.submissions.cancel(admitted.ticket, gateway.config.gateway.reply_keep_s, gateway.clock())
+        return (await ask_whole(self.gateway, caller, request, self.until_s)).text
 
 
 def _end_of(messages: Sequence[Message]) -> list[Message]:

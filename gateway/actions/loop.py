@@ -41,10 +41,12 @@ class Conduct:
     """How actions may be used for one message.
 
     `key`: names the message where it may come again; "": it cannot. `asks`: there is a visitor who can say yes.
+    `dry`: calls that change something are decided on, and not made.
     """
 
     key: str = ""
     asks: bool = False
+    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,9 @@ class Actions:
         """One call, at most once where it changes something. Raises QueueUnavailable."""
         key, began_s = self._call_key(step), perf_counter()
         changes = action.config.method != "GET"
+        if changes and self._conduct.dry:
+            self._ran.results.append(ActionResult(action.name, arguments, calls.NOT_MADE))
+            return calls.NOT_MADE
         if changes and not await self._store.begin(key, ActionCall(action=action.name, arguments=arguments)):
             await self._repeated(step)
             return self._ran.results[-1].outcome
@@ -224,6 +229,19 @@ class Actions:
 def uses_actions(bot: ServedBot, request: ChatRequest) -> bool:
     """Whether the host decides on actions for this request: not where its client brings tools of its own."""
     return bool(bot.config.actions) and not request.raws and not request.mentions_tools
+
+
+async def tried_with_actions(
+    gateway: Gateway, caller: Caller, bot: ServedBot, request: ChatRequest
+) -> tuple[ChatRequest, Sequence[ActionResult]]:
+    """A test's request with what actions found out, and those. Lookups are made; what changes something is not.
+
+    Raises Refused, QueueUnavailable.
+    """
+    if not uses_actions(bot, request):
+        return request, ()
+    ran = await Actions(gateway, caller, bot, Conduct(asks=True, dry=True)).run(request)
+    return with_results(request, ran.results, native=gateway.prompts.takes_tools(bot)), ran.results
 
 
 async def answered_with_actions(gateway: Gateway, caller: Caller, tenant: str, request: ChatRequest) -> ChatRequest:

@@ -15,6 +15,7 @@ from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
 from services.config.actions import secret_problem
 from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig, renamed
+from services.store.bot_tests import BotTestStore
 from services.store.knowledge import KnowledgeStore
 from services.store.registry import Registry
 from services.store.registry_edit import edit, read_registry, with_tenant
@@ -112,6 +113,7 @@ async def delete(tenant: str, bot: str, host: Host, actor: Operator) -> None:
 
     await edit(host.connection, change)
     await KnowledgeStore(host.connection).clear(f"{tenant}/{bot}")
+    await BotTestStore(host.connection).clear(f"{tenant}/{bot}")
 
 
 def check(config: Config, bot: BotConfig) -> None:

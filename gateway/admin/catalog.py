@@ -14,14 +14,9 @@ from services.planner.kv_change import bots_of, per_token, possible_bits
 from services.planner.need import Need
 from services.planner.plan_inputs import ConfigError, WeightsError, needs_beside
 from services.planner.quality_table import published
-from services.store.jobs import Jobs
+from services.store.jobs import Jobs, lock_of_model
 from services.store.quality import measured
 from services.store.registry_edit import read_registry
-
-
-def lock_of(model: str) -> str:
-    """What jobs that change a model hold."""
-    return f"model:{model}"
 
 
 def configured(gateway: Gateway, model: str) -> ModelConfig:
@@ -38,7 +33,7 @@ async def models(gateway: Gateway) -> list[Model]:
     registry = await read_registry(gateway.connection)
     found = []
     for name, config in gateway.config.models.items():
-        job = await Jobs(gateway.connection).holder(lock_of(name))
+        job = await Jobs(gateway.connection).holder(lock_of_model(name))
         account = snapshot.models.get(name) if snapshot else None
         engine, need = seen.get(name), await need_of_model(gateway, name)
         sized = engine.facts if engine else need

@@ -10,14 +10,17 @@ from fastapi import Query, status
 from pydantic import TypeAdapter
 
 from gateway.admin.auth import Actor, Operator, Viewer
-from gateway.admin.common import Host, note, noted, routes
+from gateway.admin.common import Host, bot_of, note, noted, routes
 from gateway.admin.errors import BadValue, Conflict, NotFound
 from gateway.admin.schemas import Applied, Job, JobKind, JobNew, JobState, Page
 from gateway.state import Gateway
+from services.contracts.bot_tests import BotTestReport
 from services.contracts.scenario import BadScenario, parse_scenario
 from services.planner.autotune import AutotuneResult, apply
-from services.store.job_args import JobArgs, LoadtestArgs, QualityArgs, RollupArgs
+from services.store.bot_tests import BotTestStore
+from services.store.job_args import BotTestArgs, JobArgs, LoadtestArgs, QualityArgs, RollupArgs
 from services.store.jobs import JOBS_MAX, Jobs, Locked, StoredJob
+from services.store.registry_edit import read_registry
 from services.store.usage_report import day_before
 
 router = routes("jobs")
@@ -42,19 +45,24 @@ async def index(
 
 @router.post("/jobs", status_code=status.HTTP_202_ACCEPTED)
 async def create(new: JobNew, host: Host, actor: Operator) -> Job:
-    """Measure quality, test under load, roll a day up, or have KV bits proposed."""
-    target = ""
+    """Measure quality, run a test set, test under load, roll a day up, or have KV bits proposed."""
+    target, alone = "", ""
     match new.args:
         case QualityArgs():
             target = new.args.model
             _check_model(host, target)
+        case BotTestArgs():
+            target = new.args.bot
+            alone = bot_of(await read_registry(host.connection), *target.split("/")).model  # it may change its KV bits
+            if not (await BotTestStore(host.connection).questions(target)).questions:
+                raise Conflict(f"{target} has no test set. PUT one to /bots/{target}/tests.", code="no_tests")
         case LoadtestArgs():
             await _check_scenario(new.args.scenario)
         case RollupArgs() if new.args.day is not None:
             target = new.args.day
             _check_day(target)
     try:
-        job = await started(host, actor, new.kind, target, new.args, lock=f"{new.kind}:{target}")
+        job = await started(host, actor, new.kind, target, new.args, lock=f"{new.kind}:{alone or target}")
     except Locked as error:
         raise job_running(new.kind, error.job) from None
     await noted(host, note(host, actor, "job.create", job.id, after={"kind": job.kind, "target": job.target}))
@@ -65,6 +73,15 @@ async def create(new: JobNew, host: Host, actor: Operator) -> Job:
 async def show(job: str, host: Host, _: Viewer) -> Job:
     """One job."""
     return shown(await _found(host, job))
+
+
+@router.get("/jobs/{job}/report")
+async def report(job: str, host: Host, _: Viewer) -> BotTestReport:
+    """What came of a run of a bot's test set: each question at each KV bits."""
+    found = await BotTestStore(host.connection).report(job)
+    if found is None:
+        raise NotFound(f"The job {job!r} has no report.", param="job")
+    return found
 
 
 @router.post("/jobs/{job}/cancel")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import Path, Response, status
 
 from gateway.admin.auth import Operator, Viewer
-from gateway.admin.catalog import at_bits, configured, lock_of, models, quality_of
+from gateway.admin.catalog import at_bits, configured, models, quality_of
 from gateway.admin.common import Host, note, noted, routes
 from gateway.admin.errors import BadValue, Conflict, DoesNotFit
 from gateway.admin.jobs import job_running, shown, started
@@ -19,7 +19,7 @@ from services.contracts.engines import EngineState
 from services.planner import kv_change as plans
 from services.planner.plan_inputs import ConfigError, WeightsError, scene
 from services.store.job_args import JobArgs, KvBitsArgs
-from services.store.jobs import Jobs, Locked
+from services.store.jobs import Jobs, Locked, lock_of_model
 
 Verb = Annotated[Literal["load", "unload", "sleep", "wake"], Path()]
 
@@ -52,14 +52,14 @@ async def put_kv(model: str, wanted: ModelKv, response: Response, host: Host, ac
     _check(model, plan, current)
     entry = note(host, actor, "model.kv", model, before={"kv_bits": plan.bits_now}, after={"kv_bits": wanted.bits})
     if plan.how == "live":
-        holder = await Jobs(host.connection).holder(lock_of(model))
+        holder = await Jobs(host.connection).holder(lock_of_model(model))
         if holder is not None:
             raise job_running(model, holder.id)
         await live_change(host, model, wanted.bits)
         await noted(host, entry)
         return ModelKvAnswer(model=model, dry_run=False, done=True, plan=plan)
     try:
-        job = await started(host, actor, "kv_bits", model, KvBitsArgs(bits=wanted.bits), lock=lock_of(model))
+        job = await started(host, actor, "kv_bits", model, KvBitsArgs(bits=wanted.bits), lock=lock_of_model(model))
     except Locked as error:
         raise job_running(model, error.job) from None
     await noted(host, entry)
@@ -72,7 +72,7 @@ async def power(model: str, verb: Verb, host: Host, actor: Operator) -> Job:
     """Load or unload, put to sleep or wake. A chat wakes a sleeping model; an unloaded one stays away."""
     configured(host, model)
     try:
-        job = await started(host, actor, verb, model, JobArgs(), lock=lock_of(model))
+        job = await started(host, actor, verb, model, JobArgs(), lock=lock_of_model(model))
     except Locked as error:
         raise job_running(model, error.job) from None
     await noted(host, note(host, actor, f"model.{verb}", model, after={"job": job.id}))

@@ -28,6 +28,11 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     GET    /bots/{tenant}/{bot}/knowledge/search?q=&limit=  viewer  Page[KnowledgeHit]
     DELETE /bots/{tenant}/{bot}/knowledge/{source}  operator  204
 
+    GET    /bots/{tenant}/{bot}/tests           viewer    BotQuestions; ?format=yaml|csv
+    PUT    /bots/{tenant}/{bot}/tests           operator  BotQuestions -> BotQuestions   replaces all
+    POST   /bots/{tenant}/{bot}/try             operator  TrialNew -> TrialAnswer   changes nothing
+    GET    /jobs/{job}/report                   viewer    BotTestReport
+
     GET    /models                              viewer    Page[Model]
     GET    /models/{model}                      viewer    Model
     PUT    /models/{model}/kv                   operator  ModelKv -> ModelKvAnswer  200 dry run or done; 202 a job runs
@@ -39,7 +44,7 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     DELETE /sessions/{tenant}/{session}         operator  SessionEnded
 
     GET    /jobs?state=&kind=&limit=            viewer    Page[Job]
-    POST   /jobs                                operator  JobNew -> Job (202)       quality, loadtest, roll-up, autotune
+    POST   /jobs                                operator  JobNew -> Job (202)   not those of models
     GET    /jobs/{job}                          viewer    Job
     POST   /jobs/{job}/cancel                   operator  -> Job
     POST   /jobs/{job}/retry                    operator  -> Job (202), a new one
@@ -87,11 +92,13 @@ from services.config.schema import (
 )
 from services.contracts.snapshot import Snapshot
 from services.planner.kv_change import KvChangePlan
-from services.store.job_args import AutotuneArgs, LoadtestArgs, QualityArgs, RollupArgs
+from services.store.job_args import AutotuneArgs, BotTestArgs, LoadtestArgs, QualityArgs, RollupArgs
 
 Item = TypeVar("Item")
 Role = Literal["viewer", "operator", "owner"]
-JobKind = Literal["kv_bits", "load", "unload", "sleep", "wake", "quality", "loadtest", "usage_rollup", "autotune"]
+JobKind = Literal[
+    "kv_bits", "load", "unload", "sleep", "wake", "quality", "bot_test", "loadtest", "usage_rollup", "autotune"
+]
 JobState = Literal["queued", "running", "succeeded", "failed", "rolled_back", "cancelled"]
 EngineStateName = Literal["starting", "ready", "draining", "asleep", "down"]
 
@@ -417,7 +424,14 @@ class AutotuneNew(RequestBody):
     args: AutotuneArgs = AutotuneArgs()
 
 
-JobNew = Annotated[QualityNew | LoadtestNew | RollupNew | AutotuneNew, Field(discriminator="kind")]
+class BotTestNew(RequestBody):
+    """Run a bot's test set."""
+
+    kind: Literal["bot_test"]
+    args: BotTestArgs
+
+
+JobNew = Annotated[QualityNew | BotTestNew | LoadtestNew | RollupNew | AutotuneNew, Field(discriminator="kind")]
 
 
 class Applied(ResponseBody):

@@ -12,6 +12,7 @@ from gateway.admin.errors import BadValue, Conflict
 from gateway.admin.schemas import Page, Tenant, TenantChange, TenantNew, TenantUse
 from gateway.state import Gateway
 from services.config.schema import TenantConfig
+from services.store.bot_tests import BotTestStore
 from services.store.knowledge import KnowledgeStore
 from services.store.registry import Registry, TenantRecord
 from services.store.registry_edit import edit, read_registry, with_tenant
@@ -84,6 +85,7 @@ async def delete(tenant: str, host: Host, actor: Owner) -> None:
     bots: list[str] = []
     await edit(host.connection, change)
     await KnowledgeStore(host.connection).clear(*bots)
+    await BotTestStore(host.connection).clear(*bots)
 
 
 def _changeable(record: TenantRecord) -> TenantChange:

@@ -6,7 +6,8 @@ GET  /dashboard/tenants                       tenants and usage; /dashboard/usag
 GET  /dashboard/jobs, /dashboard/parts/jobs   jobs
 POST /dashboard/jobs/{job}/{cancel|retry}
 GET  /dashboard/jobs/{job}/proposals, POST .../apply
-POST /dashboard/jobs/new/{quality|autotune}
+GET  /dashboard/jobs/{job}/report[.json]     a run of a bot's test set
+POST /dashboard/jobs/new/{quality|bot_test|autotune}
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from gateway.admin.schemas import Applied, HandoverFailed, Job, Model, ModelKvAnswer, Page, Tenant, UsageReport
+from gateway.admin.schemas import Applied, Bot, HandoverFailed, Job, Model, ModelKvAnswer, Page, Tenant, UsageReport
 from gateway.dashboard.jobs import JobRow, result_of, row
 from gateway.dashboard.logins import Login
 from gateway.dashboard.render import page
@@ -31,6 +32,7 @@ from gateway.dashboard.usage import UsagePage
 from gateway.outcomes import Code, Refused
 from gateway.widget.sites import WidgetSite, webhook_secret
 from gateway.widget.visitors import visitor_secret
+from services.contracts.bot_tests import BotTestReport
 from services.contracts.engine_kinds import ENGINE_KINDS
 from services.planner.autotune import AutotuneResult
 
@@ -132,7 +134,10 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         session = await dashboard.session(request)
         models = await dashboard.admin.get(session.key, "/models", Page[Model])
         measurable = [model for model in models.items if ENGINE_KINDS[model.engine].measures_quality]
-        return page("jobs.html", page="Jobs", measurable=measurable, session=session, jobs=await listed(session))
+        bots = await dashboard.admin.get(session.key, "/bots", Page[Bot])
+        names = [bot.id for bot in bots.items]
+        shown = await listed(session)
+        return page("jobs.html", page="Jobs", measurable=measurable, bots=names, session=session, jobs=shown)
 
     @routes.get("/dashboard/parts/jobs")
     async def part(request: Request) -> Response:
@@ -145,11 +150,25 @@ def _jobs(routes: APIRouter, dashboard: Dashboard) -> None:
         found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}", Job)
         return page("parts/change_job.html", job=found, bits=bits, model=model)
 
+    @routes.get("/dashboard/jobs/{job}/report")
+    async def report(request: Request, job: str) -> Response:
+        session = await dashboard.session(request)
+        found = await dashboard.admin.get(session.key, f"/jobs/{quote(job, safe='')}/report", BotTestReport)
+        return page("report.html", page="Jobs", session=session, report=found)
+
+    @routes.get("/dashboard/jobs/{job}/report.json")
+    async def report_file(request: Request, job: str) -> Response:
+        session = await dashboard.session(request)
+        body = await dashboard.admin.text(session.key, f"/jobs/{quote(job, safe='')}/report")
+        return Response(body, media_type="application/json", headers=HEADERS)
+
     @routes.post("/dashboard/jobs/new/{kind}")
-    async def new(request: Request, kind: Literal["quality", "autotune"]) -> Response:
+    async def new(request: Request, kind: Literal["quality", "bot_test", "autotune"]) -> Response:
         session = await changing(dashboard, request)
         form = await form_of(request)
-        args = {"model": form.get("model", "")} if kind == "quality" else {}
+        args: dict[str, object] = {"model": form.get("model", "")} if kind == "quality" else {}
+        if kind == "bot_test":
+            args = {"bot": form.get("bot", ""), "switch": form.get("switch") == "on"}
         await dashboard.admin.ask(session.key, "POST", "/jobs", Job, body={"kind": kind, "args": args})
         return page("parts/jobs.html", session=session, jobs=await listed(session))
 

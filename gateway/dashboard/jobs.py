@@ -14,6 +14,7 @@ from services.planner.autotune import AutotuneResult
 NAMES = {
     "kv_bits": "KV bits",
     "quality": "Quality",
+    "bot_test": "Test set",
     "loadtest": "Load test",
     "usage_rollup": "Usage roll-up",
     "autotune": "Autotune",
@@ -51,10 +52,20 @@ class RollupResult:
     rows: int
 
 
-JobResult = KvBitsResult | QualityResult | RollupResult | AutotuneResult
+@dataclass(frozen=True, slots=True)
+class BotTestResult:
+    """A run of a bot's test set. `right`: by KV bits."""
+
+    questions: int
+    right: Mapping[int, int]
+    differ: int
+
+
+JobResult = KvBitsResult | QualityResult | BotTestResult | RollupResult | AutotuneResult
 RESULTS: Mapping[str, TypeAdapter[JobResult]] = {
     "kv_bits": TypeAdapter(KvBitsResult),
     "quality": TypeAdapter(QualityResult),
+    "bot_test": TypeAdapter(BotTestResult),
     "usage_rollup": TypeAdapter(RollupResult),
     "autotune": TypeAdapter(AutotuneResult),
 }
@@ -72,6 +83,7 @@ class JobRow:
     words: str
     created_s: float
     found: bool  # an autotune job with proposals still to be looked at, or that dropped some
+    reported: bool  # it has a report of its own
 
     @property
     def open(self) -> bool:
@@ -97,6 +109,7 @@ def row(job: Job) -> JobRow:
         progress=job.progress,
         words=job.error or (_outcome(result) if result else None) or job.words,
         created_s=job.created_s,
+        reported=isinstance(result, BotTestResult),
         found=isinstance(result, AutotuneResult) and bool(result.dropped or (result.proposals and not result.changed)),
     )
 
@@ -117,10 +130,18 @@ def _outcome(result: JobResult) -> str:
             return f"holds KV at {result.kv_bits} bits now"
         case QualityResult():
             return _costs(result.measured)
+        case BotTestResult():
+            return _tested(result)
         case RollupResult():
             return f"summed up {result.day}: {count(result.rows, 'row')}"
         case AutotuneResult():
             return _proposed(result)
+
+
+def _tested(result: BotTestResult) -> str:
+    by_bits = sorted(result.right.items(), reverse=True)
+    words = f"Right: {', '.join(f'{bits} bits {right} of {result.questions}' for bits, right in by_bits)}"
+    return f"{words}; {count(result.differ, 'question')} not the same at all bits" if result.differ else words
 
 
 def _costs(measured: Sequence[Quality]) -> str:

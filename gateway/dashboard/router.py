@@ -53,6 +53,7 @@ STATIC = {
     "pages.css": "text/css",
     "uplot.min.css": "text/css",
     "inbox.css": "text/css",
+    "quality.css": "text/css",
     "app.js": "text/javascript",
     "early.js": "text/javascript",
     "charts.js": "text/javascript",

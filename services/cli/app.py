@@ -166,8 +166,15 @@ def _knowledge(name: str, words: list[str]) -> None:
     tools(words or ["--help"], prog_name=f"bunkhouse {name}")
 
 
+def _tests(name: str, words: list[str]) -> None:
+    from services.cli.bot_tests import app as tools  # noqa: PLC0415
+
+    tools(words or ["--help"], prog_name=f"bunkhouse {name}")
+
+
 _forward("loadtest", "Run a load test against any OpenAI-compatible server.", _evidence)
 _forward("report", "Show a load test's figures.", _evidence)
 _forward("compare", "Compare two load tests.", _evidence)
 _forward("prove", "Measure memory, capacity, speed and quality at 16, 8 and 4 KV bits on this machine.", _evidence)
 _forward("knowledge", "Add, list, search and remove what a bot knows.", _knowledge)
+_forward("tests", "Keep a bot's test set, and run it at 16, 8 and 4 KV bits.", _tests)

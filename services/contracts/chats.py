@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+TRIAL_SUFFIX = "#test"  # of a bot's name in usage; no bot's own name has a #
+
 
 class KvBits(IntEnum):
     """Bits that each cached key and value takes."""
@@ -56,6 +58,12 @@ class Ticket:
     sources: tuple[tuple[str, str], ...] = ()  # of what its prompt was given to answer from: title, URL or ""
     missed: bool = False  # nothing was found for it, where the bot answers from what it finds
     choice: int = 0  # which of the answers to one request; only the first is billed for the prompt
+    trial: bool = False  # a question of the bot's test set: usage counts it apart
+
+    @property
+    def usage_bot(self) -> str:
+        """Under which name usage counts the chat."""
+        return f"{self.bot}{TRIAL_SUFFIX}" if self.trial else self.bot
 
     @property
     def tokens_max(self) -> int:

@@ -10,7 +10,7 @@ import structlog
 from celery import Celery
 from celery.exceptions import Reject
 
-from services.jobs import autotune, kv_bits, loadtest, model_power, periodic, quality, usage_rollup
+from services.jobs import autotune, bot_test, kv_bits, loadtest, model_power, periodic, quality, usage_rollup
 from services.jobs.attempt import Handler, perform
 from services.store.celery_message import task_name
 from services.store.connection import Connection, QueueUnavailable
@@ -21,6 +21,7 @@ HANDLERS: Mapping[str, Handler] = {
     "kv_bits": kv_bits.run,
     **dict.fromkeys(("load", "unload", "sleep", "wake"), model_power.run),
     "quality": quality.run,
+    "bot_test": bot_test.run,
     "loadtest": loadtest.run,
     "usage_rollup": usage_rollup.run,
     "autotune": autotune.run,

@@ -36,6 +36,15 @@ class QualityArgs(JobArgs):
     tokens_max: Annotated[int, Field(ge=256, le=65536)] = 2048
 
 
+class BotTestArgs(JobArgs):
+    """A run of a bot's test set at several KV bits. `switch`: a model whose chats cannot differ in bits is changed from
+    one to the next, and back in the end."""
+
+    bot: Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,63}/[a-z0-9._-]{1,63}$", examples=["acme/support"])]
+    bits: Annotated[list[Bits], Field(min_length=1, max_length=3)] = [16, 8, 4]
+    switch: bool = False
+
+
 class LoadtestArgs(JobArgs):
     """A load test of this host by a scenario file."""
 

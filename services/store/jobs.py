@@ -43,6 +43,11 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+def lock_of_model(model: str) -> str:
+    """What jobs that change a model hold."""
+    return f"model:{model}"
+
+
 OPEN = (JobState.QUEUED, JobState.RUNNING)
 
 

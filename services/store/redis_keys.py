@@ -57,6 +57,7 @@ bh:widget:outbox        zset    handovers to people by when to send; each in bh:
 bh:widget:failed        zset    handovers that were given up, by when
 bh:knowledge:...        hash    sources:T/B and passages:T/B: what was added to a bot's knowledge, by id; versions:
                                 bot -> number that grows with each change of it
+bh:bot-tests            hash    "T/B" -> a bot's test set; bh:bot-tests:report:JOB and bh:bot-tests:bits:JOB: of one run
 bh:dashboard:session:H  string  a sealed login; bh:dashboard:tries:ADDRESS:MIN counts failed ones
 bh:celery:...                   Celery's own
 """
@@ -245,6 +246,19 @@ def widget_once(digest: str) -> str:
 def widget_rate(name: str, window: int) -> str:
     """Requests in one minute or, where the name says so, one day."""
     return f"{_prefix}:widget:rate:{name}:{window}"
+
+
+BOT_TESTS = "bh:bot-tests"
+
+
+def bot_test_report(job_id: str) -> str:
+    """What came of one run of a test set."""
+    return f"{_prefix}:bot-tests:report:{job_id}"
+
+
+def bot_test_bits(job_id: str) -> str:
+    """The KV bits that a model had before a run changed them."""
+    return f"{_prefix}:bot-tests:bits:{job_id}"
 
 
 KNOWLEDGE_VERSIONS = "bh:knowledge:versions"

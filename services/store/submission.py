@@ -288,6 +288,6 @@ def refuse_keys(ticket: Ticket, now_s: float) -> list[str]:
         keys.chat(ticket.chat),
         keys.reply(ticket.chat),
         keys.EVENTS,
-        keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+        keys.usage(day_of(now_s), ticket.tenant, ticket.usage_bot),
         keys.USAGES,
     ]

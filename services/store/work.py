@@ -267,7 +267,7 @@ class WorkConsumer:
                 keys.RESERVATIONS,
                 self._ready,
                 keys.EVENTS,
-                keys.usage(day_of(now_s), ticket.tenant, ticket.bot),
+                keys.usage(day_of(now_s), ticket.tenant, ticket.usage_bot),
                 keys.USAGES,
                 keys.spent(month_of(ticket.created_s), ticket.tenant),
             ],

@@ -10,8 +10,10 @@ import pytest
 
 from gateway.dashboard.playground import _Pace
 from services.config.api_keys import ready_key
+from services.contracts.bot_tests import BotQuestion, BotTestReport, JudgedQuestion, TrialAnswer, Verdict
 from services.contracts.devices import CPU
 from services.contracts.replies import ContentKind, Finish, ReplyEntry
+from services.store.bot_tests import BotTestStore
 from services.store.jobs import Jobs, JobState
 from services.store.usage_report import day_now, rows
 from tests.browser.stage import SHAPES, staged
@@ -62,6 +64,38 @@ async def test_after_a_job_that_changed_bots_what_it_dropped_is_not_said_to_be_a
     assert "All were dropped" not in shown
     assert "No KV bits to propose" not in shown
     assert "/apply" not in shown
+
+
+async def test_a_report_of_a_test_set_says_what_was_wrong_at_which_bits(operator: Operator) -> None:
+    jobs = Jobs(operator.stage.connection)
+    job = await jobs.create("bot_test", "alder-ash/shop", {"bot": "alder-ash/shop"}, by="test", now_s=0.0)
+    attempt = await jobs.begin(job.id, 0.0)
+    assert attempt is not None
+    question = BotQuestion(id="q1", ask=("Ship to <Norway>?",), must=("not yet",))
+    wrong = Verdict(
+        bits=4, wrong=("missing: not yet",), answer=TrialAnswer(text="Yes & soon.", finish="stop", kv_bits=4)
+    )
+    verdicts = (Verdict(bits=8), wrong)
+    report = BotTestReport(
+        job=job.id,
+        bot="alder-ash/shop",
+        at_s=0.0,
+        bits=(8, 4),
+        left_out={16: "qwen3-8b holds KV at 4, 8 bits now."},
+        questions=(JudgedQuestion(question=question, verdicts=verdicts),),
+    )
+    await BotTestStore(operator.stage.connection).keep(report)
+    result = {"bot": "alder-ash/shop", "questions": 1, "right": {"8": 1, "4": 0}, "differ": 1, "left_out": {}}
+    await attempt.end(JobState.SUCCEEDED, "done", 0.0, result=result)
+    await operator.log_in()
+    page = (await operator.http.get("/dashboard/jobs")).text
+    assert "Right: 8 bits 1 of 1, 4 bits 0 of 1; 1 question not the same at all bits" in page
+    shown = (await operator.http.get(f"/dashboard/jobs/{job.id}/report")).text
+    for text in ("Ship to &lt;Norway&gt;?", "8 bits right", "4 bits wrong", "missing: not yet", "Yes &amp; soon."):
+        assert text in shown
+    assert "16 bits were not tried: qwen3-8b holds KV at 4, 8 bits now." in shown
+    file = await operator.http.get(f"/dashboard/jobs/{job.id}/report.json")
+    assert BotTestReport.model_validate_json(file.content) == report
 
 
 async def test_an_address_that_is_none_is_told_as_a_page(operator: Operator) -> None:

@@ -113,6 +113,7 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         assert (begun["action"], begun["request"][:4]) == ("model.kv", "req-")
         told = await asyncio.to_thread(command, host.config, "explain", client.last_chat, "--config", str(host.config))
         assert (told.returncode, "settled" in told.stdout) == (0, True), told
+        await bot_tests(client, host)
         running = [asyncio.create_task(client.chat(number, 40)) for number in range(4)]
         lowered = await client.ask("PATCH", "/tenants/acme", {"limits": {"chats_max": 1}})
         assert lowered["limits"]["chats_max"] == 1
@@ -121,7 +122,7 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         body = {"model": "acme/support", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
         said = [(await client.tenant.post("/chat/completions", json=body)).status_code for _ in range(3)]
         assert said.count(429) >= 1
-        total = (await client.ask("GET", "/usage"))["total"]
+        total = (await client.ask("GET", "/usage", bot="acme/support"))["total"]
         assert total["refused"] == {"rate_limit_exceeded": said.count(429)}
         await client.ask("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": None, "chats_max": None}})
         last, texts = asyncio.create_task(client.chat(99, 60)), client.texts
@@ -132,3 +133,26 @@ async def test_twenty_clients_chat_while_kv_bits_go_16_4_8(tmp_path: Path) -> No
         assert (await last)["completion_tokens"] > 0
         await client.admin.aclose()
         await client.tenant.aclose()
+
+
+async def bot_tests(client: Client, host: HostProcess) -> None:
+    """A test set by file, command and job, at bits that the model is changed to and back from."""
+    file = host.config.with_name("tests.yaml")
+    file.write_text("- {ask: [Hello, Who are you], must: /./}\n- {ask: Hi, must: no model says this zzz}\n")
+    tests = ("tests", "import", "acme/support", str(file), "--config", str(host.config))
+    told = await asyncio.to_thread(command, host.config, *tests)
+    assert (told.returncode, told.stdout.strip()) == (0, "acme/support has 2 questions"), told
+    before = (await client.ask("GET", "/usage", bot="acme/support"))["total"]["chats"]
+    args = {"bot": "acme/support", "bits": [8, 4], "switch": True}
+    job = await client.ask("POST", "/jobs", {"kind": "bot_test", "args": args})
+    done = await client.job_done(job["id"])
+    assert done["state"] == "succeeded", done
+    assert done["result"]["right"] == {"8": 1, "4": 1}
+    report = await client.ask("GET", f"/jobs/{job['id']}/report")
+    verdicts = [each for judged in report["questions"] for each in judged["verdicts"]]
+    assert [(each["bits"], each["answer"]["kv_bits"]) for each in verdicts] == [(8, 8), (4, 4)] * 2
+    assert verdicts[-1]["wrong"] == ["missing: no model says this zzz"]
+    assert (await client.ask("GET", "/models/small"))["kv_bits"] == 8
+    rows = {row["bot"]: row["chats"] for row in (await client.ask("GET", "/usage", by="bot"))["rows"]}
+    assert rows["acme/support#test"] == 6
+    assert (await client.ask("GET", "/usage", bot="acme/support"))["total"]["chats"] == before
