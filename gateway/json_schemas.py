@@ -1,14 +1,13 @@
 """JSON schemas that an answer must match, cut to what both engines enforce.
 
-SGLang compiles schemas with xgrammar, llama.cpp with llguidance. Each ignores or mistakes keywords that the other
-takes, and both take long over schemas that explode. So a schema is rebuilt from keywords that both mean the same by:
-references are replaced by what they refer to, annotations are dropped, sizes are bounded. A `strict` schema that says
-more is refused by the keyword's name; another is loosened, so that answers match as much of it as can be enforced.
+Both compile schemas with llguidance, of two versions, which ignore some keywords, mistake others, and take long over
+schemas that explode. So a schema is rebuilt from keywords that both mean the same by: references are replaced by what
+they refer to, annotations are dropped, sizes are bounded. A `strict` schema that says more is refused by the keyword's
+name; another is loosened, so that answers match as much of it as can be enforced.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.messages import NESTING_MAX, depth_of
+from gateway.number_bounds import STEPS_MAX, BrokenBound, number_bounds, steps_of
 from gateway.outcomes import Code, Refused
 from gateway.patterns import UnsupportedPattern, portable
 
@@ -24,8 +24,8 @@ NODES_MAX = 2_000  # with references replaced
 VALUES_MAX = 1_000  # of all enums
 OPTIONAL_MAX = 64  # properties of one object that may be left out
 ITEMS_MAX = 2_000  # that a list can be made to have
-CHARS_MAX = 512  # of all strings whose length is bounded, and of patterns with their repetitions: 8 ms each in xgrammar
-INTEGER_MAX = 2**53
+CHARS_MAX = 512  # of all strings whose length is bounded, and of patterns with their repetitions
+NUMBERS_MAX = 200  # that have bounds; llguidance gives up at some more
 FORMATS = frozenset({"date", "time", "date-time", "uuid"})
 ANY_OBJECT: Mapping[str, object] = {"type": "object", "additionalProperties": True}
 
@@ -35,7 +35,7 @@ _UNSUPPORTED = frozenset(
         r"\S+",
         "not if then else dependentRequired dependentSchemas dependencies patternProperties propertyNames "
         "minProperties maxProperties unevaluatedProperties unevaluatedItems uniqueItems contains minContains "
-        "maxContains multipleOf $dynamicRef $recursiveRef additionalItems",
+        "maxContains $dynamicRef $recursiveRef additionalItems",
     )
 )
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -43,7 +43,7 @@ _TYPE_BY_KEYWORD = {
     **dict.fromkeys(("properties", "required", "additionalProperties"), "object"),
     **dict.fromkeys(("items", "prefixItems", "minItems", "maxItems"), "array"),
     **dict.fromkeys(("pattern", "minLength", "maxLength"), "string"),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), "number"),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "number"),
 }
 
 Schema = dict[str, object]
@@ -56,6 +56,8 @@ class Budget:
     nodes: int = 0
     values: int = 0
     chars: int = 0
+    numbers: int = 0
+    steps: int = 0
 
 
 def enforceable(schema: Mapping[str, object], param: str, *, strict: bool, budget: Budget | None = None) -> Schema:
@@ -101,10 +103,9 @@ class _Rebuilder:
             schema, within = self._without_ref(schema, place, within)
         for keyword in _UNSUPPORTED & schema.keys():
             self._unsupported(f"{place}.{keyword}", "this keyword is not supported")
-        if "const" in schema:
-            return {"const": self._value(schema["const"], f"{place}.const")}
-        if "enum" in schema:
-            return {"enum": self._enum(schema["enum"], f"{place}.enum")}
+        if (fixed := next((name for name in ("const", "enum") if name in schema), None)) is not None:
+            self._alone(schema, f"{place}.{fixed}")
+            return {fixed: (self._value if fixed == "const" else self._enum)(schema[fixed], f"{place}.{fixed}")}
         if (union := next((name for name in ("anyOf", "oneOf") if name in schema), None)) is not None:
             return self._union(schema, union, place, within)
         return self._typed(schema, place, within)
@@ -144,11 +145,16 @@ class _Rebuilder:
         options = schema[name]
         if not isinstance(options, list) or not options:
             raise _refused(f"{place}.{name}", "not a list of schemas")
-        beside = [keyword for keyword in _TYPE_BY_KEYWORD if keyword in schema]
-        if beside:
-            self._unsupported(f"{place}.{name}", f"it cannot stand beside {beside[0]}")
+        if not self._alone(schema, f"{place}.{name}"):
             return self._typed(schema, place, within)
         return {"anyOf": [self.built(one, f"{place}.{name}[{n}]", within) for n, one in enumerate(options)]}
+
+    def _alone(self, schema: Schema, place: str) -> bool:
+        """Whether nothing beside a union, an enum or a constant says more of the same value."""
+        beside = next((keyword for keyword in _TYPE_BY_KEYWORD if keyword in schema), None)
+        if beside is not None:
+            self._unsupported(place, f"it cannot stand beside {beside}")
+        return beside is None
 
     def _typed(self, schema: Schema, place: str, within: tuple[str, ...]) -> Schema:
         named = schema.get("type", next((kind for word, kind in _TYPE_BY_KEYWORD.items() if word in schema), None))
@@ -163,8 +169,7 @@ class _Rebuilder:
             return (self._object if named == "object" else self._array)(schema, place, within)
         if named == "string":
             return self._string(schema, place)
-        # bounds of a number are hints: xgrammar 0.2 mistakes them
-        return {"type": named, **dict(self._bounds(schema, place) if named == "integer" else ())}
+        return self._number(schema, named, place) if named in ("integer", "number") else {"type": named}
 
     def _object(self, schema: Schema, place: str, within: tuple[str, ...]) -> Schema:
         given, more = schema.get("properties", {}), schema.get("additionalProperties")
@@ -212,14 +217,14 @@ class _Rebuilder:
                     raise UnsupportedPattern("it must be a string")
                 text, chars = portable(pattern)
                 if self._takes_chars(chars, f"{place}.pattern"):
-                    return found | {"pattern": text}
+                    found["pattern"] = text
             except UnsupportedPattern as error:
                 self._unsupported(f"{place}.pattern", str(error))
         if schema.get("format") in FORMATS:
-            return found | {"format": schema["format"]}
+            found["format"] = schema["format"]
         lengths = dict(self._lengths(schema, place, "minLength", "maxLength"))
         if lengths and self._takes_chars(max(lengths.values()), f"{place}.{max(lengths, key=lengths.__getitem__)}"):
-            return found | lengths
+            found |= lengths
         return found
 
     def _takes_chars(self, chars: int, place: str) -> bool:
@@ -243,20 +248,21 @@ class _Rebuilder:
             else:
                 self._unsupported(f"{place}.{name}", f"lengths above {ITEMS_MAX} are not supported")
 
-    def _bounds(self, schema: Schema, place: str) -> Iterator[tuple[str, int]]:
-        """Of an integer, as inclusive bounds."""
-        for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-            value = schema.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                raise _refused(f"{place}.{name}", "not a number")
-            if abs(value) > INTEGER_MAX:
-                continue  # no answer reaches it
-            if name.endswith("inimum"):
-                yield "minimum", math.ceil(value) + (name == "exclusiveMinimum" and float(value).is_integer())
-            else:
-                yield "maximum", math.floor(value) - (name == "exclusiveMaximum" and float(value).is_integer())
+    def _number(self, schema: Schema, kind: object, place: str) -> Schema:
+        def unsupported(keyword: str, why: str) -> None:
+            self._unsupported(f"{place}.{keyword}", why)
+
+        budget = self._budget
+        try:
+            bounds = number_bounds(schema, kind == "integer", unsupported, STEPS_MAX - budget.steps)
+        except BrokenBound as error:
+            raise _refused(f"{place}.{error.keyword}", str(error)) from error
+        if bounds and budget.numbers >= NUMBERS_MAX:
+            unsupported(next(iter(bounds)), f"more than {NUMBERS_MAX} numbers have bounds")
+            return {"type": kind}
+        budget.numbers += bool(bounds)
+        budget.steps += steps_of(bounds["multipleOf"]) or 0 if "multipleOf" in bounds else 0
+        return {"type": kind, **bounds}
 
     def _enum(self, values: object, place: str) -> Sequence[object]:
         if not isinstance(values, list) or not values:

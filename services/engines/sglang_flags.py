@@ -60,6 +60,8 @@ class SglangPlan:
         words += ["--stream-interval", "1", "--incremental-streaming-output", "--enable-cache-report"]
         # A chat that the host let in holds a reservation; SGLang must not push it out for a later one.
         words += ["--enable-priority-scheduling", "--disable-priority-preemption"]
+        # xgrammar, the default, mistakes bounds of numbers, and its masks need a GPU in this version.
+        words += ["--grammar-backend", "llguidance"]
         words += ["--constrained-json-disable-any-whitespace"]  # small models fill answers with blank lines
         words += ["--sleep-on-idle", "--log-level-http", "warning"]
         words += self._memory() + self._device() + self._lora()
@@ -98,7 +100,6 @@ class SglangPlan:
         backend = self.attention_backend or self._attention_backend()
         words = ["--attention-backend", backend] if backend is not None else []
         if self.device == "cpu":
-            words += ["--grammar-backend", "llguidance"]  # xgrammar's masks need a GPU in this version
             return ["--device", "cpu", "--disable-overlap-schedule", "--disable-cuda-graph", *words]
         words += ["--cuda-graph-max-bs-decode", str(self.chats_max), "--chunked-prefill-size", str(PREFILL_CHUNK)]
         if self.kvplanes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import orjson
 import pytest
 
+from gateway.json_schemas import enforceable
 from services.contracts.chats import Sampling
 from services.contracts.engine_kinds import ENGINE_KINDS
 from services.engines.base import EngineRejected, Piece
@@ -125,6 +128,28 @@ async def test_a_schema_is_followed(kit: Kit, running: Running) -> None:
     answer = orjson.loads(text_of(pieces))
     assert (set(answer), type(answer["people"])) == ({"city", "people"}, int)
     assert pieces[-1].finish == "stop"
+
+
+NUMBERS: list[tuple[dict[str, Any], Callable[[Decimal], bool]]] = [
+    ({"minimum": 0.5, "maximum": 0.75}, lambda value: Decimal("0.5") <= value <= Decimal("0.75")),
+    ({"exclusiveMinimum": 0, "maximum": 0.001}, lambda value: 0 < value <= Decimal("0.001")),
+    ({"exclusiveMinimum": 2.5, "exclusiveMaximum": 2.75}, lambda value: Decimal("2.5") < value < Decimal("2.75")),
+    ({"minimum": -1.5, "exclusiveMaximum": 0}, lambda value: Decimal("-1.5") <= value < 0),
+    ({"multipleOf": 0.05, "minimum": 0.1, "maximum": 9}, lambda value: value % Decimal("0.05") == 0 < value <= 9),
+    ({"type": "integer", "multipleOf": 7, "minimum": 100, "maximum": 199}, lambda value: value % 7 == 0 < value < 200),
+]
+
+
+@pytest.mark.parametrize(("bounds", "kept"), NUMBERS, ids=lambda case: "".join(case) if isinstance(case, dict) else "")
+async def test_numbers_keep_their_bounds(
+    kit: Kit, running: Running, bounds: dict[str, Any], kept: Callable[[Decimal], bool]
+) -> None:
+    schema = enforceable({"type": "number", **bounds}, "s", strict=True)
+    hot = Sampling(temperature=3.0)  # so that only the grammar keeps them
+    for place in range(4):
+        question = kit.request(f"number-{place}", FRANCE, 20, json_schema=orjson.dumps(schema).decode(), sampling=hot)
+        answer = text_of(await collect(running.engine, question))
+        assert kept(Decimal(answer)), answer
 
 
 async def test_a_schema_that_cannot_be_compiled_is_refused(kit: Kit, running: Running) -> None:

@@ -70,6 +70,7 @@ def test_command_line_of_a_plan() -> None:
     assert _after(words, "--quantization") == "awq_marlin"
     assert {"--enable-memory-saver", "--enable-weights-cpu-backup", "--disable-priority-preemption"} <= set(words)
     assert words[-2:] == ["--x", "1"]
+    assert _after(words, "--grammar-backend") == "llguidance", "xgrammar mistakes the bounds of numbers"
     assert "--attention-backend" not in words
     assert "PYTHONPATH" not in plan.environment({})
 

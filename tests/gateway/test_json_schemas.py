@@ -100,6 +100,8 @@ def test_a_clients_schema_is_followed() -> None:
         {"pets": [{"kind": "dog", "name": "rex"}]},
         {"sizes": {"x": "y"}},
         {"title": "x" * 81},
+        {"score": 1.5},
+        {"score": -0.1},
         {"more": 1},
         {"id": 1},
     ]
@@ -121,6 +123,7 @@ NARROWER: list[tuple[dict[str, Any], list[object], list[object]]] = [
     ({"items": {"type": "integer"}, "minItems": 2}, [[1, 2]], [[1], ["a", "b"]]),
     ({"type": "array", "items": False}, [[]], [[1]]),
     ({"type": "string", "pattern": r"^\d{2}-(?:a|b)+?$"}, ["12-ab"], ["12-", "1-a"]),
+    ({"type": "string", "pattern": "^a+$", "minLength": 2, "maxLength": 3}, ["aa"], ["a", "aaaa", "bb"]),
     (
         {"type": "object", "properties": {"a": True}, "additionalProperties": {"type": "null"}},
         [{"b": None}],
@@ -137,10 +140,21 @@ def test_what_a_schema_means_stays(schema: dict[str, Any], good: list[object], b
     assert [value for value in bad if jsonschema_rs.is_valid(found, value)] == []
 
 
+_NUMBER: dict[str, Any] = {"type": "number"}
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"not": {"type": "string"}}, "s.not"),
     ({"type": "array", "items": {}, "uniqueItems": True}, "s.uniqueItems"),
-    ({"type": "object", "properties": {"a": {"type": "number", "multipleOf": 2}}}, "s.properties.a.multipleOf"),
+    (_NUMBER | {"multipleOf": 0.07}, "s.multipleOf"),
+    (_NUMBER | {"multipleOf": 12345}, "s.multipleOf"),
+    (_NUMBER | {"minimum": 1e300}, "s.minimum"),
+    ({"type": "integer", "exclusiveMaximum": -(2**62)}, "s.exclusiveMaximum"),
+    ({"properties": {"a": _NUMBER | {"minimum": 2, "maximum": 1}}}, "s.properties.a.maximum"),
+    (_NUMBER | {"exclusiveMinimum": 1, "maximum": 1}, "s.maximum"),
+    (_NUMBER | {"multipleOf": 10, "minimum": 1, "exclusiveMaximum": 10}, "s.exclusiveMaximum"),
+    ({"anyOf": [_NUMBER | {"multipleOf": 4000 + n} for n in range(3)]}, "s.anyOf[2].multipleOf"),
+    ({"anyOf": [_NUMBER | {"minimum": n} for n in range(300)]}, "s.anyOf[200].minimum"),
+    ({"enum": [0.1, 0.9], "minimum": 0.5}, "s.enum"),
+    ({"const": "abc", "maxLength": 2}, "s.const"),
     ({"type": "object", "patternProperties": {"^x": {}}}, "s.patternProperties"),
     ({"type": "object", "minProperties": 1}, "s.minProperties"),
     ({"if": {}, "then": {}}, "s.if"),
@@ -172,6 +186,8 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"enum": []}, "s.enum"),
     ({"minItems": -1}, "s.minItems"),
     ({"type": "integer", "minimum": "1"}, "s.minimum"),
+    ({"type": "number", "maximum": True}, "s.maximum"),
+    ({"type": "number", "multipleOf": 0}, "s.multipleOf"),
     ({"$ref": "#/$defs/none"}, "s.$ref"),
     ({"$ref": "https://example.com/schema"}, "s.$ref"),
     ({"$ref": 1}, "s.$ref"),

@@ -36,6 +36,9 @@ LARGE: list[dict[str, Any]] = [
     {"type": "string", "maxLength": 512},
     {"anyOf": [{"properties": {"kind": {"const": n}, "v": {}}, "required": ["kind"]} for n in range(400)]},
     {"properties": {f"p{n}": {"type": "integer", "minimum": -n, "maximum": 10**9 + n} for n in range(60)}},
+    {"anyOf": [{"type": "number", "exclusiveMinimum": n + 0.123456, "maximum": 10**6 + n / 7} for n in range(200)]},
+    {"anyOf": [{"type": "number", "multipleOf": 900 + n, "minimum": 0.5, "maximum": 10**6} for n in range(10)]},
+    {"type": "number", "multipleOf": 9999, "exclusiveMaximum": 10**9},
 ]
 
 

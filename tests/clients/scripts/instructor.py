@@ -9,7 +9,7 @@ import openai
 from pydantic import BaseModel, Field
 
 from tests.clients.checks import BOT, KEY, QUESTION, V1, check, run
-from tests.clients.scripts.ticket import Ticket
+from tests.clients.scripts.ticket import Quote, Ticket
 
 client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
 USER: Any = {"role": "user", "content": QUESTION}
@@ -40,6 +40,12 @@ def _() -> None:
 @check("typed", "mode JSON_SCHEMA gives a typed result")
 def _() -> None:
     assert isinstance(ask(instructor.Mode.JSON_SCHEMA), Ticket)
+
+
+@check("typed", "the bounds of numbers are kept in each mode")
+def _() -> None:
+    for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT, instructor.Mode.JSON_SCHEMA):
+        assert isinstance(ask(mode, response_model=Quote), Quote)
 
 
 @check("stream", "a typed result is streamed in parts")

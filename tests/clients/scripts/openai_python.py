@@ -9,6 +9,7 @@ import openai
 from pydantic import BaseModel
 
 from tests.clients.checks import BOT, ENGINE, KEY, QUESTION, RAW, SHORT, THINKER, URL, V1, check, raises, run
+from tests.clients.scripts.ticket import Quote
 
 client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
 WEATHER: Any = {
@@ -220,6 +221,14 @@ def _() -> None:
 def _() -> None:
     answer = client.chat.completions.parse(model=BOT, messages=[USER], response_format=Ticket, max_tokens=128)
     assert isinstance(answer.choices[0].message.parsed, Ticket)
+
+
+@check("typed", "the bounds of a typed result's numbers are kept, strictly and as a plain schema")
+def _() -> None:
+    parsed = client.chat.completions.parse(model=BOT, messages=[USER], response_format=Quote, max_tokens=128)
+    assert isinstance(parsed.choices[0].message.parsed, Quote)
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "quote", "schema": Quote.model_json_schema()}}
+    Quote.model_validate_json(ask(response_format=schema, max_tokens=128).choices[0].message.content)
 
 
 @check("typed", "a typed result is streamed")

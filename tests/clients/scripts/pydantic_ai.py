@@ -11,7 +11,7 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.clients.checks import BOT, KEY, QUESTION, THINKER, URL, V1, check, raises, run
-from tests.clients.scripts.ticket import Ticket
+from tests.clients.scripts.ticket import Quote, Ticket
 
 OPENAI = OpenAIProvider(base_url=V1, api_key=KEY)
 
@@ -45,6 +45,12 @@ async def _() -> None:
 async def _() -> None:
     for output in (Ticket, ToolOutput(Ticket), NativeOutput(Ticket)):
         assert isinstance((await agent(output_type=output).run(QUESTION)).output, Ticket)
+
+
+@check("typed", "the bounds of numbers are kept, by a tool and by a native schema, strictly or not")
+async def _() -> None:
+    for output in (Quote, ToolOutput(Quote), NativeOutput(Quote), NativeOutput(Quote, strict=False)):
+        assert isinstance((await agent(output_type=output).run(QUESTION)).output, Quote)
 
 
 @check("tools", "a tool is offered, with a typed output that the agent must return")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Ticket(BaseModel):
@@ -12,3 +12,11 @@ class Ticket(BaseModel):
 
     topic: Literal["repair", "return"]
     urgent: bool
+
+
+class Quote(BaseModel):
+    """What a repair costs, and how sure that is."""
+
+    sure: float = Field(ge=0.5, lt=1)
+    price: float = Field(gt=0, le=80, multiple_of=0.25)
+    hours: int = Field(ge=1, le=8)
