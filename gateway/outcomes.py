@@ -49,6 +49,7 @@ class Code(StrEnum):
     HANDED_OVER = "handed_over"
     QUEUE_UNAVAILABLE = "queue_unavailable"
     NO_NEWS = "no_news"
+    KNOWLEDGE_NOT_READY = "knowledge_not_ready"
     CANCELLED = "cancelled"
     ENGINE_REJECTED = "engine_rejected"
     ENGINE_BUSY = "engine_busy"
@@ -105,6 +106,7 @@ OUTCOMES: dict[Code, OutcomeRow] = {
     Code.DRAINING: OutcomeRow(503, _SERVER, 1.0),
     Code.HANDED_OVER: OutcomeRow(503, _SERVER, 1.0),
     Code.QUEUE_UNAVAILABLE: OutcomeRow(503, _SERVER, 1.0),
+    Code.KNOWLEDGE_NOT_READY: OutcomeRow(503, _SERVER, 2.0),
     Code.NO_NEWS: OutcomeRow(504, _SERVER, 1.0),
     Code.CANCELLED: OutcomeRow(409, _INVALID),
     Code.ENGINE_REJECTED: OutcomeRow(400, _INVALID),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+from dataclasses import asdict
 
 import structlog
 
@@ -28,7 +29,8 @@ async def health(_: Gateway, call: Call) -> None:
 
 
 async def ready(gateway: Gateway, call: Call) -> None:
-    """200 when Redis answers, a scheduler leads and at least one model serves; 503 with what is missing."""
+    """200 when Redis answers, a scheduler leads, at least one model serves and bots have their knowledge; 503 with what
+    is missing."""
     missing: list[str] = []
     models: dict[str, str] = {}
     if gateway.draining:
@@ -48,7 +50,12 @@ async def ready(gateway: Gateway, call: Call) -> None:
                 missing.append("models")
         except QueueUnavailable:
             missing.append("redis")
+        if gateway.directory.version and not gateway.knowledge.ready():
+            missing.append("knowledge")
     body = {"ready": not missing, "missing": missing, "models": models}
+    counts = asdict(gateway.knowledge.counts())
+    if any(counts.values()):
+        body["knowledge"] = counts
     await call.respond_json(body, 503 if missing else 200)
 
 

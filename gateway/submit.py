@@ -145,14 +145,13 @@ async def _prepare(
     gateway: Gateway, tenant: str, request: ChatRequest, caller: Caller, chats: Sequence[str]
 ) -> tuple[tuple[Ticket, Payload], list[FurtherChat], int]:
     """The first chat, the others, and the registry's version that they were made from. Raises Refused."""
-    version = gateway.directory.version
+    version, now_s = gateway.directory.version, gateway.clock()
     bot, engine = served(gateway, tenant, request.model)
     if gateway.engines.gave_up(bot.config.model) and bot.config.overflow is None:
         raise Refused(Code.MODEL_DOWN, "This bot's model does not start on this host.", param="model")
     task, opening = _task_of(bot, request), all(message.role != "assistant" for message in request.messages)
     known, prompts = await _grounded_prompts(gateway, bot, request, engine)
     request = known.request
-    now_s = gateway.clock()
     # Other providers get text alone, and no tests.
     elsewhere = bot.config.overflow is not None and request.is_plain and caller.trial is None
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)

@@ -13,14 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.admin.auth import Actor, Operator, Viewer
 from gateway.admin.common import Host, bot_of, note, noted, routes
-from gateway.admin.errors import BadValue, Conflict, NotFound
+from gateway.admin.errors import BadValue, Conflict, NotFound, Unavailable
 from gateway.admin.schemas import Page
+from gateway.knowledge.catalog import KnowledgeNotReady
 from gateway.knowledge.program import ProgramFailed, read_document
 from services.contracts.knowledge import Passage
 from services.store.knowledge import KnowledgeFull, KnowledgeSource, KnowledgeStore
 from services.store.registry_edit import read_registry
 
 BASE64_CHARS_MAX = 2_000_000  # the body has 2 MiB; larger files are named in the configuration
+INDEX_WAIT_S_MAX = 5.0
 Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s]+$")]
 
 router = routes("knowledge")
@@ -128,7 +130,10 @@ async def search(
 ) -> Page[KnowledgeHit]:
     """What a question finds, best first, with scores between 0 and 1."""
     threshold = await _checked(host, tenant, bot)
-    hits = await host.knowledge.search(f"{tenant}/{bot}", q, limit)
+    try:
+        hits = await host.knowledge.search(f"{tenant}/{bot}", q, limit, INDEX_WAIT_S_MAX)
+    except KnowledgeNotReady as error:
+        raise Unavailable(str(error), code="knowledge_not_ready") from None
     return Page(
         items=[
             KnowledgeHit(

@@ -8,13 +8,16 @@ needs none of this.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.directory import ServedBot
+from gateway.knowledge.catalog import KnowledgeNotReady
 from gateway.knowledge.words import small_talk, unknown_answer
 from gateway.messages import Message
+from gateway.outcomes import Code, Refused
 from gateway.request import ChatRequest
 from services.config.knowledge import KnowledgeConfig
 from services.contracts.knowledge import Passage
@@ -41,15 +44,18 @@ class Grounded:
 
 
 async def grounded(gateway: Gateway, bot: ServedBot, request: ChatRequest) -> Grounded:
-    """The request as the bot's model gets it. A request that its client constrains is left as it is."""
+    """The request as the bot's model gets it. A request that its client constrains is left as it is.
+
+    A question waits for the bot's index as long as it may wait for a place. Raises Refused.
+    """
     config = bot.config.knowledge
-    index = await gateway.knowledge.index(bot.id) if config is not None and _is_question(request) else None
-    if config is None or index is None:
+    if config is None or not _is_question(request):
         return Grounded(request)
+    index = await _index(gateway, bot)
     asked = request.messages[-1].text
     if small_talk(asked):
         return Grounded(_with(request, _pinned(gateway, bot, config, index), (), ()))
-    hits = await _search(gateway, bot, config, request.messages)
+    hits = await _search(index, config, request.messages)
     if not hits and config.decline:
         return Grounded(request.saying(unknown_answer(config, asked)), missed=True)
     if hits and config.verbatim and _answers(hits[0].passage, asked):
@@ -59,6 +65,13 @@ async def grounded(gateway: Gateway, bot: ServedBot, request: ChatRequest) -> Gr
     texts = [passage for passage in found if not passage.question]
     changed = _with(request, _pinned(gateway, bot, config, index), pairs, texts)
     return Grounded(changed, _sources(found), missed=not hits)
+
+
+async def _index(gateway: Gateway, bot: ServedBot) -> KnowledgeIndex:
+    try:
+        return await gateway.knowledge.index(bot.id, bot.config.queue_wait_s_max)
+    except KnowledgeNotReady as error:
+        raise Refused(Code.KNOWLEDGE_NOT_READY, str(error), param="model") from None
 
 
 def _answers(passage: Passage, asked: str) -> bool:
@@ -85,12 +98,12 @@ def _is_question(request: ChatRequest) -> bool:
     )
 
 
-async def _search(gateway: Gateway, bot: ServedBot, config: KnowledgeConfig, messages: Sequence[Message]) -> list[Hit]:
+async def _search(index: KnowledgeIndex, config: KnowledgeConfig, messages: Sequence[Message]) -> list[Hit]:
     """What answers the last message, read with the one before where it is short; best first."""
     said = [message.text[-QUERY_CHARS_MAX:] for message in messages if message.role == "user"]
-    hits = await gateway.knowledge.search(bot.id, said[-1], config.passages_max)
+    hits = await asyncio.to_thread(index.search, said[-1], config.passages_max)
     if not _sure(hits, config) and len(said) > 1 and _short(said[-1]):
-        hits = await gateway.knowledge.search(bot.id, f"{said[-2]}\n{said[-1]}", config.passages_max)
+        hits = await asyncio.to_thread(index.search, f"{said[-2]}\n{said[-1]}", config.passages_max)
     if not _sure(hits, config):
         return []
     return [hit for hit in hits if hit.score >= max(NEAR * hits[0].score, config.threshold)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import orjson
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from services.contracts.knowledge import Passage
 from services.process.children import mortal
@@ -22,13 +22,6 @@ _PASSAGES = TypeAdapter(list[Passage])
 
 class ProgramFailed(Exception):
     """It did not do its job. The message says why, for whoever added the document."""
-
-
-class IndexBuilt(BaseModel):
-    """What the program says of an index. `problems`: files that it left out."""
-
-    size: int
-    problems: list[str]
 
 
 async def read_document(name: str, data: bytes, *, title: str, url: str | None, source: str) -> list[Passage]:
@@ -46,14 +39,14 @@ async def read_document(name: str, data: bytes, *, title: str, url: str | None, 
     return _PASSAGES.validate_python(answer["passages"])
 
 
-async def build_index(path: Path, passages: Sequence[Passage], files: Sequence[Path]) -> IndexBuilt:
+async def build_index(path: Path, passages: Sequence[Passage], files: Sequence[Path]) -> None:
     """Write an index of passages and of files' passages. Raises ProgramFailed."""
     asked = {
         "path": str(path),
         "passages": [asdict(passage) for passage in passages],
         "files": [str(file) for file in files],
     }
-    return IndexBuilt.model_validate_json(await _run("build", orjson.dumps(asked)))
+    await _run("build", orjson.dumps(asked))
 
 
 async def _run(job: Literal["parse", "build"], asked: bytes) -> bytes:

@@ -149,12 +149,21 @@ class Health(Given):
     status: Literal["ok"]
 
 
+class KnowledgeReady(Given):
+    """Bots that have their index, wait for it, or have none since it could not be built."""
+
+    built: int
+    building: int
+    failed: int
+
+
 class Ready(Given):
     """Whether chats can be served now, and what is missing."""
 
     ready: bool
-    missing: list[Literal["draining", "redis", "registry", "scheduler", "models"]]
+    missing: list[Literal["draining", "redis", "registry", "scheduler", "models", "knowledge"]]
     models: dict[str, str]
+    knowledge: KnowledgeReady | None = None
 
 
 class Error(Given):

@@ -145,7 +145,7 @@ def _paths() -> dict[str, Any]:
         "/ready": {
             "get": keyless(
                 "Readiness",
-                "200 when Redis answers, a scheduler leads and a model serves.",
+                "200 when Redis answers, a scheduler leads, a model serves and bots have their knowledge.",
                 json_of("Ready"),
                 {"503": {"description": "Something is missing.", **json_of("Ready")}},
             )

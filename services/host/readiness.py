@@ -53,7 +53,8 @@ class Readiness:
         except httpx.TransportError:
             return StartStep("gateway", done=False, words="starting")
         if answer.status_code != httpx.codes.OK:
-            return StartStep("gateway", done=False, words="waiting until it can serve")
+            words = "indexing what bots know" if _missing(answer) == ["knowledge"] else "waiting until it can serve"
+            return StartStep("gateway", done=False, words=words)
         return StartStep("gateway", done=True, words="listening" if others_done else "listening, not yet serving")
 
     async def _scheduler(self) -> StartStep:
@@ -72,3 +73,11 @@ class Readiness:
         report = seen.report if seen else None
         done = report is not None and report.at_s >= self._started_s and report.state is EngineState.READY
         return StartStep(f"model {name}", done=done, words="ready" if done else words)
+
+
+def _missing(answer: httpx.Response) -> object:
+    """What `/ready` says is missing."""
+    try:
+        return answer.json()["missing"]
+    except (ValueError, KeyError, TypeError):
+        return None

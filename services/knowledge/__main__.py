@@ -51,7 +51,7 @@ def _built(asked: dict[str, object]) -> object:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
-    return {"size": build(Path(str(asked["path"])), passages), "problems": problems}
+    return {"size": build(Path(str(asked["path"])), passages, problems), "problems": problems}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from services.contracts.knowledge import Passage
 from services.knowledge.terms import QueryUnit, language_of, terms_of, units_of
 
+INDEX_FORMAT = 2  # grows with what a file has, or how its terms are made
 PASSAGES_MAX = 50_000  # of one bot
 CANDIDATES = 40  # that FTS5 finds, of which the best are taken
 COMMON_PART = 0.25  # a term that more passages have finds nothing
@@ -35,6 +36,7 @@ _SCHEMA = """
 CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT, text TEXT, question TEXT, url TEXT, source TEXT,
   language TEXT, head TEXT, body TEXT);
 CREATE VIRTUAL TABLE terms USING fts5 (head, body, content='', tokenize="unicode61 remove_diacritics 0 tokenchars '_'");
+CREATE TABLE problems (words TEXT);
 CREATE VIRTUAL TABLE counts USING fts5vocab (terms, row);
 """
 
@@ -47,14 +49,18 @@ class Hit:
     score: float
 
 
-def build(path: Path, passages: Iterable[Passage]) -> int:
-    """Write an index; the file appears when it is complete. Returns the number of passages, PASSAGES_MAX at most."""
+def build(path: Path, passages: Iterable[Passage], problems: Iterable[str] = ()) -> int:
+    """Write an index; the file appears when it is complete. Returns the number of passages, PASSAGES_MAX at most.
+
+    `problems`: files that were left out of it.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         with contextlib.closing(sqlite3.connect(scratch)) as database, database:
             database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_SCHEMA}")
             count = _write(database, passages)
+            database.executemany("INSERT INTO problems VALUES (?)", [(words,) for words in problems])
         os.chmod(scratch, 0o600)
         scratch.replace(path)
     finally:
@@ -78,13 +84,17 @@ def _write(database: sqlite3.Connection, passages: Iterable[Passage]) -> int:
 
 
 class KnowledgeIndex:
-    """An index file, open. Safe to use from several threads. Raises sqlite3.Error where the file is none."""
+    """An index file, open. Safe to use from several threads. Raises sqlite3.Error where the file is not one.
+
+    `problems`: files that were left out.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
         self.size = int(self._database.execute("SELECT count(*) FROM passages").fetchone()[0])
+        self.problems = tuple(str(row[0]) for row in self._database.execute("SELECT words FROM problems"))
 
     def close(self) -> None:
         with self._lock:

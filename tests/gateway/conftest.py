@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +42,17 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer(resolve(WEIGHTS))
 
 
-def config_of(redis_timeout_s: float = 5.0, **gateway: Any) -> Config:
-    """Times are long, for the machine may be busy with other things."""
+def config_of(
+    redis_timeout_s: float = 5.0,
+    data_dir: Path | None = None,
+    knowledge: Mapping[str, Any] | None = None,
+    **gateway: Any,
+) -> Config:
+    """Times are long, for the machine may be busy with other things. `knowledge`: sections of acme's bots."""
+    known = {bot: {"knowledge": section} for bot, section in (knowledge or {}).items()}
     return Config.model_validate(
         {
+            **({} if data_dir is None else {"data_dir": str(data_dir)}),
             "gateway": {
                 "port": 0,
                 "resume_grace_s": 1.0,
@@ -61,10 +68,10 @@ def config_of(redis_timeout_s: float = 5.0, **gateway: Any) -> Config:
                 "acme": {
                     "ready_key": True,
                     "bots": {
-                        "support": {"model": "small", "system": "You help."},
-                        "tiny": {"model": "small", "context_tokens": 128},
-                        "raw": {"model": "small", "system": "You help.", "completions": True},
-                        "hasty": {"model": "small", "queue_wait_s_max": 0.2},
+                        "support": {"model": "small", "system": "You help.", **known.get("support", {})},
+                        "tiny": {"model": "small", "context_tokens": 128, **known.get("tiny", {})},
+                        "raw": {"model": "small", "system": "You help.", "completions": True, **known.get("raw", {})},
+                        "hasty": {"model": "small", "queue_wait_s_max": 0.2, **known.get("hasty", {})},
                     },
                 },
                 "globex": {"ready_key": True, "bots": {"returns": {"model": "small"}}},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from gateway.knowledge import catalog
+from gateway.knowledge.program import ProgramFailed, build_index
 from gateway.knowledge.words import small_talk
 from services.config.knowledge import KnowledgeConfig
 from services.config.schema import BotConfig
@@ -16,7 +19,7 @@ from services.contracts.knowledge import Passage
 from services.store.knowledge import KnowledgeSource, KnowledgeStore
 from services.store.registry import Registry
 from services.tokenizer.tokenizer import Tokenizer
-from tests.gateway.conftest import GLOBEX, Host
+from tests.gateway.conftest import GLOBEX, Host, HostFactory
 from tests.gateway.driver import until
 
 FAQ = [
@@ -26,9 +29,10 @@ FAQ = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def folder(host: Host, tmp_path: Path) -> None:
-    host.state.knowledge.folder = tmp_path
+@pytest.fixture
+async def host(hosts: HostFactory, tmp_path: Path) -> AsyncIterator[Host]:
+    async with hosts(data_dir=tmp_path) as made:
+        yield made
 
 
 async def know(host: Host, **settings: Any) -> None:
@@ -173,3 +177,66 @@ async def test_a_client_that_constrains_its_answer_is_left_alone(host: Host) -> 
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
     await ask(host, "Who is the king of France?", response_format=form)
     assert "do not know" not in host.driver.claims[-1].payload.output.json_schema
+
+
+async def test_a_question_waits_for_its_bots_index_and_ready_says_why(
+    hosts: HostFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was answered without knowledge after 3 s, and /ready knew nothing of it."""
+    built = HeldBuilds(monkeypatch)
+    async with hosts(data_dir=tmp_path, knowledge={"support": {"faq": FAQ}, "hasty": {"faq": FAQ}}) as host:
+        answer = await host.http.get(f"{host.url}/ready")
+        assert (answer.status_code, answer.json()["missing"]) == (503, ["knowledge"])
+        assert answer.json()["knowledge"] == {"built": 0, "building": 2, "failed": 0}
+        asked = asyncio.create_task(ask(host, "How can I return a spoon?"))
+        late = await host.ask({"model": "hasty", "messages": [{"role": "user", "content": "How can I return it?"}]})
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "knowledge_not_ready")
+        assert not host.driver.claims
+        built.go.set()
+        cited = (await asked).json()["choices"][0]["message"]["annotations"]
+        assert cited[0]["url_citation"]["title"] == "How do I return something?"
+        await until(lambda: host.state.knowledge.counts().built == 2)
+        assert (await host.http.get(f"{host.url}/ready")).status_code == 200
+
+
+async def test_a_bot_without_an_index_refuses_questions_and_leaves_others_ready(
+    hosts: HostFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = HeldBuilds(monkeypatch, fails=True)
+    built.go.set()
+    async with hosts(data_dir=tmp_path, knowledge={"support": {"faq": FAQ}}) as host:
+        await until(lambda: host.state.knowledge.counts().failed)
+        answer = await host.http.get(f"{host.url}/ready")
+        assert (answer.status_code, answer.json()["knowledge"]["failed"]) == (200, 1)
+        refused = await host.ask({"model": "support", "messages": [{"role": "user", "content": "How can I return?"}]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "knowledge_not_ready")
+        assert "could not be built" in refused.json()["error"]["message"]
+
+
+async def test_a_small_index_does_not_wait_behind_large_ones(
+    hosts: HostFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.txt"
+    large.write_text("Boards are made of oak.\n" * 20_000)
+    HeldBuilds(monkeypatch, files_only=True)
+    known = {"support": {"documents": [str(large)]}, "tiny": {"documents": [str(large)]}, "raw": {"faq": FAQ}}
+    async with hosts(data_dir=tmp_path, knowledge=known) as host:
+        await until(lambda: host.state.knowledge.counts().built == 1)
+        answer = await host.ask({"model": "raw", "messages": [{"role": "user", "content": "How can I return it?"}]})
+        assert answer.json()["choices"][0]["message"]["annotations"]
+
+
+class HeldBuilds:
+    """Indexes are built when `go` is set; those without files at once if `files_only`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: bool = False, files_only: bool = False) -> None:
+        self.go = asyncio.Event()
+
+        async def held(path: Path, passages: Sequence[Passage], files: Sequence[Path]) -> None:
+            if files or not files_only:
+                await self.go.wait()
+            if fails:
+                raise ProgramFailed("the disk is full")
+            await build_index(path, passages, files)
+
+        monkeypatch.setattr(catalog, "build_index", held)
