@@ -165,7 +165,7 @@ class Engines:
         return self._now.get(model)
 
     def gave_up(self, model: str) -> bool:
-        """Whether its engine did not come up and is not tried again."""
+        """Whether nobody starts its worker again."""
         return model in self._given_up
 
     async def look(self) -> None:

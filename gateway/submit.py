@@ -148,7 +148,7 @@ async def _prepare(
     version, now_s = gateway.directory.version, gateway.clock()
     bot, engine = served(gateway, tenant, request.model)
     if gateway.engines.gave_up(bot.config.model) and bot.config.overflow is None:
-        raise Refused(Code.MODEL_DOWN, "This bot's model does not start on this host.", param="model")
+        raise Refused(Code.MODEL_DOWN, "This bot's model is not running on this host.", param="model")
     task, opening = _task_of(bot, request), all(message.role != "assistant" for message in request.messages)
     known, prompts = await _grounded_prompts(gateway, bot, request, engine)
     request = known.request

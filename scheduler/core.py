@@ -11,7 +11,7 @@ live session was lowered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from scheduler import demotion
@@ -46,6 +46,7 @@ class Scheduler:
         self._out: list[Decision] = []
         self._arrived: list[str] = []
         self._recalled: dict[str, Learned] = {}  # of engines that are not up yet
+        self._given_up: frozenset[str] = frozenset()
         self._review_s = 0.0
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -119,6 +120,9 @@ class Scheduler:
         """A chat asks to be let in. Telling the same chat again changes nothing."""
         if ticket.chat in self.wait_queue.queues.entries or self.accounting.ledger.get(ticket.chat) is not None:
             return
+        if ticket.model in self._given_up:
+            self._out.append(self._overload.refuse(ticket, Reason.MODEL_DOWN, now_s))
+            return
         account = self.accounting.ledger.accounts.get(ticket.model)
         choices = options(ticket, account.facts, self.settings) if account else ()
         refused = never(ticket, account.facts, choices, self.settings) if account else None
@@ -153,6 +157,16 @@ class Scheduler:
     def undo(self, decision: Decision, now_s: float) -> None:
         """The dispatch of an admission was refused: the ticket was withdrawn meanwhile."""
         self.cancel(decision.chat, now_s)
+
+    def give_up(self, models: Collection[str], now_s: float) -> None:
+        """These models fail for good; all others may be served. What waits for them is sent elsewhere or refused, and
+        so is what comes, since nothing would ever let it in."""
+        for model in set(models) - self._given_up:
+            for flow in list(self.wait_queue.queues.per_model.get(model, {}).values()):
+                for entry in list(flow.waiting):
+                    self._dispatch_cycle.leave(entry)
+                    self._out.append(self._overload.refuse(entry.ticket, Reason.MODEL_DOWN, now_s))
+        self._given_up = frozenset(models)
 
     def may_spend(self, microusd: Mapping[str, int]) -> None:
         """What tenants have left for other providers this month. Those that are not named have no cap."""

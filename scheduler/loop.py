@@ -15,13 +15,13 @@ import structlog
 from scheduler.core import Scheduler
 from scheduler.ledger import reservation_of
 from scheduler.overload import microusd
-from scheduler.refusal_texts import refusal
+from scheduler.refusal_texts import WORDS, refusal
 from scheduler.settings import SchedulerSettings
-from services.contracts.chats import Ticket
+from services.contracts.chats import Ticket, TokenPrice
 from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.devices import DeviceReport
-from services.contracts.engines import EngineFacts, is_provider, provider_model
+from services.contracts.engines import EngineFacts, is_provider, provider_model, provider_of
 from services.store.charges import month_of
 from services.store.connection import QueueUnavailable
 from services.store.records import SchedulerEvent
@@ -73,6 +73,7 @@ class Loop:
         self._tickets: dict[str, Ticket] = {}
         self._facts: dict[str, EngineFacts] = {}
         self._providers: dict[str, float] = {}  # overflow provider -> when its worker reported last
+        self._given_up: set[str] = set()
         self._missing: set[str] = set()
         self._unknown: set[str] = set()
         self._asked: list[tuple[str, str]] = []  # where the answer goes, the chat that it is about
@@ -175,6 +176,7 @@ class Loop:
                 self._core.engine_started(seen.facts, min(now, seen.report.at_s))
             self._core.engine_reported(seen.report)
         await self._count_money(settings, now)
+        await self._give_up(await self._store.given_up(), now)
         for report in self._devices():
             self._core.device_reported(report)
         stored = {reservation.chat for reservation in await self._store.reservations()}
@@ -192,6 +194,14 @@ class Loop:
         for demotion in self._core.demotions():
             message = ControlMessage(demote=demotion.chat, bits=demotion.kv_bits)
             await self._store.control(demotion.model, message)
+
+    async def _give_up(self, models: set[str], now: float) -> None:
+        """Models and providers whose worker nobody starts again: end what they have and what waits for them."""
+        self._given_up = models
+        self._core.give_up(models, now)
+        for model in models:
+            price = self._core.settings.overflow_prices.get(provider_of(model), TokenPrice())
+            await self._store.end_dispatched(model, WORDS[Reason.MODEL_DOWN], price, now)
 
     async def _count_money(self, settings: SchedulerSettings, now: float) -> None:
         """What tenants with a cap may still spend, where there is somebody to spend it on."""
@@ -232,6 +242,8 @@ class Loop:
     def _served_elsewhere(self, ticket: Ticket, now: float) -> bool:
         """Whether the other provider's worker is there to take it."""
         reported_s = self._providers.get(provider_model(ticket.overflow_to or ""), 0.0)
+        if provider_model(ticket.overflow_to or "") in self._given_up:
+            return False
         return now - reported_s <= self._core.settings.telemetry_age_s_max
 
     async def _decide(self, now: float) -> None:
@@ -280,6 +292,7 @@ class Loop:
         settings, waited_s = self._core.settings, max(0.0, now - ticket.created_s)
         cost, most = microusd(ticket, settings), settings.share(ticket.tenant).overflow_microusd_max
         answer = await self._store.overflow(self._lease, ticket, waited_s, microusd=cost, microusd_max=most)
-        if answer is Dispatched.UNPAID and decision.reason in WAITING_IS_NO_USE:
+        no_use = decision.reason in WAITING_IS_NO_USE or ticket.model in self._given_up
+        if answer is Dispatched.UNPAID and no_use:
             return await self._store.refuse(self._lease, ticket, decision, refusal(decision), now)
         return answer

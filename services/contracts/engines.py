@@ -85,6 +85,11 @@ def provider_model(name: str) -> str:
     return f"overflow:{name}"
 
 
+def provider_of(model: str) -> str:
+    """The provider that a name stands for; "" where it is a model of this host."""
+    return model.removeprefix("overflow:") if is_provider(model) else ""
+
+
 def is_provider(model: str) -> bool:
     """Whether a name is that of an overflow provider."""
     return model.startswith("overflow:")

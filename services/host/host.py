@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -26,7 +27,7 @@ from services.host.state_file import STATE_FILE, HostState, write_state
 from services.process.log_files import rotated_logs
 from services.process.ports import url_host
 from services.store import registry_edit
-from services.store.connection import Connection
+from services.store.connection import Connection, retried
 from services.store.embedded_redis import EmbeddedRedis
 from services.store.engine_records import EngineRecords
 from services.store.host_identity import warn_of_eviction
@@ -61,6 +62,7 @@ class Host:
         self._serving = False
         self._left_out = left_out or {}
         self._lost: set[str] = set(self._left_out)  # models whose engines do not start
+        self._marks: set[asyncio.Task[None]] = set()  # that write down what was given up
 
     async def run(self) -> None:
         """Up, until SIGINT, SIGTERM or SIGHUP. Raises AlreadyClaimed, HostFailed, QueueUnavailable."""
@@ -97,6 +99,7 @@ class Host:
             await self._start_redis()
         async with self._runtime.connect(PATIENCE_S) as connection:
             await seed(connection, self._runtime)
+            await EngineRecords(connection).give_up(self._left_out)
         for name, why in self._left_out.items():
             log.error("model.left_out", model=name, why=why)
             self._report(f"The others go on without model {name}: {why}")
@@ -224,11 +227,25 @@ class Host:
         if not (self._serving or elsewhere) or not child.name.startswith(("worker", "overflow", "jobs", "mps")):
             raise HostFailed(str(error)) from error
         self._report(f"The others go on without it: {error}")
+        kind, _, name = child.name.partition(" ")
+        if kind in ("worker", "overflow"):
+            self._mark_given_up(name if kind == "worker" else provider_model(name))
+
+    def _mark_given_up(self, model: str) -> None:
+        """Have the scheduler end its chats, also when Redis answers again only later."""
+        task = asyncio.create_task(retried(partial(self._write_given_up, model)))
+        self._marks.add(task)
+        task.add_done_callback(self._marks.discard)
+
+    async def _write_given_up(self, model: str) -> None:
+        async with self._runtime.connect() as connection:
+            await EngineRecords(connection).give_up([model])
 
     async def _stop(self) -> None:
-        for task in self._tasks:
+        tasks = (*self._tasks, *self._marks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for group in self._groups:
             for error in await asyncio.gather(*(child.stop() for child in group), return_exceptions=True):
                 if error is not None:  # whatever it is, the next groups must be stopped, too

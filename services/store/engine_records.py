@@ -73,8 +73,15 @@ class EngineRecords:
             stored = await self._connection.redis.hgetall(keys.PROGRESS)
         return {name.decode(): words.decode() for name, words in stored.items()}
 
+    async def give_up(self, models: Collection[str]) -> None:
+        """Say that nobody starts these models' workers again, be it for their engines. The scheduler ends their chats;
+        a worker that comes up takes it back."""
+        if models:
+            with translated():
+                await self._connection.redis.sadd(keys.GIVEN_UP, *models)
+
     async def given_up(self) -> set[str]:
-        """Models whose engine did not come up, and is not tried again before the host or its worker is started anew."""
+        """Models and providers that are not tried again before the host or their worker is started anew."""
         with translated():
             return {name.decode() for name in await self._connection.redis.smembers(keys.GIVEN_UP)}
 

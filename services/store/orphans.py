@@ -12,8 +12,9 @@ from services.contracts.replies import Finish, ReplyEnd, ReplyError
 from services.store import redis_keys as keys
 from services.store.connection import Connection, translated
 from services.store.registry import Registry
-from services.store.scheduling import REPLY_KEEP_S, SchedulerStore
+from services.store.scheduling import SchedulerStore
 from services.store.submission import SubmissionClient
+from services.store.unserved import REPLY_KEEP_S
 from services.store.work import WorkConsumer
 
 WHY = "This chat's model or bot is no longer on this host."

@@ -15,7 +15,7 @@ bh:reservations         hash    chat -> reservation: the ledger as Redis keeps i
 bh:ready:MODEL          stream  admitted chats; consumer group `workers`. With one for another provider, what of
                                 `spent` is kept for it
 bh:engines              hash    model -> facts and last report
-bh:given_up             set     models whose engine did not come up and is not tried again
+bh:given_up             set     models and providers that failed for good: nobody starts their workers again
 bh:progress             hash    model -> what its engine is doing while it starts, in words
 bh:bandwidths           hash    device -> its measured bandwidth; bh:bandwidth-probe:DEVICE during a measurement
 bh:mps                  hash    device -> its MPS daemon, or why it has none

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import orjson
 
-from services.contracts.chats import KvBits, Ticket
+from services.contracts.chats import KvBits, Ticket, TokenPrice
 from services.contracts.control import ControlMessage
 from services.contracts.decisions import Decision, Reservation
 from services.contracts.engines import EngineView, Learned, provider_model
@@ -21,8 +21,8 @@ from services.store.connection import Connection, pairs, translated
 from services.store.engine_records import EngineRecords
 from services.store.records import SchedulerEvent, decode, decode_event, encode
 from services.store.submission import refuse_keys
+from services.store.unserved import REPLY_KEEP_S, end_dispatched
 
-REPLY_KEEP_S = 600
 EVENTS_KEEP_MS = 60_000
 EXPLAIN_KEEP_MS = 10_000
 LEARNED_KEEP_MS = 3_600_000
@@ -188,6 +188,14 @@ class SchedulerStore:
     async def engines(self) -> list[EngineView]:
         """Every engine's facts and last report."""
         return list((await self._records.engines()).values())
+
+    async def given_up(self) -> set[str]:
+        """Models and providers that are not tried again."""
+        return await self._records.given_up()
+
+    async def end_dispatched(self, model: str, message: str, price: TokenPrice, now_s: float) -> int:
+        """End what a model that was given up has, billed for what it got. Returns how many chats."""
+        return await end_dispatched(self._connection, model, message, price, now_s)
 
     async def publish_snapshot(self, snapshot: Snapshot, ttl_ms: int) -> None:
         """Let gateways and the dashboard see what the scheduler sees."""

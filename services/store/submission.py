@@ -242,7 +242,7 @@ class SubmissionClient:
         return await self._records.engines()
 
     async def given_up(self) -> set[str]:
-        """Models whose engine did not come up and is not tried again."""
+        """Models and providers that are not tried again."""
         return await self._records.given_up()
 
     async def queued_models(self, models: Iterable[str]) -> set[str]:

@@ -14,16 +14,14 @@ from redis.exceptions import ResponseError
 
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.control import ControlMessage
-from services.contracts.decisions import Decision, Outcome, Reason
 from services.contracts.engines import EngineFacts, EngineReport
 from services.contracts.replies import HERE, QUEUED, ContentKind, ReplyEnd, join_logprobs
 from services.store import redis_keys as keys
 from services.store.charges import counters, day_of, month_of
 from services.store.commands import Commands
 from services.store.connection import Connection, QueueUnavailable, pairs, translated
-from services.store.engine_records import decode_engine
+from services.store.engine_records import EngineRecords, decode_engine
 from services.store.records import LOGPROBS, RAW, TEXT_FIELDS, ClaimedChat, decode, decode_entry, decode_payload, encode
-from services.store.scheduling import SchedulerStore
 from services.store.submission import CHAT_KEEP_S
 
 GROUP_MISSING = re.compile("NOGROUP|UNBLOCKED")  # the second: the stream went while a read blocked on it
@@ -300,20 +298,12 @@ class WorkConsumer:
         seen = decode_engine(stored)
         return seen.facts, seen.report.at_s
 
-    async def give_up(self, message: str, now_s: float) -> int:
-        """Say that the model's engine will not come up, and end the chats that wait for it. Returns how many."""
-        with translated():
-            await self._connection.redis.sadd(keys.GIVEN_UP, self._model)
-        store, ended = SchedulerStore(self._connection), 0
-        for ticket in await store.waiting():
-            if ticket.model == self._model and not ticket.overflow:  # its bot's other provider may serve it
-                refused = Decision(ticket.chat, Outcome.REJECT, Reason.MODEL_DOWN, ticket.kv_bits)
-                await store.refuse("", ticket, refused, message, now_s)
-                ended += 1
-        return ended
+    async def give_up(self) -> None:
+        """Say that the model's engine will not come up. The scheduler ends the chats that wait for it."""
+        await EngineRecords(self._connection).give_up([self._model])
 
     async def came_up(self) -> None:
-        """Undo `give_up`."""
+        """Undo that, whoever said it."""
         with translated():
             await self._connection.redis.srem(keys.GIVEN_UP, self._model)
 

@@ -269,8 +269,6 @@ class Worker:
         log.error("worker.gives_up", model=self._model, why=str(error))
         end = ReplyEnd(Finish.ERROR, error=ReplyError("model_down", NEVER_UP))
         await self._leave()
-        if error.never_up:  # else the next worker may bring it up
-            await retried(lambda: self._work.give_up(NEVER_UP, self._clock()))
         held = await retried(self._work.mine)
         while taken := await retried(lambda: self._work.take(100, 1)):
             held += taken
@@ -280,6 +278,8 @@ class Worker:
                 await chats.close(
                     RunningChat(entry, chat, byte_seconds=claim.kv_byte_seconds), claim, end, self._context
                 )
+        if error.never_up:  # else the next worker may bring it up
+            await retried(self._work.give_up)
 
     def _fenced(self, chat: str) -> None:
         running = self._running.get(chat)

@@ -120,7 +120,7 @@ async def test_a_model_that_was_given_up_is_refused_at_once(host: Host) -> None:
     """Its chats waited until their deadline."""
     await host.connection.redis.sadd(keys.GIVEN_UP, "small")
     await host.state.engines.look()
-    assert "does not start" in error_of(await host.ask(GOOD), 503, "model_down", "model")
+    assert "is not running" in error_of(await host.ask(GOOD), 503, "model_down", "model")
     await host.connection.redis.srem(keys.GIVEN_UP, "small")
     await host.state.engines.look()
     assert (await host.ask(GOOD)).status_code == 200

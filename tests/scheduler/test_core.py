@@ -585,3 +585,18 @@ def test_the_next_step_is_due_when_something_can_change() -> None:
     assert host.scheduler.next_step_s() == pytest.approx(NOW_S + 0.1)
     host.scheduler.settle("running", usage(), host.now_s)
     assert host.scheduler.next_step_s() == 0.0, "now"
+
+
+def test_what_waits_for_a_model_that_was_given_up_ends_and_so_does_what_comes() -> None:
+    """It waited until its deadline."""
+    host = Host(facts(chats_max=1), facts("other"))
+    host.send(ticket("runs"), ticket("waits"), ticket("elsewhere", overflow=True), ticket("other", model="other"))
+    host.scheduler.give_up({"m"}, host.now_s)
+    host.step()
+    assert host.answer("waits") == (Outcome.REJECT, Reason.MODEL_DOWN)
+    assert host.answer("elsewhere") == (Outcome.OVERFLOW, Reason.MODEL_DOWN)
+    assert host.send(ticket("comes"), ticket("other's", model="other")) == ["other's"]
+    assert host.answer("comes") == (Outcome.REJECT, Reason.MODEL_DOWN)
+    host.end("runs")
+    host.scheduler.give_up((), host.now_s)
+    assert host.send(ticket("after")) == ["after"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ import pytest
 
 from services.config.host_secrets import Secrets
 from services.config.schema import Config
-from services.contracts.chats import Ticket
+from services.contracts.chats import Ticket, TokenPrice
 from services.host.host import seed
 from services.store import redis_keys as keys
 from services.store.audit_log import Note
+from services.store.charges import day_of
 from services.store.connection import connect
 from services.store.registry_edit import edit, read_registry, with_tenant
 from services.store.replies import Reader
 from services.store.runtime import Runtime
 from services.store.submission import Submitted
-from tests.store.test_submission import PAYLOAD, Host, ticket
+from services.store.work import ReplyPiece, WorkConsumer
+from tests.store.test_submission import NOW_S, PAYLOAD, Host, ticket
 
 NOTE = Note(0.0, "owner", "owner", "tenant.delete", "acme")
 SECRETS = Secrets(b"pepper" * 6, b"salt" * 8, "", "")
@@ -100,3 +103,27 @@ async def test_a_reservation_whose_chat_was_forgotten_is_released(host: Host) ->
     await host.connection.redis.delete(keys.chat("chat-1"))
     await seed(host.connection, runtime("m"))
     assert [held.chat for held in await host.desk.reservations()] == ["chat-2"]
+
+
+async def test_chats_that_a_worker_had_which_is_not_started_again_end_and_are_billed(host: Host) -> None:
+    await host.bench.write([ReplyPiece("chat-1", 1, 1, "Hel", 1), ReplyPiece("chat-1", 1, 2, "lo", 1)])
+    assert await host.desk.end_dispatched("m", "It failed.", TokenPrice(), NOW_S) == 2
+    assert await errors(host) == ["model_down", "model_down", None]
+    assert await host.desk.reservations() == []
+    assert await host.bench.backlog() == 0
+    usage = await host.connection.redis.hgetall(keys.usage(day_of(NOW_S), "acme", "acme/support"))
+    assert (usage[b"completion_tokens"], usage[b"prompt_tokens"]) == (b"2", b"3")
+    assert await host.desk.end_dispatched("m", "It failed.", TokenPrice(), NOW_S) == 0
+
+
+async def test_what_a_provider_took_for_a_chat_that_broke_off_is_counted(host: Host) -> None:
+    """Its worker is not started again; what the chat might have cost at most is given back."""
+    asked = replace(ticket("chat-3"), overflow_to="second")
+    await host.desk.overflow(host.lease, asked, 0.0, microusd=500, microusd_max=None)
+    provider = WorkConsumer(host.connection, "overflow:second", "test", "gpt")
+    await provider.open()
+    [(entry, chat)] = await provider.take(1, 10)
+    await provider.claim(entry, chat)
+    await provider.write([ReplyPiece(chat, 1, 1, "Hello", 2)])
+    assert await host.desk.end_dispatched("overflow:second", "It failed.", TokenPrice(1.0, 10.0), NOW_S) == 1
+    assert await host.desk.spent(["acme"], NOW_S) == [3 + 2 * 10]
