@@ -31,6 +31,8 @@ All under `/admin/v1`, with `Authorization: Bearer <admin key>`. Roles: viewer <
     GET    /bots/{tenant}/{bot}/tests           viewer    BotQuestions; ?format=yaml|csv
     PUT    /bots/{tenant}/{bot}/tests           operator  BotQuestions -> BotQuestions   replaces all
     POST   /bots/{tenant}/{bot}/try             operator  TrialNew -> TrialAnswer   changes nothing
+    GET    /bots/{tenant}/{bot}/figures?weeks=  viewer    BotFigures
+    GET    /bots/{tenant}/{bot}/unanswered?weeks=&format=json|faq|tests  viewer  list[UnansweredGroup]
     GET    /jobs/{job}/report                   viewer    BotTestReport
 
     GET    /models                              viewer    Page[Model]

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from gateway import background
 from gateway.admin.router import admin_app
 from gateway.call import Header, Receive, Scope, Send
-from gateway.dashboard import controls, inbox, playground, router
+from gateway.dashboard import controls, figures, inbox, playground, router
 from gateway.dashboard.admin_client import AdminClient
 from gateway.dashboard.router import Dashboard, told
 from gateway.outcomes import Code, Refused
@@ -37,7 +37,7 @@ class Pages:
         self.widgets = Widgets(gateway)
         self.dashboard = Dashboard(gateway, admin, self.widgets)
         self._app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-        for part in (router, controls, playground, inbox):
+        for part in (router, controls, playground, inbox, figures):
             self._app.include_router(part.router(self.dashboard))
         self._app.include_router(widget_router(self.widgets))
         self._app.add_exception_handler(HTTPException, _untaken)

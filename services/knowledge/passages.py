@@ -27,6 +27,7 @@ def pairs_of(text: str, *, title: str, url: str | None = None, source: str = "")
     return [
         Passage(title, " ".join(found["a"].split()), " ".join(found["q"].split()), url, source)
         for found in _PAIR.finditer(text)
+        if found["a"].strip()
     ]
 
 

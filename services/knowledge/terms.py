@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -70,6 +70,14 @@ def units_of(query: str, language: str) -> list[QueryUnit]:
     for unit in _units(query, language):
         seen.setdefault(tuple(unit.weights), unit)
     return list(seen.values())[:UNITS_MAX]
+
+
+def matched(unit: QueryUnit, terms: Set[str]) -> float:
+    """How well a text with these terms has a word: by its best term, or by the part of its pieces; from 0 to 1."""
+    best = max((weight for term, weight in unit.weights.items() if term[:2] != "p_" and term in terms), default=0.0)
+    pieces = [weight for term, weight in unit.weights.items() if term.startswith("p_")]
+    there = sum(term.startswith("p_") and term in terms for term in unit.weights)
+    return max(best, pieces[0] * there / len(pieces)) if pieces else best
 
 
 def _normal(text: str) -> str:

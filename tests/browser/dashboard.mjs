@@ -1,6 +1,6 @@
 /* The dashboard as an operator uses it. */
 
-const PAGES = ["/", "/dashboard/tenants", "/dashboard/jobs", "/dashboard/inbox", "/dashboard/conversations", "/dashboard/playground"];
+const PAGES = ["/", "/dashboard/tenants", "/dashboard/jobs", "/dashboard/inbox", "/dashboard/conversations", "/dashboard/figures", "/dashboard/playground"];
 
 const LONG = 3000; // tokens: an answer that somebody has to stop
 

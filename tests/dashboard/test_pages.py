@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from services.contracts.bot_tests import BotQuestion, BotTestReport, JudgedQuest
 from services.contracts.devices import CPU
 from services.contracts.replies import ContentKind, Finish, ReplyEntry
 from services.store.bot_tests import BotTestStore
+from services.store.conversations import Conversation, ConversationStore, ConversationTurn
 from services.store.jobs import Jobs, JobState
 from services.store.usage_report import day_now, rows
 from tests.browser.stage import SHAPES, staged
@@ -200,3 +202,24 @@ def test_the_playground_tells_thoughts_apart() -> None:
     assert (b"event: thought\n" in thought, b"id: 1-1\n" in thought) == (True, True)
     assert b"event: message\n" in pace.told(ReplyEntry("1-2", "text", "Hello", 1))
     assert pace.told(ReplyEntry("1-3", "text", "{}", 1, content=ContentKind.TOOL_CALL)) == b""
+
+
+async def test_figures_lead_from_a_declined_question_to_its_answer(operator: Operator) -> None:
+    now_s = time.time()
+    turns = (
+        ConversationTurn(who="visitor", text="Ship to <Norway>?", at_s=now_s),
+        ConversationTurn(who="bot", text="I do not know.", at_s=now_s, chat="c", finish="stop", missed=True),
+    )
+    talk = Conversation.new("alder-ash/shop", now_s).model_copy(update={"turns": turns})
+    await ConversationStore(operator.stage.connection).save(talk, 30)
+    await operator.log_in()
+    page = (await operator.http.get("/dashboard/figures")).text
+    assert "Ship to &lt;Norway&gt;?" in page
+    assert 'href="/dashboard/knowledge?bot=alder-ash/shop&amp;question=Ship%20to%20%3CNorway%3E%3F"' in page
+    assert f'href="/dashboard/conversations/alder-ash/shop/{talk.session}"' in page
+    for name, text in (("faq.md", "Q: Ship to <Norway>?\nA:"), ("tests.yaml", "declined: false")):
+        file = await operator.http.get(f"/dashboard/figures/{name}?bot=alder-ash/shop")
+        assert text in file.text
+        assert file.headers["content-disposition"] == f'attachment; filename="{name}"'
+    assert (await operator.http.get("/dashboard/figures.json?bot=alder-ash/shop")).json()["unanswered"][0]["asked"] == 1
+    assert (await operator.http.get("/dashboard/figures?bot=alder-ash/nobody")).status_code == 404
