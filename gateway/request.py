@@ -149,6 +149,13 @@ class ChatRequest(BaseModel):
         """Whether the messages have what the answer is made of."""
         return self._origin.answered
 
+    @property
+    def asks_freely(self) -> bool:
+        """Whether the request ends with a user's words, and leaves the answer free."""
+        free = self.raw is None and not self.mentions_tools and self.answer_schema is None
+        last = self.messages[-1]
+        return free and not (self.answered or self.says) and last.role == "user" and bool(last.text.strip())
+
     def with_answer(self, messages: list[Message]) -> Self:
         """A copy with these messages, which have what the answer is made of."""
         copy = self.model_copy(update={"messages": messages})

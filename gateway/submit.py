@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from gateway.conversation import plain_messages
 from gateway.directory import EngineNow, ServedBot
 from gateway.knowledge.grounding import Grounded, grounded
+from gateway.knowledge.refusals import refusal_of
 from gateway.kv_policies import choose
 from gateway.kv_policies.task_classifier import classify
 from gateway.outcomes import Code, Refused
@@ -150,6 +151,8 @@ async def _prepare(
     if gateway.engines.gave_up(bot.config.model) and bot.config.overflow is None:
         raise Refused(Code.MODEL_DOWN, "This bot's model is not running on this host.", param="model")
     task, opening = _task_of(bot, request), all(message.role != "assistant" for message in request.messages)
+    refusal = refusal_of(bot.config, request)
+    request = request if refusal is None else request.saying(refusal)
     known, prompts = await _grounded_prompts(gateway, bot, request, engine)
     request = known.request
     # Other providers get text alone, and no tests.

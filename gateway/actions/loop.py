@@ -23,6 +23,7 @@ from gateway.actions.catalog import Action, actions_of
 from gateway.actions.choice import Decider
 from gateway.actions.results import ActionResult, with_results
 from gateway.directory import ServedBot
+from gateway.knowledge.refusals import refusal_of
 from gateway.request import ChatRequest
 from gateway.state import Gateway
 from gateway.submit import Caller
@@ -80,7 +81,9 @@ class Actions:
         self._ran = Ran()
 
     async def run(self, request: ChatRequest) -> Ran:
-        """Decide and call. Raises Refused, QueueUnavailable."""
+        """Decide and call; nothing for a topic that the bot refuses. Raises Refused, QueueUnavailable."""
+        if refusal_of(self._bot.config, request) is not None:
+            return self._ran
         try:
             await self._steps(request)
         except TimeoutError:  # of a decision: a call that was sent is never cut short

@@ -49,7 +49,7 @@ async def grounded(gateway: Gateway, bot: ServedBot, request: ChatRequest) -> Gr
     A question waits for the bot's index as long as it may wait for a place. Raises Refused.
     """
     config = bot.config.knowledge
-    if config is None or not _is_question(request):
+    if config is None or not request.asks_freely:
         return Grounded(request)
     index = await _index(gateway, bot)
     asked = request.messages[-1].text
@@ -85,17 +85,6 @@ def _sources(found: Sequence[Passage]) -> tuple[tuple[str, str], ...]:
 
 def _pinned(gateway: Gateway, bot: ServedBot, config: KnowledgeConfig, index: KnowledgeIndex) -> list[Passage]:
     return _within(index.pairs(PINNED_MAX), config.pinned_tokens_max, gateway, bot)
-
-
-def _is_question(request: ChatRequest) -> bool:
-    """Whether the request ends with a user's words, and leaves the answer free."""
-    free = request.raw is None and not request.mentions_tools and request.answer_schema is None
-    return (
-        free
-        and not request.answered
-        and request.messages[-1].role == "user"
-        and bool(request.messages[-1].text.strip())
-    )
 
 
 async def _search(index: KnowledgeIndex, config: KnowledgeConfig, messages: Sequence[Message]) -> list[Hit]:

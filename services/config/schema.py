@@ -29,6 +29,7 @@ from services.config.actions import ACTIONS_MAX, ActionConfig, ActionName, Actio
 from services.config.knowledge import KnowledgeConfig
 from services.config.localized import Language, LocalizedLine, LocalizedLines, LocalizedParagraph
 from services.config.people import OfficeHours, PeopleConfig
+from services.config.topics import TOPICS_MAX, RefusedTopic
 from services.config.urls import check_reachable, is_loopback, unusable
 from services.config.yaml_file import ConfigError as ConfigError  # noqa: PLC0414  (whoever loads it catches it)
 from services.config.yaml_file import YamlFile
@@ -322,6 +323,7 @@ class BotConfig(Section):
     widget: WidgetConfig | None = None
     actions: Annotated[dict[ActionName, ActionConfig], Field(max_length=ACTIONS_MAX)] = {}  # calls that the host makes
     knowledge: KnowledgeConfig | None = None  # what it answers from; None: from its prompt alone
+    refuses: Annotated[dict[Name, RefusedTopic], Field(max_length=TOPICS_MAX)] = {}  # what it does not talk about
 
     @model_validator(mode="before")
     @classmethod
