@@ -159,22 +159,17 @@ def write_config(folder: Path, text: str = CONFIG) -> Path:
 def up(config: Path, *, stderr: int | None = subprocess.PIPE, **overrides: str) -> Iterator[HostProcess]:
     """Start it; whatever is left at the end is killed. It stops, too, when pytest is killed."""
     argv = [sys.executable, "-c", "from services.cli import main; main()", "up", str(config), "--json"]
-    process = subprocess.Popen(
-        mortal(argv, signal.SIGTERM),
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200", **overrides},
-    )
-    host = HostProcess(process, config, Path(overrides.get("BUNKHOUSE__DATA_DIR", config.parent / ".bunkhouse")))
-    try:
-        yield host
-    finally:
-        process.kill()
-        process.communicate()
-        for each in alive(host.family):
-            each.kill()
+    command = mortal(argv, signal.SIGTERM)
+    env = {**os.environ, "COLUMNS": "200", **overrides}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=stderr, text=True, cwd=ROOT, env=env) as process:
+        host = HostProcess(process, config, Path(overrides.get("BUNKHOUSE__DATA_DIR", config.parent / ".bunkhouse")))
+        try:
+            yield host
+        finally:
+            process.kill()
+            for each in alive(host.family):
+                each.kill()
 
 
 @contextmanager

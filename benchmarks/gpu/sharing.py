@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
+import orjson
 import psutil
 import yaml
 from pydantic import TypeAdapter
@@ -202,7 +203,11 @@ class Programme:
         seen: dict[str, list[tuple[float, float]]] = {}
 
         async def measured() -> list[load.Loop]:
-            watching = asyncio.create_task(watch(host.config, list(names), seen, None))
+            trace = self.options.trace
+            if trace is not None:
+                with trace.open("ab") as lines:
+                    lines.write(orjson.dumps({"level": list(names), "host": self._hosts}) + b"\n")
+            watching = asyncio.create_task(watch(host.config, list(names), seen, trace))
             loops = await self.chats(host, names, self.options.clients, self.options.seconds, self.options.prompt)
             watching.cancel()
             return loops
@@ -442,6 +447,7 @@ def main() -> None:
     parser.add_argument("--flood-seconds", type=float, default=15.0)
     parser.add_argument("--fault-seconds", type=float, default=FAULT_S)
     parser.add_argument("--target-ms", type=float, default=20.0)
+    parser.add_argument("--trace", type=Path, help="append what the scheduler says, four times a second, to this file")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/sharing.json"))
     options = parser.parse_args()
     kept = json.loads(options.out.read_text()).get("runs", {}) if options.out.exists() else {}

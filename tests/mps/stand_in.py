@@ -143,7 +143,8 @@ def install(folder: Path) -> dict[str, str]:
         program.write_text(f"#!{sys.executable} -P\n{Path(__file__).read_text()}")
         program.chmod(0o755)
     (folder / "sitecustomize.py").write_text(SITE.format(engine=ENGINE, root=str(Path(__file__).parents[2])))
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    path = os.pathsep.join(part for part in (str(folder), os.environ.get("PYTHONPATH", "")) if part)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": path}
 
 
 def main() -> None:
