@@ -30,7 +30,7 @@ ARROWS = {
     "scheduler": "contracts store",
     "planner": "contracts config devices model_files store kvplanes",
     "worker": "contracts config process devices model_files tokenizer store engines planner",
-    "evidence": "contracts config process model_files tokenizer engines kvplanes planner http_stream",
+    "evidence": "contracts config process model_files tokenizer engines kvplanes planner http_stream worker",
     "jobs": "contracts config process model_files tokenizer store engines planner evidence http_stream",
     "host": "contracts config process store devices",
     "gateway": "contracts config process devices model_files tokenizer store planner knowledge",

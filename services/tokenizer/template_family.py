@@ -42,14 +42,6 @@ class TemplateFamily:
         """Whether an answer to this rendered prompt begins inside the model's thoughts."""
         return bool(self.think_begin) and prompt.rstrip().endswith(self.think_begin.rstrip())
 
-    def thoughts_apart(self, answer: str, *, inside: bool) -> tuple[str, str]:
-        """A whole answer's thoughts and what it says. `inside`: it begins in its thoughts."""
-        rest = answer.lstrip()
-        if not self.think_begin or not (inside or rest.startswith(self.think_begin)):
-            return "", answer
-        thoughts, _, said = rest.removeprefix(self.think_begin).partition(self.think_end)
-        return thoughts.strip(), said.lstrip()
-
 
 _THOUGHTS = (
     ("<think>", "</think>"),

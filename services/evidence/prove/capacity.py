@@ -14,8 +14,9 @@ from statistics import mean
 from services.engines.base import Engine, EngineStartError, Progress
 from services.evidence.statistics import quantile
 
+from .answer import Timed
 from .bisection import Capacity, search
-from .chats import ChatDriver, Timed
+from .chats import ChatDriver
 from .results import LatencyTargets, Settings
 
 GOOD_SHARE = 0.95

@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 
-from services.contracts.chats import KvBits, Sampling
+from services.contracts.chats import KvBits, OutputFormat, Sampling
 from services.engines.base import Engine, EngineRequest
 from services.evidence import corpus
 from services.tokenizer.tokenizer import Tokenizer
+from services.worker.parsers import machine_of, make_parser
 
-Clock = Callable[[], float]
+from .answer import AnswerReader, Clock, Timed, TokenBounds
+
+CLOSING_TOKENS = 16  # room for what ends thoughts
 
 
-@dataclass(slots=True)
-class Timed:
-    """One answer. Durations in seconds; `gaps_s` are silences between pieces that brought text or tokens."""
+@dataclass(frozen=True, slots=True)
+class ThoughtsRoom:
+    """Thoughts that come before an answer have at most so many tokens, in a context of so many."""
 
-    text: str = ""  # without its thoughts
-    thoughts: str = ""
-    tokens: int = 0
-    first_s: float | None = None
-    gaps_s: list[float] = field(default_factory=list)
+    tokens_max: int
+    context_tokens: int
 
-    @property
-    def total_s(self) -> float | None:
-        """From the request to the last piece. None: nothing came."""
-        return None if self.first_s is None else self.first_s + sum(self.gaps_s)
+    def beside(self, tokens: int) -> int:
+        """What is left of it where the prompt and the answer take `tokens`."""
+        return max(0, min(self.tokens_max, self.context_tokens - tokens - CLOSING_TOKENS))
 
 
 class ChatDriver:
-    """Builds requests for one model at one precision and runs them."""
+    """Builds requests for one model at one precision and runs them.
 
-    def __init__(self, tokenizer: Tokenizer, bits: KvBits, clock: Clock = time.perf_counter) -> None:
+    A model that thinks gets `thoughts` beside its answer's `max_tokens`. None: its thoughts are a part of them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        bits: KvBits,
+        thoughts: ThoughtsRoom | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
         self._tokenizer = tokenizer
         prompt = tokenizer.render([{"role": "user", "content": "Hello"}])
-        self._inside = tokenizer.family.begins_inside(prompt)
+        self._output = OutputFormat(thinking=tokenizer.family.begins_inside(prompt))
+        self._thoughts = thoughts if self.thinks else None
         self._bits = bits
         self._clock = clock
         self._numbers = count()
@@ -67,23 +76,30 @@ class ChatDriver:
             special=self._tokenizer.special_markers,
         )
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model's template has a place for thoughts."""
+        return machine_of(self._tokenizer.family, self._output) is not None
+
     async def ask(self, engine: Engine, request: EngineRequest) -> Timed:
         """Run one chat to its end. Raises EngineError."""
-        timed = Timed()
-        begun = last = self._clock()
-        async for piece in engine.stream(request):
-            if not piece.tokens and not piece.text:
-                continue
-            now = self._clock()
-            if timed.first_s is None:
-                timed.first_s = now - begun
-            else:
-                timed.gaps_s.append(now - last)
-            last = now
-            timed.text += piece.text
-            timed.tokens += piece.tokens
-        timed.thoughts, timed.text = self._tokenizer.family.thoughts_apart(timed.text, inside=self._inside)
-        return timed
+        reader = AnswerReader(make_parser(self._tokenizer.family, self._output, request.chat, ""), self._clock)
+        if self._thoughts is None:
+            await reader.read(engine, request)
+        else:
+            await self._think(engine, request, reader, self._thoughts)
+        return reader.finish()
+
+    async def _think(self, engine: Engine, request: EngineRequest, reader: AnswerReader, room: ThoughtsRoom) -> None:
+        """Thoughts, then the answer. Thoughts that take all of their room are ended there, as a worker ends them."""
+        prompt, answer = request.prompt, request.max_tokens
+        thoughts = room.beside(answer + (self._tokenizer.count(prompt) if isinstance(prompt, str) else len(prompt)))
+        longer = replace(request, max_tokens=thoughts + answer)
+        if not await reader.read(engine, longer, TokenBounds(thoughts, answer)):
+            reader.end_thoughts()
+            said = reader.raw
+            prompt = prompt + said if isinstance(prompt, str) else [*prompt, *self._tokenizer.encode(said)]
+            await reader.read(engine, replace(request, prompt=prompt, said=said))
 
     async def all_of(self, engine: Engine, requests: Sequence[EngineRequest], at_once: int) -> list[Timed]:
         """Run all, `at_once` at a time; results in the order of the requests."""

@@ -37,7 +37,8 @@ METHODS = {
     "(not one pass over the text). The divergence is from 16 bits, over the likeliest 1,000 tokens and the rest as one "
     "bucket, so the true divergence is at least this large.",
     "questions": "Questions of the corpus with checkable answers, greedy, the same ones at every precision; 95% "
-    "intervals after Wilson. `Same answer` compares the texts word for word with those at 16 bits.",
+    "intervals after Wilson. A model that thinks does so first, up to a limit. Its thoughts are kept apart: only what "
+    "it says after them is checked and compared. `Same answer` compares the texts word for word with those at 16 bits.",
     "style": "One minus the cosine of character trigram profiles over answers to creative requests and complaints, "
     "temperature 0.7. The yardstick is the largest distance among three samples at 16 bits. No people rated it.",
     "contention": "Lower quartile of chats' mean time between tokens with two models at 16 bits, one chat each, "

@@ -100,6 +100,7 @@ def _lines(results: Results) -> list[ReportLine]:
         row("likeliest token agrees", values("fidelity.top1_agrees", "{:.1%}"), None, "predictions"),
         row("maths right", values("maths.value", "{:.1%}"), None, "questions"),
         row("logic right", values("logic.value", "{:.1%}"), None, "questions"),
+        row("thoughts before an answer, tokens", values("reasoning_tokens", "{:.1f}"), None, "questions"),
         row("same answer as at 16 bits", values("same_answers.value", "{:.1%}"), None, "questions"),
         row("distance of style from 16 bits", [_style(results, a) for a in at], None, "style"),
         row("time to change to these bits, s", values("change_s"), None, "change"),

@@ -8,15 +8,17 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from services.engines.base import Engine
 from services.evidence.checker import Question, is_correct
 from services.evidence.corpus import dialogues, questions
 
-from .chats import ChatDriver, Clock
+from .answer import Clock, Timed
+from .chats import ChatDriver
 from .distances import Distribution, divergence, likeliest, surprise
 from .logits import Logits
-from .results import Fidelity, Share
+from .results import Fidelity, QuestionAnswer, Share
 
 ANSWER_TOKENS = 16
 
@@ -93,23 +95,36 @@ def fidelity(base: ReadOnly, other: ReadOnly, texts: Sequence[Sequence[int]], vo
 
 @dataclass(frozen=True, slots=True)
 class QuestionScores:
-    """Answers by question id."""
+    """Answers by question id. What is checked and compared is what they say, without their thoughts."""
 
-    texts: Mapping[str, str]
+    given: Mapping[str, Timed]
 
     def share(self, kind: str) -> Share:
         """Right answers among the questions of a kind that were asked."""
-        asked = [q for q in questions() if q.kind == kind and q.id in self.texts]
-        return Share(sum(is_correct(q, self.texts[q.id]) for q in asked), len(asked))
+        asked = [q for q in questions() if q.kind == kind and q.id in self.given]
+        return Share(sum(is_correct(q, self.given[q.id].text) for q in asked), len(asked))
 
     def only(self, asked: Sequence[Question]) -> QuestionScores:
         """The answers to these questions."""
-        return QuestionScores({q.id: self.texts[q.id] for q in asked if q.id in self.texts})
+        return QuestionScores({q.id: self.given[q.id] for q in asked if q.id in self.given})
 
     def same_as(self, other: QuestionScores) -> Share:
         """Answers that are word for word the same."""
-        both = self.texts.keys() & other.texts.keys()
-        return Share(sum(self.texts[q].strip() == other.texts[q].strip() for q in both), len(both))
+        both = self.given.keys() & other.given.keys()
+        return Share(sum(self.given[q].text.strip() == other.given[q].text.strip() for q in both), len(both))
+
+    def listed(self) -> list[QuestionAnswer]:
+        """Each answer with its thoughts and whether it is right."""
+        return [
+            QuestionAnswer(q.id, at.text.strip(), at.reasoning_content, at.reasoning_tokens, is_correct(q, at.text))
+            for q in questions()
+            if (at := self.given.get(q.id)) is not None
+        ]
+
+    @property
+    def reasoning_tokens(self) -> float | None:
+        """Of one question, on average."""
+        return fmean(at.reasoning_tokens for at in self.given.values()) if self.given else None
 
 
 def question_order() -> list[Question]:
@@ -130,12 +145,12 @@ async def ask(
 ) -> QuestionScores:
     """Greedy answers to `asked`, at most for `seconds`."""
     until = clock() + seconds
-    texts: dict[str, str] = {}
+    given: dict[str, Timed] = {}
     for start in range(0, len(asked), at_once):
         batch = asked[start : start + at_once]
         requests = [driver.request(q.prompt, ANSWER_TOKENS, shots=SHOTS[q.language]) for q in batch]
         for question, timed in zip(batch, await driver.all_of(engine, requests, at_once), strict=True):
-            texts[question.id] = timed.text
+            given[question.id] = timed
         if clock() >= until:
             break
-    return QuestionScores(texts)
+    return QuestionScores(given)

@@ -19,6 +19,7 @@ class Settings:
     seconds_max: float = 780.0
     questions: int = 200
     questions_s_max: float = 75.0  # at 16 bits; the other precisions get as many questions as were reached then
+    reasoning_tokens_max: int = 512  # of a model that thinks, before each answer to a question or a sample of style
     positions: int = 400
     positions_s_max: float = 30.0  # likewise
     text_tokens: int = 448  # each text of the perplexity; its second half is measured
@@ -39,6 +40,7 @@ class Settings:
             seconds_max=300,
             questions=40,
             questions_s_max=20,
+            reasoning_tokens_max=128,
             positions=100,
             positions_s_max=8,
             style_prompts=6,
@@ -76,6 +78,17 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionAnswer:
+    """What was said to one question, and the thoughts before it."""
+
+    question: str  # its id
+    content: str
+    reasoning_content: str = ""
+    reasoning_tokens: int = 0
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Fidelity:
     """How near the engine's predictions stay to those at 16 bits."""
 
@@ -102,6 +115,8 @@ class MeasuredAtBits:
     maths: Share | None = None
     logic: Share | None = None
     same_answers: Share | None = None  # word for word as at 16 bits
+    answers: list[QuestionAnswer] = field(default_factory=list)
+    reasoning_tokens: float | None = None  # of one question, on average; None: the model does not think
     style_distance: float | None = None  # from 16 bits
     change_s: float | None = None  # from another precision to this one
 

@@ -16,7 +16,8 @@ from services.engines.base import Engine, EngineRequest
 from services.evidence.corpus import document
 from services.tokenizer.tokenizer import Tokenizer
 
-from .chats import ChatDriver, Timed
+from .answer import Timed
+from .chats import ChatDriver
 
 USEFUL_TOKENS = 8  # a burst of fewer says nothing about speed
 PROMPTS = 3

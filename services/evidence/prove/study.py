@@ -22,7 +22,7 @@ from services.evidence.corpus import dialogues
 
 from . import quality, speed
 from .capacity import models_held, sessions_held
-from .chats import ChatDriver
+from .chats import ChatDriver, ThoughtsRoom
 from .distances import distance
 from .logits import logits_of
 from .memory import Sizes, held
@@ -123,6 +123,11 @@ class Study:
     def _driver(self, bits: int) -> ChatDriver:
         return ChatDriver(self.subject.tokenizer, KvBits(bits))
 
+    def _thoughtful(self, bits: int) -> ChatDriver:
+        """A driver whose answers have their thoughts beside them."""
+        room = ThoughtsRoom(self._settings.reasoning_tokens_max, self._facts[bits].context_tokens)
+        return ChatDriver(self.subject.tokenizer, KvBits(bits), room)
+
     async def _answers(self) -> None:
         """Questions and style at each precision; what is compared are the questions that all of them reached."""
         asked = quality.question_order()[: self._settings.questions]
@@ -136,11 +141,11 @@ class Study:
                 engine = await self._bring(running, at)
                 if engine is None:
                     continue
-                driver, slots = self._driver(at.bits), self._facts[at.bits].chats_max
+                driver, slots = self._thoughtful(at.bits), self._facts[at.bits].chats_max
                 self._say(f"{len(asked)} questions at {at.bits} KV bits")
                 seconds = self._left() if found else self._settings.questions_s_max
                 found[at.bits] = await quality.ask(engine, driver, asked, slots, seconds=seconds)
-                asked = [q for q in asked if q.id in found[at.bits].texts]
+                asked = [q for q in asked if q.id in found[at.bits].given]
                 self._say(f"style of answers at {at.bits} KV bits")
                 style[at.bits] = await self._style_sample(engine, driver, slots, seed=1)
                 if at.bits == BITS[0]:
@@ -156,6 +161,8 @@ class Study:
         for bits, answers in found.items():
             at = self.results.at[bits]
             at.maths, at.logic = answers.share("maths"), answers.share("logic")
+            at.answers = answers.listed()
+            at.reasoning_tokens = answers.reasoning_tokens if self._driver(bits).thinks else None
             if BITS[0] in found:
                 at.same_answers = answers.same_as(found[BITS[0]])
             if BITS[0] in style and bits != BITS[0]:

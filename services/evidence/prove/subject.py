@@ -63,7 +63,9 @@ def subject_of(config: Config, name: str | None, folder: Path) -> Subject:
     if settings.kv_bits == "mixed":
         settings = settings.model_copy(update={"kv_bits": 16})
     weights = resolve(settings.weights)
-    return Subject(chosen, settings, weights, shape_in(weights), load_tokenizer(weights), folder)
+    return Subject(
+        chosen, settings, weights, shape_in(weights), load_tokenizer(weights, settings.chat_template), folder
+    )
 
 
 @dataclass(frozen=True, slots=True)

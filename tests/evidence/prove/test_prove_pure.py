@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.evidence.prove.answer import Timed
 from services.evidence.prove.bisection import Capacity, search
 from services.evidence.prove.capacity import good_share
-from services.evidence.prove.chats import Timed
 from services.evidence.prove.claims import ARTICLE, claims, lede
 from services.evidence.prove.distances import distance, divergence, likeliest, surprise
 from services.evidence.prove.memory import Sizes, held, qwq_kv_bytes, qwq_tokens_for_saving
@@ -121,8 +121,8 @@ def test_style_tells_a_poem_from_an_apology() -> None:
 
 def test_answers_are_checked_and_compared() -> None:
     asked = question_order()[:50]
-    right = QuestionScores({q.id: q.answer for q in asked})
-    half = QuestionScores({q.id: q.answer if n % 2 else "no idea" for n, q in enumerate(asked)})
+    right = QuestionScores({q.id: Timed(q.answer) for q in asked})
+    half = QuestionScores({q.id: Timed(q.answer if n % 2 else "no idea") for n, q in enumerate(asked)})
     assert right.share("maths").value == right.share("logic").value == 1
     assert right.share("maths").total + right.share("logic").total == 50
     assert right.share("maths").total >= 15, "the order mixes both kinds"
