@@ -97,7 +97,7 @@ def _command(client: ChatClient, text: str) -> None:
 
 
 def status_line(answer: ChatAnswer) -> str:
-    """What a turn took: `KV 8 bits · 41+18 tokens (32 cached) · 52.1 tok/s · waited 3 ms · first token after 80 ms`."""
+    """What a turn took, and whether it was cut: `KV 8 bits · 41+18 tokens (32 cached) · 52.1 tok/s · waited 3 ms · first token after 80 ms`."""
     parts = [f"KV {answer.kv_bits} bits"] if answer.kv_bits is not None else []
     if answer.completion_tokens is not None:
         cached = f" ({answer.cached_tokens} cached)" if answer.cached_tokens else ""
@@ -108,6 +108,8 @@ def status_line(answer: ChatAnswer) -> str:
         parts.append(f"waited {answer.queue_ms:.0f} ms")
     if answer.first_token_ms is not None:
         parts.append(f"first token after {answer.first_token_ms:.0f} ms")
+    if answer.finish == "length":
+        parts.append("cut at its maximum length")
     return " · ".join(parts)
 
 

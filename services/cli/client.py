@@ -33,6 +33,7 @@ class ChatAnswer:
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     decode_s: float = field(default=0.0, repr=False)  # from the first piece to the last
+    finish: str | None = None  # "stop" | "length"
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -112,6 +113,8 @@ def _read(event: dict[str, Any], answer: ChatAnswer) -> str:
     if usage:
         answer.prompt_tokens, answer.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
         answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    for choice in event["choices"]:
+        answer.finish = choice.get("finish_reason") or answer.finish
     return "".join(choice.get("delta", {}).get("content") or "" for choice in event["choices"])
 
 

@@ -177,6 +177,8 @@ def test_the_status_line() -> None:
         "KV 4 bits · 40+21 tokens (32 cached) · 40.0 tok/s · waited 12 ms · first token after 80 ms"
     )
     assert status_line(ChatAnswer()) == ""
+    assert status_line(ChatAnswer(kv_bits=8, finish="length")) == "KV 8 bits · cut at its maximum length"
+    assert status_line(ChatAnswer(kv_bits=8, finish="stop")) == "KV 8 bits"
 
 
 def test_commands_in_a_chat_do_not_reach_the_model(capsys: pytest.CaptureFixture[str]) -> None:

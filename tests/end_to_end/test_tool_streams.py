@@ -1,18 +1,20 @@
-"""A stream of thoughts and a tool call whose worker and gateway are killed: no token is lost, none comes twice."""
+"""Thoughts and a tool call over a whole host. Worker and gateway are killed: no token is lost, none comes twice."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
 import pytest
 
 from services.http_stream.sse import SseEvent, SseParser
-from tests.host_process import HostProcess, run_host, write_config
+from tests.host_process import COMMAND, HostProcess, run_host, write_config
 
 TEMPLATE = Path(__file__).with_name("thinks_and_calls.jinja")
 CONFIG = f"""\
@@ -32,8 +34,9 @@ tenants:
     ready_key: true
     bots:
       support: {{{{model: small}}}}
+      brief: {{{{model: small, thinking_tokens_max: 8}}}}
 """
-BODY = {
+BODY: dict[str, Any] = {
     "model": "acme/support",
     "messages": [{"role": "user", "content": "What will the weather be?"}],
     "tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
@@ -161,3 +164,65 @@ async def test_it_is_resumed_after_gateway_and_worker_were_killed(own_host: Host
     assert stream.said() == whole.said()
     assert stream.usage["completion_tokens"] == whole.usage["completion_tokens"]
     assert (stream.name, len(stream.call_id)) == ("weather", len("call_") + 24)
+
+
+async def test_it_is_resumed_after_both_were_killed_at_once(own_host: HostProcess, whole: ToolStream) -> None:
+    stream = ToolStream(own_host)
+    async with httpx.AsyncClient(timeout=90) as http:
+        listening = asyncio.create_task(stream.listen(http))
+        await stream.until(lambda heard: len(heard.thoughts) > 12)
+        own_host.kill("services.worker", "small")
+        own_host.kill("gateway")
+        await listening
+    assert stream.said() == whole.said()
+    assert {attempt for attempt, _ in stream.places} == {1, 2}, "the worker died too late to matter"
+    assert stream.usage["completion_tokens"] == whole.usage["completion_tokens"]
+    assert stream.usage["completion_tokens_details"] == whole.usage["completion_tokens_details"]
+
+
+def ask(host: HostProcess, **more: object) -> dict[str, Any]:
+    """A whole answer."""
+    body = BODY | {"stream": False, "stream_options": None} | more
+    answer = httpx.post(f"{host.url}/v1/chat/completions", json=body, headers=host.headers("acme"), timeout=90)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_call_that_max_tokens_cuts_says_so(own_host: HostProcess, whole: ToolStream) -> None:
+    tokens = int(str(whole.usage["completion_tokens"])) - 8
+    answer = ask(own_host, max_tokens=tokens)
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "length"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert len(call["function"]["arguments"]) > 20
+    assert whole.arguments.startswith(call["function"]["arguments"])
+    assert choice["message"]["reasoning_content"] == whole.thoughts
+    assert answer["usage"]["completion_tokens"] == tokens
+
+
+def test_thoughts_that_never_end(own_host: HostProcess) -> None:
+    """Without tools the model has no example of thoughts that end."""
+    answer = ask(own_host, tools=None, max_tokens=40)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["choices"][0]["message"]["content"] in (None, "")
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 40
+    answer = ask(own_host, tools=None, max_tokens=40, model="acme/brief")
+    assert answer["choices"][0]["message"]["content"]
+    assert 8 <= answer["usage"]["completion_tokens_details"]["reasoning_tokens"] < 20
+
+
+def test_the_terminal_shows_no_thoughts(own_host: HostProcess) -> None:
+    question = BODY["messages"][0]["content"]
+    message = ask(own_host, tools=None, model="acme/brief")["choices"][0]["message"]
+    where = ("--url", own_host.url, "--key", own_host.keys["acme"])
+    command = [COMMAND, "chat", "acme/brief", *where, "-m", question, "--temperature", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    assert message["reasoning_content"]
+    assert not message["reasoning_content"].startswith(message["content"])
+    assert done.stdout.startswith(f"{message['content']}\nKV 8 bits"), done.stdout
+    command[2] = "acme/support"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    assert done.stdout.startswith("\nKV 8 bits"), "thoughts that never end leave no answer"
+    assert "cut at its maximum length" in " ".join(done.stdout.split())
