@@ -97,7 +97,10 @@ def _command(client: ChatClient, text: str) -> None:
 
 
 def status_line(answer: ChatAnswer) -> str:
-    """What a turn took, and whether it was cut: `KV 8 bits · 41+18 tokens (32 cached) · 52.1 tok/s · waited 3 ms · first token after 80 ms`."""
+    """What a turn took, and whether it was cut.
+
+    `KV 8 bits · 41+18 tokens (32 cached) · 52.1 tok/s · waited 3 ms · first token after 80 ms`
+    """
     parts = [f"KV {answer.kv_bits} bits"] if answer.kv_bits is not None else []
     if answer.completion_tokens is not None:
         cached = f" ({answer.cached_tokens} cached)" if answer.cached_tokens else ""

@@ -57,7 +57,7 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + first_s
         # One timer for all events: it is set anew only where it would come too early or too late.
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._set_timer(self._due)
         self._parser = SseParser()
         self._events: deque[bytes] = deque()
         self._ended = False  # the last event was read
@@ -89,9 +89,9 @@ class EventStream:
                 if not isinstance(event, dict):
                     raise EngineUnavailable(f"{self._path}: an event that is no object: {payload[:200]!r}")
                 self._due = self._loop.time() + self._next_s
-                if self._due < self._timer.when():  # after the first event, which may take longer than others
+                if self._due < self._timer_s:  # after the first event, which may take longer than others
                     self._timer.cancel()
-                    self._timer = self._loop.call_at(self._due, self._look)
+                    self._set_timer(self._due)
                 return event
             if self._response.complete and not self._response.chunks:
                 self._ended = True
@@ -107,7 +107,11 @@ class EventStream:
         if self._late():
             self._response.wake()
         # A comment may wake it too, or it may be busy with the event before: there is always a timer.
-        self._timer = self._loop.call_at(max(self._due, self._loop.time() + 10 * EARLY_S), self._look)
+        self._set_timer(max(self._due, self._loop.time() + 10 * EARLY_S))
+
+    def _set_timer(self, at_s: float) -> None:
+        self._timer_s = at_s  # uvloop's handle of a time that is now does not tell
+        self._timer = self._loop.call_at(at_s, self._look)
 
     async def _more(self) -> None:
         """Wait for bytes and read the events that they complete."""

@@ -246,7 +246,8 @@ class SharedConnection:
         self._links: set[Socket] = set()
         self._waiting: deque[Sent] = deque()  # for a link
         self._opening: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_s = 0.0  # when it fires. uvloop's handle of a time that is now does not tell
 
     async def ask(self, data: bytes, within_s: float | None = None) -> Any:
         """The answer to one packed command, within another time than `answer_s`. Raises redis-py's errors."""
@@ -288,7 +289,7 @@ class SharedConnection:
             self._connect()
         else:
             link.send(sent)
-        if self._timer is None or due_s < self._timer.when():
+        if self._timer is None or due_s < self._timer_s:
             self._watch(loop, due_s)
         return sent.future
 
@@ -297,6 +298,7 @@ class SharedConnection:
         if self._timer is not None:
             self._timer.cancel()
         if due_s < float("inf"):
+            self._timer_s = due_s
             self._timer = loop.call_at(due_s, self._late, loop)
 
     def _late(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -48,7 +48,8 @@ class Reader:
         self._news: list[ReplyEntry] = []
         self._woken = False
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_s = 0.0  # when it fires. uvloop's handle of a time that is now does not tell
         self._until_s = 0.0  # on the loop's clock
 
     def give(self, before: str, entries: list[ReplyEntry]) -> None:
@@ -86,10 +87,10 @@ class Reader:
         """One timer serves many waits: it is set anew only when it fires early. A token costs no timer."""
         loop = asyncio.get_running_loop()
         self._until_s = loop.time() + timeout_s
-        if self._timer is not None and self._timer.when() > self._until_s:
+        if self._timer is not None and self._timer_s > self._until_s:
             self.close()
         if self._timer is None:
-            self._timer = loop.call_at(self._until_s, self._late, loop)
+            self._set_timer(loop)
         self._waiter = loop.create_future()
         try:
             await self._waiter
@@ -101,9 +102,13 @@ class Reader:
         if self._waiter is None:
             return
         if loop.time() < self._until_s:
-            self._timer = loop.call_at(self._until_s, self._late, loop)
+            self._set_timer(loop)
         else:
             self.wake()
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer_s = self._until_s
+        self._timer = loop.call_at(self._until_s, self._late, loop)
 
     def close(self) -> None:
         """Forget the timer."""

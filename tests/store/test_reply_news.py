@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
+import uvloop
 
 from services.config.schema import TenantConfig
 from services.contracts.chats import ChatUsage, KvBits, Ticket
 from services.contracts.decisions import Decision, Outcome, Reason
-from services.contracts.replies import QUEUED, ContentKind, Finish, ReplyEnd
+from services.contracts.replies import QUEUED, ContentKind, Finish, ReplyEnd, ReplyEntry
 from services.store import redis_keys as keys
 from services.store import replies
 from services.store.connection import Connection, connect
@@ -186,3 +187,19 @@ async def test_a_chat_whose_process_was_killed_goes_on_at_another(two: Two) -> N
         assert await texts(reader, "1") == "1"
         await two.write(of.chat, 2)
         assert await texts(reader, "2") == "2"
+
+
+def test_a_read_of_no_time_ends_on_uvloop_too() -> None:
+    """Seen on a GPU host: a stream broke off, because uvloop's handle of a time that is now has no `when`."""
+
+    async def reads() -> list[list[ReplyEntry]]:
+        reader = Reader("chat", "0-0")
+        seen = []
+        for timeout_s in (0.0004, 0.0, 0.0004, 0.0002):
+            asyncio.get_running_loop().call_soon(reader.wake)
+            seen.append(await reader.read(timeout_s))
+        reader.close()
+        return seen
+
+    for _ in range(20):
+        assert uvloop.run(reads()) == [[]] * 4
