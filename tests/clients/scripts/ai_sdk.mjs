@@ -90,6 +90,29 @@ check("reasoning", "thoughts are reasoning parts, whole and streamed", async () 
   const parts = await gathered(streamText(ask(compatible(THINKER))).fullStream);
   assert(parts.filter((part) => part.type === "reasoning-delta").length > 3);
 });
+check("sampling", "a seed repeats an answer; top_p, top_k and penalties are taken", async () => {
+  const more = { seed: 7, temperature: 1, topP: 0.9, topK: 20, presencePenalty: 0.1 };
+  const texts = [await generateText(ask(compatible(BOT), more)), await generateText(ask(compatible(BOT), more))];
+  assert(texts[0].text && texts[0].text === texts[1].text);
+});
+check("stop", "stopSequences end an answer", async () => {
+  const whole = (await generateText(ask(compatible(BOT)))).text;
+  const word = whole.split(" ")[3];
+  const done = await generateText(ask(compatible(BOT), { stopSequences: [word] }));
+  assert(done.finishReason === "stop");
+  assert(done.text.trim() === whole.slice(0, whole.indexOf(word)).trim());
+});
+check("logprobs", "logprobs for each token (openai.chat)", async () => {
+  const more = { providerOptions: { openai: { logprobs: 2 } }, maxOutputTokens: 4 };
+  assert((await generateText(ask(openai.chat(BOT), more))).providerMetadata.openai.logprobs.length === 4);
+});
+check("hints", "hints are ignored (openai.chat)", async () => {
+  const hints = { user: "u", store: false, promptCacheKey: "k", safetyIdentifier: "s", metadata: { a: "b" } };
+  assert((await generateText(ask(openai.chat(BOT), { providerOptions: { openai: hints } }))).text);
+});
+check("reasoning", "thoughts are reasoning parts (anthropic)", async () => {
+  assert((await generateText(ask(anthropic(THINKER)))).reasoningText);
+});
 check("completions", "a completion model continues a text", async () => {
   const prompt = "The capital of France is";
   assert((await generateText(ask(compatible.completionModel(RAW), { prompt }))).text);

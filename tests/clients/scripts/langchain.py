@@ -7,10 +7,10 @@ from typing import Any, Literal
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import SecretStr
 
-from tests.clients.checks import BOT, KEY, QUESTION, SHORT, URL, V1, check, raises, run
+from tests.clients.checks import BOT, KEY, QUESTION, RAW, SHORT, THINKER, URL, V1, check, raises, run
 from tests.clients.scripts.ticket import Ticket
 
 
@@ -95,6 +95,38 @@ def _() -> None:
     for method in ("function_calling", "json_schema"):
         structured = model().with_structured_output(Ticket, method=method, strict=True)
         assert isinstance(structured.invoke(QUESTION), Ticket)
+
+
+@check("reasoning", "thoughts are reasoning blocks, over the Responses API")
+def _() -> None:
+    thinker = model(model=THINKER, use_responses_api=True, reasoning={"summary": "auto"}, max_tokens=SHORT)
+    blocks: Any = thinker.invoke(QUESTION).content_blocks
+    assert any(block["type"] == "reasoning" and block["reasoning"] for block in blocks)
+
+
+@check("sampling", "a seed repeats an answer; top_k and min_p are taken in extra_body")
+def _() -> None:
+    other = model(temperature=1, seed=7, top_p=0.9, max_tokens=SHORT, extra_body={"top_k": 20, "min_p": 0.05})
+    assert other.invoke(QUESTION).content == other.invoke(QUESTION).content
+
+
+@check("stop", "stop ends an answer")
+def _() -> None:
+    whole = str(model(max_tokens=SHORT).invoke(QUESTION).content)
+    word = whole.split()[3]
+    assert model(max_tokens=SHORT).invoke(QUESTION, stop=[word]).content == whole[: whole.index(word)]
+
+
+@check("n", "n gives several generations")
+def _() -> None:
+    result = model(n=2, temperature=1, max_tokens=SHORT).generate([[HumanMessage(QUESTION)]])
+    assert len(result.generations[0]) == 2
+
+
+@check("completions", "the OpenAI class continues a text")
+def _() -> None:
+    raw = OpenAI(model=RAW, base_url=V1, api_key=SecretStr(KEY), max_tokens=8, temperature=0, max_retries=0)
+    assert "Paris" in raw.invoke("The capital of France is")
 
 
 @check("logprobs", "bind(logprobs=True) gives logprobs")

@@ -89,6 +89,31 @@ def _() -> None:
     assert ask(model="thinker").choices[0].message.reasoning_content
 
 
+@check("round trip", "a tool's result in the history is answered with text")
+def _() -> None:
+    message = ask(tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, max_tokens=128).choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "clear"}
+    answer = ask(tools=[WEATHER], tool_choice="none", messages=[USER, message.model_dump(), result])
+    assert answer.choices[0].message.content
+
+
+@check("logprobs", "logprobs for each token")
+def _() -> None:
+    assert len(ask(logprobs=True, top_logprobs=2, max_tokens=4).choices[0].logprobs.content) == 4
+
+
+@check("n", "n gives several choices")
+def _() -> None:
+    assert len(ask(n=2, temperature=1).choices) == 2
+
+
+@check("sampling", "a seed repeats an answer; top_k and min_p are taken in extra_body")
+def _() -> None:
+    options = {"seed": 7, "temperature": 1, "extra_body": {"top_k": 20, "min_p": 0.05}}
+    first, second = (ask(**options).choices[0].message.content for _ in range(2))
+    assert first == second
+
+
 @check("responses", "responses.create answers")
 def _() -> None:
     assert client.responses.create(model="bot", input=QUESTION, max_output_tokens=SHORT).output_text

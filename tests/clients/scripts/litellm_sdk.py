@@ -57,6 +57,55 @@ def _() -> None:
     assert ask(model=f"openai/{THINKER}").choices[0].message.reasoning_content
 
 
+@check("reasoning", "thoughts are streamed as reasoning_content")
+def _() -> None:
+    chunks = list(ask(model=f"openai/{THINKER}", stream=True))
+    assert len([chunk for chunk in chunks if getattr(chunk.choices[0].delta, "reasoning_content", None)]) > 3
+
+
+@check("system", "a system message is taken")
+def _() -> None:
+    assert ask(messages=[{"role": "system", "content": "Be brief."}, USER]).choices[0].message.content
+
+
+@check("tools", "a call is streamed")
+def _() -> None:
+    chunks = list(ask(tools=[WEATHER], tool_choice="required", max_tokens=128, stream=True))
+    answer: Any = litellm.stream_chunk_builder(chunks)
+    assert any(city in answer.choices[0].message.tool_calls[0].function.arguments for city in CITIES)
+
+
+@check("sampling", "a seed repeats an answer; penalties, top_k and min_p are taken")
+def _() -> None:
+    options = {"seed": 7, "temperature": 1, "top_p": 0.9, "presence_penalty": 0.1, "extra_body": {"top_k": 20}}
+    first, second = (ask(**options, min_p=0.05).choices[0].message.content for _ in range(2))
+    assert first == second
+
+
+@check("stop", "stop ends an answer")
+def _() -> None:
+    whole = ask(temperature=0).choices[0].message.content
+    word = whole.split()[3]
+    answer = ask(temperature=0, stop=[word]).choices[0]
+    assert (answer.message.content, answer.finish_reason) == (whole[: whole.index(word)], "stop")
+
+
+@check("n", "n gives several choices")
+def _() -> None:
+    assert len(ask(n=2, temperature=1).choices) == 2
+
+
+@check("logprobs", "logprobs for each token")
+def _() -> None:
+    answer = ask(logprobs=True, top_logprobs=2, max_tokens=4)
+    assert len(answer.choices[0].logprobs.content) == 4
+
+
+@check("hints", "hints are ignored")
+def _() -> None:
+    assert ask(user="u", store=False, service_tier="auto", metadata={"a": "b"}).choices[0].message.content
+
+
 @check("completions", "text_completion continues a text")
 def _() -> None:
     answer = litellm.text_completion(

@@ -18,6 +18,10 @@ MODELS = f"""\
   api_key_name: bunkhouse
   supports_schema: true
   supports_tools: true
+- model_id: nobody
+  model_name: acme/nobody
+  api_base: {V1}
+  api_key_name: bunkhouse
 - model_id: raw
   model_name: {RAW}
   api_base: {V1}
@@ -81,6 +85,25 @@ def _() -> None:
     except AssertionError as error:  # a small model may go on calling
         if "Chain limit" not in str(error) or "get_time" not in str(error):
             raise
+
+
+@check("sampling", "a seed repeats an answer; penalties are taken")
+def _() -> None:
+    options = [word for pair in (("seed", "7"), ("top_p", "0.9"), ("max_tokens", "16")) for word in ("-o", *pair)]
+    first, second = (llm("-m", "bot", "--no-stream", *options, "-o", "presence_penalty", "0.1", QUESTION) for _ in "ab")
+    assert first == second
+
+
+@check("stop", "a stop sequence ends an answer")
+def _() -> None:
+    options = ("-m", "bot", "--no-stream", "-o", "temperature", "0", "-o", "max_tokens", "24")
+    word = llm(*options, QUESTION).split()[3]
+    assert word not in llm(*options, "-o", "stop", word, QUESTION)
+
+
+@check("errors", "an unknown model is named")
+def _() -> None:
+    assert "acme/nobody" in llm("-m", "nobody", "--no-stream", QUESTION, expect=1)
 
 
 @check("completions", "a completion model continues a text")

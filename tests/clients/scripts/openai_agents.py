@@ -15,7 +15,7 @@ from agents import (
 )
 from openai import AsyncOpenAI
 
-from tests.clients.checks import BOT, KEY, QUESTION, V1, check, run
+from tests.clients.checks import BOT, KEY, QUESTION, THINKER, V1, check, run
 from tests.clients.scripts.ticket import Ticket
 
 set_tracing_disabled(True)
@@ -87,6 +87,28 @@ async def _() -> None:
 @check("typed", "an agent on chat completions gives a typed output")
 async def _() -> None:
     await _gives_a_type("chat")
+
+
+@check("reasoning", "thoughts are reasoning items, on both APIs")
+async def _() -> None:
+    for kind, model in KINDS.items():
+        thinker = agent(kind, tokens=24)
+        thinker.model = model(model=THINKER, openai_client=AsyncOpenAI(base_url=V1, api_key=KEY, max_retries=0))
+        async for event in Runner.run_streamed(thinker, "Hello", max_turns=1).stream_events():
+            if event.type == "raw_response_event" and "reasoning" in event.data.type:
+                break
+        else:
+            raise AssertionError(f"{kind}: no thoughts came")
+
+
+@check("sampling", "top_p, penalties and extra_body are taken")
+async def _() -> None:
+    other = agent("chat", tokens=24)
+    other.model_settings = ModelSettings(
+        max_tokens=24, temperature=1, top_p=0.9, presence_penalty=0.1, extra_body={"seed": 7, "top_k": 20}
+    )
+    first, second = [(await Runner.run(other, QUESTION)).final_output for _ in range(2)]
+    assert first == second
 
 
 @check("responses", "an agent on the Responses API answers")

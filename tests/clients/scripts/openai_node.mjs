@@ -99,6 +99,33 @@ check("reasoning", "thoughts are streamed as reasoning_content", async () => {
   assert(chunks.filter((chunk) => chunk.choices[0]?.delta.reasoning_content).length > 3);
 });
 
+check("reasoning", "reasoning_effort none leaves thoughts out", async () => {
+  const message = (await ask({ model: THINKER, reasoning_effort: "none" })).choices[0].message;
+  assert(message.content && !message.reasoning_content);
+});
+
+check("sampling", "seed, penalties, top_k and min_p are taken; a seed repeats an answer", async () => {
+  const more = { seed: 7, temperature: 1, top_p: 0.9, presence_penalty: 0.1, top_k: 20, min_p: 0.05 };
+  const texts = [(await ask(more)), (await ask(more))].map((answer) => answer.choices[0].message.content);
+  assert(texts[0] && texts[0] === texts[1]);
+});
+
+check("stop", "a stop sequence ends an answer", async () => {
+  const whole = (await ask()).choices[0].message.content;
+  const word = whole.split(" ")[3];
+  const { finish_reason, message } = (await ask({ stop: [word] })).choices[0];
+  assert(finish_reason === "stop" && message.content === whole.slice(0, whole.indexOf(word)));
+});
+
+check("hints", "hints and unknown names are ignored", async () => {
+  const hints = { user: "u", store: false, service_tier: "auto", prompt_cache_key: "k", a_name_of_tomorrow: 1 };
+  assert((await ask(hints)).choices[0].message.content);
+});
+
+check("system", "a developer message is taken", async () => {
+  assert((await ask({ messages: [{ role: "developer", content: "Be brief." }, USER] })).choices[0].message.content);
+});
+
 check("n", "n gives several choices", async () => {
   assert((await ask({ n: 2, temperature: 1 })).choices.length === 2);
 });

@@ -263,6 +263,21 @@ def _() -> None:
     assert len([delta for delta in deltas if getattr(delta, "reasoning_content", None)]) > 3
 
 
+@check("reasoning", "enable_thinking false and reasoning_effort none leave thoughts out")
+def _() -> None:
+    for options in ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, {"reasoning_effort": "none"}):
+        message = ask(model=THINKER, temperature=0, **options).choices[0].message
+        assert message.content
+        assert not getattr(message, "reasoning_content", None)
+
+
+@check("reasoning", "reasoning_content in the history is taken")
+def _() -> None:
+    past = {"role": "assistant", "content": "Is it plugged in?", "reasoning_content": "Perhaps it is not plugged in."}
+    answer = ask(model=THINKER, messages=[USER, past, {"role": "user", "content": "Yes."}])
+    assert answer.choices[0].message.reasoning_content
+
+
 @check("sampling", "a seed repeats an answer at temperature 1")
 def _() -> None:
     first, second = (ask(seed=7, temperature=1).choices[0].message.content for _ in range(2))
@@ -346,6 +361,18 @@ def _() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with raises(openai.BadRequestError, "image"):
         ask(messages=[{"role": "user", "content": [image]}])
+
+
+@check("errors", "a tool's wrong name, 500 tools and a recursive schema are refused by name")
+def _() -> None:
+    tools = [{"type": "function", "function": {"name": f"t{n}"}} for n in range(500)]
+    with raises(openai.BadRequestError, "tools"):
+        ask(tools=tools)
+    with raises(openai.BadRequestError, "tools[0].function.name"):
+        ask(tools=[{"type": "function", "function": {"name": "../../x"}}])
+    schema = {"$ref": "#/$defs/node", "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}}}}
+    with raises(openai.BadRequestError, "recursive"):
+        ask(response_format={"type": "json_schema", "json_schema": {"name": "node", "schema": schema}})
 
 
 @check("completions", "completions.create continues a text, streamed too")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from openai import AsyncOpenAI
 from pydantic_ai import Agent, ModelHTTPError, NativeOutput, ToolOutput
+from pydantic_ai.direct import model_request
+from pydantic_ai.messages import ModelRequest, ToolReturnPart
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.tools import ToolDefinition
 
 from tests.clients.checks import BOT, KEY, QUESTION, THINKER, URL, V1, check, raises, run
 from tests.clients.scripts.ticket import Quote, Ticket
@@ -85,6 +90,48 @@ async def _() -> None:
                 assert parts[0].part_kind == "thinking"
                 return
     raise AssertionError("no response came")
+
+
+@check("round trip", "a tool that must be called is, and its result is answered with text")
+async def _() -> None:
+    schema = {"type": "object", "properties": {"number": {"const": 7}}, "required": ["number"]}
+    tool = ToolDefinition(name="find_order", parameters_json_schema=schema)
+    client = AsyncOpenAI(base_url=V1, api_key=KEY, max_retries=0)  # of this event loop
+    model = OpenAIChatModel(BOT, provider=OpenAIProvider(openai_client=client))
+    asked = ModelRequest.user_text_prompt(QUESTION)
+    must = ModelRequestParameters(function_tools=[tool], allow_text_output=False)
+    settings: Any = {"max_tokens": 128, "temperature": 0, "parallel_tool_calls": False}
+    said = await model_request(model, [asked], model_settings=settings, model_request_parameters=must)
+    (call,) = [part for part in said.parts if part.part_kind == "tool-call"]
+    assert call.args_as_dict() == {"number": 7}
+    returned = ToolReturnPart(tool_name="find_order", content="Order 7 was sent.", tool_call_id=call.tool_call_id)
+    done = await agent(model).run(message_history=[asked, said, ModelRequest(parts=[returned])])
+    assert done.output
+
+
+@check("sampling", "a seed repeats an answer; top_k and min_p are taken in extra_body")
+async def _() -> None:
+    settings: Any = {"max_tokens": 24, "temperature": 1, "top_p": 0.9, "seed": 7, "presence_penalty": 0.1}
+    settings["extra_body"] = {"top_k": 20, "min_p": 0.05}
+    first, second = [(await agent(model_settings=settings).run(QUESTION)).output for _ in range(2)]
+    assert first == second
+
+
+@check("stop", "stop_sequences end an answer")
+async def _() -> None:
+    settings: Any = {"max_tokens": 24, "temperature": 0}
+    whole = (await agent(model_settings=settings).run(QUESTION)).output
+    word = whole.split()[3]
+    stopped: Any = settings | {"stop_sequences": [word]}
+    assert (await agent(model_settings=stopped).run(QUESTION)).output == whole[: whole.index(word)]
+
+
+@check("logprobs", "openai_logprobs for each token")
+async def _() -> None:
+    settings: Any = {"max_tokens": 4, "openai_logprobs": True, "openai_top_logprobs": 2}
+    done = await agent(model_settings=settings).run(QUESTION)
+    details: Any = done.all_messages()[-1]
+    assert len(details.provider_details["logprobs"]) == 4
 
 
 @check("responses", "OpenAIResponsesModel answers and gives a typed output")
