@@ -40,7 +40,7 @@ def calls_schema(use: ToolUse) -> Schema:
             name={"const": function.name},
             arguments=enforceable(
                 function.parameters or {"type": "object", "properties": {}},
-                f"the parameters of the tool {function.name}",
+                f"{use.places[function.name]}.parameters",
                 strict=False,
                 budget=budget,
             ),

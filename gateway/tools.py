@@ -90,12 +90,16 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedChoice
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """How an answer may call tools. `shown` are described to the model, `callable` may be called."""
+    """How an answer may call tools. `shown` are described to the model, `callable` may be called.
+
+    `places`: where the request has each function, for errors.
+    """
 
     shown: Sequence[Tool]
     callable: Sequence[Function]
-    required: bool = False
-    calls_max: int = CALLS_MAX
+    required: bool
+    calls_max: int
+    places: Mapping[str, str]
 
     @property
     def parameter_types(self) -> Mapping[str, Mapping[str, str]]:
@@ -112,13 +116,14 @@ def tool_use(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -
     if not tools or choice == "none":
         return None
     calls_max = CALLS_MAX if parallel else 1
+    places = {name: f"tools[{number}].function" for number, name in enumerate(by_name)}
     if isinstance(choice, NamedTool):
-        return ToolUse(tools, [_named(by_name, choice)], required=True, calls_max=1)
+        return ToolUse(tools, [_named(by_name, choice)], True, 1, places)
     if isinstance(choice, AllowedChoice):
         allowed = [_named(by_name, one) for one in choice.allowed_tools.tools]
         shown = [tool for tool in tools if tool.function in allowed]
-        return ToolUse(shown, allowed, choice.allowed_tools.mode == "required", calls_max)
-    return ToolUse(tools, list(by_name.values()), choice == "required", calls_max)
+        return ToolUse(shown, allowed, choice.allowed_tools.mode == "required", calls_max, places)
+    return ToolUse(tools, list(by_name.values()), choice == "required", calls_max, places)
 
 
 def _named(by_name: Mapping[str, Function], choice: NamedTool) -> Function:

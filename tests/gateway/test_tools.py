@@ -217,6 +217,18 @@ def test_tools_that_are_refused() -> None:
     assert refused(tools=[{"type": "function", "function": described}]).param == "tools[0].function.description"
 
 
+@pytest.mark.parametrize(("template", "choice"), [("qwen3", "required"), ("qwen3", _named("bad")), ("chatml", "auto")])
+def test_parameters_that_cannot_be_enforced_are_refused_by_their_place(template: str, choice: object) -> None:
+    node = {"properties": {"next": {"$ref": "#/$defs/node"}}}
+    bad = {
+        "type": "function",
+        "function": {"name": "bad", "parameters": {"$ref": "#/$defs/node"} | {"$defs": {"node": node}}},
+    }
+    with pytest.raises(Refused, match="recursive schemas are not supported") as caught:
+        asked(template, tools=[TIME, bad], tool_choice=choice)
+    assert caught.value.param == "tools[1].function.parameters.properties.next.$ref"
+
+
 @pytest.mark.parametrize(
     "arguments", ["{", "[]", "1", '"x"', "{'a': 1}", "null", '{"a": ' + "[" * 100 + "]" * 100 + "}", "[" * 5000]
 )
