@@ -1,6 +1,7 @@
 """The one table of request parameters: what happens to each name that clients of the chat API are known to send.
 
 MAPPED    checked by gateway.request and followed
+SPELLING  what a mapped one says, in another API's words: followed where it is understood, else ignored
 HINT      ignored: it changes nothing in an answer's content, or asks for what this host does anyway
 REFUSED   would change the answer, and this host cannot do it; a value that asks for nothing passes
 HOST      understood by engines, and set by the host alone
@@ -13,18 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gateway.outcomes import Code, Refused
 
 NAMES_LOGGED_MAX = 20
 NAME_CHARS_MAX = 64
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS = get_args(Effort)
 
 
 class Handling(StrEnum):
     """What happens to a parameter."""
 
     MAPPED = "mapped"
+    SPELLING = "spelling"
     HINT = "hint"
     REFUSED = "refused"
     HOST = "host"
@@ -82,9 +86,10 @@ BODY: Table = {
         "separate_reasoning stream_reasoning length_penalty early_stopping timings_per_token "
         "reasoning_format return_progress "
         # LiteLLM, OpenRouter, DeepSeek
-        "litellm_call_id litellm_session_id allowed_openai_params drop_params provider transforms usage reasoning "
-        "thinking",
+        "litellm_call_id litellm_session_id allowed_openai_params drop_params provider transforms usage",
     ),
+    # DeepSeek, GLM, Anthropic; OpenRouter
+    **_all(Handling.SPELLING, "thinking reasoning"),
     "functions": _refused([], instead=_TOOLS_INSTEAD),
     "function_call": _refused("none", "auto", instead=_TOOLS_INSTEAD),
     # of other APIs, which would change the answer
@@ -172,10 +177,14 @@ STREAM_OPTIONS: Table = {
 
 @dataclass(slots=True)
 class Sieve:
-    """Takes out of one request what is not followed. `unknown` gathers the names that no table has."""
+    """Takes out of one request what is not followed. `unknown` gathers the names that no table has.
+
+    `thinking_tokens_max`: how long the thoughts may be, if the request says.
+    """
 
     strict: bool = False
     unknown: list[str] = field(default_factory=list)
+    thinking_tokens_max: int | None = None
 
     def kept(self, given: Mapping[str, object], table: Table, place: str = "") -> dict[str, object]:
         """The members to be checked and followed. `place` is where `given` stands, as in `messages[0]`.
@@ -206,6 +215,8 @@ class Sieve:
 def sifted(body: Mapping[str, object], sieve: Sieve) -> dict[str, object]:
     """A chat request with only what is mapped, messages and parts included. Raises Refused."""
     kept = sieve.kept(body, BODY)
+    if "thinking" in body or "reasoning" in body:
+        _respell_thoughts(body, kept, sieve)
     if isinstance(messages := kept.get("messages"), list):
         kept["messages"] = [
             _sifted_message(message, sieve, f"messages[{number}]") if isinstance(message, dict) else message
@@ -216,6 +227,24 @@ def sifted(body: Mapping[str, object], sieve: Sieve) -> dict[str, object]:
     if isinstance(options := kept.get("stream_options"), dict):
         kept["stream_options"] = sieve.kept(options, STREAM_OPTIONS, "stream_options")
     return kept
+
+
+def _respell_thoughts(body: Mapping[str, object], kept: dict[str, object], sieve: Sieve) -> None:
+    """What `thinking` and `reasoning` say, unless the request says it in this API's own words, too."""
+    thinking, reasoning = _object_of(body, "thinking"), _object_of(body, "reasoning")
+    wanted = {"enabled": True, "disabled": False}.get(str(thinking.get("type")), reasoning.get("enabled"))
+    if isinstance(wanted, bool) and kept.get("reasoning_effort") is None:
+        kept.setdefault("chat_template_kwargs", {"enable_thinking": wanted})
+    if reasoning.get("effort") in EFFORTS:
+        kept.setdefault("reasoning_effort", reasoning["effort"])
+    most = thinking.get("budget_tokens", reasoning.get("max_tokens"))
+    if type(most) is int and most > 0:
+        sieve.thinking_tokens_max = most
+
+
+def _object_of(body: Mapping[str, object], name: str) -> Mapping[str, object]:
+    value = body.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _sifted_message(message: Mapping[str, object], sieve: Sieve, place: str) -> dict[str, object]:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.messages import Message, check_messages
 from gateway.outcomes import Code, Refused
-from gateway.parameters import BODY, STREAM_OPTIONS, Sieve, described, sifted
+from gateway.parameters import BODY, STREAM_OPTIONS, Effort, Sieve, described, sifted
 from gateway.response_format import ResponseFormat, schema_of
 from gateway.tools import TOOLS_MAX, Tool, ToolChoice, ToolUse, tool_use
 from gateway.validation import translated
@@ -104,7 +104,7 @@ class ChatRequest(BaseModel):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateVariables | None = None
     chat_id: str | int | None = None  # Open WebUI's name for the conversation
     _origin: ClassVar[Origin] = CHAT_API  # an instance has it in its __dict__: pydantic's private attributes are slow
@@ -314,8 +314,8 @@ def checked_chat(given: Mapping[str, object], *, strict: bool = False) -> ChatRe
         raise translated(error) from None
     _check_together(request)
     _ = request.tool_use, request.answer_schema
-    if sieve.unknown:
-        request.__dict__["_origin"] = Origin(tuple(sieve.unknown))
+    if sieve.unknown or sieve.thinking_tokens_max:
+        request.__dict__["_origin"] = Origin(tuple(sieve.unknown), thinking_tokens_max=sieve.thinking_tokens_max)
     return request
 
 

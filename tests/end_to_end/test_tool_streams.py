@@ -211,6 +211,10 @@ def test_thoughts_that_never_end(own_host: HostProcess) -> None:
     answer = ask(own_host, tools=None, max_tokens=40, model="acme/brief")
     assert answer["choices"][0]["message"]["content"]
     assert 8 <= answer["usage"]["completion_tokens_details"]["reasoning_tokens"] < 20
+    for off in ({"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}, {"reasoning": {"enabled": False}}):
+        answer = ask(own_host, tools=None, max_tokens=20, **off)
+        assert answer["choices"][0]["message"]["content"]
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
 
 
 def test_the_terminal_shows_no_thoughts(own_host: HostProcess) -> None:

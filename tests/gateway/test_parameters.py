@@ -100,5 +100,37 @@ def test_refused_parameters_may_ask_for_nothing() -> None:
             assert _chat({name: value}).unknown == ()
 
 
+THOUGHTS: list[tuple[dict[str, Any], bool | None, int | None]] = [
+    ({"thinking": {"type": "disabled"}}, False, None),
+    ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, True, 2048),
+    ({"thinking": {"type": "enabled", "budget_tokens": 0}}, True, None),
+    ({"thinking": {"type": "adaptive", "budget_tokens": "many"}}, None, None),
+    ({"reasoning": {"effort": "none"}}, False, None),
+    ({"reasoning": {"effort": "low", "exclude": True}}, True, None),
+    ({"reasoning": {"effort": "as you like"}}, None, None),
+    ({"reasoning": {"enabled": False}}, False, None),
+    ({"reasoning": {"max_tokens": 100}}, None, 100),
+    ({"reasoning": None, "thinking": True}, None, None),
+    ({"thinking": {"type": "enabled"}, "chat_template_kwargs": {"enable_thinking": False}}, False, None),
+    ({"reasoning": {"effort": "high"}, "reasoning_effort": "none"}, False, None),
+    ({"thinking": {"type": "enabled"}, "reasoning_effort": "none"}, False, None),
+]
+
+
+@pytest.mark.parametrize(("given", "thinks", "most"), THOUGHTS)
+def test_thoughts_in_other_clients_words(given: dict[str, Any], thinks: bool | None, most: int | None) -> None:
+    for strict in (False, True):
+        request = checked_chat({**GOOD, **given}, strict=strict)
+        assert (request.thinks, request.thinking_tokens_max, request.unknown) == (thinks, most, ())
+
+
+def test_a_budget_of_thoughts_is_a_part_of_the_question() -> None:
+    given = {"thinking": {"type": "enabled"}}
+    budget = {"thinking": {"type": "enabled", "budget_tokens": 5}}
+    assert _chat(given).digest != _chat(budget).digest
+    assert _chat({**budget, "foo": 1}).thinking_tokens_max == 5
+    assert _chat({**budget, "foo": 1}).unknown == ("foo",)
+
+
 def _chat(more: Mapping[str, object]) -> ChatRequest:
     return checked_chat({**GOOD, **more})
