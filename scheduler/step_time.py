@@ -1,12 +1,12 @@
 """What decoding will cost: predicted latencies of all engines that share a device.
 
-    alone_s        = (weight bytes + KV bytes of the model's chats) / bandwidth
-    step_s         = sum of alone_s over the n engines with chats                  in turns
-                     alone_s x slowdown                                            in space
-    slowdown       = n                                                             in turns
-                     max(1 + 0.57 x (n - 1), sum of 1 / correction)                in space
-    inter_token_s  = correction(model) x step_s / (1 - prefill duty)
+    read_s         = (weight bytes + KV bytes of the model's chats) / bandwidth
+    step_s         = correction x sum of read_s over the n engines with chats                            in turns
+                     layers x (gap_s + work_s + (1 - gap_s / round_s) x others' work_s)                  in space
+    work_s         = correction x read_s / layers, of one layer         round_s = gap_s + sum of all work_s
+    inter_token_s  = step_s / (1 - prefill duty)
     first_token_s  = (prefill backlog + prompt tokens / prefill rate) x slowdown + inter_token_s
+    slowdown       = n in turns; in space, step_s over the same with no others
 
 Decoding is bound by memory: each step reads all weights once and each chat's KV once. Of a mixture of experts it
 reads those that some chat's token is routed to: each token leaves out 1 - used / count of them, so n chats leave out
@@ -15,20 +15,22 @@ prediction stays good for as long as the chat runs. Prefill is bound by compute:
 `DUTY_S` seconds that admitted prompts take.
 
 In turns, an engine waits for a step of every other one, so their bytes add up, and everybody's prompts slow every step.
-In space (CUDA MPS), kernels run side by side: a step is no shorter than alone, and a busy neighbour makes it longer by
-0.57 of that, whatever the neighbour's size, since it reads all the time. Nor is it shorter than the bytes of all allow:
-alone an engine reads 1 / correction of the bandwidth, and together they read all of it at most. Prompts overlap with
-the others' steps, so only a model's own pause its chats, and they take `slowdown` times as long.
+In space (CUDA MPS), engines take turns kernel by kernel. Of each layer an engine leaves the GPU idle for `gap_s` (48 us
+on an H200: launches, small kernels, ends of large ones), in which others work. So it waits, in each of its layers, for
+one layer's work of each neighbour, unless it meets the neighbour's gap: a model of small layers is slowed by one of
+large layers more than it slows that one. `work_s` holds all reads, so together they read no more than the bandwidth.
+Of a neighbour's prompts, 0.75 pause one's chats; one's own all do.
 
-How well it fits, in space: four stock servers of a 7B shape on an H200 had 3.29, 5.0 and 9.0 ms a token with 1, 2 and 4
-busy, and the formula says 3.29, 5.17 and 8.92 (3% off at most). Other sizes side by side, and long prompts, were not
-measured apart from one row: 19.5 ms, where it says 16.5 to 18 (docs/scheduling.md). In turns: 5% (docs/gpu.md).
+How well it fits, in space: shapes of 3B, 7B and 32B on an H200, one to four busy, KV planes at 4 and at 8 bits, with
+corrections taken from each model alone: 6% off in the mean, 13% at most, 28 rows (docs/scheduling.md). In turns: 5%.
 
 The correction is observed over predicted inter-token time, from the engine's reports (means, pauses for prompts
-included) and the KV bytes that those steps really read. It moves by a tenth at each report and stays below 4 on a GPU.
-Below 1 it may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow.
-On a machine without a GPU, engines compute longer than they read, all the more with chats and neighbours; there the
-correction says so, up to 64.
+included) and the KV bytes that those steps really read. In turns it moves by a tenth of the way at each report. In
+space a report is an equation in the corrections of all busy engines, so each has a variance (`doubt`) and takes its
+share of the error by that and by its part of the step: a Kalman filter without covariances. What was learned alone is
+certain, and an engine that is known well is not blamed for a newcomer. A correction stays below 8 on a GPU. Below 1 it
+may be where prompts turned out cheaper than their duty, but no prediction is shorter than its bytes allow. On a machine
+without a GPU, engines compute longer than they read, all the more with chats and neighbours; there it goes up to 64.
 
 The prefill rate is what a prompt would run at alone. Engines time prompts by the clock, and with n engines at work a
 prompt has a turn in n (on an H100 22,000 tokens a second alone, 10,000 and 5,000 beside one and three others): what is
@@ -60,9 +62,17 @@ RATE_TOKENS = 512
 PROMPT_TOKENS = 64
 _SMOOTHING = 0.1
 _RATE_UP, _RATE_DOWN = 0.2, 0.1  # parts of the way that the prefill rate goes at a faster and at a slower report
-_CORRECTION_MAX = 4.0
+_CORRECTION_IN_SPACE = 1.6  # before any report: of a 7B and a 32B shape with weights of 4 bits
+_DOUBT, _DOUBT_RECALLED = 0.03, 0.01  # variance of a correction at first, as a part of it; of another scheduler's
+_DOUBT_MORE = 3e-4  # that each report adds, since loads change
+_NOISE = 2.5e-3  # variance of a report
+_NOISE_BESIDE = 0.06  # times the part of the step that neighbours take, since the form is not exact
+_OFF_MAX = 0.25  # of a prediction: more says that something else happened
+_CORRECTION_MIN, _CORRECTION_MAX = 0.25, 8.0
 _CORRECTION_MAX_CPU = 64.0
-_NEIGHBOUR = 0.57  # of a step alone, that a busy neighbour adds to it in space
+_GAP_S = 48e-6  # of each layer, in which an engine leaves the GPU to others
+_LAYERS = 32  # where an engine does not say
+_OTHERS_PROMPTS = 0.75  # of the time of neighbours' prompts, that pauses one's chats in space
 _REPORT_S_MAX = 2.0  # an engine's word on its pace is of the last second; older, it says nothing of now
 _ROUNDING = 1.0 - 1e-9  # what arithmetic in another order may make of a bound
 
@@ -93,10 +103,12 @@ class EngineLoad:
     __slots__ = (
         "chats",
         "correction",
+        "doubt",
         "duty",
         "first_token_s_max",
         "inter_token_s_max",
         "kv_bytes",
+        "layers",
         "observed_at_s",
         "observed_s",
         "prefill_first",
@@ -117,8 +129,10 @@ class EngineLoad:
         self.routed_bytes = 0
         self.unrouted_part = 0.0  # of them that one token leaves unread
         self.correction = 1.0
+        self.doubt = _DOUBT  # in space
         self.duty = PrefillDuty()
         self.sharing = Sharing.TURNS
+        self.layers = _LAYERS
         self.prefill_tokens_per_s: float | None = None
         self.prefill_tokens_seen = 0.0  # while there is no rate
         self.prefill_first = (0.0, 0.0)  # of the report with most tokens a prompt: (those, tokens a second)
@@ -152,7 +166,6 @@ class StepTimeModel:
         self._correction_max = _CORRECTION_MAX_CPU if device == CPU else _CORRECTION_MAX
         self._prefill_until_s = 0.0
         self._harmless_s = 0.0  # a step this long, uncorrected, breaks nobody's target
-        self._slowdown = 1.0  # of engines with chats
         self.configure(settings)
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -165,11 +178,12 @@ class StepTimeModel:
     def started(self, facts: EngineFacts) -> None:
         load = self.loads.setdefault(facts.model, EngineLoad())
         self._round_bytes -= load.weights_read(load.chats)
-        load.weight_bytes, load.sharing = facts.weight_bytes, facts.sharing
+        load.weight_bytes, load.sharing, load.layers = facts.weight_bytes, facts.sharing, facts.layers or _LAYERS
         load.routed_bytes, load.unrouted_part = facts.routed_bytes, 1.0 - facts.routed_part
         self._round_bytes += load.weights_read(load.chats)
         self._find_sharing()
-        load.observed_s, load.step_kv_bytes, load.correction = None, 0, 1.0
+        load.observed_s, load.step_kv_bytes, load.doubt = None, 0, _DOUBT
+        load.correction = _CORRECTION_IN_SPACE if facts.sharing is Sharing.SPACE else 1.0
         self._set_targets(facts.model)
         self._find_harmless()
 
@@ -187,7 +201,6 @@ class StepTimeModel:
 
     def _find_harmless(self) -> None:
         """Targets or corrections changed. Models without chats count here, which `breaks` looks at more closely."""
-        self._find_slowdown()
         self._harmless_s = _ROUNDING * min(
             (
                 load.inter_token_s_max / max(1.0, load.correction)
@@ -211,12 +224,9 @@ class StepTimeModel:
         self._round_bytes -= kv_bytes
 
     def _count(self, load: EngineLoad, chats: int) -> None:
-        turns = not chats or not load.chats
-        if turns or load.routed_bytes:
+        if not chats or not load.chats or load.routed_bytes:
             self._round_bytes += load.weights_read(chats) - load.weights_read(load.chats)
         load.chats = chats
-        if turns:
-            self._find_slowdown()
 
     def grow(self, model: str, more_bytes: int) -> None:
         """A running chat may now grow to `more_bytes` more, or less."""
@@ -235,7 +245,6 @@ class StepTimeModel:
         for load in self.loads.values():
             load.chats = load.kv_bytes = 0
         self._round_bytes = 0
-        self._find_slowdown()
 
     def prefill_s(self, model: str, tokens: int) -> float:
         """Seconds that `tokens` of prompt take the device alone; 0 while no rate was measured."""
@@ -248,20 +257,24 @@ class StepTimeModel:
         left_s = self._prefill_until_s - now_s
         return left_s if left_s > 0.0 else 0.0
 
-    def _slowdown_of(self, busy: Sequence[EngineLoad]) -> float:
+    def _busy(self, mine: EngineLoad | None = None) -> list[EngineLoad]:
+        """Engines with chats, and this one."""
+        return [load for load in self.loads.values() if load.chats or load is mine]
+
+    def _slowdown(self, load: EngineLoad, busy: Sequence[EngineLoad]) -> float:
         """How much longer than alone an engine takes for its work, where these are busy."""
-        if self.sharing is Sharing.TURNS:
+        if self.sharing is Sharing.TURNS or not self._bandwidth:
             return float(len(busy))
-        return max(1.0 + _NEIGHBOUR * (len(busy) - 1), sum(1.0 / max(1.0, load.correction) for load in busy))
+        own_s = self._work_s(load)
+        return _layer_s(own_s, sum(self._work_s(other) for other in busy)) / _layer_s(own_s, own_s)
 
-    def _find_slowdown(self) -> None:
-        self._slowdown = self._slowdown_of([load for load in self.loads.values() if load.chats])
+    def _work_s(self, load: EngineLoad, more_chats: int = 0, more_bytes: int = 0) -> float:
+        """One layer's work of an engine, with so many more chats that read so much more."""
+        return load.correction * self._read_s(load, more_chats, more_bytes) / load.layers
 
-    def _slowdown_with(self, mine: EngineLoad) -> float:
-        """The same, once an engine has a chat."""
-        if mine.chats:
-            return self._slowdown
-        return self._slowdown_of([load for load in self.loads.values() if load.chats or load is mine])
+    def _read_s(self, load: EngineLoad, more_chats: int = 0, more_bytes: int = 0) -> float:
+        weights = load.weights_read(max(1, load.chats + more_chats))
+        return (weights + load.kv_bytes + more_bytes) / (self._bandwidth or 1.0)
 
     def prefill(self, model: str, seconds: float, now_s: float) -> None:
         """So much prompt work of a model was admitted."""
@@ -284,16 +297,6 @@ class StepTimeModel:
         least_s = (self._round_bytes + more_bytes) / self._bandwidth
         return least_s / (1.0 - duty), least_s
 
-    def _steps_in_space_s(
-        self, load: EngineLoad, slowdown: float, now_s: float, more_bytes: int = 0, prefill_s: float = 0.0
-    ) -> tuple[float, float]:
-        """The same in space, of one engine, with one more chat where that reads `more_bytes`; the second is its time
-        alone. There must be a bandwidth."""
-        duty = min(DUTY_MAX, (load.duty.now(now_s) + prefill_s / DUTY_S) * slowdown)
-        weights = load.weights_read(load.chats + (more_bytes > 0))
-        alone_s = (weights + load.kv_bytes + more_bytes) / (self._bandwidth or 1.0)
-        return alone_s * slowdown / (1.0 - duty), alone_s
-
     def breaks(
         self, model: str, kv_bytes: int, prefill_s: float, now_s: float, margin: float = 0.0
     ) -> tuple[Reason, str, float, float] | None:
@@ -312,7 +315,7 @@ class StepTimeModel:
         if most is not None:
             backlog_s = self.prefill_backlog_s(now_s)
             if backlog_s > 0:
-                first_s = self._slowdown_with(mine) * (backlog_s + prefill_s) + own_s
+                first_s = self._slowdown(mine, self._busy(mine)) * (backlog_s + prefill_s) + own_s
                 if first_s > most * keep:
                     return Reason.FIRST_TOKEN, model, first_s, most * keep
         return None
@@ -336,31 +339,41 @@ class StepTimeModel:
     def _weigh_space(
         self, mine: EngineLoad, kv_bytes: int, prefill_s: float, now_s: float, keep: float
     ) -> tuple[tuple[str, float, float] | None, float]:
-        """The same in space. A chat slows its own model; one that is its model's first slows the others, too."""
-        slowdown, own_s = self._slowdown_with(mine), 0.0
+        """The same in space."""
+        busy = self._busy(mine)
+        more_s = self._work_s(mine, 1, kv_bytes)
+        all_s = more_s + sum(self._work_s(load) for load in busy if load is not mine)
+        least_s = self._read_s(mine, 1, kv_bytes)
+        own_s = max(least_s, self._token_in_space_s(mine, more_s, all_s, now_s, prefill_s))
         for name, load in self.loads.items():
-            if load is mine:
-                step_s, alone_s = self._steps_in_space_s(load, slowdown, now_s, kv_bytes, prefill_s)
-                predicted_s = own_s = max(alone_s, step_s * load.correction)
-            elif load.chats and not mine.chats:
-                step_s, alone_s = self._steps_in_space_s(load, slowdown, now_s)
-                predicted_s = max(alone_s, step_s * load.correction)
-            else:
-                continue
             most = load.inter_token_s_max
-            if most is not None and not load.unattainable and predicted_s > most * keep:
-                return (name, predicted_s, most * keep), predicted_s
+            if most is None or load.unattainable or load not in busy:
+                continue
+            predicted_s = own_s
+            if load is not mine:
+                work_s = self._work_s(load)
+                predicted_s = self._token_in_space_s(load, work_s, all_s, now_s, _OTHERS_PROMPTS * prefill_s)
+            if predicted_s > most * keep:
+                return (name, predicted_s, most * keep), own_s
         return None, own_s
+
+    def _token_in_space_s(
+        self, load: EngineLoad, own_s: float, all_s: float, now_s: float, prefill_s: float = 0.0
+    ) -> float:
+        """Inter-token time of an engine, `own_s` of whose work is in a layer of all busy engines' `all_s`."""
+        own_duty = load.duty.now(now_s)
+        duty = own_duty + _OTHERS_PROMPTS * (self._duty.now(now_s) - own_duty) + prefill_s / DUTY_S
+        return load.layers * _layer_s(own_s, all_s) / (1.0 - min(DUTY_MAX, duty))
 
     def predicted_s(self, model: str, now_s: float) -> float | None:
         """Inter-token time as predicted for now; None with no bandwidth measured or no chat."""
         load = self.loads.get(model)
         if load is None or not load.chats or not self._bandwidth:
             return None
-        if self.sharing is Sharing.TURNS:
-            step_s, least_s = self.steps_s(now_s)
-        else:
-            step_s, least_s = self._steps_in_space_s(load, self._slowdown, now_s)
+        if self.sharing is Sharing.SPACE:
+            all_s = sum(map(self._work_s, self._busy()))
+            return max(self._read_s(load), self._token_in_space_s(load, self._work_s(load), all_s, now_s))
+        step_s, least_s = self.steps_s(now_s)
         return max(least_s, step_s * load.correction)
 
     def check_integrity(self, ledger: Ledger) -> None:
@@ -382,11 +395,12 @@ class StepTimeModel:
         """Know of an engine that is up what another scheduler knew of it."""
         load = self.loads[learned.model]
         load.correction, load.prefill_tokens_per_s = learned.correction, learned.prefill_tokens_per_s
+        load.doubt = _DOUBT_RECALLED
         self._find_harmless()
 
     def _prefilled(self, load: EngineLoad, reported: float, report: EngineReport) -> None:
         # Whoever decoded in the last second slowed these prompts; a chat that just began did not yet.
-        rate = reported * self._slowdown_of(self._decoded_with(load, report.at_s))
+        rate = reported * self._slowdown(load, self._decoded_with(load, report.at_s))
         tokens = max(0, report.prefill_tokens) or RATE_TOKENS
         a_prompt = tokens / max(1, report.prefill_prompts)
         before = load.prefill_tokens_per_s
@@ -414,15 +428,39 @@ class StepTimeModel:
         if self.sharing is Sharing.TURNS:
             read: float = sum(other.weights_read(max(1, other.chats)) + other.step_kv_bytes for other in decoded)
             duty = self._duty.now(report.at_s)
-        else:  # as if it had the device alone and read so much more
-            slowdown = self._slowdown_of(decoded)
-            read = (load.weights_read(max(1, load.chats)) + load.step_kv_bytes) * slowdown
-            duty = load.duty.now(report.at_s) * slowdown
-        if read:
-            seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - min(DUTY_MAX, duty))
-            load.correction += _SMOOTHING * (min(self._correction_max, seen) - load.correction)
-            self._find_harmless()
+            if read:
+                seen = max(1.0, report.inter_token_s * self._bandwidth / read) * (1.0 - min(DUTY_MAX, duty))
+                load.correction += _SMOOTHING * (min(self._correction_max, seen) - load.correction)
+                self._find_harmless()
+        else:
+            self._correct_in_space(load, decoded, report)
+
+    def _correct_in_space(self, load: EngineLoad, decoded: Sequence[EngineLoad], report: EngineReport) -> None:
+        works_s = [self._work_s(other, 0, other.step_kv_bytes - other.kv_bytes) for other in decoded]
+        own_s, all_s = works_s[decoded.index(load)], sum(works_s)
+        predicted_s = self._token_in_space_s(load, own_s, all_s, report.at_s)
+        off = (report.inter_token_s or predicted_s) / predicted_s - 1.0
+        off = min(_OFF_MAX, max(-_OFF_MAX, off))
+        layer_s = _layer_s(own_s, all_s)
+        parts = [work_s / layer_s for work_s in works_s]
+        beside = 1.0 - _layer_s(own_s, own_s) / layer_s
+        spread = (
+            _NOISE
+            + _NOISE_BESIDE * beside
+            + sum(part * part * other.doubt for part, other in zip(parts, decoded, strict=True))
+        )
+        for part, other in zip(parts, decoded, strict=True):
+            gain = other.doubt * part / spread
+            corrected = other.correction * (1.0 + gain * off)
+            other.correction = min(self._correction_max, max(_CORRECTION_MIN, corrected))
+            other.doubt *= 1.0 - gain * part
+        load.doubt = min(_DOUBT, load.doubt + _DOUBT_MORE)
 
     def _decoded_with(self, load: EngineLoad, at_s: float) -> list[EngineLoad]:
         """The engine, and those that took steps in the second or so before `at_s`."""
         return [other for other in self.loads.values() if other is load or other.decoded(at_s)]
+
+
+def _layer_s(own_s: float, all_s: float) -> float:
+    """Time of one layer in space, of `own_s` of work where all busy engines' come to `all_s`."""
+    return _GAP_S + own_s + all_s / (_GAP_S + all_s) * (all_s - own_s)

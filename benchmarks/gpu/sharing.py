@@ -200,20 +200,38 @@ class Programme:
 
     def level(self, host: HostProcess, names: Sequence[str]) -> Level:
         """One level, with what the scheduler predicted meanwhile."""
+        options = self.options
+        loops, errors = self._watched(host, names, options.clients, options.seconds, options.prompt)
+        return level_of(names, loops, errors)
+
+    def flood(self, host: HostProcess, names: Sequence[str]) -> Flood:
+        """More long prompts than the target allows."""
+        options = self.options
+        loops, errors = self._watched(host, names, options.flood, options.flood_seconds, options.flood_prompt)
+        paces = load.together(loops).paces_s
+        within = sum(pace_s * 1000 <= options.target_ms for pace_s in paces)
+        took_s = max(loop.took_s for loop in loops)
+        share = round(100 * within / max(1, len(paces)), 1)
+        return Flood(round(within / took_s, 3), share, level_of(names, loops, errors))
+
+    def _watched(
+        self, host: HostProcess, names: Sequence[str], clients: int, seconds: float, prompt: int
+    ) -> tuple[list[load.Loop], dict[str, float]]:
+        """Chats, and how far predictions were off meanwhile, by model."""
         seen: dict[str, list[tuple[float, float]]] = {}
+        trace: Path | None = self.options.trace
 
         async def measured() -> list[load.Loop]:
-            trace = self.options.trace
-            if trace is not None:
-                with trace.open("ab") as lines:
-                    lines.write(orjson.dumps({"level": list(names), "host": self._hosts}) + b"\n")
             watching = asyncio.create_task(watch(host.config, list(names), seen, trace))
-            loops = await self.chats(host, names, self.options.clients, self.options.seconds, self.options.prompt)
+            loops = await self.chats(host, names, clients, seconds, prompt)
             watching.cancel()
             return loops
 
+        if trace is not None:
+            with trace.open("ab") as lines:
+                lines.write(orjson.dumps({"level": list(names), "host": self._hosts, "prompt": prompt}) + b"\n")
         loops = asyncio.run(measured())
-        return level_of(names, loops, {name: float(found["error"]) for name, found in weighed(seen).items()})
+        return loops, {name: float(found["error"]) for name, found in weighed(seen).items()}
 
 
 def level_of(names: Sequence[str], loops: Sequence[load.Loop], errors: Mapping[str, float]) -> Level:
@@ -243,9 +261,9 @@ def await_space(host: HostProcess, seconds: float = BACK_S_MAX, *, left: bool = 
     return False
 
 
-def levels_and_flood(programme: Programme, run: Run, sharing: Sharing, parts: Sequence[str]) -> None:
+def levels_and_flood(programme: Programme, run: Run, sharing: Sharing, parts: Sequence[str]) -> Iterator[str]:
     """Two parts on one host, since a start takes longer than they do."""
-    models, options = programme.equal(), programme.options
+    models = programme.equal()
     names = [each.name for each in models]
     with programme.host(models, sharing) as host:
         run.start_s.append(float(host.events["ready"]["took_s"]))
@@ -253,18 +271,14 @@ def levels_and_flood(programme: Programme, run: Run, sharing: Sharing, parts: Se
         if "levels" in parts:
             counts = sorted({1, 2, len(names)} & set(range(1, len(names) + 1)))
             run.levels = {str(count): programme.level(host, names[:count]) for count in counts}
+            yield "levels"
         if "flood" in parts:
-            retarget(host.config, options.target_ms)
+            retarget(host.config, programme.options.target_ms)
             host.kill("scheduler")  # it is started again, and reads the file anew
             time.sleep(RESTART_S)
             programme.level(host, names)
-            flooding = programme.chats(host, names, options.flood, options.flood_seconds, options.flood_prompt)
-            loops = asyncio.run(flooding)
-            paces = load.together(loops).paces_s
-            within = sum(pace_s * 1000 <= options.target_ms for pace_s in paces)
-            took_s = max(loop.took_s for loop in loops)
-            share = round(100 * within / max(1, len(paces)), 1)
-            run.flood = Flood(round(within / took_s, 3), share, level_of(names, loops, {}))
+            run.flood = programme.flood(host, names)
+            yield "flood"
 
 
 def sizes(programme: Programme, run: Run, sharing: Sharing) -> None:
@@ -411,8 +425,7 @@ def measure(programme: Programme, runs: dict[Sharing, Run], sharing: Sharing, pa
     """Run the parts in one mode; yields the name of each that has ended."""
     run = runs.setdefault(sharing, Run())
     if {"levels", "flood"} & set(parts):
-        levels_and_flood(programme, run, sharing, parts)
-        yield "levels, flood"
+        yield from levels_and_flood(programme, run, sharing, parts)
     if "sizes" in parts:
         sizes(programme, run, sharing)
         yield "sizes"

@@ -5,9 +5,10 @@ bandwidth`, and all of them step at that pace. `friction` is what the scheduler 
 Prompts are read one after another at `prefill_tokens_per_s`. An engine reads before it decodes, as SGLang does, so its
 own chats pause meanwhile; the other engines keep their turns, and reading gets one part of n.
 
-In space (`SharedGpu`) an engine's step is as long as alone, `friction x (its weights + KV) / bandwidth`, until all
-engines together would read more than `REACH` of the bandwidth; then all are slower by as much. Each engine reads its
-own prompts, slowed as steps are. This is not the scheduler's formula, on purpose: that one was fitted to an H200.
+In space (`SharedGpu`) a step is as long alone, but engines take turns layer by layer: one is idle for `GAP_S`, works
+for the rest of a layer's time, and waits before for one layer's work of each other engine that is not idle just then.
+How long that is depends on how long theirs take, so the times are found by iteration; the scheduler's formula takes
+one round for all. Prompts are read side by side and leave decoding `BESIDE_PROMPTS` of its speed.
 
 KV grows by a token per chat and step; prefixes of past turns stay cached until their room is needed. Devices share
 nothing but the clock.
@@ -23,7 +24,10 @@ from services.contracts.chats import KvBits, Ticket
 from services.contracts.devices import Sharing
 from services.contracts.engines import EngineFacts, EngineReport, EngineState
 
-REACH = 0.85  # of the bandwidth that a copy has, what several engines together read at most
+GAP_S = 50e-6
+LAYERS = 32  # of each model here
+BESIDE_PROMPTS = 0.25
+ROUNDS = 8  # after which the times change by less than 1%
 
 
 @dataclass(slots=True)
@@ -228,11 +232,17 @@ class SharedGpu(Gpu):
         return list(first.values())
 
     def _step_s(self, engine: SimEngine, decoding: list[SimEngine]) -> float:
-        return super()._step_s(engine, [engine])
+        layers_s = {e.facts.model: super(SharedGpu, self)._step_s(e, [e]) / LAYERS for e in (engine, *decoding)}
+        works_s = {model: max(0.0, layer_s - GAP_S) for model, layer_s in layers_s.items()}
+        for _ in range(ROUNDS):
+            waits_s = {model: work_s * (1.0 - GAP_S / layers_s[model]) for model, work_s in works_s.items()}
+            all_s = sum(waits_s.values())
+            layers_s = {model: GAP_S + works_s[model] + all_s - waits_s[model] for model in works_s}
+        return LAYERS * layers_s[engine.facts.model]
 
     def _parts(self, decoding: list[SimEngine]) -> tuple[float, float]:
-        part = min(1.0, self._friction * REACH / max(1, len(self._reading()) + len(decoding)))
-        return part, part
+        readers = len(self._reading())
+        return (1.0 / readers, BESIDE_PROMPTS) if readers else (0.0, 1.0)
 
 
 class Devices:

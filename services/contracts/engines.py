@@ -38,6 +38,7 @@ class EngineFacts:
     sharing: Sharing = Sharing.TURNS  # with the device's other engines, as was seen when it started
     routed_bytes: int = 0  # weights of routed experts, part of weight_bytes
     routed_part: float = 1.0  # of them that one token is computed by
+    layers: int = 0  # that a step computes one after another; 0: unknown
 
 
 @dataclass(frozen=True, slots=True)

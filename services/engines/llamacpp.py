@@ -120,6 +120,7 @@ class LlamaCppEngine:
             kv_bits=self._bits,
             routed_bytes=model.experts.bytes if model.experts else 0,
             routed_part=model.experts.part if model.experts else 1.0,
+            layers=model.layers,
         )
         return self._facts
 

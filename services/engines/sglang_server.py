@@ -275,6 +275,7 @@ class SglangServer:
             device=gpu(self.options.gpu) if self.options.device == "cuda" else CPU,
             routed_bytes=min(weight_bytes, model.experts.bytes) if model.experts else 0,
             routed_part=model.experts.part if model.experts else 1.0,
+            layers=model.layers,
         )
 
     def _overhead_bytes(self, model: ModelShape, known_bytes: int) -> int:

@@ -199,46 +199,77 @@ def test_without_a_measured_bandwidth_nothing_is_refused() -> None:
     assert made.breaks("m", 10**9, 100.0, NOW_S) is None
 
 
+H200 = 4.017e12
+# Seen on an H200 with KV planes: weights, layers, and ms a token alone at 4 and at 8 bits.
+SHAPES = {"3b": (2.75e9, 36, 3.45, 3.80), "7b": (5.57e9, 28, 3.52, 3.92), "32b": (19.5e9, 64, 11.46, 12.61)}
+SIDE_BY_SIDE = [
+    (4, {"3b": 5.66, "7b": 4.56}),
+    (4, {"7b": 7.10, "32b": 15.14}),
+    (4, {"3b": 9.99, "7b": 8.51, "32b": 18.05}),
+    (4, {"7b": 5.55, "7b'": 5.37}),
+    (4, {"7b": 10.14, "7b'": 10.17, '7b"': 10.23, "7b*": 10.06}),
+    (4, {"3b": 13.30, "7b": 10.78, "7b'": 10.71, "32b": 22.89}),
+    (8, {"3b": 6.14, "7b": 4.92}),
+    (8, {"7b": 7.48, "32b": 16.47}),
+    (8, {"3b": 10.70, "7b": 8.45, "32b": 18.97}),
+    (8, {"3b": 13.41, "7b": 10.44, "7b'": 10.76, "32b": 23.53}),
+]
+
+
 class TestInSpace:
-    """Kernels run side by side: nobody is faster than alone, and a busy neighbour costs a part of a step."""
+    """Kernels run side by side, layer by layer: nobody is faster than alone, and neighbours cost their layers' work."""
 
     @pytest.fixture
     def card(self) -> StepTimeModel:
+        """Two models whose layer is 10 ms of work, and one of 100 ms; the gap is nothing beside that."""
         targets = {"m": ModelTargets(inter_token_ms_max=25.0, first_token_s_max=1.0), "n": ModelTargets(30.0)}
         made = StepTimeModel(SchedulerSettings(targets=targets, bandwidth_bytes_per_s={gpu(0): BANDWIDTH}), gpu(0))
         for name, size in (("m", 1000), ("n", 1000), ("o", 10_000)):
-            made.started(facts(name, weight_bytes=size, device=gpu(0), sharing=Sharing.SPACE))
-            made.loads[name].correction = 2.0
+            made.started(facts(name, weight_bytes=size, layers=1, device=gpu(0), sharing=Sharing.SPACE))
+            made.loads[name].correction = 1.0
         made.add("m", 0)
         return made
 
-    def test_the_measured_table(self) -> None:
-        """Qwen2.5-7B's shape on an H200, whose copies move 4.16 TB/s: the correction of one busy model serves all."""
-        made = StepTimeModel(SchedulerSettings(bandwidth_bytes_per_s={gpu(0): 4.16e12}), gpu(0))
-        names = ["a", "b", "c", "d"]
-        for name in names:
-            made.started(facts(name, weight_bytes=5_570_000_000, device=gpu(0), sharing=Sharing.SPACE))
-            made.loads[name].correction = 3.29e-3 * 4.16e12 / (5.57e9 + 0.07e9)
-        for busy, measured_ms in ((1, 3.29), (2, 5.0), (4, 9.0)):
-            for name in names[:busy]:
-                if not made.loads[name].chats:
-                    made.add(name, 70_000_000)
-            assert 1000 * (made.predicted_s("a", NOW_S) or 0.0) == pytest.approx(measured_ms, rel=0.04)
+    @pytest.mark.parametrize(("bits", "seen_ms"), SIDE_BY_SIDE)
+    def test_the_measured_table(self, bits: int, seen_ms: dict[str, float]) -> None:
+        """With corrections of each model alone: 6% off in the mean."""
+        made = StepTimeModel(SchedulerSettings(bandwidth_bytes_per_s={gpu(0): H200}), gpu(0))
+        for name in seen_ms:
+            size, layers, *alone_ms = SHAPES[name.rstrip("'*\"")]
+            made.started(facts(name, weight_bytes=int(size), layers=layers, device=gpu(0), sharing=Sharing.SPACE))
+            work_s = alone_ms[bits == 8] / 1000 - layers * 48e-6
+            made.loads[name].correction = work_s * H200 / size
+            made.add(name, 0)
+        for name, measured_ms in seen_ms.items():
+            assert 1000 * (made.predicted_s(name, NOW_S) or 0.0) == pytest.approx(measured_ms, rel=0.13)
 
-    def test_a_large_neighbour_costs_no_more_than_a_small_one(self, card: StepTimeModel) -> None:
-        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020)
+    def test_a_large_neighbour_costs_more_than_a_small_one(self, card: StepTimeModel) -> None:
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.010, rel=0.01)
         card.add("n", 0)
-        assert card.predicted_s("m", NOW_S) == pytest.approx(0.0314)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020, rel=0.01)
         card.remove("n", 0)
-        card.add("o", 5000)
-        assert card.predicted_s("m", NOW_S) == pytest.approx(0.0314)
+        card.add("o", 0)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.110, rel=0.01)
+        assert card.predicted_s("o", NOW_S) == pytest.approx(0.110, rel=0.01), "it waits for m in each layer"
 
-    def test_engines_that_read_at_full_speed_alone_gain_nothing(self, card: StepTimeModel) -> None:
-        card.add("n", 0)
-        for load in card.loads.values():
-            load.correction = 1.0
-        card.configure(card.settings)
-        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020), "both read all of the bandwidth"
+    def test_in_its_gaps_an_engine_costs_nothing(self) -> None:
+        made = StepTimeModel(SchedulerSettings(bandwidth_bytes_per_s={gpu(0): BANDWIDTH}), gpu(0))
+        for name in ("m", "n"):
+            made.started(facts(name, weight_bytes=1, layers=1, device=gpu(0), sharing=Sharing.SPACE))
+            made.loads[name].correction = 1.0
+            made.add(name, 0)
+        alone_s, step_s = 10e-6 + 48e-6, made.predicted_s("m", NOW_S)
+        assert step_s is not None
+        assert alone_s < step_s < 1.06 * alone_s, "10 us of a neighbour that is idle 48 of 68"
+
+    def test_all_together_read_no_more_than_the_bandwidth(self) -> None:
+        made = StepTimeModel(SchedulerSettings(bandwidth_bytes_per_s={gpu(0): H200}), gpu(0))
+        sizes = {f"m{number}": 10**9 * (1 + number) for number in range(8)}
+        for name, size in sizes.items():
+            made.started(facts(name, weight_bytes=size, layers=30, device=gpu(0), sharing=Sharing.SPACE))
+            made.loads[name].correction = 1.0
+            made.add(name, 0)
+        assert sum(size / (made.predicted_s(name, NOW_S) or 0.0) for name, size in sizes.items()) <= H200
 
     def test_a_models_first_chat_may_break_a_neighbours_target(self, card: StepTimeModel) -> None:
         broken = card.breaks("o", 100, 0.0, NOW_S)
@@ -247,40 +278,57 @@ class TestInSpace:
         card.remove("m", 0)
         assert card.breaks("o", 100, 0.0, NOW_S) is None
 
-    def test_more_chats_of_a_busy_model_break_its_own_target_alone(self, card: StepTimeModel) -> None:
-        assert card.breaks("m", 200, 0.0, NOW_S) is None
-        broken = card.breaks("m", 300, 0.0, NOW_S)
+    def test_chats_of_a_neighbour_slow_a_model_by_what_they_read(self, card: StepTimeModel) -> None:
+        card.add("n", 0)
+        assert card.breaks("n", 400, 0.0, NOW_S) is None
+        broken = card.breaks("n", 600, 0.0, NOW_S)
         assert broken is not None
-        assert broken[1] == "m"
-        card.add("o", 0)
-        assert card.breaks("o", 50_000, 0.0, NOW_S) is None, "it reads all the time, with more chats or fewer"
+        assert broken[1] == "m", "20 ms and 6 are above 25; its own target is 30"
 
-    def test_prompts_slow_their_own_models_steps(self, card: StepTimeModel) -> None:
+    def test_prompts_pause_their_own_chats_and_those_of_others_in_part(self, card: StepTimeModel) -> None:
         card.add("n", 0)
         card.prefill("n", DUTY_S / 4, NOW_S)
-        assert card.predicted_s("m", NOW_S) == pytest.approx(0.0314)
-        assert card.predicted_s("n", NOW_S) == pytest.approx(0.0314 / (1 - 1.57 / 4))
+        assert card.predicted_s("n", NOW_S) == pytest.approx(0.020 / (1 - 0.25), rel=0.01)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020 / (1 - 0.75 * 0.25), rel=0.01)
 
     def test_prompts_are_slowed_as_steps_are(self, card: StepTimeModel) -> None:
-        card.add("o", 0)
-        card.prefill("o", 0.3, NOW_S)
-        card.loads["m"].inter_token_s_max = None
-        assert card.breaks("m", 0, prefill_s=0.3, now_s=NOW_S) is None, "1.57 x 0.6 s"
-        broken = card.breaks("m", 0, prefill_s=0.4, now_s=NOW_S)
+        card.add("n", 0)
+        card.prefill("n", 0.25, NOW_S)
+        card.loads["m"].inter_token_s_max = card.loads["n"].inter_token_s_max = None
+        assert card.breaks("m", 1, prefill_s=0.2, now_s=NOW_S) is None, "2 x 0.45 s"
+        broken = card.breaks("m", 1, prefill_s=0.3, now_s=NOW_S)
         assert broken is not None
         assert broken[0] is Reason.FIRST_TOKEN
 
     def test_a_correction_that_was_learned_beside_others_holds_alone(self, card: StepTimeModel) -> None:
+        card.add("n", 0)
+        for number in range(200):
+            for name in ("m", "n"):
+                card.reported(EngineReport(name, NOW_S + number, EngineState.READY, inter_token_s=0.030))
+        card.remove("n", 0)
+        assert card.predicted_s("m", NOW_S + 300) == pytest.approx(0.015, rel=0.1)
+
+    def test_who_is_known_well_is_not_blamed_for_a_newcomer(self, card: StepTimeModel) -> None:
         for number in range(100):
-            for name, step_s in (("m", 0.0471), ("n", 0.0471)):
-                card.reported(EngineReport(name, NOW_S + number, EngineState.READY, inter_token_s=step_s))
-        assert card.predicted_s("m", NOW_S + 100) == pytest.approx(0.030, rel=0.01)
+            card.reported(EngineReport("m", NOW_S + number, EngineState.READY, inter_token_s=0.010))
+        card.add("n", 0)
+        for number in range(100, 140):
+            for name in ("m", "n"):  # n's work is 20 ms, not 10
+                card.reported(EngineReport(name, NOW_S + number, EngineState.READY, inter_token_s=0.030))
+        assert card.loads["m"].correction == pytest.approx(1.0, rel=0.2)
+        assert card.loads["n"].correction == pytest.approx(2.0, rel=0.2)
+
+    def test_one_hiccup_moves_a_correction_little(self, card: StepTimeModel) -> None:
+        for number in range(100):
+            card.reported(EngineReport("m", NOW_S + number, EngineState.READY, inter_token_s=0.010))
+        card.reported(EngineReport("m", NOW_S + 100, EngineState.READY, inter_token_s=1.0))
+        assert card.predicted_s("m", NOW_S + 100) == pytest.approx(0.010, rel=0.1)
 
     def test_one_engine_that_takes_turns_makes_all_wait(self, card: StepTimeModel) -> None:
         card.add("n", 0)
         modes = [card.sharing]
         card.started(facts("n", device=gpu(0)))
         modes.append(card.sharing)
-        assert card.predicted_s("m", NOW_S) == pytest.approx(0.040)
+        assert card.predicted_s("m", NOW_S) == pytest.approx(0.020)
         card.leave("n")
         assert [*modes, card.sharing] == [Sharing.SPACE, Sharing.TURNS, Sharing.SPACE]
