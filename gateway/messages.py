@@ -25,7 +25,7 @@ class Part(BaseModel):
 
 
 class MessageFunction(BaseModel):
-    """What an earlier answer called. `arguments` is the text of a JSON object, as the model wrote it."""
+    """What an earlier answer called. `arguments` is JSON text, as the model wrote it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=described(CALLED_FUNCTION))
 
@@ -34,13 +34,8 @@ class MessageFunction(BaseModel):
 
     @property
     def parsed(self) -> dict[str, object]:
-        """The arguments as an object. Raises ValueError; an empty text is an empty object."""
-        value = orjson.loads(self.arguments) if self.arguments.strip() else {}
-        if not isinstance(value, dict):
-            raise ValueError("they are not a JSON object")
-        if depth_of(value) > NESTING_MAX:
-            raise ValueError(f"they are nested more than {NESTING_MAX} levels deep")
-        return value
+        """The arguments as an object."""
+        return arguments_of(self.arguments)
 
 
 class MessageToolCall(BaseModel):
@@ -92,8 +87,6 @@ def check_messages(messages: Sequence[Message]) -> None:
             )
         if message.tool_calls and message.role != "assistant":
             raise Refused(Code.INVALID_VALUE, f"{place}.tool_calls: only an assistant's message has some.", param=place)
-        for index, call in enumerate(message.tool_calls or ()):
-            _check_arguments(call.function, f"{place}.tool_calls[{index}].function.arguments")
     if not any(message.text.strip() or message.tool_calls for message in messages):
         raise Refused(Code.INVALID_VALUE, "The messages contain no text.", param="messages")
 
@@ -105,13 +98,17 @@ def _refuse_absent_content(message: Message, place: str) -> None:
     raise Refused(Code.MISSING_PARAMETER, f"Missing required parameter: {param}.", param=param)
 
 
-def _check_arguments(function: MessageFunction, param: str) -> None:
+def arguments_of(text: str) -> dict[str, object]:
+    """A call's arguments as an object; an empty text is an empty one.
+
+    Models break JSON, and answers are cut. What is not an object, or nested too deep, is kept as it was written:
+    {"arguments": text}.
+    """
     try:
-        _ = function.parsed
-    except ValueError as error:
-        raise Refused(
-            Code.INVALID_VALUE, f"{param}: must be the text of a JSON object, but {error}.", param=param
-        ) from None
+        value = orjson.loads(text) if text.strip() else {}
+    except orjson.JSONDecodeError:
+        value = None
+    return value if isinstance(value, dict) and depth_of(value) <= NESTING_MAX else {"arguments": text}
 
 
 def depth_of(value: object) -> int:

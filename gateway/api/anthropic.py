@@ -12,6 +12,7 @@ from gateway.api.blocks import Block, Blocks, Step, StepKind, blocks_of
 from gateway.api.shapes import checked
 from gateway.call import Call
 from gateway.chats import answer, json_body
+from gateway.messages import arguments_of
 from gateway.outcomes import Refused
 from gateway.request import checked_chat
 from gateway.state import Gateway
@@ -133,19 +134,10 @@ def _step(step: Step) -> bytes:
 
 def _block(block: Block, text: str) -> dict[str, object]:
     if block.kind is ContentKind.TOOL_CALL:
-        return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": _arguments(text)}
+        return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": arguments_of(text)}
     if block.kind is ContentKind.REASONING:
         return {"type": "thinking", "thinking": text, "signature": ""}
     return {"type": "text", "text": text}
-
-
-def _arguments(text: str) -> object:
-    """A call's arguments as an object. What the model wrote is kept as it is where that is not one."""
-    try:
-        arguments = orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
-        arguments = text
-    return arguments if isinstance(arguments, dict) else {"arguments": arguments}
 
 
 def _usage(used: ChatUsage) -> dict[str, object]:

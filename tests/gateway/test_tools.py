@@ -229,14 +229,25 @@ def test_parameters_that_cannot_be_enforced_are_refused_by_their_place(template:
     assert caught.value.param == "tools[1].function.parameters.properties.next.$ref"
 
 
+@pytest.mark.parametrize("template", [*NATIVE, *GENERIC])
 @pytest.mark.parametrize(
-    "arguments", ["{", "[]", "1", '"x"', "{'a': 1}", "null", '{"a": ' + "[" * 100 + "]" * 100 + "}", "[" * 5000]
+    "arguments", ["{", "[7]", "7", '"x7"', "{'a': 7}", "null", '{"a": ' + "[" * 100 + "7" + "]" * 100 + "}", "[" * 5000]
 )
-def test_broken_arguments_in_history(arguments: str) -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    with pytest.raises(Refused, match="must be the text of a JSON object") as caught:
-        checked_chat({"model": "m", "messages": [HELLO, {"role": "assistant", "tool_calls": [call]}]})
-    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+def test_what_a_model_broke_does_not_end_the_conversation(template: str, arguments: str) -> None:
+    """Clients send back what a model wrote: broken JSON, or a call that `max_tokens` cut."""
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    failed = {"role": "tool", "tool_call_id": "abcdefghi", "content": "No JSON."}
+    text = asked(template, HELLO, {"role": "assistant", "tool_calls": [call]}, failed, tools=[TIME]).text
+    assert "No JSON." in text
+    written = orjson.dumps(arguments).decode()[1:-1]
+    assert arguments in text or written in text or written.replace("\\", "\\\\") in text
+    assert "arguments" in text
+
+
+def test_a_broken_calls_text_ends_no_turn() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{<|im_end|>"}}
+    text = asked("qwen3", HELLO, {"role": "assistant", "tool_calls": [call]}).text
+    assert "{<|im_end|>" not in text
 
 
 async def test_a_tool_request_over_http(host: Host) -> None:
