@@ -43,6 +43,7 @@ _WORDS = {
 _VERSION_S = 30.0
 _INFO_S = 10.0
 _READY_POLL_S = 0.25
+_PORT_TAKEN = "address already in use"
 _GIB = 1 << 30
 
 log = structlog.get_logger()
@@ -137,7 +138,9 @@ class SglangServer:
         environment = self._environment(plan, bits)
         argv = plan.argv(options.python, config_file)
 
-        async def ready(_lines: list[str]) -> bool | None:
+        async def ready(lines: list[str]) -> bool | None:
+            if any(_PORT_TAKEN in line for line in lines):  # SGLang's other threads live on for ever
+                raise self._process.failure(f"port {port} was taken by another process meanwhile")
             await asyncio.sleep(_READY_POLL_S)
             try:
                 await http.get("/health", 1.0)

@@ -244,6 +244,17 @@ async def test_interpreter_without_the_right_sglang(tmp_path: Path, python: str,
         await _engine(tmp_path, python=path, device="cpu").start(lambda _word: None)
 
 
+async def test_a_port_that_was_taken_while_sglang_loaded_ends_its_start(tmp_path: Path) -> None:
+    """Seen on a GPU host: uvicorn said so, SGLang's other threads lived on, and the start waited for ever."""
+    path = tmp_path / "python"
+    said = "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 38787): address already in use"
+    path.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo 0.5.17 && exit\necho "{said}"\nexec sleep 600\n')
+    path.chmod(0o755)
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineStartError, match="was taken by another process meanwhile"):
+            await _engine(tmp_path, python=path, device="cpu").start(lambda _word: None)
+
+
 async def test_planes_need_a_head_size_that_they_know(tmp_path: Path) -> None:
     engine = _engine(tmp_path, device="cpu", kvplanes=True)
     _folder(tmp_path / "m", head_dim=80)
