@@ -1,8 +1,9 @@
 """`make bench-evidence`: compare the claim "twice as many models" with the last GPU run.
 
-Reads docs/benchmarks/capacity.json (benchmarks/gpu/capacity.py); prints the ratios, writes them to evidence.json beside
-it, docs/evidence.md and the charts in docs/images. What misses its bound, or was not run, is named in the page's first
-paragraph.
+Reads docs/benchmarks/capacity.json (benchmarks/gpu/capacity.py) and, where it is there, sharing.json beside it
+(benchmarks/gpu/sharing.py) for what models that are busy at once do to each other; prints the ratios, writes them to
+evidence.json there, docs/evidence.md and the charts in docs/images. What misses its bound, or was not run, is named in
+the page's first paragraph.
 """
 
 from __future__ import annotations
@@ -103,7 +104,20 @@ def missed(figures: Mapping[str, float | None]) -> list[str]:
     return said
 
 
-def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
+def contention(shared: Mapping[str, Any]) -> list[dict[str, float]]:
+    """By how many models were busy: tokens a second of all, and ms a token, in turns and in space."""
+    turns, space = (shared.get("runs", {}).get(mode, {}).get("levels", {}) for mode in ("turns", "space"))
+    return [
+        {
+            "busy": int(count),
+            **{f"{name}_tokens": side[count]["tokens_per_s"] for name, side in (("turns", turns), ("space", space))},
+            **{f"{name}_ms": side[count]["pace_p50_ms"] for name, side in (("turns", turns), ("space", space))},
+        }
+        for count in sorted(turns.keys() & space.keys(), key=int)
+    ]
+
+
+def page(found: Mapping[str, Any], figures: Mapping[str, float | None], shared: Mapping[str, Any]) -> str:
     """Markdown."""
     short = missed(figures)
     template = jinja2.Template(TEMPLATE.read_text(), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -117,6 +131,8 @@ def page(found: Mapping[str, Any], figures: Mapping[str, float | None]) -> str:
         counts=models(found),
         fit=models_by_memory(found),
         large=mixed(found),
+        shared=shared,
+        contention=contention(shared),
     )
     return text
 
@@ -157,7 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing := [part for part in ("models", "qwq", "mix") if part not in found]:
         print(f"not run: `python -m benchmarks.gpu.capacity --parts {' '.join(missing)}`")
     figures = ratios(found)
-    (docs / "evidence.md").write_text(page(found, figures))
+    sharing = docs / "benchmarks" / "sharing.json"
+    shared = json.loads(sharing.read_text()) if sharing.exists() else {}
+    (docs / "evidence.md").write_text(page(found, figures, shared))
     (docs / "images").mkdir(exist_ok=True)
     for name, title, bars in charts(found):
         (docs / "images" / f"{name}.svg").write_text(bar_file(title, bars))

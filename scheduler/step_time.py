@@ -37,8 +37,9 @@ prompt has a turn in n (on an H100 22,000 tokens a second alone, 10,000 and 5,00
 reported is multiplied by the slowdown. It may hold other waits, too, which make prompts look dearer than they are,
 never cheaper, so the rate rises faster than it falls. A prompt that came nearly whole from the cache says nothing of
 it, since reading the last token costs a step whatever the rate: reports count by their tokens a prompt, `RATE_TOKENS`
-in full. Until so many were seen, those of prompts below `PROMPT_TOKENS` in part, there is no rate; the report with most
-a prompt makes the first.
+in full, and short ones that look slow even less, since a first prompt may have waited for kernels to compile. Until so
+many were seen, those of prompts below `PROMPT_TOKENS` in part, there is no rate; the report with most a prompt makes
+the first.
 
 Bandwidth is bytes per second, measured on the device. Fails open where nothing was measured: with no bandwidth, or
 no target, nothing is refused here. A target that the model could not meet alone on an idle device is not weighed,
@@ -410,7 +411,8 @@ class StepTimeModel:
             if load.prefill_tokens_seen >= RATE_TOKENS:
                 load.prefill_tokens_per_s = load.prefill_first[1]
         else:
-            part = (_RATE_UP if rate > before else _RATE_DOWN) * min(1.0, a_prompt / RATE_TOKENS) ** 2
+            weight = min(1.0, a_prompt / RATE_TOKENS)
+            part = _RATE_UP * weight if rate > before else _RATE_DOWN * weight**2
             load.prefill_tokens_per_s = before + part * (rate - before)
 
     def reported(self, report: EngineReport) -> None:

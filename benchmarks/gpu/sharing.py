@@ -250,12 +250,16 @@ def level_of(names: Sequence[str], loops: Sequence[load.Loop], errors: Mapping[s
 
 
 def await_space(host: HostProcess, seconds: float = BACK_S_MAX, *, left: bool = False) -> bool:
-    """Whether the scheduler says within that time that all engines share the card in space; `left`: that not all do."""
+    """Whether the scheduler says within that time that all engines are up and share the card in space; `left`: that not
+    all do."""
     until_s = time.monotonic() + seconds
-    wanted = f'bunkhouse_device_in_space{{device="{gpu(0)}"}} {0.0 if left else 1.0}'
+    in_space = f'bunkhouse_device_in_space{{device="{gpu(0)}"}} 1.0'
     while time.monotonic() < until_s:
         with contextlib.suppress(httpx.HTTPError):
-            if wanted in httpx.get(f"{host.url}/metrics", timeout=5).text:
+            said = httpx.get(f"{host.url}/metrics", timeout=5).text
+            states = [line for line in said.splitlines() if line.startswith("bunkhouse_engine_up{")]
+            whole = in_space in said and bool(states) and all('state="ready"' in state for state in states)
+            if whole != left:
                 return True
         time.sleep(0.1)
     return False

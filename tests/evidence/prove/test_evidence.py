@@ -100,3 +100,23 @@ def test_without_the_part_on_sessions_there_is_no_page(tmp_path: Path, capsys: p
     del found["sessions"]
     assert main(["--docs", str(docs_with(tmp_path, found))]) == 1
     assert "--parts sessions" in capsys.readouterr().out
+
+
+def test_what_busy_models_do_to_each_other_stands_beside_it(tmp_path: Path) -> None:
+    docs = docs_with(tmp_path, measured())
+    rows = {"turns": [(2131.1, 3.3), (2138.0, 13.5)], "space": [(2230.0, 3.1), (3095.9, 9.8)]}
+    runs = {
+        mode: {
+            "levels": {
+                count: {"tokens_per_s": tokens, "pace_p50_ms": ms}
+                for count, (tokens, ms) in zip("14", levels, strict=True)
+            }
+        }
+        for mode, levels in rows.items()
+    }
+    shared = {"gpu": "A card", "date": "2026-02-02", "predict_error": 0.084, "runs": runs}
+    (docs / "benchmarks" / "sharing.json").write_text(json.dumps(shared))
+    assert main(["--docs", str(docs)]) == 0
+    text = (docs / "evidence.md").read_text()
+    assert "| 4 | 2,138 | 3,096 | 13.5 | 9.8 |" in text
+    assert "8% off" in text
