@@ -286,8 +286,9 @@ def _() -> None:
 
 @check("sampling", "at temperature 0 a stream's pieces make the same answer as no stream")
 def _() -> None:
-    chunks = list(ask(stream=True, temperature=0))
-    assert "".join(pieces_of(chunks)) == ask(temperature=0).choices[0].message.content
+    streamed = "".join(pieces_of(list(ask(stream=True, temperature=0))))
+    whole = ask(temperature=0).choices[0].message.content
+    assert streamed == whole, f"{streamed!r} and {whole!r}"
 
 
 @check("sampling", "top_k, min_p, repetition_penalty, min_tokens and ignore_eos are taken in extra_body")
