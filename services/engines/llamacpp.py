@@ -173,9 +173,10 @@ class LlamaCppEngine:
                     slots.release(slot, (piece.prompt_tokens or 0) + answer.tokens)
                     released = True
                 yield piece
-                if piece.finish:
+                if piece.finish and not (released and http.keep):  # the end of the stream keeps the connection
                     return
-            raise EngineUnavailable(f"llama.cpp ({self.model}): the stream ended without a finish")
+            if not released:
+                raise EngineUnavailable(f"llama.cpp ({self.model}): the stream ended without a finish")
         except HttpStatusError as error:
             raise translated(self.model, error.status, error.message) from error
         finally:
