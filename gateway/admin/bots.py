@@ -14,7 +14,7 @@ from gateway.admin.common import Host, bot_of, merged, note, routes, tenant_of
 from gateway.admin.errors import BadValue
 from gateway.admin.schemas import Bot, Page
 from services.config.actions import secret_problem
-from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig, renamed
+from services.config.schema import NAME_RULE, BotConfig, Config, KvPolicyConfig, mail_problem, renamed
 from services.store.bot_tests import BotTestStore
 from services.store.knowledge import KnowledgeStore
 from services.store.registry import Registry
@@ -130,6 +130,8 @@ def check(config: Config, bot: BotConfig) -> None:
             f"context_tokens is {bot.context_tokens}, the model's are {model.context_tokens}.", param="context_tokens"
         )
     _refuse(bot.problem())
+    if (why := mail_problem(bot, config)) is not None:
+        _refuse(("handover_email", why), "widget.")
     if bot.knowledge is not None and not set(bot.knowledge.documents) <= _documents(config):
         raise BadValue(
             "Files of the host are named in its configuration alone. Upload documents to /knowledge.",

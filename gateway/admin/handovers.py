@@ -28,14 +28,14 @@ async def failed(host: Host, _: Viewer) -> Page[HandoverFailed]:
 
 @router.post("/handovers/{handover}/resend", status_code=status.HTTP_202_ACCEPTED)
 async def resend(handover: str, host: Host, actor: Operator) -> None:
-    """Send a failed handover again, to its bot's present webhook."""
+    """Send a failed handover again, to its bot's present webhook or address."""
     store = DeliveryStore(host.connection)
     delivery = next((each for each in await store.failed() if each.id == handover), None)
     if delivery is None:
         raise NotFound(f"There is no failed handover {handover!r}.", param="handover")
     tenant, _, bot = delivery.bot.partition("/")
     widget = bot_of(await read_registry(host.connection), tenant, bot).widget
-    name = "handover_slack" if delivery.kind == "slack" else "handover_webhook"
+    name = f"handover_{delivery.kind}"
     url = getattr(widget, name, None)
     if url is None:
         raise Conflict(f"{delivery.bot} has no {name}.", code="no_webhook")

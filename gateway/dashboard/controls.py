@@ -29,6 +29,7 @@ from gateway.dashboard.render import page
 from gateway.dashboard.router import Dashboard, PageRoute, form_of
 from gateway.dashboard.security import HEADERS, check_csrf, is_secure
 from gateway.dashboard.usage import UsagePage
+from gateway.desk.mail import replies_key
 from gateway.outcomes import Code, Refused
 from gateway.widget.sites import WidgetSite, webhook_secret
 from gateway.widget.visitors import visitor_secret
@@ -217,13 +218,17 @@ class EmbeddedWidget:
     snippet: str
     secret: str | None
     visitor_secret: str
+    mail_replies: str | None  # the URL that a mailbox of replies posts to
 
 
 def _embedded(dashboard: Dashboard, site: WidgetSite, base: str) -> EmbeddedWidget:
     snippet = f'<script src="{base}widget.js" data-token="{site.token}" defer></script>'
     secret = webhook_secret(site.bot, dashboard.gateway.secrets.pepper) if site.widget.hands_over else None
     visitors = visitor_secret(site.bot, dashboard.gateway.secrets.pepper)
-    return EmbeddedWidget(site.bot, site.widget.allowed_origins, site.widget.demo, snippet, secret, visitors)
+    host, mails = dashboard.gateway, site.widget.handover_email is not None
+    listens = mails and host.config.mail is not None and host.config.mail.replies_to is not None
+    mail_url = f"{base}v1/mail-replies/{replies_key(host.secrets.pepper)}" if listens else None
+    return EmbeddedWidget(site.bot, site.widget.allowed_origins, site.widget.demo, snippet, secret, visitors, mail_url)
 
 
 def _days(now_s: float) -> tuple[str, str]:

@@ -21,13 +21,13 @@ from gateway.state import Gateway
 from gateway.widget.router import BODY_BYTES_MAX, Widgets, refusal
 from gateway.widget.router import router as widget_router
 
-WIDGET = "/widget"
+WIDGET, MAIL = "/widget", "/widget/v1/mail-replies/"  # a mail may carry pictures
 PREFIXES = ("/dashboard", WIDGET)
 
 
 def body_bytes_max(path: str, most: int) -> int:
     """How large the body of a request to a page may be, where `most` is the gateway's bound."""
-    return min(most, BODY_BYTES_MAX) if path.startswith(WIDGET) else most
+    return min(most, BODY_BYTES_MAX) if path.startswith(WIDGET) and not path.startswith(MAIL) else most
 
 
 class Pages:

@@ -1,4 +1,4 @@
-"""A visitor asks for a person: the tenant's webhook is shown, at once or as soon as it answers.
+"""A visitor asks for a person: the bot's receivers are told (webhook, Slack, e-mail), at once or as soon as possible.
 
 Letters wait in Redis, so that none is lost with a gateway; whichever gateway is free takes the next due one by moving
 its time forward, and a gateway that dies with a delivery in hand leaves it due again. At least once: receivers tell
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from gateway.desk import mail as by_mail
 from gateway.desk.adapters import headers_of, slack_message
+from gateway.desk.mail import MailFailed
 from gateway.widget.sites import WidgetSite
 from gateway.widget.webhook import WebhookFailed, post
+from services.config.mail import MailConfig
 from services.store.connection import Connection, QueueUnavailable
 from services.store.conversations import Conversation, Speaker
 from services.store.deliveries import Delivery, DeliveryStore
@@ -60,11 +63,13 @@ class Outbox:
         pepper: bytes,
         clock: Callable[[], float],
         send: Callable[[str, bytes, dict[str, str]], Awaitable[None]] = post,
+        mail: MailConfig | None = None,
     ) -> None:
         self._store = DeliveryStore(connection)
         self._pepper = pepper
         self._clock = clock
         self._send = send
+        self._mail = mail
         self._woken = asyncio.Event()
 
     async def put(self, site: WidgetSite, conversation: Conversation, *, contact: str, note: str, page: str) -> str:
@@ -87,8 +92,24 @@ class Outbox:
             url, body = site.widget.handover_slack, slack_message(site.bot, contact, note, page, conversation.turns)
             slack = Delivery(id=f"{message.id}-slack", bot=site.bot, url=url, kind="slack", body=body)
             await self._store.keep(slack, now_s)
+        if site.widget.handover_email is not None and self._mail is not None:
+            facts = {"Contact": contact, "Note": note, "Page": page}
+            await self._store.keep(self._by_mail(self._mail, site, conversation, message.id, facts), now_s)
         self._woken.set()
         return message.id
+
+    def _by_mail(
+        self, mail: MailConfig, site: WidgetSite, conversation: Conversation, handover: str, facts: Mapping[str, str]
+    ) -> Delivery:
+        to, name = site.widget.handover_email or "", f"{handover}-email"
+        reply_to = None
+        if mail.replies_to is not None:
+            reply_to = by_mail.reply_address(mail.replies_to, site.bot, conversation.session, self._pepper)
+        now_s, turns = self._clock(), conversation.turns
+        body = by_mail.announcement(
+            mail, to, name, bot=site.bot, reply_to=reply_to, at_s=now_s, facts=facts, turns=turns
+        )
+        return Delivery(id=name, bot=site.bot, url=to, kind="email", body=body)
 
     async def run(self) -> None:
         """Deliver until cancelled. Outlasts a Redis that goes away."""
@@ -115,7 +136,7 @@ class Outbox:
             return True
         try:
             await self._deliver(delivery)
-        except WebhookFailed as error:
+        except (WebhookFailed, MailFailed) as error:
             await self._failed(delivery, error)
         except Exception:  # this task's outermost loop: one delivery's bug must not keep all others
             log.exception("widget.handover_given_up", bot=delivery.bot, delivery=delivery.id)
@@ -126,10 +147,15 @@ class Outbox:
         return True
 
     async def _deliver(self, delivery: Delivery) -> None:
+        if delivery.kind == "email":
+            if self._mail is None:
+                raise MailFailed("this host has no `mail` server any more", final=True)
+            await by_mail.send(self._mail, delivery.url, delivery.body)
+            return
         headers = headers_of(delivery, self._pepper, self._clock())
         await self._send(delivery.url, delivery.body.encode(), headers)
 
-    async def _failed(self, delivery: Delivery, error: WebhookFailed) -> None:
+    async def _failed(self, delivery: Delivery, error: WebhookFailed | MailFailed) -> None:
         if error.final or delivery.tries >= len(TRY_AFTER_S):
             log.error("widget.handover_given_up", bot=delivery.bot, delivery=delivery.id, why=str(error))
             await self._store.fail(delivery, str(error), self._clock())

@@ -11,6 +11,7 @@
     POST /widget/v1/{token}/chats/{chat}/stop             {session} -> 204, the answer so far stays
     POST /widget/v1/{token}/ratings                       {session, chat, rating, note?} -> 204
     POST /widget/v1/handover-replies/{tenant}/{bot}       a person's signed reply from a help desk (gateway/desk)
+    POST /widget/v1/mail-replies/{key}                    a person's reply by e-mail (gateway/desk)
     POST /widget/v1/{token}/handover                      {session?, contact, note, page} -> 202
 
 Errors are the gateway's: `{"error": {message, type, param, code}}`.
@@ -33,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.answers import EVENT_STREAM, STREAM_HEADERS
 from gateway.call import Header
-from gateway.desk import replies
+from gateway.desk import mail_replies, replies
 from gateway.desk.events import follow
 from gateway.desk.people import People, hands_over, is_away, waiting
 from gateway.outcomes import OUTCOME_HEADER, Code, Refused
@@ -227,7 +228,7 @@ class Widgets:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.store = ConversationStore(gateway.connection)
-        self.outbox = Outbox(gateway.connection, gateway.secrets.pepper, gateway.clock)
+        self.outbox = Outbox(gateway.connection, gateway.secrets.pepper, gateway.clock, mail=gateway.config.mail)
         self.people = People(gateway, self.store, self.outbox)
         self.answers = WidgetChats(gateway, self.store, self.people.announce)
         self._sites: WidgetSites | None = None
@@ -330,6 +331,7 @@ def router(widgets: Widgets) -> APIRouter:
     _judging(routes, widgets)
     _reading(routes, widgets)
     replies.add(routes, widgets.gateway, widgets.store, lambda: widgets.sites)
+    mail_replies.add(routes, widgets.gateway, widgets.store, lambda: widgets.sites)
     demo.add(routes, widgets.demo)
     return routes
 

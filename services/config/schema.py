@@ -28,6 +28,7 @@ from pydantic import (
 from services.config.actions import ACTIONS_MAX, ActionConfig, ActionName, ActionSecret, secret_problem
 from services.config.knowledge import KnowledgeConfig
 from services.config.localized import Language, LocalizedLine, LocalizedLines, LocalizedParagraph
+from services.config.mail import MailAddress, MailConfig
 from services.config.people import OfficeHours, PeopleConfig
 from services.config.topics import TOPICS_MAX, RefusedTopic
 from services.config.urls import check_reachable, is_loopback, unusable
@@ -262,6 +263,7 @@ class WidgetConfig(Section):
     temperature: float = Field(default=0.3, ge=0, le=2)
     handover_webhook: Webhook | None = None  # where a visitor who asks for a person is announced
     handover_slack: Webhook | None = None  # a Slack incoming webhook that is notified, too
+    handover_email: MailAddress | None = None  # the same by e-mail, through the host's `mail` server
     handover: PeopleConfig | None = None  # visitors are handed over to the dashboard's inbox
     office_hours: OfficeHours | None = None  # when people are there; None: always
 
@@ -273,7 +275,7 @@ class WidgetConfig(Section):
     @property
     def announces(self) -> bool:
         """Whether another program is notified of visitors who wait."""
-        return self.handover_webhook is not None or self.handover_slack is not None
+        return any((self.handover_webhook, self.handover_slack, self.handover_email))
 
     def problem(self) -> tuple[str, str] | None:
         """The option that cannot be used, and why. No validator: what is stored must stay readable."""
@@ -401,6 +403,7 @@ class Config(Section):
     tenants: dict[Name, TenantConfig] = {}
     overflow: dict[Name, OverflowConfig] = {}
     action_secrets: dict[Name, ActionSecret] = {}
+    mail: MailConfig | None = None  # None: no handovers by e-mail
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -436,6 +439,13 @@ def check_documents(config: Config) -> None:
                     raise ConfigError(f"{tenant}/{bot}: knowledge.documents: {path}: no such file")
 
 
+def mail_problem(bot: BotConfig, config: Config) -> str | None:
+    """Why this bot's handovers cannot go out by e-mail; None where they can, or need not."""
+    if bot.widget is None or bot.widget.handover_email is None or config.mail is not None:
+        return None
+    return "there is no `mail` section with a mail server in the configuration"
+
+
 def _override(file: YamlFile, environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):
@@ -469,6 +479,8 @@ def _check_references(file: YamlFile, config: Config) -> None:
             if (problem := wanted.problem()) is not None:
                 option, why = problem
                 raise ConfigError(f"{file.place((*where, *option.split('.')))}: {option}: {why}")
+            if (no_mail := mail_problem(wanted, config)) is not None:
+                raise ConfigError(f"{file.place((*where, 'widget', 'handover_email'))}: handover_email: {no_mail}")
             for name, action in wanted.actions.items():
                 if (problem := secret_problem(action, config.action_secrets)) is not None:
                     raise ConfigError(

@@ -21,14 +21,14 @@ log = structlog.get_logger()
 
 
 class Delivery(BaseModel):
-    """One webhook on its way."""
+    """One webhook or mail on its way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     bot: str
     url: str
-    kind: Literal["webhook", "slack"] = "webhook"
+    kind: Literal["webhook", "slack", "email"] = "webhook"  # of email, `url` is the receiver's address
     body: str
     tries: int = 0
     failed_s: float = 0.0  # when it was given up
