@@ -121,6 +121,7 @@ class EngineLoad:
         "unattainable",
         "unrouted_part",
         "weight_bytes",
+        "work_s",
     )
 
     def __init__(self) -> None:
@@ -134,6 +135,7 @@ class EngineLoad:
         self.duty = PrefillDuty()
         self.sharing = Sharing.TURNS
         self.layers = _LAYERS
+        self.work_s = 0.0  # in space, of one layer while it has chats
         self.prefill_tokens_per_s: float | None = None
         self.prefill_tokens_seen = 0.0  # while there is no rate
         self.prefill_first = (0.0, 0.0)  # of the report with most tokens a prompt: (those, tokens a second)
@@ -167,6 +169,8 @@ class StepTimeModel:
         self._correction_max = _CORRECTION_MAX_CPU if device == CPU else _CORRECTION_MAX
         self._prefill_until_s = 0.0
         self._harmless_s = 0.0  # a step this long, uncorrected, breaks nobody's target
+        self._all_s = 0.0  # in space, one layer's work of all engines with chats
+        self._harmless_layer_s = 0.0  # a layer this long breaks no target of engines with chats
         self.configure(settings)
 
     def configure(self, settings: SchedulerSettings) -> None:
@@ -202,6 +206,9 @@ class StepTimeModel:
 
     def _find_harmless(self) -> None:
         """Targets or corrections changed. Models without chats count here, which `breaks` looks at more closely."""
+        if self.sharing is Sharing.SPACE:
+            self._find_round()
+            return
         self._harmless_s = _ROUNDING * min(
             (
                 load.inter_token_s_max / max(1.0, load.correction)
@@ -211,28 +218,55 @@ class StepTimeModel:
             default=float("inf"),
         )
 
+    def _find_round(self) -> None:
+        """Work, and targets of engines with chats, in space."""
+        busy = self._busy()
+        for load in self.loads.values():
+            load.work_s = self._work_s(load) if load.chats else 0.0
+        self._all_s = sum(load.work_s for load in busy)
+        self._harmless_layer_s = _ROUNDING * min(
+            (
+                load.inter_token_s_max / load.layers
+                for load in busy
+                if load.inter_token_s_max is not None and not load.unattainable
+            ),
+            default=float("inf"),
+        )
+
     def add(self, model: str, kv_bytes: int) -> None:
         """A chat that may grow to `kv_bytes` runs now."""
         load = self.loads[model]
-        self._count(load, load.chats + 1)
-        load.kv_bytes += kv_bytes
-        self._round_bytes += kv_bytes
+        self._count(load, load.chats + 1, kv_bytes)
 
     def remove(self, model: str, kv_bytes: int) -> None:
         load = self.loads[model]
-        self._count(load, load.chats - 1)
-        load.kv_bytes -= kv_bytes
-        self._round_bytes -= kv_bytes
+        self._count(load, load.chats - 1, -kv_bytes)
 
-    def _count(self, load: EngineLoad, chats: int) -> None:
-        if not chats or not load.chats or load.routed_bytes:
+    def _count(self, load: EngineLoad, chats: int, more_bytes: int) -> None:
+        turns = not chats or not load.chats
+        if turns or load.routed_bytes:
             self._round_bytes += load.weights_read(chats) - load.weights_read(load.chats)
         load.chats = chats
+        load.kv_bytes += more_bytes
+        self._round_bytes += more_bytes
+        if self.sharing is Sharing.SPACE:
+            if turns:
+                self._find_round()
+            else:
+                self._renew(load)
+
+    def _renew(self, load: EngineLoad) -> None:
+        """An engine with chats reads more, or less."""
+        before, load.work_s = load.work_s, self._work_s(load)
+        self._all_s += load.work_s - before
 
     def grow(self, model: str, more_bytes: int) -> None:
         """A running chat may now grow to `more_bytes` more, or less."""
-        self.loads[model].kv_bytes += more_bytes
+        load = self.loads[model]
+        load.kv_bytes += more_bytes
         self._round_bytes += more_bytes
+        if load.chats and self.sharing is Sharing.SPACE:
+            self._renew(load)
 
     def leave(self, model: str) -> None:
         """The engine goes to another device, with its chats."""
@@ -246,6 +280,7 @@ class StepTimeModel:
         for load in self.loads.values():
             load.chats = load.kv_bytes = 0
         self._round_bytes = 0
+        self._find_harmless()
 
     def prefill_s(self, model: str, tokens: int) -> float:
         """Seconds that `tokens` of prompt take the device alone; 0 while no rate was measured."""
@@ -341,21 +376,26 @@ class StepTimeModel:
         self, mine: EngineLoad, kv_bytes: int, prefill_s: float, now_s: float, keep: float
     ) -> tuple[tuple[str, float, float] | None, float]:
         """The same in space."""
-        busy = self._busy(mine)
-        more_s = self._work_s(mine, 1, kv_bytes)
-        all_s = more_s + sum(self._work_s(load) for load in busy if load is not mine)
+        mine_s = self._work_s(mine, 1, kv_bytes)
+        all_s = self._all_s - mine.work_s + mine_s
         least_s = self._read_s(mine, 1, kv_bytes)
-        own_s = max(least_s, self._token_in_space_s(mine, more_s, all_s, now_s, prefill_s))
+        own_s = max(least_s, self._token_in_space_s(mine, mine_s, all_s, now_s, prefill_s))
+        most = mine.inter_token_s_max
+        if most is not None and not mine.unattainable and own_s > most * keep:
+            name = next(name for name, load in self.loads.items() if load is mine)
+            return (name, own_s, most * keep), own_s
+        # No model's prompts take a larger part than all do, and no layer is longer than everybody's work and a gap.
+        runs = 1.0 - min(DUTY_MAX, self._duty.now(now_s) + prefill_s / DUTY_S)
+        if _GAP_S + all_s <= self._harmless_layer_s * keep * runs:
+            return None, own_s
         for name, load in self.loads.items():
             most = load.inter_token_s_max
-            if most is None or load.unattainable or load not in busy:
+            if most is None or load.unattainable or not load.chats or load is mine:
                 continue
-            predicted_s = own_s
-            if load is not mine:
-                work_s = self._work_s(load)
-                predicted_s = self._token_in_space_s(load, work_s, all_s, now_s, _OTHERS_PROMPTS * prefill_s)
-            if predicted_s > most * keep:
-                return (name, predicted_s, most * keep), own_s
+            if load.layers * _layer_s(load.work_s, all_s) > most * keep * runs:
+                other_s = self._token_in_space_s(load, load.work_s, all_s, now_s, _OTHERS_PROMPTS * prefill_s)
+                if other_s > most * keep:
+                    return (name, other_s, most * keep), own_s
         return None, own_s
 
     def _token_in_space_s(
@@ -372,8 +412,7 @@ class StepTimeModel:
         if load is None or not load.chats or not self._bandwidth:
             return None
         if self.sharing is Sharing.SPACE:
-            all_s = sum(map(self._work_s, self._busy()))
-            return max(self._read_s(load), self._token_in_space_s(load, self._work_s(load), all_s, now_s))
+            return max(self._read_s(load), self._token_in_space_s(load, load.work_s, self._all_s, now_s))
         step_s, least_s = self.steps_s(now_s)
         return max(least_s, step_s * load.correction)
 
@@ -457,6 +496,7 @@ class StepTimeModel:
             other.correction = min(self._correction_max, max(_CORRECTION_MIN, corrected))
             other.doubt *= 1.0 - gain * part
         load.doubt = min(_DOUBT, load.doubt + _DOUBT_MORE)
+        self._find_round()
 
     def _decoded_with(self, load: EngineLoad, at_s: float) -> list[EngineLoad]:
         """The engine, and those that took steps in the second or so before `at_s`."""
