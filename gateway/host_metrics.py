@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.desk.waiting import WaitingVisitors
 from services.contracts.devices import Sharing
 from services.contracts.snapshot import Snapshot
 
@@ -28,12 +29,18 @@ class HostCollector(Collector):
         self._per_tenant = per_tenant
         self.snapshot: Snapshot | None = None
         self.handovers_failed: int | None = None
+        self.visitors: WaitingVisitors | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Called by prometheus_client at every scrape."""
         if self.handovers_failed is not None:
             text = "Handovers to people that were given up and not sent again."
             yield GaugeMetricFamily("bunkhouse_handovers_failed", text, value=self.handovers_failed)
+        if self.visitors is not None:
+            text = "Visitors who wait for a person, of bots whose people are there now."
+            yield GaugeMetricFamily("bunkhouse_visitors_waiting", text, value=self.visitors.count)
+            text = "How long the first of them has waited."
+            yield GaugeMetricFamily("bunkhouse_visitors_waiting_seconds", text, value=self.visitors.longest_s)
         if self.snapshot is None:
             return
         models = self.snapshot.models

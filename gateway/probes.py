@@ -10,6 +10,7 @@ from dataclasses import asdict
 import structlog
 
 from gateway.call import Call
+from gateway.desk.waiting import waiting_visitors
 from gateway.metrics import CONTENT_TYPE
 from gateway.outcomes import Code, Refused
 from gateway.state import Gateway
@@ -72,10 +73,11 @@ async def metrics(gateway: Gateway, call: Call) -> None:
         words = "Metrics need the key of gateway.metrics_key_file, unless they are read from this machine."
         raise Refused(Code.INVALID_API_KEY, words, headers=((b"www-authenticate", b"Bearer"),))
     host = gateway.metrics.host
-    host.snapshot = host.handovers_failed = None
+    host.snapshot = host.handovers_failed = host.visitors = None
     with contextlib.suppress(QueueUnavailable), gateway.breaker:
         host.snapshot = await gateway.submissions.snapshot()
         host.handovers_failed = await DeliveryStore(gateway.connection).failed_count()
+        host.visitors = await waiting_visitors(gateway.connection, gateway.directory.registry, gateway.clock())
     await call.respond(200, gateway.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])
 
 

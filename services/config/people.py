@@ -51,6 +51,12 @@ class OfficeHours(BaseModel):
             return today in self.days and opens <= clock < closes
         return (today in self.days and clock >= opens) or (yesterday in self.days and clock < closes)
 
+    def opened_s(self, now_s: float) -> float:
+        """When people last came, while they are there. With hours that never end, up to a day ago."""
+        now, opens = datetime.fromtimestamp(now_s, ZoneInfo(self.time_zone)), time.fromisoformat(self.opens)
+        last = now.replace(hour=opens.hour, minute=opens.minute, second=0, microsecond=0, fold=0)
+        return (last if last <= now else last - timedelta(days=1)).timestamp()
+
 
 class PeopleConfig(BaseModel):
     """A bot with this section hands visitors over to the dashboard's inbox."""

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.desk.waiting import WaitingVisitors
 from gateway.metrics import Metrics
 from tests.snapshots import DEVICE, MODEL, snapshot
 
@@ -35,6 +36,7 @@ def exported() -> dict[str, set[str]]:
     metrics = Metrics(per_tenant=True)
     metrics.host.snapshot = SNAPSHOT
     metrics.host.handovers_failed = 0
+    metrics.host.visitors = WaitingVisitors(1, 20.0)
     metrics.requests.labels("r", "200", "ok").inc()
     metrics.overhead.observe(0.1)
     metrics.duration.labels("b", "").observe(0.1)

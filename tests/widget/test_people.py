@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -244,3 +245,33 @@ async def test_a_bot_with_a_webhook_only_goes_on_answering(page: Page) -> None:
 
 def test_a_person_who_writes_has_the_conversation() -> None:
     assert replied(conversation(), "Hi", "Ada", NOW_S).state == "person"
+
+
+async def test_metrics_say_who_waits_while_people_are_there(page: Page) -> None:
+    async def waiting() -> dict[str, float]:
+        text = (await page.http.get(f"{page.stage.url}/metrics")).text
+        pairs = (line.split() for line in text.splitlines() if line.startswith("bunkhouse_visitors_waiting"))
+        return {name.removeprefix("bunkhouse_visitors_"): float(value) for name, value in pairs}
+
+    await change_widget(page, handover_webhook=None, handover=PeopleConfig())
+    assert await waiting() == {"waiting": 0.0, "waiting_seconds": 0.0}
+    await page.post("messages", {"text": "human please"})
+    seen = await waiting()
+    assert seen["waiting"] == 1
+    assert 0 < seen["waiting_seconds"] < 60
+    await change_widget(page, office_hours=OfficeHours(days=()))
+    assert await waiting() == {"waiting": 0.0, "waiting_seconds": 0.0}, "nobody is there"
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes", "now", "opened"),
+    [
+        ("09:00", "17:00", "2026-12-01T10:00", "2026-12-01T09:00"),
+        ("22:00", "06:00", "2026-12-02T01:00", "2026-12-01T22:00"),
+    ],
+)
+def test_when_people_came(opens: str, closes: str, now: str, opened: str) -> None:
+    hours = OfficeHours(time_zone="Europe/Berlin", opens=opens, closes=closes)
+    at_s, opened_s = (datetime.fromisoformat(f"{text}+01:00").timestamp() for text in (now, opened))
+    assert hours.open_at(at_s)
+    assert hours.opened_s(at_s) == opened_s
