@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 
 from gateway.answers import ChatCompletions
@@ -72,14 +72,15 @@ def _sum(first: ChatUsage, others: Sequence[ChatUsage]) -> ChatUsage:
     )
 
 
-@contextmanager
-def follow(hub: ReplyHub, chats: Sequence[str], after: str, *, fresh: bool = False) -> Iterator[Reader]:
+def follow(hub: ReplyHub, chats: Sequence[str], after: str, *, fresh: bool = False) -> AbstractContextManager[Reader]:
     """One reader of the replies to one request."""
+    return hub.follow(chats[0], after, fresh=fresh) if len(chats) == 1 else _follow_all(hub, chats, after, fresh=fresh)
+
+
+@contextmanager
+def _follow_all(hub: ReplyHub, chats: Sequence[str], after: str, *, fresh: bool) -> Iterator[Reader]:
     with ExitStack() as stack:
         readers = [stack.enter_context(hub.follow(chat, after, fresh=fresh)) for chat in chats]
-        if len(readers) == 1:
-            yield readers[0]
-            return
         together = ChoicesReader(readers)
         stack.callback(together.close)
         yield together

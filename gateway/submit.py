@@ -160,9 +160,17 @@ async def _prepare(
     overflow = elsewhere and await _has_money(gateway, tenant, now_s)
     prompt = prompts[0]
     ticket = _ticket_for(
-        bot, engine, known, prompt, task=task, caller=caller, chat=chats[0], now_s=now_s, overflow=overflow
+        bot,
+        engine,
+        known,
+        prompt,
+        task=task,
+        opening=opening,
+        caller=caller,
+        chat=chats[0],
+        now_s=now_s,
+        overflow=overflow,
     )
-    ticket = replace(ticket, opening=opening)
     if caller.trial is not None:
         ticket = _tried(ticket, caller.trial, engine)
     payload = Payload(
@@ -239,12 +247,13 @@ def _ticket_for(
     prompt: Prompt,
     *,
     task: Task,
+    opening: bool,
     caller: Caller,
     chat: str,
     now_s: float,
     overflow: bool,
 ) -> Ticket:
-    """What the scheduler decides on. `overflow`: another provider may serve the chat.
+    """What the scheduler decides on. `overflow`: another provider may serve the chat; `opening`: nobody answered yet.
 
     Raises Refused when the answer would not fit.
     """
@@ -264,6 +273,7 @@ def _ticket_for(
         kv_bits=wanted,
         kv_bits_floor=floor,
         task=task,
+        opening=opening,
         created_s=now_s,
         deadline_s=now_s + bot.config.queue_wait_s_max,
         priority=bot.config.priority,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from functools import lru_cache
 
 KEY_PREFIX = "bh-"
 ADMIN_PREFIX = "bh-admin-"  # of further admin keys; the owner's is the host's own (services.config.host_secrets)
@@ -31,6 +32,7 @@ def digest(key: str, pepper: bytes) -> str:
     return hmac.digest(pepper, key.encode(), "sha256").hex()
 
 
+@lru_cache(maxsize=4096)  # each chat asks for its tenant's
 def salt(tenant: str, secret: bytes) -> str:
     """A tenant's prefix-cache salt: engines share no cached prefix between different salts."""
     return hmac.digest(secret, b"cache salt of " + tenant.encode(), "sha256").hex()[:32]
