@@ -68,7 +68,9 @@ def decode(kind: type[T], data: bytes | str | Mapping[str, Any]) -> T:
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name in names:
-            known[name] = _ENUMS[name](value) if name in _ENUMS and value is not None else _frozen(value)
+            if name in _ENUMS and value is not None:
+                value = _ENUMS[name](value)  # noqa: PLW2901
+            known[name] = _frozen(value) if type(value) is list else value
     return kind(**known)
 
 
