@@ -430,6 +430,9 @@ class StepTimeModel:
                 raise AssertionError(f"{model}: bandwidth counts {load.chats} chats, {load.kv_bytes} bytes")
         if round_bytes != self._round_bytes:
             raise AssertionError(f"bytes a round: {self._round_bytes} is not {round_bytes}")
+        all_s = sum(self._work_s(load) for load in self._busy())
+        if self.sharing is Sharing.SPACE and abs(self._all_s - all_s) > 1e-6 * all_s:
+            raise AssertionError(f"work a layer: {self._all_s} is not {all_s}")
 
     def recall(self, learned: Learned) -> None:
         """Know of an engine that is up what another scheduler knew of it."""
