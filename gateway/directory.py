@@ -50,7 +50,8 @@ class Directory:
         self._pepper = pepper
         self._clock = clock
         self._admin_digest = digest(admin_key, pepper) if admin_key else ""
-        self._reloading: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
+        self._next_read: asyncio.Task[None] | None = None
         self._loaded_s = float("-inf")
         self.registry = Registry()
         self._keyring = Keyring(self.registry, pepper)
@@ -61,10 +62,16 @@ class Directory:
         return self.registry.version
 
     async def reload(self) -> None:
-        """Read the registry. Callers at the same time share one read. Raises QueueUnavailable."""
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self._read())
-        await asyncio.shield(self._reloading)
+        """Read the registry as it is from now on. Callers at the same time share the next read; one that is under way
+        may have begun before a caller's change. Raises QueueUnavailable."""
+        if self._next_read is None:
+            self._next_read = asyncio.create_task(self._read_next())
+        await asyncio.shield(self._next_read)
+
+    async def _read_next(self) -> None:
+        async with self._reading:
+            self._next_read = None
+            await self._read()
 
     async def _read(self) -> None:
         registry = await self._submissions.registry()

@@ -98,19 +98,19 @@ def announcement(
 
 async def send(mail: MailConfig, to: str, body: str) -> None:
     """Hand one mail over to the server. Raises MailFailed."""
+    server = aiosmtplib.SMTP(
+        hostname=mail.host,
+        port=mail.port,
+        use_tls=mail.security == "tls",
+        start_tls=mail.security == "starttls",
+        timeout=SEND_S_MAX,
+    )
     try:
-        await aiosmtplib.send(
-            body.encode("ascii", "replace"),
-            sender=mail.sender,
-            recipients=[to],
-            hostname=mail.host,
-            port=mail.port,
-            username=mail.username,
-            password=mail.password(),
-            use_tls=mail.security == "tls",
-            start_tls=mail.security == "starttls",
-            timeout=SEND_S_MAX,
-        )
+        await server.connect()
+        if mail.username is not None:
+            await server.login(mail.username, mail.password() or "")
+        await server.sendmail(mail.sender, [to], body.encode("ascii", "replace"))
+        await server.quit()
     except aiosmtplib.SMTPRecipientsRefused as error:
         code = error.recipients[0].code
         raise MailFailed(f"{mail.host} refused {to}: {code}", final=code >= 500) from error
@@ -118,3 +118,5 @@ async def send(mail: MailConfig, to: str, body: str) -> None:
         raise MailFailed(f"{mail.host}: {error.code} {error.message}", final=error.code >= 500) from error
     except (aiosmtplib.SMTPException, OSError) as error:
         raise MailFailed(f"{mail.host}: {type(error).__name__}: {error}") from error
+    finally:
+        server.close()  # a server that refused a password is not left by the library

@@ -309,7 +309,7 @@ export const dashboard = {
     await page.getByRole("link", { name: "about lid 7" }).first().click();
     const box = page.getByLabel("Reply");
     await box.pressSequentially("It is on its way.");
-    const typing = async () => { for (let tries = 0; tries < 50; tries++) if ((await seen(asked.session)).typing) return true; return false; };
+    const typing = async () => { for (const until = Date.now() + 10_000; Date.now() < until;) if ((await seen(asked.session)).typing) return true; return false; };
     assert.ok(await typing(), "the visitor sees that somebody writes");
     await box.press("Enter");
     await page.locator(".said-person", { hasText: "It is on its way." }).waitFor();

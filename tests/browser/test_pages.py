@@ -18,8 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 import redis
+
+from tests.host_process import alive
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -121,12 +124,16 @@ def staged(redis_server: str, log: Path, *arguments: str) -> Iterator[dict[str, 
         assert line, log.read_text()[-4000:]
         yield json.loads(line)
     finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for each in alive(family):  # one that is late would claim the next stage's Redis
+            each.kill()
+        psutil.wait_procs(family, timeout=10)
         assert process.stdout is not None
         process.stdout.close()
 
