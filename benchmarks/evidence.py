@@ -24,7 +24,7 @@ from services.evidence.prove.memory import Sizes, held
 DOCS = Path("docs")
 TEMPLATE = Path(__file__).with_name("evidence.md.jinja")
 BITS = ("16", "8", "4")
-CACHES = {"16": "bf16, stock SGLang", "8": "fp8, stock SGLang", "4": "KV planes"}
+CACHES = {"16": "bf16, SGLang with Triton", "8": "fp8, SGLang with Triton", "4": "KV planes"}
 
 
 @dataclass(frozen=True, slots=True)
